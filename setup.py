@@ -1,0 +1,55 @@
+"""Dependencies, packages and the console script; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+setup(
+    name="rectal_nnformer",
+    version="0.1.0",
+    description="CT-pretrained SMIT and Swin UNETR for rectal cancer MRI, as a self-configuring nnU-Net v2 extension",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    # `trainers` and `dataset_conversion` live at the top of the checkout but are installed inside the
+    # package, so that no generic name lands in anyone's environment.
+    packages=[
+        *find_packages(include=["rectal_nnformer", "rectal_nnformer.*"]),
+        "rectal_nnformer.trainers",
+        "rectal_nnformer.dataset_conversion",
+    ],
+    package_dir={
+        "rectal_nnformer.trainers": "trainers",
+        "rectal_nnformer.dataset_conversion": "dataset_conversion",
+    },
+    package_data={"rectal_nnformer": ["py.typed"]},
+    install_requires=[
+        "acvl-utils>=0.2.3,<0.3",
+        "batchgenerators>=0.25.1",
+        "batchgeneratorsv2>=0.3.0",
+        "matplotlib>=3.7",
+        "monai>=1.5,<2",
+        "nnunetv2>=2.8,<2.9",
+        "numpy>=1.24",
+        "scikit-image>=0.20",
+        "scipy>=1.10",
+        "SimpleITK>=2.2.1",
+        "torch>=2.4",
+        "tqdm>=4.64",
+    ],
+    extras_require={
+        "test": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6"],
+    },
+    entry_points={"console_scripts": ["rectal_nnformer=rectal_nnformer.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)
