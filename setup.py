@@ -38,7 +38,7 @@ setup(
         "scikit-image>=0.20",
         "scipy>=1.10",
         "SimpleITK>=2.2.1",
-        "torch>=2.4",
+        "torch>=2.6",
         "tqdm>=4.64",
     ],
     extras_require={

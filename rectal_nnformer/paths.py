@@ -1,0 +1,61 @@
+"""Where nnU-Net's folders and our trainers are."""
+
+import os
+from pathlib import Path
+
+from rectal_nnformer.errors import RectalError
+
+FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+TRAINERS_VARIABLE = "nnUNet_extTrainer"
+
+
+def trainers_folder() -> Path:
+    """Return the absolute path of the folder that holds our trainers."""
+    import rectal_nnformer.trainers
+
+    return Path(rectal_nnformer.trainers.__path__[0]).resolve()
+
+
+def folder_variables(base: str | Path | None = None) -> dict[str, str]:
+    """Return nnU-Net's three folder variables: as they are set, or as folders of their names in `base`."""
+    if base is not None:
+        return {name: str(Path(base).expanduser().resolve() / name) for name in FOLDER_VARIABLES}
+    return {name: os.environ[name] for name in FOLDER_VARIABLES if name in os.environ}
+
+
+def nnunet_folder(variable: str) -> Path:
+    """Return the folder that one of nnU-Net's variables names.
+
+    Raises:
+        RectalError: the variable is not set.
+    """
+    if not os.environ.get(variable):
+        raise RectalError(
+            f"The environment variable {variable} is not set. Set nnU-Net's folders with "
+            "'eval \"$(rectal_nnformer env --base DIR)\"', DIR being where your data shall lie."
+        )
+    return Path(os.environ[variable])
+
+
+def environment_with_trainers() -> dict[str, str]:
+    """Return a copy of the environment in which nnU-Net finds our trainers, and those of folders set already."""
+    folders = [str(trainers_folder())]
+    folders += [f for f in os.environ.get(TRAINERS_VARIABLE, "").split(os.pathsep) if f and f not in folders]
+    return {**os.environ, TRAINERS_VARIABLE: os.pathsep.join(folders)}
+
+
+def find_dataset(variable: str, dataset: int | str) -> Path:
+    """Return the folder of a dataset, given as id or as DatasetXXX_Name, in one of nnU-Net's folders.
+
+    Raises:
+        RectalError: the variable is not set, or there is no such dataset or more than one.
+    """
+    folder = nnunet_folder(variable)
+    prefix = f"Dataset{int(dataset):03d}_" if str(dataset).isdecimal() else str(dataset)
+    present = sorted(path for path in folder.glob("Dataset*") if path.is_dir())
+    found = [path for path in present if path.name == prefix or (prefix.endswith("_") and path.name.startswith(prefix))]
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in (found or present)) or "none"
+        problem = "More than one dataset is" if found else "No dataset is"
+        raise RectalError(f"{problem} called {dataset} in {variable} ({folder}): {listed}. Check -d and the variable.")
+    return found[0]
