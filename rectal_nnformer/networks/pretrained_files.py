@@ -1,0 +1,131 @@
+"""The pretrained files that each backbone can start from: names, checksums, and where they lie.
+
+Nothing here downloads: users fetch the files from their authors and name the folder in an environment variable.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rectal_nnformer.errors import RectalError
+
+WEIGHTS_VARIABLE = "RECTAL_NNFORMER_WEIGHTS"
+DOCUMENTATION = "documentation/pretrained-weights.md"
+
+
+@dataclass(frozen=True)
+class PretrainedFile:
+    """One published file.
+
+    Attributes:
+        name: File name under which the authors publish it.
+        backbone: "smit", "swin_unetr" or "swin_unetr_v2".
+        md5: MD5 of the published file in hexadecimal; None where it is not known.
+        origin: What it was pretrained with, and the publication to cite.
+        licence: Terms of use, as far as known.
+    """
+
+    name: str
+    backbone: str
+    md5: str | None
+    origin: str
+    licence: str
+
+    def status(self, folder: Path | None) -> str:
+        """Return in words whether the file is in `folder`, and whether its MD5 is the published one."""
+        if folder is None or not (folder / self.name).is_file():
+            return "not found"
+        if self.md5 is None:
+            return "found, MD5 not known"
+        md5 = md5_of(folder / self.name)
+        return "found, MD5 correct" if md5 == self.md5 else f"found, but its MD5 is {md5}"
+
+
+SEE_AUTHORS = "see the authors' page"
+
+PRETRAINED_FILES: tuple[PretrainedFile, ...] = (
+    PretrainedFile(
+        name="model_smit_ct10k.pth",
+        backbone="smit",
+        md5="89038a82d29ed5462d6a49dd14c515b2",
+        origin="SMIT on about 10,000 CT scans; Jiang et al., MICCAI 2022",
+        licence=SEE_AUTHORS,
+    ),
+    PretrainedFile(
+        name="model_swinvit.pt",
+        backbone="swin_unetr",
+        md5="c8d9deb6cbbd66839bc8dced6010103f",
+        origin="Swin UNETR encoder on 5,050 CT scans; Tang et al., CVPR 2022",
+        licence=SEE_AUTHORS,
+    ),
+    PretrainedFile(
+        name="voxelfox_swinvit.pt",
+        backbone="swin_unetr_v2",
+        md5="e9f79e9bb06800fac1bd322055da7200",
+        origin="VoxelFox, Swin UNETR V2 encoder",
+        licence=SEE_AUTHORS,
+    ),
+    PretrainedFile(
+        name="voco_b_swinvit.pt",
+        backbone="swin_unetr_v2",
+        md5=None,
+        origin="VoCo (B), Swin UNETR V2 encoder; Wu et al., CVPR 2024",
+        licence=SEE_AUTHORS,
+    ),
+)
+"""In the order in which `find_pretrained` looks for the files of one backbone."""
+
+
+def files_of(backbone: str) -> list[PretrainedFile]:
+    """Return the files that a backbone can start from.
+
+    Raises:
+        RectalError: no file is known for `backbone`.
+    """
+    files = [file for file in PRETRAINED_FILES if file.backbone == backbone]
+    if not files:
+        known = ", ".join(sorted({file.backbone for file in PRETRAINED_FILES}))
+        raise RectalError(f"No pretrained file is known for the backbone '{backbone}'; there are files for {known}.")
+    return files
+
+
+def find_pretrained(backbone: str) -> Path:
+    """Return the pretrained file of a backbone in the folder that `RECTAL_NNFORMER_WEIGHTS` names.
+
+    Args:
+        backbone: "smit", "swin_unetr" or "swin_unetr_v2".
+
+    Raises:
+        RectalError: the variable is not set, or the folder holds no such file, or the backbone is unknown.
+    """
+    files = files_of(backbone)
+    names = " or ".join(file.name for file in files)
+    folder = weights_folder()
+    if folder is None:
+        raise RectalError(
+            f"The pretrained weights of '{backbone}' are needed, but the environment variable {WEIGHTS_VARIABLE} is "
+            f"not set. Download {names} (see {DOCUMENTATION}) and set {WEIGHTS_VARIABLE} to its folder."
+        )
+    for file in files:
+        if (folder / file.name).is_file():
+            return folder / file.name
+    raise RectalError(
+        f"The pretrained weights of '{backbone}' are missing: there is no {names} in {folder}, the folder that the "
+        f"environment variable {WEIGHTS_VARIABLE} names. Download it (see {DOCUMENTATION}) into that folder."
+    )
+
+
+def weights_folder() -> Path | None:
+    """Return the folder that `RECTAL_NNFORMER_WEIGHTS` names, or None where it is not set."""
+    folder = os.environ.get(WEIGHTS_VARIABLE)
+    return Path(folder).expanduser() if folder else None
+
+
+def md5_of(path: Path) -> str:
+    """Return a file's MD5 in hexadecimal."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

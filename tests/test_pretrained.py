@@ -1,0 +1,300 @@
+"""Pretrained files: every published layout loads whole; what does not fit is refused by name and changes nothing."""
+
+import argparse
+import pickle
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_networks import golden_shapes
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.networks import SMIT, SwinUNETR, find_pretrained, load_pretrained, pretrained
+from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, PretrainedFile, md5_of
+
+torch.set_num_threads(1)
+
+
+def constants(name):
+    """One number per parameter, in its true shape but with one element of storage, so that files are small."""
+    parameters = {k: shape for k, shape in golden_shapes(name).items() if not k.endswith("relative_position_index")}
+    return OrderedDict((k, torch.full((1,), i / 64).expand(shape)) for i, (k, shape) in enumerate(parameters.items()))
+
+
+def encoder_of(name, prefix, mlp=None):
+    """Return the encoder of a golden key list under a file's prefix, its MLP layers renamed to `mlp` 1 and 2."""
+    renamed = OrderedDict()
+    for key, value in constants(name).items():
+        encoder, _, rest = key.partition(".")
+        if encoder in ("transformer", "swinViT"):
+            rest = re.sub(r"mlp\.[a-z]+", f"mlp.{mlp}", rest) if mlp else rest
+            renamed[prefix + rest] = value
+    return renamed
+
+
+def heads(prefix="module."):
+    return {f"{prefix}rotation_head.weight": torch.zeros(4, 768), f"{prefix}mask_token": torch.zeros(1, 48)}
+
+
+def smit_ct10k():
+    student = encoder_of("smit", "module.backbone.transformer.")
+    teacher = {key: value + 1 for key, value in student.items()}
+    options = argparse.Namespace(lr=1e-4, out=Path("/data/out"), best=np.float64(0.5))
+    return {"student": {**student, **heads()}, "teacher": teacher, "epoch": 3, "args": options}
+
+
+def swinvit():
+    return {"state_dict": {**encoder_of("swin_unetr", "module.", mlp="fc"), **heads()}, "epoch": np.int64(7)}
+
+
+def nested_swinvit():
+    return {"state_dict": {**encoder_of("swin_unetr", "module.swinViT.", mlp="linear"), **heads()}}
+
+
+def voxelfox():
+    teacher = encoder_of("swin_unetr_v2", "module.backbone.swinViT.")
+    return {"student": {key: value + 1 for key, value in teacher.items()}, "teacher": {**teacher, **heads()}}
+
+
+def voco():
+    return {**encoder_of("swin_unetr_v2", "swinViT.", mlp="fc"), **heads("")}
+
+
+def nested_voco():
+    return {"state_dict": encoder_of("swin_unetr_v2", "module.")}
+
+
+def fine_tuned(name):
+    return {"state_dict": constants(name), "args": argparse.Namespace(roi_z=64), "best_acc": np.float32(0.7)}
+
+
+LAYOUTS = {
+    "smit_ct10k": ("smit", smit_ct10k, "student"),
+    "swinvit": ("swin_unetr", swinvit, "state_dict"),
+    "nested_swinvit": ("swin_unetr", nested_swinvit, "state_dict"),
+    "voxelfox": ("swin_unetr_v2", voxelfox, "teacher"),
+    "voco": ("swin_unetr_v2", voco, "file"),
+    "nested_voco": ("swin_unetr_v2", nested_voco, "state_dict"),
+    "fine_tuned_smit": ("smit", lambda: fine_tuned("smit"), "state_dict"),
+    "fine_tuned_swin_unetr": ("swin_unetr", lambda: fine_tuned("swin_unetr"), "state_dict"),
+}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {"smit": SMIT(), "swin_unetr": SwinUNETR(), "swin_unetr_v2": SwinUNETR(use_v2=True)}
+
+
+def saved(tmp_path, content, name="weights.pt"):
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
+
+
+def weights_in(content, source):
+    return content if source == "file" else content[source]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_every_layout_loads_whole(networks, tmp_path, layout):
+    backbone, build, source = LAYOUTS[layout]
+    network, path = networks[backbone], saved(tmp_path, build())
+    for parameter in network.parameters():
+        parameter.fill_(-1)
+    report = load_pretrained(network, str(path))
+
+    whole = layout.startswith("fine_tuned")
+    parameters = dict(network.named_parameters())
+    encoder = {name for name in parameters if name.startswith(("transformer.", "swinViT."))}
+    expected = constants(backbone)
+    for name, parameter in parameters.items():
+        value = expected[name].flatten()[0] if whole or name in encoder else -1
+        assert (parameter == value).all(), name
+    assert set(report.loaded) == (set(parameters) if whole else encoder)
+    assert set(report.missing) == set(parameters) - set(report.loaded)
+    assert (report.path, report.md5, report.recognized) == (path, md5_of(path), None)
+    assert (report.source, report.whole_network, report.spread) == (source, whole, ())
+    assert sorted(report.unexpected) == sorted(k for k in weights_in(build(), source) if "head" in k or "mask" in k)
+
+
+@pytest.mark.parametrize("damage", ["removed", "renamed", "reshaped"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_one_damaged_key_is_named_and_nothing_is_loaded(networks, tmp_path, layout, damage):
+    backbone, build, source = LAYOUTS[layout]
+    content = build()
+    weights = weights_in(content, source)
+    key = next(name for name in weights if "blocks.1.mlp" in name)
+    if damage == "reshaped":
+        weights[key] = weights[key][1:]
+    else:
+        value = weights.pop(key)
+        if damage == "renamed":
+            weights[key.replace("blocks.1", "blocks.one")] = value
+    network = networks[backbone]
+    first = next(network.parameters())
+    first.fill_(-1)
+    with pytest.raises(RectalError) as caught:
+        load_pretrained(network, saved(tmp_path, content))
+    named = re.sub(r"^(module\.|backbone\.|transformer\.|swinViT\.)*", "", key).replace("linear", "fc")
+    assert named in str(caught.value).replace("linear", "fc")
+    assert (first == -1).all()
+
+
+def test_every_missing_key_is_named(networks, tmp_path):
+    with pytest.raises(RectalError) as caught:
+        load_pretrained(networks["smit"], saved(tmp_path, {"state_dict": {"conv.weight": torch.zeros(3)}}))
+    encoder = [name for name, _ in networks["smit"].named_parameters() if name.startswith("transformer.")]
+    assert all(f"missing: {name}\n" in f"{caught.value}\n" for name in encoder)
+
+
+def test_a_decoder_key_missing_in_a_whole_network_is_named(networks, tmp_path):
+    content = fine_tuned("smit")
+    del content["state_dict"]["decoder3.conv_block.conv2.conv.weight"]
+    with pytest.raises(RectalError, match=r"missing: decoder3\.conv_block\.conv2\.conv\.weight"):
+        load_pretrained(networks["smit"], saved(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("layout", "backbone"), [("voxelfox", "swin_unetr"), ("swinvit", "swin_unetr_v2"), ("voco", "smit")]
+)
+def test_files_of_another_backbone_are_refused(networks, tmp_path, layout, backbone):
+    with pytest.raises(RectalError, match=r"does not fit .*\n.*(layers1c|missing)"):
+        load_pretrained(networks[backbone], saved(tmp_path, LAYOUTS[layout][1]()))
+
+
+def test_integer_buffers_must_agree(networks, tmp_path):
+    key = "swinViT.layers1.0.blocks.0.attn.relative_position_index"
+    content = voco()
+    content[key] = networks["swin_unetr_v2"].state_dict()[key].clone()
+    report = load_pretrained(networks["swin_unetr_v2"], saved(tmp_path, content))
+    assert key not in report.unexpected
+    content[key] = content[key].flip(0)
+    with pytest.raises(RectalError, match=f"buffer {key} differs"):
+        load_pretrained(networks["swin_unetr_v2"], saved(tmp_path, content))
+
+
+def test_one_weight_under_two_names_is_refused(networks, tmp_path):
+    content = voco()
+    content["module.patch_embed.proj.bias"] = content["swinViT.patch_embed.proj.bias"]
+    with pytest.raises(RectalError, match="twice"):
+        load_pretrained(networks["swin_unetr_v2"], saved(tmp_path, content))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@torch.no_grad()
+def test_equal_channels_give_the_response_of_the_single_channel(tmp_path, whole):
+    architecture = {"embed_dim": 12, "depths": (2,), "num_heads": (2,)}
+    single, multi = SMIT(1, 2, **architecture).eval(), SMIT(3, 2, **architecture).eval()
+    weights = single.state_dict() if whole else single.transformer.state_dict()
+    report = load_pretrained(multi, saved(tmp_path, {"state_dict": weights}))
+    assert report.spread[0] == "transformer.patch_embed.proj.weight"
+    image = torch.rand(1, 1, 16, 16, 16)
+    for expected, found in zip(single.encode(image), multi.encode(image.expand(-1, 3, -1, -1, -1)), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    if whole:
+        torch.testing.assert_close(multi(image.expand(-1, 3, -1, -1, -1)), single(image), atol=1e-4, rtol=1e-4)
+
+
+class TestUnreadable:
+    @pytest.fixture
+    def network(self):
+        return SMIT(embed_dim=12, depths=(1,), num_heads=(2,))
+
+    def test_a_web_page(self, network, tmp_path):
+        path = tmp_path / "model.pt"
+        path.write_text("\n<!DOCTYPE html><html>404</html>")
+        with pytest.raises(RectalError, match="web page"):
+            load_pretrained(network, path)
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+    def test_a_truncated_file(self, network, tmp_path, zipped, share):
+        path = tmp_path / "model.pt"
+        torch.save(network.state_dict(), path, _use_new_zipfile_serialization=zipped)
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        with pytest.raises(RectalError, match=re.escape(str(path))):
+            load_pretrained(network, path)
+
+    @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n", bytes(range(256)) * 9, b"version https://git-lfs\n"])
+    def test_a_foreign_file(self, network, tmp_path, content):
+        path = tmp_path / "model.pt"
+        path.write_bytes(content)
+        with pytest.raises(RectalError, match="cannot be read as weights"):
+            load_pretrained(network, path)
+
+    def test_a_file_that_would_run_code(self, network, tmp_path):
+        path = tmp_path / "model.pt"
+        path.write_bytes(pickle.dumps({"state_dict": Trap(tmp_path / "sprung")}, protocol=2))
+        with pytest.raises(RectalError, match="cannot be read as weights"):
+            load_pretrained(network, path)
+        assert not (tmp_path / "sprung").exists()
+
+    @pytest.mark.parametrize("content", [{}, [1, 2], {"state_dict": {}}, {"epoch": 3}])
+    def test_a_file_without_weights(self, network, tmp_path, content):
+        with pytest.raises(RectalError, match="no weights"):
+            load_pretrained(network, saved(tmp_path, content))
+
+    def test_no_file(self, network, tmp_path):
+        with pytest.raises(RectalError, match=r"no weights file .*absent\.pt"):
+            load_pretrained(network, tmp_path / "absent.pt")
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_old_files_name_numpy_and_paths_by_their_old_modules(tmp_path):
+    network = SMIT(embed_dim=12, depths=(1,), num_heads=(2,))
+    path = tmp_path / "old.pt"
+    content = {"state_dict": network.state_dict(), "best": np.float64(0.5), "args": argparse.Namespace(out=tmp_path)}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert load_pretrained(network, path).whole_network
+
+
+def test_published_files_are_recognized_by_their_md5(networks, tmp_path, monkeypatch):
+    path = saved(tmp_path, voco(), "renamed.pt")
+    known = PretrainedFile("voco_b_swinvit.pt", "swin_unetr_v2", md5_of(path), "origin", "licence")
+    monkeypatch.setattr(pretrained, "PRETRAINED_FILES", (known,))
+    report = load_pretrained(networks["swin_unetr_v2"], path)
+    assert report.recognized == "voco_b_swinvit.pt"
+    assert "voco_b_swinvit.pt" in str(report)
+
+
+def test_a_known_name_with_another_md5_is_reported(networks, tmp_path):
+    report = load_pretrained(networks["smit"], saved(tmp_path, smit_ct10k(), "model_smit_ct10k.pth"))
+    assert "WARNING" in str(report)
+    assert "89038a82d29ed5462d6a49dd14c515b2" in str(report)
+    assert "2 (mask_token, rotation_head)" in str(report)
+
+
+class TestFindPretrained:
+    @pytest.mark.parametrize("file", PRETRAINED_FILES, ids=lambda file: file.name)
+    def test_files_are_found_by_name(self, tmp_path, monkeypatch, file):
+        monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
+        (tmp_path / file.name).touch()
+        assert find_pretrained(file.backbone) == tmp_path / file.name
+
+    def test_a_missing_file_names_file_folder_and_variable(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
+        with pytest.raises(RectalError) as caught:
+            find_pretrained("smit")
+        for word in ("model_smit_ct10k.pth", str(tmp_path), "RECTAL_NNFORMER_WEIGHTS"):
+            assert word in str(caught.value)
+
+    def test_an_unset_variable_is_named(self, monkeypatch):
+        monkeypatch.delenv("RECTAL_NNFORMER_WEIGHTS", raising=False)
+        with pytest.raises(RectalError, match=r"RECTAL_NNFORMER_WEIGHTS is not set.*model_swinvit\.pt"):
+            find_pretrained("swin_unetr")
+
+    def test_an_unknown_backbone(self):
+        with pytest.raises(RectalError, match=r"'unet'.*smit"):
+            find_pretrained("unet")
