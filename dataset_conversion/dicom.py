@@ -1,0 +1,136 @@
+"""DICOM series in any nesting of folders to an nnU-Net raw dataset."""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rectal_nnformer.dataset_conversion.dicom_series import DicomSeries, Findings, find_series
+from rectal_nnformer.dataset_conversion.images import ImageFile, list_images, stem
+from rectal_nnformer.dataset_conversion.raw_dataset import Case, Target, convert_cases, dataset_folder
+from rectal_nnformer.errors import RectalError
+
+
+def convert_dicom(
+    series: Path,
+    masks: Path | None,
+    dataset_id: int,
+    name: str,
+    *,
+    raw: Path | None = None,
+    patients: Path | None = None,
+    split_by_case: bool = False,
+    planes: Sequence[str] = ("axial",),
+    description: str | None = None,
+    workers: int = 1,
+) -> Path:
+    """Convert all DICOM series under a folder, and a folder of masks, to `DatasetXXX_Name`; return that folder.
+
+    Args:
+        series: Folder with DICOM files, nested and named in any way.
+        masks: Folder with one NIfTI, NRRD or MetaImage mask per series, on its grid, 0 background and 1 tumour, named
+            by case, series folder or SeriesInstanceUID. None: the cases go to imagesTs, to be predicted.
+        dataset_id: 1 to 999.
+        name: Name of the dataset, without number.
+        raw: Where to write it; default is where the variable nnUNet_raw points.
+        patients: CSV file with the columns case and patient; default is the PatientID of the DICOM headers.
+        split_by_case: Allow scans of one patient in different folds.
+        planes: Which acquisition planes to take: axial, sagittal, coronal.
+        description: Take only series whose SeriesDescription matches this regular expression, in any case.
+        workers: Number of (spawned) processes.
+
+    Raises:
+        RectalError: anything that cannot be right, for all series at once; nothing is written then.
+    """
+    folder = dataset_folder(dataset_id, name, raw)
+    findings = find_series(series, planes, description)
+    _tell_ignored(findings)
+    problems = _broken(findings)
+    if not findings.series and not problems:
+        raise RectalError(f"No series to convert under {series}: {len(findings.ignored)} ignored, as listed above.")
+    names = case_names(findings.series)
+    mask_files = {} if masks is None else _match(names, findings, list_images(masks), problems)
+    cases = [
+        Case(names[s.uid], s, ImageFile(mask_files[s.uid]) if s.uid in mask_files else None, s.patient)
+        for s in sorted(findings.series, key=lambda s: names[s.uid])
+    ]
+    _warn_of_identities(cases)
+    return convert_cases(cases, problems, Target(folder, masks is not None, patients, split_by_case, workers))
+
+
+def case_names(series: Sequence[DicomSeries]) -> dict[str, str]:
+    """Return the case name of each SeriesInstanceUID: the name of its folder.
+
+    Where several series would have the same name, each gets eight digits of a hash of its UID added: the same on any
+    machine and whatever else is converted, and without a parent folder's name, which often is the patient's.
+    """
+    names = {s.uid: re.sub(r"[^A-Za-z0-9._-]+", "_", s.folder.resolve().name).strip("._") or "series" for s in series}
+    count = Counter(names.values())
+    return {
+        uid: name if count[name] == 1 else f"{name}_{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+        for uid, name in names.items()
+    }
+
+
+def _broken(findings: Findings) -> defaultdict[str, list[str]]:
+    problems: defaultdict[str, list[str]] = defaultdict(list)
+    for path in findings.unreadable:
+        problems[str(path)].append("cannot be read as DICOM; copy it again, or take it away")
+    for uid, (folder, reason) in findings.broken.items():
+        problems[f"{folder} (series {uid})"].append(reason)
+    return problems
+
+
+def _match(
+    names: Mapping[str, str], findings: Findings, files: Sequence[Path], problems: defaultdict[str, list[str]]
+) -> dict[str, Path]:
+    """Return the mask of each SeriesInstanceUID; missing partners are added to `problems`."""
+    uids: defaultdict[str, set[str]] = defaultdict(set)
+    for s in findings.series:
+        for key in (s.uid, names[s.uid], s.folder.resolve().name):
+            uids[key].add(s.uid)
+    masks: dict[str, Path] = {}
+    for path in files:
+        key = stem(path)
+        found = sorted(uids.get(key, ()), key=lambda uid: names[uid])
+        if len(found) > 1:
+            choices = ", ".join(names[uid] for uid in found)
+            problems[path.name].append(f"mask fits several series; name it by one of the cases {choices}, or by UID")
+        elif found and found[0] in masks:
+            problems[names[found[0]]].append(f"{masks[found[0]].name} and {path.name} are masks of the same series")
+        elif found:
+            masks[found[0]] = path
+        elif ignored := _named(key, findings.ignored):
+            problems[path.name].append(f"no series for this mask: its series was ignored: {ignored}")
+        elif not _named(key, findings.broken):
+            problems[path.name].append("no series for this mask: no series folder or SeriesInstanceUID of this name")
+    for s in findings.series:
+        if s.uid not in masks:
+            problems[names[s.uid]].append(
+                f"no mask {names[s.uid]}.nii.gz or {s.uid}.nii.gz for the series in {s.folder}; add it, or choose "
+                "series with --description"
+            )
+    return masks
+
+
+def _named(key: str, series: Mapping[str, tuple[Path, str]]) -> str:
+    """Return what is said about the series of this UID or folder name; empty if there is none."""
+    return next((why for uid, (folder, why) in series.items() if key in (uid, folder.resolve().name)), "")
+
+
+def _tell_ignored(findings: Findings) -> None:
+    for uid, (folder, reason) in findings.ignored.items():
+        print(f"Ignored: {folder} (series {uid}): {reason}")
+    if findings.others:
+        print(f"Ignored: {len(findings.others)} files that are not DICOM images, such as {findings.others[0]}")
+
+
+def _warn_of_identities(cases: Sequence[Case]) -> None:
+    # One or two letters are in many a name by chance.
+    names = [c.name for c in cases if len(c.patient) > 2 and c.patient.lower() in c.name.lower()]
+    if names:
+        print(
+            f"Note: {len(names)} case names, taken from folder names, contain the DICOM PatientID, such as {names[0]}. "
+            "If that identifies anyone, rename the folders and convert again."
+        )

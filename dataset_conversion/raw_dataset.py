@@ -1,0 +1,195 @@
+"""From checked cases to a folder `nnUNet_raw/DatasetXXX_Name`, written whole or not at all."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rectal_nnformer.dataset_conversion.checks import case_problems
+from rectal_nnformer.dataset_conversion.contact_sheet import Tile, draw_contact_sheet, make_tile
+from rectal_nnformer.dataset_conversion.folds import (
+    folds_of,
+    patient_list,
+    patient_problems,
+    pseudonyms,
+    read_patient_list,
+)
+from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, write_image, write_mask
+from rectal_nnformer.dataset_conversion.parallel import map_with_progress
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.files import staged_folder, write_json, write_text
+from rectal_nnformer.paths import folder_variables, nnunet_folder
+from rectal_nnformer.patients import PATIENTS_FILE
+
+FILE_ENDING = ".nii.gz"
+# nnU-Net looks this class up by name. A name that it does not know falls back, with a printed line, to the reader that
+# leaves the orientation as stored.
+READER = "SimpleITKIOWithReorient"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to convert.
+
+    Attributes:
+        name: Case name in the dataset.
+        image: Where the volume comes from.
+        mask: The tumour mask; None for a case to predict.
+        patient: Whose scan it is; empty if unknown. Never written.
+    """
+
+    name: str
+    image: ImageSource
+    mask: ImageFile | None
+    patient: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """The dataset to write, and how.
+
+    Attributes:
+        folder: `nnUNet_raw/DatasetXXX_Name`, absent or empty.
+        training: Whether there are masks: training cases with folds, or cases to predict.
+        patients: CSV file with the columns case and patient, which overrides `Case.patient`.
+        split_by_case: Allow scans of one patient in different folds.
+        workers: Number of processes.
+    """
+
+    folder: Path
+    training: bool
+    patients: Path | None
+    split_by_case: bool
+    workers: int
+
+
+def dataset_folder(dataset_id: int, name: str, raw: Path | None) -> Path:
+    """Return the folder of a new raw dataset.
+
+    Args:
+        dataset_id: 1 to 999.
+        name: Letters, digits, `_` and `-`.
+        raw: The folder of raw datasets. None: the one that the variable nnUNet_raw names; then the id must also be free
+            in the folders of preprocessed data and results, where nnU-Net looks for it too.
+
+    Raises:
+        RectalError: id or name is illegal or in use, or the variable is not set.
+    """
+    if not 1 <= dataset_id <= 999:
+        raise RectalError(f"Dataset id {dataset_id} is not between 1 and 999: give another with -d.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name.startswith("Dataset"):
+        raise RectalError(
+            f"Dataset name '{name}' is not made of letters, digits, _ and - alone, or starts with 'Dataset': "
+            f"give --name without the number, as in --name Rectal for Dataset{dataset_id:03d}_Rectal."
+        )
+    folder = (nnunet_folder("nnUNet_raw") if raw is None else raw) / f"Dataset{dataset_id:03d}_{name}"
+    places = folder_variables() if raw is None else {"nnUNet_raw": str(raw)}
+    for variable, place in places.items():
+        for other in sorted(Path(place).glob(f"Dataset{dataset_id:03d}*")):
+            if _in_the_way(other, folder.name, variable):
+                raise RectalError(
+                    f"Dataset id {dataset_id} is in use by {other}: choose another with -d, or remove it."
+                )
+    return folder
+
+
+def convert_cases(cases: Sequence[Case], problems: Mapping[str, list[str]], target: Target) -> Path:
+    """Check every case, then write the dataset; return its folder.
+
+    Args:
+        cases: Cases with an image and, for training, a mask; one that lacks it is named in `problems`.
+        problems: What is known to be wrong already, by case or file name.
+        target: What to write.
+
+    Raises:
+        RectalError: something is wrong with any case, all of them listed, or the folds cannot be made. Nothing is
+            written then.
+    """
+    found = defaultdict(list, {name: list(reasons) for name, reasons in problems.items()})
+    if not target.training and (target.patients or target.split_by_case):
+        raise RectalError("--patients and --split-by-case concern the folds, and without --masks there are none.")
+    patients = _patients(cases, target.patients, found) if target.training else {}
+    for case, reasons in zip(cases, map_with_progress(_check, cases, target.workers, "checking"), strict=True):
+        found[case.name] += reasons
+    _refuse(found)
+    splits = folds_of(patients, target.split_by_case) if target.training else []
+    with staged_folder(target.folder) as staged:
+        _write(cases, staged, target)
+        if target.training:
+            write_json(staged / "splits_final.json", splits)
+            write_text(staged / PATIENTS_FILE, patient_list(pseudonyms(patients)))
+    _report(target.folder, len(cases), patients, splits)
+    return target.folder
+
+
+def _in_the_way(other: Path, name: str, variable: str) -> bool:
+    """Return whether `other`, found under one of nnU-Net's variables, keeps a dataset `name` of its id from being made.
+
+    Preprocessed data of the same name would be mixed with the new; a trained model of that name may stay.
+    """
+    if other.name != name:
+        return other.is_dir()
+    return variable != "nnUNet_results" and (not other.is_dir() or any(other.iterdir()))
+
+
+def _patients(cases: Sequence[Case], csv_file: Path | None, problems: defaultdict[str, list[str]]) -> dict[str, str]:
+    """Return the patient of each case; what is missing or too much is added to `problems`."""
+    if csv_file is None:
+        for case in cases:
+            if not case.patient:
+                problems[case.name].append("no PatientID in its DICOM header; give a list with --patients")
+        return {case.name: case.patient for case in cases}
+    patients = read_patient_list(csv_file)
+    # A mask that lacks its image is known, though it is not among the cases.
+    known = {case.name for case in cases} | problems.keys() & patients.keys()
+    for name, reason in patient_problems(known, patients, csv_file).items():
+        problems[name].append(reason)
+    return patients
+
+
+def _check(case: Case) -> list[str]:
+    return case_problems(case.image, case.mask)
+
+
+def _refuse(problems: Mapping[str, list[str]]) -> None:
+    lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in sorted(problems.items()) if reasons]
+    if lines:
+        raise RectalError("\n".join([f"Nothing was written, because {len(lines)} inputs cannot be right:", *lines]))
+
+
+def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
+    """Write images, masks, dataset.json and the contact sheet of checked cases into `folder`."""
+    for name in ("imagesTr", "labelsTr") if target.training else ("imagesTs",):
+        (folder / name).mkdir()
+    tiles = map_with_progress(partial(_write_case, folder=folder), cases, target.workers, "writing")
+    content = {
+        "name": target.folder.name,
+        "channel_names": {"0": "T2w"},
+        "labels": {"background": 0, "tumor": 1},
+        "numTraining": len(cases) if target.training else 0,
+        "file_ending": FILE_ENDING,
+        "overwrite_image_reader_writer": READER,
+    }
+    write_json(folder / "dataset.json", content)
+    draw_contact_sheet(tiles, folder / "contact_sheet.png", target.folder.name)
+
+
+def _write_case(case: Case, folder: Path) -> Tile:
+    image = case.image.read()
+    images = folder / ("imagesTr" if case.mask else "imagesTs")
+    write_image(image, images / f"{case.name}_0000{FILE_ENDING}")
+    mask = case.mask.read() if case.mask else None
+    if mask is not None:
+        write_mask(mask, image, folder / "labelsTr" / f"{case.name}{FILE_ENDING}")
+    return make_tile(case.name, image, mask)
+
+
+def _report(folder: Path, count: int, patients: Mapping[str, str], splits: Sequence[Mapping[str, list[str]]]) -> None:
+    if splits:
+        sizes = " + ".join(str(len(fold["val"])) for fold in splits)
+        print(f"{folder}: {count} training cases of {len(set(patients.values()))} patients, in folds of {sizes}.")
+    else:
+        print(f"{folder}: {count} cases to predict in imagesTs; without masks there are no training cases.")
+    print(f"Before anything else, look at {folder / 'contact_sheet.png'}")

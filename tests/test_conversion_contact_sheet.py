@@ -1,0 +1,57 @@
+"""The contact sheet: the right slice, the right way round, one tile per case, legible for a large cohort."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conversion_inputs import SIZE, as_image, tumor
+
+from rectal_nnformer.dataset_conversion.contact_sheet import DPI, TILE, Tile, draw_contact_sheet, make_tile
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "SPR", "AIL"])
+def test_tile_shows_the_slice_with_most_tumour_right_to_left_and_anterior_up(orientation):
+    array = np.full(SIZE[::-1], 100, np.int16)
+    array[4, 0, :] = 200  # anterior row of the slice
+    array[4, :, 0] = 0  # the patient's right column
+    mask = np.zeros(SIZE[::-1], np.uint8)
+    mask[3, 4:6, 4:6] = 1
+    mask[4, 4:8, 4:8] = 1
+    mask[5, 4:6, 4:6] = 1
+    image, outline = (sitk.DICOMOrient(as_image(a), orientation) for a in (array, mask))
+    tile = make_tile("case", image, outline)
+    assert (tile.grey[0, 1:] == 255).all() and (tile.grey[1:, 0] == 0).all()
+    assert np.array_equal(tile.outline, mask[4] != 0)
+    assert tile.aspect == pytest.approx(0.75 / 0.5)
+    assert tile.caption == "case\n0.0 cm³"
+
+
+def test_caption_gives_the_volume_and_breaks_long_names():
+    mask = sitk.Expand(tumor(), (8, 8, 8), sitk.sitkNearestNeighbor)
+    mask.SetSpacing((1.0, 1.0, 1.0))
+    caption = make_tile("1.2.840." * 7, mask, mask).caption.splitlines()
+    assert caption[-1] == "13.8 cm³"
+    assert "".join(caption[:-1]) == "1.2.840." * 7 and max(map(len, caption)) <= 26
+
+
+def test_without_a_mask_the_middle_slice_is_shown_and_nothing_outlined():
+    array = np.zeros(SIZE[::-1], np.int16)
+    array[4] = np.tri(*SIZE[1::-1])  # the other slices are black
+    tile = make_tile("case", as_image(array), None)
+    assert np.array_equal(tile.grey, 255 * array[4])
+    assert not tile.outline.any()
+    assert tile.caption == "case"
+
+
+def test_every_case_gets_a_tile_with_its_outline(tmp_path):
+    outline = np.zeros((40, 40), bool)
+    outline[10:30, 10:30] = True
+    tiles = [Tile(f"case_{i}", np.full((40, 40), 128, np.uint8), outline, 1.0) for i in range(30)]
+    draw_contact_sheet(tiles, tmp_path / "sheet.png", "Dataset501_$1$")
+    picture = matplotlib.image.imread(tmp_path / "sheet.png")[..., :3]
+    assert picture.shape[1] == pytest.approx(6 * TILE * DPI, abs=1)
+    colored = picture.max(axis=-1) - picture.min(axis=-1) > 0.3
+    columns = np.add.reduceat(colored.any(axis=0), np.arange(0, picture.shape[1], int(TILE * DPI))[:6])
+    assert (columns > 50).all()
+    starts = np.flatnonzero(np.diff(colored.any(axis=1).astype(int)) == 1)
+    assert len(starts) == 5

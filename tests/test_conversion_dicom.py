@@ -1,0 +1,313 @@
+"""Conversion of DICOM: which series are taken, how they are stacked, named and matched, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conversion_inputs import SAGITTAL, every_byte_of, scan, tumor, write_series
+
+from rectal_nnformer.dataset_conversion.dicom import convert_dicom
+from rectal_nnformer.dataset_conversion.dicom_series import find_series, plane_of
+from rectal_nnformer.errors import RectalError
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "pelvic_t2w"
+needs_real_scans = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real pelvic MRI is not in {REAL}")
+
+
+def convert(folder, masks="masks", **options):
+    return convert_dicom(folder / "dicom", masks and folder / masks, 501, "Rectal", raw=folder / "raw", **options)
+
+
+def refusal(folder, **options):
+    with pytest.raises(RectalError) as caught:
+        convert(folder, **options)
+    assert not (folder / "raw").exists()
+    return str(caught.value)
+
+
+def write_cohort(folder, count=5):
+    """Write series t2_0, t2_1 ... of as many patients at different depths, with masks named by folder."""
+    (folder / "masks").mkdir(parents=True)
+    for number in range(count):
+        place = folder / "dicom" / "/".join("abc"[: number % 3]) / f"t2_{number}"
+        write_series(place, scan(number), f"1.2.{number}", patient=f"SECRET-{number}")
+        sitk.WriteImage(tumor(), str(folder / "masks" / f"t2_{number}.nii.gz"))
+    return folder
+
+
+def image_of(folder, case):
+    return sitk.ReadImage(str(folder / "raw/Dataset501_Rectal/imagesTr" / f"{case}_0000.nii.gz"))
+
+
+# What is written
+
+
+def test_series_at_any_depth_become_cases_with_voxels_and_geometry_kept(tmp_path):
+    folder = convert(write_cohort(tmp_path))
+    assert sorted(p.name for p in (folder / "labelsTr").iterdir()) == [f"t2_{i}.nii.gz" for i in range(5)]
+    for number in range(5):
+        image = image_of(tmp_path, f"t2_{number}")
+        assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(scan(number)))
+        for what in ("GetOrigin", "GetSpacing", "GetDirection"):
+            assert np.allclose(getattr(image, what)(), getattr(scan(), what)(), atol=1e-5)
+
+
+def test_patients_come_from_the_headers_and_are_not_written(tmp_path):
+    write_cohort(tmp_path, count=6)
+    write_series(tmp_path / "dicom" / "again", scan(9), "1.2.9", patient="SECRET-3")
+    sitk.WriteImage(tumor(), str(tmp_path / "masks" / "again.nii.gz"))
+    folder = convert(tmp_path)
+    (fold,) = [f for f in json.loads((folder / "splits_final.json").read_text()) if "again" in f["val"]]
+    assert "t2_3" in fold["val"]
+    content = every_byte_of(folder)
+    assert b"SECRET" not in content and b"Doe" not in content and b"1.2.9" not in content
+
+
+def test_without_masks_cases_go_to_images_ts(tmp_path):
+    folder = convert(write_cohort(tmp_path, count=2), masks=None)
+    assert sorted(p.name for p in (folder / "imagesTs").iterdir()) == ["t2_0_0000.nii.gz", "t2_1_0000.nii.gz"]
+    assert not (folder / "imagesTr").exists()
+
+
+def test_a_list_of_patients_overrides_the_headers(tmp_path):
+    write_cohort(tmp_path, count=6)
+    table = tmp_path / "p.csv"
+    table.write_text("case,patient\n" + "".join(f"t2_{i},{i // 2}\n" for i in range(6)))
+    assert "3 patients are too few" in refusal(tmp_path, patients=table)
+
+
+def test_case_names_that_contain_the_patient_id_are_pointed_out(tmp_path, capsys):
+    write_series(tmp_path / "dicom" / "secret-17_t2", scan(), "1.2.3", patient="SECRET-17")
+    convert(tmp_path, masks=None)
+    assert "1 case names" in capsys.readouterr().out
+
+
+# Which series are taken
+
+
+def test_other_series_are_ignored_and_the_reason_said(tmp_path, capsys):
+    write_cohort(tmp_path)
+    dicom = tmp_path / "dicom"
+    write_series(dicom / "sagittal", scan(1, SAGITTAL), "2.1")
+    write_series(dicom / "scout", scan(2), "2.2", T0008_0008="ORIGINAL\\PRIMARY\\LOCALIZER")
+    write_series(dicom / "thin", scan(3)[:, :, :5], "2.3")
+    write_series(dicom / "ct", scan(4), "2.4", T0008_0060="CT")
+    write_series(dicom / "three_planes", scan(5), "2.5", file_name="a{}")
+    write_series(dicom / "three_planes", scan(5, SAGITTAL), "2.5", file_name="b{}")
+    (dicom / "notes.txt").write_text("hello")
+    folder = convert(tmp_path)
+    assert len(list((folder / "imagesTr").iterdir())) == 5
+    lines = {line.split("(series ")[-1][:3]: line for line in capsys.readouterr().out.splitlines()}
+    assert "sagittal plane" in lines["2.1"]
+    assert "localizer" in lines["2.2"]
+    assert "5 slices" in lines["2.3"]
+    assert "modality CT" in lines["2.4"]
+    assert "several orientations" in lines["2.5"]
+    assert any("1 files that are not DICOM images" in line for line in lines.values())
+
+
+def test_other_planes_are_taken_if_asked_for(tmp_path):
+    write_series(tmp_path / "dicom" / "sagittal", scan(1, SAGITTAL), "2.1")
+    write_series(tmp_path / "dicom" / "axial", scan(2), "2.2")
+    folder = convert(tmp_path, masks=None, planes=["sagittal"])
+    (path,) = (folder / "imagesTs").iterdir()
+    assert path.name == "sagittal_0000.nii.gz"
+    image = sitk.ReadImage(str(path))
+    assert np.allclose(image.GetDirection(), SAGITTAL.ravel(), atol=1e-6)
+    assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(scan(1, SAGITTAL)))
+
+
+def test_series_can_be_chosen_by_description(tmp_path):
+    write_cohort(tmp_path)
+    write_series(tmp_path / "dicom" / "t1", scan(), "2.1", T0008_103e="t1_vibe_tra")
+    assert "no mask t1.nii.gz" in refusal(tmp_path)
+    assert len(list((convert(tmp_path, description="T2.*tra") / "imagesTr").iterdir())) == 5
+
+
+def test_a_description_that_is_no_regular_expression_is_refused(tmp_path):
+    assert "not a regular expression" in refusal(write_cohort(tmp_path), description="t2(")
+
+
+def test_nothing_to_convert_is_an_error(tmp_path):
+    write_series(tmp_path / "dicom", scan(1, SAGITTAL), "2.1")
+    assert "No series to convert" in refusal(tmp_path, masks=None)
+    with pytest.raises(RectalError, match="is not a folder"):
+        find_series(tmp_path / "nowhere")
+
+
+def test_linked_folders_are_followed_and_loops_are_not(tmp_path):
+    write_series(tmp_path / "archive" / "t2", scan(), "1.2")
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "dicom" / "link").symlink_to(tmp_path / "archive")
+    (tmp_path / "dicom" / "loop").symlink_to(tmp_path / "dicom")
+    assert [len(s.files) for s in find_series(tmp_path / "dicom").series] == [9]
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "plane"),
+    [
+        ((1, 0, 0), (0, 1, 0), "axial"),
+        ((1, 0, 0), (0, 0.8, -0.6), "axial"),
+        ((-1, 0, 0), (0, 1, 0), "axial"),
+        ((1, 0, 0), (0, 0.6, -0.8), "coronal"),
+        ((0, 1, 0), (0, 0, -1), "sagittal"),
+        ((0.5, 0.866, 0), (0, 0, -1), "sagittal"),
+    ],
+)
+def test_planes_by_direction_cosines(row, column, plane):
+    assert plane_of((*row, *column)) == plane
+
+
+# Names, and masks by name
+
+
+def test_series_that_share_a_folder_or_a_folder_name_get_a_suffix_of_their_own(tmp_path):
+    for patient in range(3):
+        write_series(
+            tmp_path / "dicom" / f"SECRET-{patient}" / "t2", scan(patient), f"1.{patient}", f"SECRET-{patient}"
+        )
+    write_series(tmp_path / "dicom" / "flat", scan(3), "1.3", file_name="a{}")
+    write_series(tmp_path / "dicom" / "flat", scan(4), "1.4", file_name="b{}")
+    folder = convert(tmp_path, masks=None)
+    names = sorted(p.name.removesuffix("_0000.nii.gz") for p in (folder / "imagesTs").iterdir())
+    assert [name.rsplit("_", 1)[0] for name in names] == ["flat"] * 2 + ["t2"] * 3
+    assert b"SECRET" not in every_byte_of(folder)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "dicom", tmp_path / "elsewhere" / "dicom")
+    again = convert(tmp_path / "elsewhere", masks=None)
+    assert names == sorted(p.name.removesuffix("_0000.nii.gz") for p in (again / "imagesTs").iterdir())
+
+
+def test_masks_are_found_by_folder_uid_or_case(tmp_path):
+    write_cohort(tmp_path)
+    masks = tmp_path / "masks"
+    (masks / "t2_1.nii.gz").rename(masks / "1.2.1.nii.gz")
+    sitk.WriteImage(tumor(), str(masks / "t2_2.nrrd"))
+    (masks / "t2_2.nii.gz").unlink()
+    write_series(tmp_path / "dicom" / "again" / "t2_4", scan(7), "1.2.7", patient="SECRET-7")
+    message = refusal(tmp_path)
+    assert "fits several series" in message
+    (masks / "t2_4.nii.gz").rename(masks / "1.2.4.nii.gz")
+    case = next(line.split(":")[0].strip() for line in message.splitlines() if "1.2.7.nii.gz" in line)
+    sitk.WriteImage(tumor(), str(masks / f"{case}.mha"))
+    labels = sorted(p.name for p in (convert(tmp_path) / "labelsTr").iterdir())
+    assert len(labels) == 6 and f"{case}.nii.gz" in labels
+    assert np.array_equal(sitk.GetArrayFromImage(image_of(tmp_path, case)), sitk.GetArrayFromImage(scan(7)))
+
+
+def test_missing_partners_are_refused_in_both_directions(tmp_path):
+    write_cohort(tmp_path)
+    write_series(tmp_path / "dicom" / "sagittal", scan(1, SAGITTAL), "2.1")
+    masks = tmp_path / "masks"
+    (masks / "t2_1.nii.gz").unlink()
+    sitk.WriteImage(tumor(), str(masks / "unknown.nii.gz"))
+    sitk.WriteImage(tumor(), str(masks / "sagittal.nii.gz"))
+    shutil.copy(masks / "t2_2.nii.gz", masks / "1.2.2.nii.gz")
+    message = refusal(tmp_path)
+    assert "t2_1: no mask t2_1.nii.gz or 1.2.1.nii.gz" in message
+    assert "unknown.nii.gz: no series for this mask" in message
+    assert "sagittal.nii.gz: no series for this mask: its series was ignored: sagittal plane" in message
+    assert "t2_2: 1.2.2.nii.gz and t2_2.nii.gz are masks of the same series" in message
+    assert "4 inputs" in message
+
+
+# What is refused
+
+
+def _missing_slice(folder):
+    (folder / "IM0005").unlink()
+
+
+def _slice_twice(folder):
+    shutil.copy(folder / "IM0005", folder / "copy")
+
+
+def _truncated(folder):
+    path = folder / "IM0005"
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def _empty(folder):
+    (folder / "IM0005").unlink()
+    (folder / "IM0005.dcm").write_bytes(b"")
+
+
+def _sheared(folder):
+    image = scan()
+    shutil.rmtree(folder)
+    for z in range(image.GetDepth()):
+        slice_ = image[:, :, z : z + 1]
+        slice_.SetOrigin(np.add(slice_.GetOrigin(), (0.5 * z, 0, 0)).tolist())
+        write_series(folder, slice_, "1.2.3", patient="SECRET-3", file_name=f"{z}_{{}}")
+
+
+def _other_matrix(folder):
+    slice_ = scan()[:-1, :, :1]
+    slice_.SetOrigin(scan().TransformIndexToPhysicalPoint((0, 0, 9)))
+    write_series(folder, slice_, "1.2.3", patient="SECRET-3", file_name="large")
+
+
+def _other_patient(folder):
+    slice_ = scan()[:, :, :1]
+    slice_.SetOrigin(scan().TransformIndexToPhysicalPoint((0, 0, 9)))
+    write_series(folder, slice_, "1.2.3", patient="SECRET-4", file_name="other")
+
+
+def _no_patient(folder):
+    shutil.rmtree(folder)
+    write_series(folder, scan(3), "1.2.3", patient="")
+
+
+def _constant(folder):
+    shutil.rmtree(folder)
+    write_series(folder, 0 * scan(3), "1.2.3", patient="SECRET-3")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "reason"),
+    [
+        (_missing_slice, "t2_3", "slices are missing or unevenly spaced: 6.00 mm"),
+        (_slice_twice, "t2_3", "IM0005 and copy lie in the same place"),
+        (_truncated, "IM0005", "cannot be read as DICOM"),
+        (_empty, "IM0005.dcm", "cannot be read as DICOM"),
+        (_sheared, "t2_3", "sheared"),
+        (_other_matrix, "t2_3", "differ in size"),
+        (_other_patient, "t2_3", "differ in patient"),
+        (_no_patient, "t2_3", "no PatientID"),
+        (_constant, "t2_3", "constant"),
+    ],
+)
+def test_refuses_by_name_what_cannot_be_right(tmp_path, spoil, name, reason):
+    write_cohort(tmp_path)
+    spoil(tmp_path / "dicom" / "t2_3")
+    message = refusal(tmp_path)
+    assert [name in line and reason in line for line in message.splitlines()[1:]].count(True) == 1, message
+    assert "SECRET" not in message
+
+
+def test_a_mask_on_another_grid_is_refused(tmp_path):
+    write_cohort(tmp_path)
+    sitk.WriteImage(sitk.Flip(tumor(), (False, False, True)), str(tmp_path / "masks" / "t2_2.nii.gz"))
+    assert "t2_2: mask has another geometry" in refusal(tmp_path)
+
+
+# Real scans
+
+
+@needs_real_scans
+def test_real_series_are_read_as_simpleitk_reads_them(tmp_path, capsys):
+    folder = convert_dicom(REAL, None, 501, "Real", raw=tmp_path)
+    assert "sagittal plane" in capsys.readouterr().out
+    paths = sorted((folder / "imagesTs").iterdir())
+    assert [p.name for p in paths] == [f"prostatex-000{i}_t2w_axial_0000.nii.gz" for i in (0, 1)]
+    for path in paths:
+        source = REAL / path.name.removesuffix("_0000.nii.gz")
+        expected = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(source)))
+        actual = sitk.ReadImage(str(path))
+        assert np.array_equal(sitk.GetArrayFromImage(actual), sitk.GetArrayFromImage(expected))
+        for what in ("GetOrigin", "GetSpacing", "GetDirection"):
+            assert np.allclose(getattr(actual, what)(), getattr(expected, what)(), atol=1e-4)
+    assert b"MCAPRODETW" not in every_byte_of(folder)  # a word of the StudyDescription
