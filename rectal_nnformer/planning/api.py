@@ -1,0 +1,144 @@
+"""Fingerprint, plans and preprocessed data of a dataset, as one call."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.planning import preprocessed
+from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
+from rectal_nnformer.planning.intensity_window import FILE_NAME, compute_intensity_window, load_intensity_window
+from rectal_nnformer.planning.planner import FULLRES, RectalExperimentPlanner
+
+FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
+"""Worker processes by default, as nnU-Net's; never more than there are cores or cases."""
+
+
+def plan_dataset(
+    dataset_id: int,
+    backbone: str,
+    *,
+    overwrite_target_spacing: Sequence[float] | None = None,
+    plans_name: str | None = None,
+    backbone_kwargs: Mapping[str, Any] | None = None,
+    max_patch_size: int | None = None,
+    preprocess: bool = True,
+    num_processes: int | None = None,
+    num_processes_fingerprint: int | None = None,
+    clean: bool = False,
+) -> dict[str, Any]:
+    """Fingerprint, plan and preprocess a raw dataset; return the plans.
+
+    The plans are written last, so that an interruption leaves no plans without their data, and data that another
+    backbone's plans share are not made twice.
+
+    Args:
+        dataset_id: the number after "Dataset".
+        backbone: a key of `rectal_nnformer.planning.backbones.BACKBONES`.
+        overwrite_target_spacing: mm, in the order of nnU-Net's arrays (z, y, x), instead of the planned one.
+        plans_name: instead of the backbone's.
+        backbone_kwargs: arguments of the network's constructor other than its defaults.
+        max_patch_size: upper limit of the patch size on every axis, voxels.
+        preprocess: whether to make the preprocessed data, or write the plans alone.
+        num_processes: worker processes of the preprocessing.
+        num_processes_fingerprint: worker processes of the fingerprint.
+        clean: compute fingerprint, intensity window and preprocessed data again even if they are up to date.
+
+    Raises:
+        RectalError: the dataset is unknown, incomplete or two-dimensional, a case cannot be used, or an option cannot
+            be met.
+    """
+    dataset = open_raw_dataset(dataset_id)
+    extract_fingerprint(dataset, num_processes=num_processes_fingerprint, clean=clean)
+    planner = RectalExperimentPlanner(
+        dataset_id,
+        plans_name=plans_name,
+        overwrite_target_spacing=overwrite_target_spacing,
+        backbone=backbone,
+        backbone_kwargs=backbone_kwargs,
+        max_patch_size=max_patch_size,
+    )
+    plans = planner.make_plans()
+    if preprocess:
+        _preprocess(dataset, plans, num_processes, clean)
+    planner.save_plans(plans)
+    return plans
+
+
+def extract_fingerprint(dataset: RawDataset, *, num_processes: int | None = None, clean: bool = False) -> None:
+    """Make sure that the intensity window and nnU-Net's fingerprint of a dataset exist and are up to date.
+
+    Both are computed again if the raw dataset has changed since, or if `clean`.
+
+    Raises:
+        RectalError: a case cannot be read or used.
+    """
+    processes = _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset)
+    fingerprint_file = dataset.preprocessed / "dataset_fingerprint.json"
+    has_window = load_intensity_window(dataset) is not None
+    outdated = (dataset.preprocessed / FILE_NAME).exists() and not has_window
+    if clean or outdated or not _is_whole(fingerprint_file, len(dataset.cases)):
+        fingerprint_file.unlink(missing_ok=True)
+    if clean or not has_window:
+        # Before nnU-Net's part, because it names a case that cannot be read.
+        compute_intensity_window(dataset, processes)
+    with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}"):
+        extract_fingerprint_dataset(
+            dataset.dataset_id, DatasetFingerprintExtractor, processes, clean=False, verbose=False
+        )
+
+
+def verify_integrity(dataset: RawDataset, num_processes: int | None = None) -> None:
+    """Run nnU-Net's check of all training images and labels.
+
+    Raises:
+        RectalError: the check failed; nnU-Net prints what it found.
+    """
+    with _failing_as(f"nnU-Net's integrity check of {dataset.name}"):
+        verify_dataset_integrity(str(dataset.folder), _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset))
+
+
+def _preprocess(dataset: RawDataset, plans: dict[str, Any], num_processes: int | None, clean: bool) -> None:
+    """Make the data of `3d_fullres` unless they are there; `3d_fullres_cubic` reads the same."""
+    if not clean and preprocessed.is_preprocessed(dataset, plans, FULLRES):
+        identifier = plans["configurations"][FULLRES]["data_identifier"]
+        print(f"{dataset.name} has been preprocessed already: {identifier} is complete and up to date.")
+        return
+    processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
+    with _failing_as(f"nnU-Net's preprocessing of {dataset.name}"):
+        preprocessed.preprocess(dataset, plans, FULLRES, processes)
+
+
+def _num_processes(wanted: int | None, default: int, dataset: RawDataset) -> int:
+    if wanted is not None and wanted < 1:
+        raise RectalError(f"At least one process is needed, not {wanted}.")
+    return min(wanted or min(default, os.cpu_count() or 1), len(dataset.cases))
+
+
+def _is_whole(fingerprint_file: Path, num_cases: int) -> bool:
+    """Whether a fingerprint can be read, as after an interruption it may not, and describes as many cases."""
+    try:
+        return len(json.loads(fingerprint_file.read_text(encoding="utf-8"))["spacings"]) == num_cases
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+@contextmanager
+def _failing_as(step: str) -> Iterator[None]:
+    """Turn any error of nnU-Net, which raises many kinds, into one that says what failed."""
+    try:
+        yield
+    except RectalError:
+        raise
+    except Exception as error:
+        raise RectalError(
+            f"{step} failed: {type(error).__name__}: {error}. "
+            "'rectal_nnformer plan_and_preprocess --verify_dataset_integrity' checks every case."
+        ) from error

@@ -1,0 +1,112 @@
+"""What the planner must know of each backbone: window, admissible patch sizes, plans name, network arguments."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rectal_nnformer.errors import RectalError
+
+SMALL_SMIT: dict[str, Any] = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4]}
+"""Arguments of the SMIT that `smit_small` plans."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network as the planner sees it.
+
+    Attributes:
+        network: name of the network in the plans, "smit" or "swin_unetr".
+        plans_name: name of the plans unless the user gives another.
+        multiple: a patch size is a multiple of this many voxels on every axis.
+        largest: the largest patch size on an axis, by default that of pretraining.
+        window: tokens per axis of an attention window.
+        shrink_window: whether windows shrink to grids smaller than they are.
+        num_stages: stages of the encoder; the deepest map has 2**(num_stages + 1) voxels per axis and position.
+        scatters: whether windows are put back scattered, as SMIT's published code does.
+        kwargs: arguments of the network's constructor that differ from its defaults.
+    """
+
+    network: str
+    plans_name: str
+    multiple: int
+    largest: int
+    window: int
+    shrink_window: bool
+    num_stages: int = 4
+    scatters: bool = False
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The admissible patch sizes of an axis, ascending."""
+        return list(range(self.multiple, self.largest + 1, self.multiple))
+
+    def is_admissible(self, patch_size: Sequence[int]) -> bool:
+        """Whether the deepest feature map has more than one position, without which instance normalization fails."""
+        return any(size > 2 ** (self.num_stages + 1) for size in patch_size)
+
+
+BACKBONES: dict[str, Backbone] = {
+    # Windows of 4 tokens hold no padding at any of the stages if 2 * 4 * 2**3 = 64 divides the patch size.
+    "smit": Backbone("smit", "nnUNetRectalSMITPlans", 64, 128, 4, shrink_window=False, scatters=True),
+    "swin_unetr": Backbone("swin_unetr", "nnUNetRectalSwinUNETRPlans", 32, 96, 7, shrink_window=True),
+    "smit_small": Backbone(
+        "smit",
+        "nnUNetRectalSMITSmallPlans",
+        16,
+        48,
+        4,
+        shrink_window=False,
+        num_stages=len(SMALL_SMIT["depths"]),
+        scatters=True,
+        kwargs=SMALL_SMIT,
+    ),
+}
+
+
+def resolve_backbone(
+    name: str,
+    backbone_kwargs: Mapping[str, Any] | None = None,
+    max_patch_size: int | None = None,
+) -> Backbone:
+    """Return a backbone of `BACKBONES` with other network arguments and a smaller largest patch.
+
+    Args:
+        name: a key of `BACKBONES`.
+        backbone_kwargs: arguments of the network's constructor, replacing those of the same name.
+        max_patch_size: upper limit of the patch size on every axis, voxels.
+
+    Raises:
+        RectalError: unknown backbone, or no patch size is admissible.
+    """
+    if name not in BACKBONES:
+        raise RectalError(f"There is no backbone '{name}'; choose one of {', '.join(BACKBONES)}.")
+    backbone = _with_kwargs(BACKBONES[name], dict(backbone_kwargs or {}))
+    if max_patch_size is not None:
+        limit = max_patch_size // backbone.multiple * backbone.multiple
+        backbone = replace(backbone, largest=min(backbone.largest, limit))
+    if not backbone.is_admissible([backbone.largest]):
+        raise RectalError(
+            f"No patch of at most {max_patch_size} voxels per axis suits {name}: sizes are multiples of "
+            f"{backbone.multiple}, one axis longer than {2 ** (backbone.num_stages + 1)}. Allow larger patches."
+        )
+    return backbone
+
+
+def _with_kwargs(backbone: Backbone, kwargs: dict[str, Any]) -> Backbone:
+    """Return the backbone with network arguments, its geometry following from those that define it."""
+    kwargs = {**backbone.kwargs, **kwargs}
+    if backbone.network != "smit":
+        return replace(backbone, kwargs=kwargs)
+    num_stages = len(kwargs["depths"]) if "depths" in kwargs else 4
+    window = int(kwargs.get("window_size", 4))
+    multiple = 2 * window * 2 ** (num_stages - 1)
+    return replace(
+        backbone,
+        kwargs=kwargs,
+        num_stages=num_stages,
+        window=window,
+        multiple=multiple,
+        largest=max(multiple, backbone.largest // multiple * multiple),
+        scatters=kwargs.get("window_reverse", "published") == "published",
+    )

@@ -1,0 +1,165 @@
+"""An nnU-Net raw dataset as the planner needs it, checked before anything is computed."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
+from nnunetv2.utilities.utils import (
+    create_paths_fn,
+    get_filenames_of_train_images_and_targets,
+    get_identifiers_from_splitted_dataset_folder,
+)
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.paths import nnunet_folder
+
+REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
+"""Readers that bring every image to RAS, the orientation in which the pretrained weights know directions."""
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A raw dataset and where its preprocessed data belong.
+
+    Attributes:
+        dataset_id: the number after "Dataset".
+        name: DatasetXXX_Name.
+        dataset_json: content of dataset.json.
+        cases: image files (one per channel) and label file of each training case, by case name.
+        reader: class that reads its images.
+        folder: its folder in nnUNet_raw.
+        preprocessed: its folder in nnUNet_preprocessed.
+    """
+
+    dataset_id: int
+    name: str
+    dataset_json: dict[str, Any]
+    cases: dict[str, dict[str, Any]]
+    reader: type
+    folder: Path
+    preprocessed: Path
+
+    @property
+    def num_channels(self) -> int:
+        """Number of image channels."""
+        return len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
+
+    @property
+    def is_reoriented(self) -> bool:
+        """Whether images are read in RAS orientation."""
+        return self.reader.__name__ in REORIENTING_READERS
+
+    def signature(self) -> str:
+        """Return a digest of dataset.json and of name, size and time of every training file.
+
+        Two equal signatures mean that what was computed from the dataset is still valid.
+        """
+        files = [Path(path) for case in self.cases.values() for path in (*case["images"], case["label"])]
+        states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        content = json.dumps([self.dataset_json, list(self.cases), states], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def open_raw_dataset(dataset_name_or_id: str | int) -> RawDataset:
+    """Find a raw dataset and check that its training cases are complete.
+
+    Args:
+        dataset_name_or_id: 501 or "Dataset501_Name".
+
+    Raises:
+        RectalError: nnU-Net's folders are not set; there is no such dataset or more than one; dataset.json is missing,
+            unreadable or names an unknown reader; a case lacks a label or a channel.
+    """
+    raw, preprocessed = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
+    dataset_id = int(str(dataset_name_or_id).removeprefix("Dataset")[:3])
+    name = _dataset_name(dataset_id, raw)
+    folder = raw / name
+    dataset_json = _read_dataset_json(folder / "dataset.json")
+    cases = _training_cases(folder, dataset_json)
+    dataset = RawDataset(
+        dataset_id, name, dataset_json, cases, _reader(name, dataset_json, cases), folder, preprocessed / name
+    )
+    _check_cases(dataset)
+    return dataset
+
+
+def _dataset_name(dataset_id: int, raw: Path) -> str:
+    """Return DatasetXXX_Name; the folder must be in nnUNet_raw and no other may share its number."""
+    found = sorted(path.name for path in raw.glob("Dataset*") if path.is_dir())
+    names = [name for name in found if name.startswith(f"Dataset{dataset_id:03d}_")]
+    if not names:
+        raise RectalError(
+            f"There is no dataset {dataset_id} in nnUNet_raw ({raw}), which holds {', '.join(found) or 'none'}. "
+            "Make one with 'rectal_nnformer convert', or check -d and the variable nnUNet_raw."
+        )
+    try:
+        return str(convert_id_to_dataset_name(dataset_id))
+    except RuntimeError as error:
+        raise RectalError(
+            f"More than one dataset has the number {dataset_id}: look for Dataset{dataset_id:03d}_* in nnUNet_raw, "
+            "nnUNet_preprocessed and nnUNet_results, and rename or remove all but one."
+        ) from error
+
+
+def _read_dataset_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RectalError(f"{path} cannot be read ({error}). nnU-Net needs it in every raw dataset.") from error
+    missing = [key for key in ("labels", "file_ending") if key not in content]
+    if "channel_names" not in content and "modality" not in content:
+        missing.append("channel_names")
+    if missing:
+        raise RectalError(f"{path} lacks {', '.join(missing)}. See nnU-Net's documentation of the dataset format.")
+    return content
+
+
+def _training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return image and label files of each training case, as nnU-Net finds them."""
+    if "dataset" in dataset_json:
+        return dict(get_filenames_of_train_images_and_targets(str(folder), dataset_json))
+    # Without nnU-Net's function here: it starts twelve processes to compare file names.
+    images, ending = folder / "imagesTr", dataset_json["file_ending"]
+    if not images.is_dir():
+        return {}
+    files = sorted(path.name for path in images.iterdir())
+    return {
+        str(case): {
+            "images": create_paths_fn(str(images), files, ending, case),
+            "label": str(folder / "labelsTr" / f"{case}{ending}"),
+        }
+        for case in get_identifiers_from_splitted_dataset_folder(str(images), ending)
+    }
+
+
+def _reader(name: str, dataset_json: dict[str, Any], cases: dict[str, dict[str, Any]]) -> type:
+    """Return the class that reads the images; nnU-Net itself would fall back silently if dataset.json misspells it."""
+    if not cases:
+        raise RectalError(f"{name} has no training cases in imagesTr ending in {dataset_json['file_ending']}.")
+    example = next(iter(cases.values()))["images"][0]
+    try:
+        reader = determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)
+    except RuntimeError as error:
+        raise RectalError(f"{name}: nnU-Net has no reader for {example}.") from error
+    wanted = dataset_json.get("overwrite_image_reader_writer", "None")
+    if wanted not in ("None", reader.__name__):
+        raise RectalError(
+            f"dataset.json of {name} names the reader '{wanted}', which nnU-Net does not have. "
+            "Use 'SimpleITKIOWithReorient' in overwrite_image_reader_writer."
+        )
+    return reader
+
+
+def _check_cases(dataset: RawDataset) -> None:
+    for case, files in dataset.cases.items():
+        if len(files["images"]) != dataset.num_channels:
+            raise RectalError(
+                f"Case {case} of {dataset.name} has {len(files['images'])} image files, "
+                f"but dataset.json names {dataset.num_channels} channels."
+            )
+        if not Path(files["label"]).is_file():
+            raise RectalError(f"Case {case} of {dataset.name} has no label file {files['label']}.")

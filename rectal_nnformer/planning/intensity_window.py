@@ -1,0 +1,102 @@
+"""The intensity window of a dataset: the range of preprocessed intensities that networks see as 0 to 1.
+
+Its bounds are the medians over the training cases of each case's 0th and 99.5th percentile after normalization: the
+published percentile mode, made a property of the dataset, so that training and prediction cannot disagree. Percentiles
+are taken of what nnU-Net's preprocessing normalizes, the image cropped to its nonzero region, before resampling.
+"""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
+from tqdm import tqdm
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.files import write_json
+from rectal_nnformer.planning.dataset import RawDataset
+
+FILE_NAME = "rectal_intensity_window.json"
+PERCENTILES = (0.0, 99.5)
+
+Window = list[list[float]]
+"""One [low, high] per channel, in units of the normalized image."""
+
+
+def load_intensity_window(dataset: RawDataset) -> dict[str, Any] | None:
+    """Return the content of the dataset's window file; None where it is missing, unreadable or outdated."""
+    try:
+        content = json.loads((dataset.preprocessed / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if content.get("raw_signature") == dataset.signature() else None
+
+
+def compute_intensity_window(dataset: RawDataset, num_processes: int) -> dict[str, Any]:
+    """Measure every training case, write the window file into the preprocessed dataset and return its content.
+
+    Keys: `window`, one [low, high] per channel; `percentiles`; `cases`, the same per case; `raw_signature`.
+
+    Raises:
+        RectalError: a case cannot be read, holds NaN, or a channel of it is constant.
+    """
+    signature = dataset.signature()
+    cases = dict(_measure_cases(dataset, num_processes))
+    window = np.median(list(cases.values()), axis=0).tolist()
+    content = {
+        "window": window,
+        "percentiles": PERCENTILES,
+        "normalization": ZScoreNormalization.__name__,
+        "cases": {case: cases[case] for case in dataset.cases},
+        "raw_signature": signature,
+    }
+    write_json(dataset.preprocessed / FILE_NAME, content)
+    return content
+
+
+def _measure_cases(dataset: RawDataset, num_processes: int) -> Iterator[tuple[str, Window]]:
+    """Yield each case and its percentiles, in any order."""
+    jobs = {case: (case, files["images"], dataset.reader) for case, files in dataset.cases.items()}
+    with tqdm(total=len(jobs), desc="Measuring intensities") as progress:
+        if num_processes == 1:
+            for case, job in jobs.items():
+                yield case, case_percentiles(*job)
+                progress.update()
+            return
+        # spawn, as nnU-Net does: a fork of a process with running threads may deadlock.
+        with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=get_context("spawn")) as executor:
+            futures = {executor.submit(case_percentiles, *job): case for case, job in jobs.items()}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+                    progress.update()
+            finally:
+                executor.shutdown(cancel_futures=True)
+
+
+def case_percentiles(case: str, images: list[str], reader: type) -> Window:
+    """Return the 0th and 99.5th percentile of each channel of one case after cropping and z-score normalization.
+
+    Args:
+        case: name of the case, for error messages.
+        images: its image files, one per channel.
+        reader: nnU-Net's class that reads them.
+
+    Raises:
+        RectalError: the case cannot be read, holds NaN or infinite values, or a channel is constant.
+    """
+    try:
+        data, _ = reader().read_images(images)
+    except Exception as error:  # each reader raises its own kinds
+        raise RectalError(f"Case {case}: {', '.join(images)} cannot be read: {error}") from error
+    if not np.isfinite(data).all():
+        raise RectalError(f"Case {case}: {', '.join(images)} hold NaN or infinite values. Replace them.")
+    cropped = crop_to_nonzero(data)[0] if data.any() else data
+    if any(channel.min() == channel.max() for channel in cropped):
+        raise RectalError(f"Case {case}: a channel of {', '.join(images)} has the same value wherever it is not 0.")
+    normalization = ZScoreNormalization(use_mask_for_norm=False, intensityproperties={})
+    return [np.percentile(normalization.run(channel), PERCENTILES).tolist() for channel in cropped]

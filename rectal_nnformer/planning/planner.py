@@ -1,0 +1,263 @@
+"""The experiment planner: nnU-Net's plans for a CT-pretrained transformer, decided from the dataset's fingerprint."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
+from numpy.typing import NDArray
+
+from rectal_nnformer import __version__
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.files import write_json
+from rectal_nnformer.geometry import Size
+from rectal_nnformer.planning import rules
+from rectal_nnformer.planning.backbones import Backbone, resolve_backbone
+from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
+from rectal_nnformer.planning.intensity_window import Window, load_intensity_window
+from rectal_nnformer.planning.preprocessed import copy_dataset_json, copy_patients, copy_splits
+
+FULLRES, CUBIC = "3d_fullres", "3d_fullres_cubic"
+NETWORK_CLASS = "rectal_nnformer.networks.adapter.PlannedNetwork"
+RECORD_KEY = "rectal_nnformer"
+"""Key of the plans under which the planner's reasons stand; nnU-Net does not read it."""
+
+BATCH_SIZE = 2
+
+LINEAR = {"order": 1, "order_z": 1, "force_separate_z": False}
+"""Resampling arguments of the published method: linear on all axes at once."""
+
+
+class RectalExperimentPlanner(ExperimentPlanner):
+    """Plans `3d_fullres` on the patch that suits the dataset and `3d_fullres_cubic` on the pretraining input.
+
+    Everything that nnU-Net looks up by name in preprocessing is one of its own classes, so its commands work from these
+    plans without this package; only the network is ours. The rules are in `rectal_nnformer.planning.rules`.
+
+    It runs wherever nnU-Net takes a planner class, `plan_experiment_dataset(..., experiment_planner_class=...)`, and
+    needs the files that `rectal_nnformer plan_and_preprocess` writes before: the fingerprint and the intensity window.
+
+    Args:
+        dataset_name_or_id: as for nnU-Net's planner.
+        gpu_memory_target_in_gb: not supported; limit the patch with `max_patch_size`.
+        preprocessor_name: nnU-Net's preprocessor.
+        plans_name: name of the plans; by default the backbone's.
+        overwrite_target_spacing: mm, in the order of nnU-Net's arrays (z, y, x), instead of the planned one.
+        suppress_transpose: as for nnU-Net's planner.
+        backbone: a key of `rectal_nnformer.planning.backbones.BACKBONES`.
+        backbone_kwargs: arguments of the network's constructor other than its defaults.
+        max_patch_size: upper limit of the patch size on every axis, voxels.
+
+    Raises:
+        RectalError: the dataset is unknown, incomplete, two-dimensional or without fingerprint or window; or an option
+            cannot be met.
+    """
+
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float | None = None,
+        preprocessor_name: str = "DefaultPreprocessor",
+        plans_name: str | None = None,
+        overwrite_target_spacing: Sequence[float] | None = None,
+        suppress_transpose: bool = False,
+        *,
+        backbone: str = "smit",
+        backbone_kwargs: Mapping[str, Any] | None = None,
+        max_patch_size: int | None = None,
+    ) -> None:
+        if gpu_memory_target_in_gb is not None:
+            raise RectalError("Planning for a GPU memory target is not supported; limit the patch size instead.")
+        self.backbone: Backbone = resolve_backbone(backbone, backbone_kwargs, max_patch_size)
+        self.raw = open_raw_dataset(dataset_name_or_id)
+        self.intensity_window = _required_window(self.raw)
+        copy_splits(self.raw)
+        super().__init__(
+            self.raw.name,
+            preprocessor_name=preprocessor_name,
+            plans_name=plans_name or self.backbone.plans_name,
+            overwrite_target_spacing=_checked_spacing(overwrite_target_spacing),
+            suppress_transpose=suppress_transpose,
+        )
+
+    def plan_experiment(self) -> dict[str, Any]:
+        """Plan, write dataset.json and the plans into the preprocessed dataset, and return the plans."""
+        self.plans = self.make_plans()
+        self.save_plans(self.plans)
+        return self.plans
+
+    def save_plans(self, plans: dict[str, Any]) -> None:
+        """Write dataset.json and the plans; unlike nnU-Net's planner, keep no configurations of older plans."""
+        copy_dataset_json(self.raw)
+        copy_patients(self.raw)
+        plans_file = self.raw.preprocessed / f"{self.plans_identifier}.json"
+        write_json(plans_file, plans)
+        print(f"Plans were saved to {plans_file}")
+
+    def make_plans(self) -> dict[str, Any]:
+        """Return the plans without writing anything."""
+        forward, backward = ([int(axis) for axis in axes] for axes in self.determine_transpose())
+        spacings = np.asarray(self.dataset_fingerprint["spacings"], dtype=float)
+        shapes = np.asarray(self.dataset_fingerprint["shapes_after_crop"])
+        if np.median(shapes, axis=0).min() <= 1:
+            raise RectalError(f"{self.raw.name} is two-dimensional; the networks planned here need volumes.")
+        extents = self._extents()
+        patch_size = rules.choose_patch_size(extents, self.backbone)
+        cubic = (self.backbone.largest,) * 3
+        return {
+            "dataset_name": self.raw.name,
+            "plans_name": self.plans_identifier,
+            "original_median_spacing_after_transp": np.median(spacings, axis=0)[forward].tolist(),
+            "original_median_shape_after_transp": np.median(shapes, axis=0)[forward].round().astype(int).tolist(),
+            "image_reader_writer": self.raw.reader.__name__,
+            "transpose_forward": forward,
+            "transpose_backward": backward,
+            "configurations": {
+                FULLRES: self._fullres_configuration(patch_size, extents, forward),
+                CUBIC: {"inherits_from": FULLRES, "patch_size": list(cubic)},
+            },
+            "experiment_planner_used": type(self).__name__,
+            "label_manager": "LabelManager",
+            "foreground_intensity_properties_per_channel": self.dataset_fingerprint[
+                "foreground_intensity_properties_per_channel"
+            ],
+            RECORD_KEY: self._record({FULLRES: patch_size, CUBIC: cubic}, extents),
+        }
+
+    def _fullres_configuration(self, patch_size: Size, extents: NDArray[np.int_], forward: list[int]) -> dict[str, Any]:
+        """Return the configuration `3d_fullres`; sizes (x, y, z) go into the order in which arrays are stored."""
+        normalization, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
+        data, data_kwargs, segmentation, segmentation_kwargs = self.determine_resampling()
+        probabilities, probabilities_kwargs = self.determine_segmentation_softmax_export_fn()
+        return {
+            "data_identifier": self.generate_data_identifier(FULLRES),
+            "preprocessor_name": self.preprocessor_name,
+            "batch_size": BATCH_SIZE,
+            "patch_size": _stored_order(patch_size, forward),
+            "median_image_size_in_voxels": _stored_order(np.median(extents, axis=0).tolist(), forward),
+            "spacing": self.determine_fullres_target_spacing()[forward].tolist(),
+            "normalization_schemes": normalization,
+            "use_mask_for_norm": use_mask,
+            "resampling_fn_data": data.__name__,
+            "resampling_fn_seg": segmentation.__name__,
+            "resampling_fn_data_kwargs": data_kwargs,
+            "resampling_fn_seg_kwargs": segmentation_kwargs,
+            "resampling_fn_probabilities": probabilities.__name__,
+            "resampling_fn_probabilities_kwargs": probabilities_kwargs,
+            "architecture": {
+                "network_class_name": NETWORK_CLASS,
+                "arch_kwargs": {
+                    "backbone": self.backbone.network,
+                    "backbone_kwargs": dict(self.backbone.kwargs),
+                    "intensity_window": self.intensity_window,
+                    "spatial_axes": rules.spatial_axes(forward),
+                },
+                "_kw_requires_import": [],
+            },
+            "batch_dice": False,
+        }
+
+    def _record(self, patch_sizes: Mapping[str, Size], extents: NDArray[np.int_]) -> dict[str, Any]:
+        """Return why the plans are as they are; all sizes and spacings in the order (x, y, z)."""
+        spacings = np.asarray(self.dataset_fingerprint["spacings"], dtype=float)
+        return {
+            "version": __version__,
+            "num_cases": len(extents),
+            "median_spacing": np.median(spacings, axis=0)[::-1].tolist(),
+            "geometric_mean_spacing": rules.geometric_mean_spacing(spacings),
+            "target_spacing": self.determine_fullres_target_spacing()[::-1].tolist(),
+            "target_spacing_overwritten": self.overwrite_target_spacing is not None,
+            "median_extent": np.median(extents, axis=0).tolist(),
+            "patch_sizes": {
+                configuration: {
+                    **self._account(patch_size, extents),
+                    "scattered_padding_share": rules.expected_scattered_shares(patch_size, extents, self.backbone),
+                }
+                for configuration, patch_size in patch_sizes.items()
+            },
+            "alternatives": [
+                self._account(patch_size, extents) for patch_size in rules.candidate_patch_sizes(self.backbone)
+            ],
+        }
+
+    def _account(self, patch_size: Size, extents: NDArray[np.int_]) -> dict[str, Any]:
+        return {
+            "patch_size": list(patch_size),
+            "real_voxel_share": [rules.expected_real_share(extents[:, i], patch_size[i]) for i in range(3)],
+            "real_token_fraction": rules.expected_real_fractions(patch_size, extents, self.backbone),
+        }
+
+    def _extents(self) -> NDArray[np.int_]:
+        """Return the voxels per axis (x, y, z) of each case at the target spacing, (cases, 3)."""
+        target = self.determine_fullres_target_spacing()
+        fingerprint = self.dataset_fingerprint
+        cases = zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)
+        return np.array([compute_new_shape(shape, spacing, target)[::-1] for shape, spacing in cases])
+
+    def determine_fullres_target_spacing(self) -> NDArray[np.float64]:
+        """Return the target spacing (z, y, x) in mm."""
+        if self.overwrite_target_spacing is not None:
+            return np.array(self.overwrite_target_spacing, dtype=float)
+        return np.full(3, rules.isotropic_target_spacing(self.dataset_fingerprint["spacings"]))
+
+    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
+        """Return z-scoring of the whole volume for every channel; the intensity window refers to it."""
+        return [ZScoreNormalization.__name__] * self.raw.num_channels, [False] * self.raw.num_channels
+
+    def determine_resampling(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[Callable[..., Any], dict, Callable[..., Any], dict]:
+        """Return linear resampling of images and segmentations, through plane as in plane.
+
+        nnU-Net's default treats thick slices apart, by nearest neighbour, which repeats slices.
+        """
+        return (
+            resample_data_or_seg_to_shape,
+            {"is_seg": False, **LINEAR},
+            resample_data_or_seg_to_shape,
+            {"is_seg": True, **LINEAR},
+        )
+
+    def determine_segmentation_softmax_export_fn(self, *args: Any, **kwargs: Any) -> tuple[Callable[..., Any], dict]:
+        """Return linear resampling of probabilities back to the image's grid."""
+        return resample_data_or_seg_to_shape, {"is_seg": False, **LINEAR}
+
+    def generate_data_identifier(self, configuration_name: str) -> str:
+        """Return the name of the folder of preprocessed data.
+
+        It names what the data depend on and not the plans, so that backbones share data, and so that preprocessing for
+        another spacing cannot replace data that other plans refer to.
+        """
+        spacing = "x".join(str(float(s)) for s in self.determine_fullres_target_spacing()[::-1])
+        transpose, _ = self.determine_transpose()
+        suffix = "" if list(transpose) == [0, 1, 2] else "_axes" + "".join(str(axis) for axis in transpose)
+        return f"nnUNetRectalPlans_{configuration_name}_{spacing}mm{suffix}"
+
+
+def _stored_order(sizes: Sequence[Any], transpose_forward: Sequence[int]) -> list[Any]:
+    """Bring sizes (x, y, z) into the order in which nnU-Net stores arrays: (z, y, x), transposed by the plans."""
+    array_order = list(sizes)[::-1]
+    return [array_order[axis] for axis in transpose_forward]
+
+
+def _required_window(dataset: RawDataset) -> Window:
+    content = load_intensity_window(dataset)
+    if content is None:
+        raise RectalError(
+            f"{dataset.name} has no intensity window, or its raw data have changed since. "
+            f"Run 'rectal_nnformer plan_and_preprocess -d {dataset.dataset_id}'."
+        )
+    window: Window = content["window"]
+    return window
+
+
+def _checked_spacing(spacing: Sequence[float] | None) -> list[float] | None:
+    """Return the spacing as floats, as nnU-Net's planner insists."""
+    if spacing is None:
+        return None
+    values = [float(value) for value in spacing]
+    if len(values) != 3 or not all(0 < value < np.inf for value in values):
+        raise RectalError(f"The target spacing must be three positive numbers in mm, z y x; got {values}.")
+    return values
