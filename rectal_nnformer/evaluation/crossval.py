@@ -1,0 +1,178 @@
+"""The summary of a cross-validation: the folds' lesion evaluations pooled, as JSON, CSV, a page and a picture."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.fold import JSON_NAME, csv_text, read_evaluation
+from rectal_nnformer.evaluation.overlays import Example, draw_examples
+from rectal_nnformer.evaluation.page import crossval_page
+from rectal_nnformer.evaluation.summary import CohortDetection, plural, summarize_cases
+from rectal_nnformer.files import write_json, write_text
+from rectal_nnformer.labels import tumor_labels
+
+NAME = "crossval_summary"
+CASE_COLUMNS = (
+    "fold",
+    "case",
+    "patient",
+    "n_reference",
+    "n_predicted",
+    "n_detected",
+    "n_detected_strict",
+    "n_missed",
+    "n_false_positive",
+    "dice",
+    "note",
+)
+
+
+@dataclass(frozen=True)
+class CrossvalSummary:
+    """A cross-validation's lesion detection.
+
+    Attributes:
+        pooled: All folds together.
+        folds: Each fold.
+        picture_note: Why there is no picture; empty where there is one.
+    """
+
+    pooled: CohortDetection
+    folds: dict[int, CohortDetection]
+    picture_note: str
+
+
+def summarize_crossval(
+    model_folder: Path,
+    images_folder: Path,
+    reference_folder: Path,
+    dataset_json: Mapping[str, Any],
+    patients: Mapping[str, str] | None = None,
+    folds: Sequence[int] = (0, 1, 2, 3, 4),
+) -> CrossvalSummary:
+    """Pool the evaluated folds of a trained model and write `crossval_summary.json`, `.csv`, `.md` and `.png` there.
+
+    Nothing is scored again. The picture shows the cases with the best, the median and the worst Dice; where an image
+    or mask for it is missing it is left out, and the page says so.
+
+    Args:
+        model_folder: Holds `fold_<n>/validation/lesion_detection.json` of each fold.
+        images_folder: Images, `<case>_0000<file_ending>`.
+        reference_folder: Reference masks, `<case><file_ending>`.
+        dataset_json: nnU-Net's `dataset.json`, for labels and file ending.
+        patients: Pseudonymous patient of each case, in place of those that the folds were evaluated with.
+        folds: Folds to pool.
+
+    Raises:
+        RectalError: A fold has not been evaluated, or its evaluation cannot be read.
+    """
+    by_fold = {fold: _read_fold(Path(model_folder), fold, patients) for fold in folds}
+    pooled = summarize_cases([case for result in by_fold.values() for case in result.cases])
+    examples = _examples(
+        by_fold, Path(model_folder), Path(images_folder), Path(reference_folder), dataset_json["file_ending"]
+    )
+    note = _draw(examples, tumor_labels(dataset_json), Path(model_folder) / f"{NAME}.png")
+    summary = CrossvalSummary(pooled, by_fold, note)
+    _write(summary, Path(model_folder))
+    return summary
+
+
+def pick_examples(cases: Sequence[CaseDetection]) -> dict[str, CaseDetection]:
+    """Return the cases with the best, the median and the worst Dice, as many of them as there are different ones."""
+    ranked = sorted((case for case in cases if case.dice is not None), key=lambda case: (case.dice, case.case))
+    if not ranked:
+        return {}
+    picked = {"best": ranked[-1]}
+    if len(ranked) > 2:
+        picked["median"] = ranked[(len(ranked) - 1) // 2]
+    if len(ranked) > 1:
+        picked["worst"] = ranked[0]
+    return picked
+
+
+def _read_fold(model_folder: Path, fold: int, patients: Mapping[str, str] | None) -> CohortDetection:
+    folder = model_folder / f"fold_{fold}" / "validation"
+    try:
+        result = read_evaluation(folder)
+    except FileNotFoundError:
+        raise RectalError(
+            f"fold {fold} has no {folder / JSON_NAME}. Train that fold, or validate it again (--val), or leave it out."
+        ) from None
+    if not patients:
+        return result
+    return summarize_cases([replace(case, patient=patients.get(case.case, case.case)) for case in result.cases])
+
+
+def _examples(
+    by_fold: Mapping[int, CohortDetection],
+    model_folder: Path,
+    images_folder: Path,
+    reference_folder: Path,
+    ending: str,
+) -> list[Example]:
+    fold_of = {case.case: fold for fold, result in by_fold.items() for case in result.cases}
+    picked = pick_examples([case for result in by_fold.values() for case in result.cases])
+    return [
+        Example(
+            title=_title(name, case, fold_of[case.case]),
+            image=images_folder / f"{case.case}_0000{ending}",
+            reference=reference_folder / f"{case.case}{ending}",
+            prediction=None
+            if case.prediction_missing
+            else model_folder / f"fold_{fold_of[case.case]}" / "validation" / f"{case.case}{ending}",
+        )
+        for name, case in picked.items()
+    ]
+
+
+def _title(name: str, case: CaseDetection, fold: int) -> str:
+    lesions = f"{case.n_detected} of {plural(case.n_reference, 'lesion')} detected"
+    return (
+        f"{name}: {case.case} (fold {fold})\nDice {case.dice:.2f}, {lesions}\n"
+        f"{plural(case.n_false_positive, 'false positive')}"
+    )
+
+
+def _draw(examples: Sequence[Example], labels: Sequence[int], path: Path) -> str:
+    """Draw the picture; return why there is none, or an empty string."""
+    try:
+        if not examples:
+            raise RectalError("no case has a Dice, neither reference nor prediction hold tumour anywhere.")
+        draw_examples(examples, labels, path)
+    except RectalError as error:
+        # A picture left by an earlier run would show other predictions than the page describes.
+        path.unlink(missing_ok=True)
+        return str(error)
+    return ""
+
+
+def _write(summary: CrossvalSummary, model_folder: Path) -> None:
+    content = {
+        **_without_cases(summary.pooled),
+        "folds": {str(fold): _without_cases(result) for fold, result in summary.folds.items()},
+        "picture_note": summary.picture_note,
+    }
+    write_json(model_folder / f"{NAME}.json", content)
+    write_text(model_folder / f"{NAME}.csv", csv_text(CASE_COLUMNS, _case_rows(summary.folds)))
+    picture = None if summary.picture_note else f"{NAME}.png"
+    page = crossval_page(summary.pooled, summary.folds, picture, summary.picture_note)
+    write_text(model_folder / f"{NAME}.md", page)
+
+
+def _without_cases(result: CohortDetection) -> dict[str, Any]:
+    return {name: value for name, value in asdict(result).items() if name != "cases"}
+
+
+def _case_rows(folds: Mapping[int, CohortDetection]) -> list[dict[str, Any]]:
+    return [
+        {
+            "fold": fold,
+            "n_detected_strict": case.strict.n_detected,
+            **{name: getattr(case, name) for name in CASE_COLUMNS if hasattr(case, name)},
+        }
+        for fold, result in folds.items()
+        for case in result.cases
+    ]

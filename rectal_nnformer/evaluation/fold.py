@@ -1,0 +1,152 @@
+"""Scoring the validation cases of a fold, or any folder of predictions, and keeping the result beside them."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.cases import CaseDetection, CaseJob, case_from_json, score_case
+from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
+from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
+from rectal_nnformer.files import write_json, write_text
+from rectal_nnformer.labels import tumor_labels
+
+JSON_NAME = "lesion_detection.json"
+CSV_NAME = "lesion_detection.csv"
+# Starting a process takes as long as scoring about this many cases.
+CASES_PER_PROCESS = 8
+CSV_COLUMNS = (
+    "case",
+    "patient",
+    "kind",
+    "label",
+    "voxels",
+    "volume_cm3",
+    "size_bin",
+    "centroid",
+    "group",
+    "iou",
+    "detected",
+    "detected_strict",
+    "dice",
+    "hd95_mm",
+    "surface_dice_2mm",
+    "volume_ratio",
+    "note",
+)
+
+
+def evaluate_fold(
+    validation_folder: Path,
+    reference_folder: Path,
+    dataset_json: Mapping[str, Any],
+    cases: Iterable[str],
+    patients: Mapping[str, str] | None = None,
+    num_processes: int = 1,
+    output_folder: Path | None = None,
+) -> CohortDetection:
+    """Score the predictions of a folder, lesion by lesion, and write `lesion_detection.json` and `.csv`.
+
+    Args:
+        validation_folder: Predicted masks, `<case><file_ending>`.
+        reference_folder: Reference masks by the same names, on the same grids.
+        dataset_json: nnU-Net's `dataset.json`, for labels and file ending.
+        cases: The cases that are expected; one without a prediction is kept and its lesions count as missed.
+        patients: Pseudonymous patient of each case; a case that it lacks is its own patient.
+        num_processes: At most so many processes score; a few cases are scored in this one.
+        output_folder: Where the two files go; default the validation folder.
+
+    Raises:
+        RectalError: There is no case, a reference is missing, a mask is unreadable or lies on another grid.
+    """
+    ending = dataset_json["file_ending"]
+    ignore_label = dataset_json["labels"].get("ignore")
+    patients = patients or {}
+    jobs = [
+        CaseJob(
+            case=case,
+            patient=patients.get(case, case),
+            prediction=Path(validation_folder) / f"{case}{ending}",
+            reference=Path(reference_folder) / f"{case}{ending}",
+            tumor_labels=tuple(tumor_labels(dataset_json)),
+            ignore_label=ignore_label,
+        )
+        for case in sorted(cases)
+    ]
+    if not jobs:
+        raise RectalError(f"no case to score in {validation_folder}. Check the split or the folder of references.")
+    result = summarize_cases(_score_all(jobs, num_processes))
+    write_evaluation(result, Path(output_folder or validation_folder))
+    return result
+
+
+def write_evaluation(result: CohortDetection, folder: Path) -> None:
+    """Write `lesion_detection.json` and `lesion_detection.csv` into a folder."""
+    settings = {"min_voxels": MIN_VOXELS, "min_iou": MIN_IOU, "connectivity": 26}
+    write_json(folder / JSON_NAME, {**asdict(result), "settings": settings})
+    write_text(folder / CSV_NAME, csv_text(CSV_COLUMNS, [row for case in result.cases for row in _rows(case)]))
+
+
+def read_evaluation(folder: Path) -> CohortDetection:
+    """Read what `write_evaluation` wrote into a folder.
+
+    Raises:
+        FileNotFoundError: There is no `lesion_detection.json`.
+        RectalError: It is not one that this version wrote.
+    """
+    path = folder / JSON_NAME
+    try:
+        return summarize_cases(
+            [case_from_json(record) for record in json.loads(path.read_text(encoding="utf-8"))["cases"]]
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RectalError(f"{path} is not a lesion evaluation ({error!r}). Delete it and validate again.") from error
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table as CSV; missing and undefined values are empty."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _score_all(jobs: list[CaseJob], num_processes: int) -> list[CaseDetection]:
+    """Score all cases, in their order, with progress."""
+    workers = min(num_processes, len(jobs) // CASES_PER_PROCESS)
+    if workers <= 1:
+        return [score_case(job) for job in _progress(jobs, len(jobs))]
+    # Fresh interpreters: a forked copy of a process that has used a GPU or threads may hang.
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        try:
+            return list(_progress(pool.map(score_case, jobs), len(jobs)))
+        except BrokenProcessPool as error:
+            raise RectalError(
+                f"one of {workers} scoring processes was stopped, most likely for lack of memory. Use fewer of them."
+            ) from error
+
+
+def _progress(items: Iterable[Any], total: int) -> Iterable[Any]:
+    return tqdm(items, total=total, desc="Lesion detection", unit="case")
+
+
+def _rows(case: CaseDetection) -> list[dict[str, Any]]:
+    """Return a row per reference lesion and per false positive; one row of kind `none` where there is neither."""
+    common = {"case": case.case, "patient": case.patient, "note": case.note}
+    rows = [
+        {**common, "kind": kind, **asdict(component), "centroid": " ".join(f"{x:.1f}" for x in component.centroid)}
+        for kind, components in (("reference", case.lesions), ("false_positive", case.false_positives))
+        for component in components
+    ]
+    return rows or [{**common, "kind": "none"}]

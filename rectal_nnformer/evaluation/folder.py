@@ -1,0 +1,65 @@
+"""Scoring any folder of predictions against a folder of references, without a trained fold around them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.fold import evaluate_fold
+from rectal_nnformer.evaluation.summary import CohortDetection
+from rectal_nnformer.patients import read_patients
+
+
+def evaluate_folder(
+    prediction_folder: Path,
+    reference_folder: Path,
+    dataset_file: Path | None,
+    output_folder: Path,
+    num_processes: int,
+) -> CohortDetection:
+    """Score every reference of a folder and write `lesion_detection.json` and `.csv`.
+
+    Args:
+        prediction_folder: Predicted masks, by the names of the references.
+        reference_folder: Reference masks; each is a case.
+        dataset_file: nnU-Net's `dataset.json`; None looks for it in the folder of predictions, where nnU-Net's
+            prediction puts it, then in the folder of references and the one above.
+        output_folder: Where the two files go.
+        num_processes: At most so many processes score.
+
+    Raises:
+        RectalError: A folder or `dataset.json` is missing, or a case cannot be scored.
+    """
+    for folder in (prediction_folder, reference_folder):
+        if not folder.is_dir():
+            raise RectalError(f"there is no folder {folder}. Check -gt and -pred.")
+    path = dataset_file or _find_dataset_file(prediction_folder, reference_folder)
+    dataset_json = _read_dataset_file(path)
+    ending = dataset_json["file_ending"]
+    cases = [file.name.removesuffix(ending) for file in reference_folder.glob(f"*{ending}")]
+    if not cases:
+        raise RectalError(f"{reference_folder} has no file that ends with {ending}, as {path} says. Check -gt.")
+    patients = read_patients(path.parent)
+    return evaluate_fold(
+        prediction_folder, reference_folder, dataset_json, cases, patients, num_processes, output_folder
+    )
+
+
+def _find_dataset_file(prediction_folder: Path, reference_folder: Path) -> Path:
+    reference_folder = reference_folder.resolve()
+    folders = (prediction_folder, reference_folder, reference_folder.parent)
+    for folder in folders:
+        if (folder / "dataset.json").is_file():
+            return folder / "dataset.json"
+    raise RectalError(f"no dataset.json in {', '.join(map(str, folders))}. Name it with -djfile.")
+
+
+def _read_dataset_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["labels"], content["file_ending"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RectalError(
+            f"{path} is not nnU-Net's dataset.json ({error!r}). Name the right one with -djfile."
+        ) from error
+    return content

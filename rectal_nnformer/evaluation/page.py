@@ -1,0 +1,149 @@
+"""The page that tells a cross-validation's lesion detection in words and tables (Markdown)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
+from rectal_nnformer.evaluation.rates import Interval
+from rectal_nnformer.evaluation.summary import CohortDetection, Spread, plural, rate_words
+
+
+def crossval_page(
+    pooled: CohortDetection, folds: Mapping[int, CohortDetection], picture: str | None, picture_note: str
+) -> str:
+    """Return the page.
+
+    Args:
+        pooled: All folds together.
+        folds: Each fold.
+        picture: File name of the picture beside the page; None if there is none.
+        picture_note: Why there is none.
+    """
+    picture_lines = [f"![Best, median and worst case]({picture})"] if picture else [f"No picture: {picture_note}"]
+    sections = {
+        f"# Lesion detection over {plural(len(folds), 'fold')}": _headline(pooled),
+        "## Folds": _fold_table(pooled, folds),
+        "## By lesion size": _size_table(pooled),
+        "## Outlines": _outline_table(pooled),
+        "## Missed lesions": _missed_table(folds),
+        "## Cases to look at": _noted_cases(folds),
+        "## Pictures": picture_lines,
+        "## What the numbers mean": _MEANING,
+    }
+    return "\n\n".join("\n".join([heading, "", *lines]) for heading, lines in sections.items()) + "\n"
+
+
+_MEANING = [
+    f"A lesion is a 26-connected component of at least {MIN_VOXELS} voxels. Lesions that share a prediction, and",
+    "predictions that share a lesion, are merged into groups; a lesion is detected if the intersection over union",
+    f"of its group is above {MIN_IOU}. *Strict* merges nothing: one prediction must overlap the lesion, alone, and",
+    "no other lesion. *By patient* is the 95 % interval from drawing patients with replacement; the other intervals",
+    "are Wilson's, which take lesions as independent. HD95 and surface Dice describe detected groups: they say",
+    "nothing about missed lesions.",
+]
+
+
+def _headline(pooled: CohortDetection) -> list[str]:
+    missing = pooled.n_cases_prediction_missing
+    lines = [
+        f"**{pooled.n_detected} of {plural(pooled.n_reference, 'tumour')} detected "
+        f"({rate_words(pooled.detection_rate)})**, by patient {_interval(pooled.detection_rate.patient_bootstrap_95)}.",
+        "",
+        f"- Strict: {pooled.strict.n_detected} of {pooled.n_reference} ({rate_words(pooled.strict.detection_rate)}).",
+        f"- Cases with a tumour in which at least one was detected: {pooled.case_rate.count} of "
+        f"{pooled.case_rate.total} ({rate_words(pooled.case_rate)}).",
+        f"- {plural(pooled.n_false_positive, 'false positive')} in {plural(pooled.n_cases, 'case')} of "
+        f"{plural(pooled.n_patients, 'patient')} ({_number(pooled.false_positives_per_case)} per case).",
+        f"- Dice per case: mean {_number(pooled.case_dice.mean)}, median {_number(pooled.case_dice.median)}.",
+    ]
+    if missing:
+        lines.append(f"- Prediction files missing: {missing}. The lesions of these cases count as missed.")
+    return lines
+
+
+def _fold_table(pooled: CohortDetection, folds: Mapping[int, CohortDetection]) -> list[str]:
+    header = ("fold", "cases", "detected", "rate", "95 % CI", "by patient", "strict", "cases with a detection")
+    rows = [(str(fold), result) for fold, result in folds.items()] + [("all", pooled)]
+    return _table(
+        (*header, "false positives per case", "Dice mean", "Dice median"),
+        [
+            (
+                name,
+                str(result.n_cases),
+                f"{result.n_detected}/{result.n_reference}",
+                _percent(result.detection_rate.rate),
+                _interval(result.detection_rate.wilson_95),
+                _interval(result.detection_rate.patient_bootstrap_95),
+                f"{result.strict.n_detected}/{result.n_reference}",
+                f"{result.case_rate.count}/{result.case_rate.total}",
+                _number(result.false_positives_per_case),
+                _number(result.case_dice.mean),
+                _number(result.case_dice.median),
+            )
+            for name, result in rows
+        ],
+    )
+
+
+def _size_table(pooled: CohortDetection) -> list[str]:
+    return _table(
+        ("volume (cm3)", "detected", "rate", "95 % CI"),
+        [
+            (name, f"{rate.count}/{rate.total}", _percent(rate.rate), _interval(rate.wilson_95))
+            for name, rate in pooled.size_bins.items()
+        ],
+    )
+
+
+def _outline_table(pooled: CohortDetection) -> list[str]:
+    groups = pooled.detected_groups
+    measures: dict[str, Spread] = {
+        "Dice": groups.dice,
+        "HD95 (mm)": groups.hd95_mm,
+        "surface Dice at 2 mm": groups.surface_dice_2mm,
+        "volume ratio, prediction to reference": groups.volume_ratio,
+    }
+    return _table(
+        (f"of {plural(groups.dice.count, 'detected group')}", "mean", "median"),
+        [(name, _number(spread.mean), _number(spread.median)) for name, spread in measures.items()],
+    )
+
+
+def _missed_table(folds: Mapping[int, CohortDetection]) -> list[str]:
+    missed = [
+        (str(fold), case.case, str(lesion.label), f"{lesion.volume_cm3:.2f}", _number(lesion.iou))
+        for fold, result in folds.items()
+        for case in result.cases
+        for lesion in case.lesions
+        if not lesion.detected
+    ]
+    return _table(("fold", "case", "lesion", "volume (cm3)", "IoU"), missed) if missed else ["None."]
+
+
+def _noted_cases(folds: Mapping[int, CohortDetection]) -> list[str]:
+    notes = [
+        f"- fold {fold}, {case.case}: {case.note}"
+        for fold, result in folds.items()
+        for case in result.cases
+        if case.note
+    ]
+    return notes or ["None is special: every case has a reference lesion and a prediction."]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _interval(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,103 @@
+"""A rate is counts, and how far it can be trusted: two 95 % intervals for a share of successes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# 97.5th percentile of the normal distribution: 2.5 % are left out on each side.
+NORMAL_QUANTILE = 1.959963984540054
+BOOTSTRAP_SAMPLES = 10_000
+BOOTSTRAP_SEED = 0
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share with its intervals.
+
+    Attributes:
+        count: Successes.
+        total: Trials.
+        rate: Their ratio; None without trials.
+        wilson_95: `wilson_interval`.
+        patient_bootstrap_95: `cluster_bootstrap` over patients.
+    """
+
+    count: int
+    total: int
+    rate: float | None
+    wilson_95: Interval | None
+    patient_bootstrap_95: Interval | None
+
+
+def rate_of(counts: Sequence[int], totals: Sequence[int]) -> Rate:
+    """Return the rate over all patients, with both intervals.
+
+    Args:
+        counts: Successes of each patient.
+        totals: Trials of each patient, in the same order.
+    """
+    count, total = sum(counts), sum(totals)
+    return Rate(
+        count=count,
+        total=total,
+        rate=count / total if total else None,
+        wilson_95=wilson_interval(count, total),
+        patient_bootstrap_95=cluster_bootstrap(counts, totals),
+    )
+
+
+def wilson_interval(count: int, total: int) -> Interval | None:
+    """Return the 95 % score interval of a proportion (Wilson 1927, J Am Stat Assoc 22:209), None without trials.
+
+    It treats the trials as independent.
+
+    Raises:
+        ValueError: `count` is not within 0 and `total`.
+    """
+    if not 0 <= count <= total:
+        raise ValueError(f"{count} successes in {total} trials")
+    if not total:
+        return None
+    rate, z2 = count / total, NORMAL_QUANTILE**2
+    center = rate + z2 / (2 * total)
+    margin = NORMAL_QUANTILE * math.sqrt(rate * (1 - rate) / total + z2 / (4 * total**2))
+    scale = 1 + z2 / total
+    # At 0 and at 1 rounding would leave the bound a hair beside the exact one.
+    low = 0.0 if count == 0 else (center - margin) / scale
+    high = 1.0 if count == total else (center + margin) / scale
+    return low, high
+
+
+def cluster_bootstrap(
+    counts: Sequence[int],
+    totals: Sequence[int],
+    n_samples: int = BOOTSTRAP_SAMPLES,
+    seed: int = BOOTSTRAP_SEED,
+) -> Interval | None:
+    """Return the 95 % percentile interval of a rate when whole clusters (patients) are drawn with replacement.
+
+    Clusters without trials say nothing about the rate and are left out. Where every cluster has the same rate the
+    interval shrinks to a point; the Wilson interval is the one to read then.
+
+    Args:
+        counts: Successes of each cluster.
+        totals: Trials of each cluster, in the same order.
+        n_samples: Number of resamples.
+        seed: Seed of the random generator; equal input gives equal intervals.
+
+    Returns:
+        Lower and upper bound, or None with fewer than two clusters that have trials.
+    """
+    table = np.array([pair for pair in zip(counts, totals, strict=True) if pair[1]], dtype=float).reshape(-1, 2)
+    n_clusters = len(table)
+    if n_clusters < 2:
+        return None
+    # How often each cluster is drawn is all that matters, so the draws need not be stored one by one.
+    draws = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_samples)
+    sums = draws @ table
+    low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
+    return float(low), float(high)
