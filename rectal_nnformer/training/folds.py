@@ -1,0 +1,178 @@
+"""Running the folds of a training: one process of nnU-Net's command each, resumable, on one or more devices."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import sleep
+
+from tqdm import tqdm
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet_commands import start_command, stop_group
+
+LOG_NAME = "crossval_log.txt"
+LINES_IN_ERROR = 12
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What the folds of a cross-validation have in common.
+
+    Args:
+        dataset: folder name, `DatasetXXX_Name`.
+        configuration: a configuration of the plans.
+        trainer: name of the trainer class.
+        plans: name of the plans.
+        results: the folder that nnUNet_results names.
+        device: nnU-Net's `-device`: "cuda", "cpu" or "mps".
+        save_probabilities: nnU-Net's `--npz`, needed to ensemble several models later.
+    """
+
+    dataset: str
+    configuration: str
+    trainer: str
+    plans: str
+    results: Path
+    device: str = "cuda"
+    save_probabilities: bool = False
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder in which nnU-Net keeps the folds of this model."""
+        return self.results / self.dataset / f"{self.trainer}__{self.plans}__{self.configuration}"
+
+    def fold_folder(self, fold: int) -> Path:
+        """The folder in which nnU-Net keeps one fold."""
+        return self.model_folder / f"fold_{fold}"
+
+    def is_finished(self, fold: int) -> bool:
+        """Whether a fold is trained, validated and its detection written."""
+        folder = self.fold_folder(fold)
+        written = ("checkpoint_final.pth", "validation/summary.json", "validation/lesion_detection.json")
+        return all((folder / name).is_file() for name in written)
+
+    def arguments(self, fold: int) -> list[str]:
+        """Return the arguments of nnUNetv2_train that take a fold from where it stands to its end."""
+        arguments = [self.dataset, self.configuration, str(fold), "-tr", self.trainer, "-p", self.plans]
+        arguments += ["-device", self.device]
+        if self.save_probabilities:
+            arguments.append("--npz")
+        folder = self.fold_folder(fold)
+        if (folder / "checkpoint_final.pth").is_file():
+            arguments.append("--val")
+        elif any(folder.glob("checkpoint_*.pth")):
+            arguments.append("--c")
+        return arguments
+
+
+class FoldRun:
+    """One running fold: its process, its log and its progress bar.
+
+    Args:
+        job: what to train.
+        fold: the fold.
+        gpu: the GPU to use, as in CUDA_VISIBLE_DEVICES; None leaves the choice to nnU-Net.
+        position: line of the progress bar.
+    """
+
+    def __init__(self, job: TrainingJob, fold: int, gpu: str | None, position: int) -> None:
+        self.fold = fold
+        self.gpu = gpu
+        self.log = job.fold_folder(fold) / LOG_NAME
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._output = self.log.open("ab")
+        self._reader = self.log.open("rb")
+        self._reader.seek(0, 2)
+        variables = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        if job.device == "cpu":
+            # Threads that wait actively would take the cores from nnU-Net's augmentation, and training crawls.
+            variables["OMP_WAIT_POLICY"] = "PASSIVE"
+        self.process = start_command("nnUNetv2_train", job.arguments(fold), variables=variables, output=self._output)
+        self._bar = tqdm(desc=f"fold {fold}", unit="epoch", position=position, leave=True)
+        self._bar.set_postfix_str("starting")
+
+    def update(self) -> None:
+        """Show in the bar what has been written to the log since the last call."""
+        for line in self._reader.read().decode(errors="replace").splitlines():
+            if match := re.search(r"Training (\d+) epochs", line):
+                self._bar.total = int(match[1])
+            elif match := re.search(r": Epoch (\d+)\s*$", line):
+                self._bar.n = int(match[1])
+                self._bar.set_postfix_str("training")
+            elif match := re.search(r"train_loss (\S+)", line):
+                self._bar.n += 1
+                self._bar.set_postfix_str(f"loss {match[1]}")
+            elif "predicting" in line:
+                self._bar.set_postfix_str("validating")
+            elif match := re.search(r"Detected .*", line):
+                self._bar.set_postfix_str(match[0])
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """End the process, if it still runs, and close the log and the bar."""
+        if self.process.poll() is None:
+            stop_group(self.process)
+        self.update()
+        self._bar.close()
+        self._reader.close()
+        self._output.close()
+
+    def error(self) -> RectalError:
+        """Return the error that tells how the process failed, with the end of its log."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        tail = "\n  ".join(lines[-LINES_IN_ERROR:])
+        return RectalError(
+            f"fold {self.fold} failed with exit code {self.process.returncode}. The end of {self.log}:\n  {tail}\n"
+            "Mend the cause and run the same command again; finished folds are not repeated."
+        )
+
+
+def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | None] = (None,)) -> None:
+    """Train and validate folds, one at a time on each GPU; finished folds are left as they are.
+
+    A fold that was interrupted continues from its last checkpoint. An interruption ends all running folds.
+
+    Args:
+        job: what to train.
+        folds: the folds.
+        gpus: GPUs as in CUDA_VISIBLE_DEVICES; (None,) trains one fold at a time where nnU-Net chooses.
+
+    Raises:
+        RectalError: a fold failed; the message holds the end of its log.
+    """
+    waiting = [fold for fold in folds if not job.is_finished(fold)]
+    for fold in folds:
+        if fold not in waiting:
+            print(f"fold {fold}: finished before, {job.fold_folder(fold)}")
+    free = list(gpus)
+    with _running_folds() as running:
+        while waiting or running:
+            while waiting and free:
+                running.append(FoldRun(job, waiting.pop(0), free.pop(0), position=len(running)))
+            sleep(POLL_SECONDS)
+            for run in list(running):
+                run.update()
+                if run.process.poll() is not None:
+                    running.remove(run)
+                    free.append(run.gpu)
+                    _finish(run, job)
+
+
+def _finish(run: FoldRun, job: TrainingJob) -> None:
+    run.close()
+    if run.process.returncode != 0 or not job.is_finished(run.fold):
+        raise run.error()
+
+
+@contextmanager
+def _running_folds() -> Iterator[list[FoldRun]]:
+    """Yield a list of runs; close those that are left in it when the block ends for whatever reason."""
+    running: list[FoldRun] = []
+    try:
+        yield running
+    finally:
+        for run in running:
+            run.close()

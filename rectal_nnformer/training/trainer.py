@@ -1,0 +1,218 @@
+"""The base of all trainers: what differs from nnU-Net's own, in terms that a recipe sets as class attributes."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.optim import AdamW, Optimizer
+
+from rectal_nnformer.augmentation import extend_training_transforms
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.fold import evaluate_fold
+from rectal_nnformer.evaluation.summary import detection_line
+from rectal_nnformer.files import staged_file
+from rectal_nnformer.labels import tumor_labels
+from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
+from rectal_nnformer.patients import read_patients
+from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
+from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
+
+CUBIC = "3d_fullres_cubic"
+
+
+class RectalTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with a planned transformer network, its intensity window and the published recipe.
+
+    Published (Rangnekar et al. 2026): AdamW, learning rate 3e-4, weight decay 1e-5, 50 epochs of linear warm-up, cosine
+    decay, Dice and cross-entropy; 500 epochs fine-tuned, 1000 from scratch. An epoch is nnU-Net's.
+
+    A recipe sets:
+        backbone: the network that the plans must hold, "smit" or "swin_unetr".
+        pretrained: start from the CT-pretrained encoder; False starts from random weights.
+        tumor_aware: add the tumour-aware intensity augmentation to nnU-Net's own.
+        planned_patch_only: refuse the configuration `3d_fullres_cubic`.
+    """
+
+    backbone: ClassVar[str]
+    pretrained: ClassVar[bool] = True
+    tumor_aware: ClassVar[bool] = False
+    planned_patch_only: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),
+    ) -> None:
+        self._check_recipe(plans, configuration)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+        self.initial_lr = 3e-4
+        self.weight_decay = 1e-5
+        self.num_epochs = 500 if self.pretrained else 1000
+        self.warmup_epochs = 50
+        self._first_parameter_at_start = torch.empty(0)  # set by initialize
+
+    def _check_recipe(self, plans: dict[str, Any], configuration: str) -> None:
+        """Refuse plans or a configuration that this recipe cannot train, before any folder is made."""
+        trainer = type(self).__name__
+        if self.planned_patch_only and configuration == CUBIC:
+            raise RectalError(
+                f"{trainer} trains on the planned, anisotropic patch and refuses the configuration {CUBIC}, whose "
+                "patch is the pretraining input. Use the configuration 3d_fullres, or a Base or TA trainer."
+            )
+        arch_kwargs = PlansManager(plans).get_configuration(configuration).network_arch_init_kwargs
+        planned = arch_kwargs.get("backbone")
+        if planned != self.backbone:
+            held = f"hold the backbone '{planned}'" if planned else "were not made by rectal_nnformer"
+            raise RectalError(
+                f"{trainer} needs plans with the backbone '{self.backbone}', but the plans '{plans['plans_name']}' "
+                f"{held}. Run 'rectal_nnformer plan_and_preprocess -d {plans['dataset_name']} -b {self.backbone}' and "
+                "name its plans with -p."
+            )
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,
+    ) -> nn.Module:
+        """Return the planned network with random weights; nnU-Net calls this in training and in prediction."""
+        return PlannedNetwork(num_input_channels, num_output_channels, **configuration_manager.network_arch_init_kwargs)
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Do nothing: the networks have a single output."""
+
+    def configure_optimizers(self) -> tuple[Optimizer, WarmupCosineScheduler]:
+        """Return AdamW and the schedule by epoch."""
+        optimizer = AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, WarmupCosineScheduler(optimizer, self.num_epochs, self.warmup_epochs, self.initial_lr)
+
+    def initialize(self) -> None:
+        """Build network, optimizer and loss, and remember a parameter, to see later whether weights were loaded."""
+        super().initialize()
+        self._first_parameter_at_start = next(self._bare_network().parameters()).detach().clone()
+
+    def on_train_start(self) -> None:
+        """Load the pretrained encoder if a training begins here, then start as nnU-Net does."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.current_epoch == 0:
+            self._load_starting_weights()
+        self.print_to_log_file(
+            f"Training {self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations, of which "
+            f"{min(self.warmup_epochs, self.num_epochs)} warm up to the learning rate {self.initial_lr:g}"
+        )
+        if self.planned_patch_only and len(set(self.configuration_manager.patch_size)) == 1:
+            self.print_to_log_file(
+                f"Note: the planned patch {self.configuration_manager.patch_size} is cubic; for this dataset it does "
+                "not differ in shape from the pretraining input."
+            )
+        super().on_train_start()
+
+    def _load_starting_weights(self) -> None:
+        """Load the pretrained encoder, unless `-pretrained_weights` already replaced the weights.
+
+        That option copies buffers too, so the intensity window of this dataset's plans is set again.
+        """
+        network = self._bare_network()
+        network.set_intensity_window(self._intensity_window)
+        replaced = not torch.equal(next(network.parameters()), self._first_parameter_at_start)
+        if self.pretrained and not replaced:
+            report = load_pretrained(network.backbone, find_pretrained(self.backbone))
+            self.print_to_log_file(str(report))
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:
+        """Return nnU-Net's training transforms with those of this recipe added; the arguments are nnU-Net's."""
+        stock = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        labels = tumor_labels(self.dataset_json) if self.tumor_aware else None
+        return extend_training_transforms(stock, self._intensity_window, labels)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return the running augmenters for training and validation; crops stay within the padded volume."""
+        patch_size = self.configuration_manager.patch_size
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        regions = self.label_manager.foreground_regions if self.label_manager.has_regions else None
+        labels = {
+            "foreground_labels": self.label_manager.foreground_labels,
+            "regions": regions,
+            "ignore_label": self.label_manager.ignore_label,
+        }
+        training = self.get_training_transforms(
+            patch_size,
+            rotation,
+            None,
+            mirror_axes,
+            dummy_2d,
+            use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
+            **labels,
+        )
+        validation = self.get_validation_transforms(None, **labels)
+        training_set, validation_set = self.get_tr_and_val_datasets()
+        return start_augmenters(
+            self._loader(training_set, initial_patch_size, training),
+            self._loader(validation_set, patch_size, validation),
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _loader(self, dataset: nnUNetBaseDataset, crop_size: Any, transforms: ComposeTransforms) -> BoundedDataLoader:
+        """Return a loader of crops of `crop_size` voxels, which `transforms` cut down to the patch size."""
+        return BoundedDataLoader(
+            dataset,
+            self.batch_size,
+            crop_size,
+            self.configuration_manager.patch_size,
+            self.label_manager,
+            oversample_foreground_percent=self.oversample_foreground_percent,
+            probabilistic_oversampling=self.probabilistic_oversampling,
+            transforms=transforms,
+        )
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint in one step, so that an interruption leaves the previous one whole."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with staged_file(Path(filename)) as temporary:
+            super().save_checkpoint(str(temporary))
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Validate as nnU-Net does, then write and log the detection of each lesion beside its summary.json."""
+        super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0:
+            dataset_folder = Path(self.preprocessed_dataset_folder_base)
+            _, cases = self.do_split()
+            result = evaluate_fold(
+                Path(self.output_folder) / "validation",
+                dataset_folder / "gt_segmentations",
+                self.dataset_json,
+                cases,
+                read_patients(dataset_folder),
+                default_num_processes,
+            )
+            self.print_to_log_file(detection_line(result))
+
+    @property
+    def _intensity_window(self) -> list[list[float]]:
+        return self.configuration_manager.network_arch_init_kwargs["intensity_window"]
+
+    def _bare_network(self) -> PlannedNetwork:
+        """Return the network without the wrappers of distributed training and compilation."""
+        network = self.network.module if self.is_ddp else self.network
+        bare = network._orig_mod if isinstance(network, OptimizedModule) else network
+        assert isinstance(bare, PlannedNetwork)
+        return bare

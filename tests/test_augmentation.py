@@ -1,0 +1,122 @@
+"""The tumour-aware augmentation, and padding and window through nnU-Net's own training transforms."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from rectal_nnformer.augmentation import (
+    ClampToWindowTransform,
+    RecordPaddingTransform,
+    RestorePaddingTransform,
+    TumorIntensityTransform,
+    extend_training_transforms,
+)
+
+WINDOW = [[-2.0, 6.0]]
+
+
+def sample(shape=(8, 12, 12), channels=1):
+    """An image of varied intensities and a segmentation with background, two labels and nnU-Net's -1 for padding."""
+    generator = torch.Generator().manual_seed(0)
+    segmentation = torch.zeros((1, *shape), dtype=torch.int16)
+    segmentation[:, 2:5, 2:5, 2:5] = 1
+    segmentation[:, 2:5, 6:9, 6:9] = 2
+    segmentation[:, -1] = -1
+    return {"image": torch.randn((channels, *shape), generator=generator), "segmentation": segmentation}
+
+
+@given(s=st.floats(0.5, 1.5), o=st.floats(-0.2, 0.2))
+def test_tumor_intensities_are_scaled_and_shifted_in_units_of_the_window(s, o):
+    low, high = WINDOW[0]
+    before = sample()
+    after = TumorIntensityTransform(WINDOW, scale=(s, s), shift=(o, o))(**{k: v.clone() for k, v in before.items()})
+    tumor = before["segmentation"] == 1
+    u_before, u_after = ((d["image"] - low) / (high - low) for d in (before, after))
+    torch.testing.assert_close(u_after[tumor], s * u_before[tumor] + o, atol=1e-5, rtol=1e-5)
+    assert torch.equal(after["image"][~tumor], before["image"][~tumor])
+    assert torch.equal(after["segmentation"], before["segmentation"])
+
+
+def test_draws_stay_within_the_ranges_and_fill_them():
+    transform = TumorIntensityTransform(WINDOW)
+    draws = [transform.get_parameters(**sample()) for _ in range(500)]
+    for name, (low, high) in {"s": (0.5, 1.5), "o": (-0.2, 0.2)}.items():
+        values = [draw[name] for draw in draws]
+        assert low <= min(values) < low + 0.05 * (high - low)
+        assert high >= max(values) > high - 0.05 * (high - low)
+
+
+def test_every_tumor_label_and_every_channel_changes_in_its_own_window():
+    windows = [[-2.0, 6.0], [0.0, 800.0]]
+    before = sample(channels=2)
+    transform = TumorIntensityTransform(windows, tumor_labels=(1, 2), scale=(1, 1), shift=(0.1, 0.1))
+    after = transform(**{k: v.clone() for k, v in before.items()})
+    tumor = before["segmentation"][0] > 0
+    for channel, (low, high) in enumerate(windows):
+        change = (after["image"] - before["image"])[channel]
+        assert torch.allclose(change[tumor], torch.tensor(0.1 * (high - low)), atol=1e-4)
+        assert not change[~tumor].any()
+
+
+def test_clamping_respects_each_channel():
+    image = torch.tensor([-5.0, 0.5, 9.0]).view(1, 1, 1, 3).repeat(2, 1, 1, 1)
+    clamped = ClampToWindowTransform([[-1, 1], [0, 8]])(image=image)["image"]
+    assert clamped[0].flatten().tolist() == [-1, 0.5, 1]
+    assert clamped[1].flatten().tolist() == [0, 0.5, 8]
+
+
+def test_padding_is_restored_after_an_intensity_change():
+    image = torch.randn(1, 4, 4, 4)
+    image[:, :2] = 0
+    data = RecordPaddingTransform()(image=image.clone(), segmentation=torch.zeros(1, 4, 4, 4))
+    data["image"] = data["image"] + 1
+    restored = RestorePaddingTransform()(**data)
+    assert not restored["image"][:, :2].any()
+    assert torch.equal(restored["image"][:, 2:], image[:, 2:] + 1)
+    assert set(restored) == {"image", "segmentation"}
+
+
+def stock_transforms(patch_size, dummy_2d):
+    return nnUNetTrainer.get_training_transforms(
+        patch_size, (-0.5, 0.5), None, (0, 1, 2), dummy_2d, use_mask_for_norm=[False], foreground_labels=[1]
+    )
+
+
+@pytest.mark.parametrize("dummy_2d", [False, True])
+def test_padding_stays_exactly_zero_through_nnunets_augmentation(dummy_2d):
+    patch_size = (8, 24, 24)
+    transforms = extend_training_transforms(stock_transforms(patch_size, dummy_2d), WINDOW, [1])
+    np.random.seed(0)
+    torch.manual_seed(0)
+    for _ in range(40):
+        # Two thirds of the volume are real, far from 0; the rest is padding that no rotation can hide.
+        image = torch.rand((1, 8, 36, 36)) + 1
+        image[..., 24:] = 0
+        segmentation = torch.where(image == 0, -1, 0).to(torch.int16)
+        segmentation[:, 2:6, 14:20, 14:20] = 1
+        result = transforms(image=image, segmentation=segmentation)
+        assert result["image"].shape == (1, *patch_size)
+        assert 0.05 < (result["image"] == 0).float().mean() < 0.75
+        assert result["segmentation"].min() == 0
+
+
+def test_augmentation_stands_between_geometry_and_intensities():
+    names = [
+        getattr(t, "transform", t).__class__.__name__
+        for t in extend_training_transforms(stock_transforms((8, 24, 24), False), WINDOW, [1]).transforms
+    ]
+    assert names[:4] == [
+        "SpatialTransform",
+        "RecordPaddingTransform",
+        "ClampToWindowTransform",
+        "TumorIntensityTransform",
+    ]
+    assert names.index("GammaTransform") < names.index("RestorePaddingTransform") < names.index("MirrorTransform")
+
+
+def test_without_tumor_labels_there_is_no_tumor_transform():
+    transforms = extend_training_transforms(stock_transforms((8, 24, 24), False), WINDOW, None).transforms
+    assert "TumorIntensityTransform" not in str(transforms)
