@@ -1,0 +1,43 @@
+"""Train and validate the folds of a cross-validation through nnUNetv2_train and summarize the lesion detection.
+
+Finished folds are not repeated and interrupted ones continue, so the same command can simply be run again. What each
+fold prints goes to crossval_log.txt in its folder.
+"""
+
+import argparse
+
+HELP = "train, validate and summarize the folds of a cross-validation"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this subcommand, named as in nnU-Net."""
+    parser.add_argument("-d", metavar="DATASET", required=True, help="dataset id or name")
+    parser.add_argument("-tr", metavar="TRAINER", required=True, help="trainer, such as nnUNetTrainerSMIT_ACT")
+    parser.add_argument("-p", metavar="PLANS", required=True, help="plans, such as nnUNetRectalSMITPlans")
+    parser.add_argument("-c", metavar="CONFIGURATION", default="3d_fullres", help="default: %(default)s")
+    parser.add_argument("-f", metavar="FOLD", type=int, nargs="+", help="folds to train (default: all of the splits)")
+    parser.add_argument(
+        "-device", choices=("cuda", "cpu", "mps"), default="cuda", help="device to train on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-gpus", metavar="GPU", nargs="+", help="GPU numbers; folds are trained side by side, one on each GPU"
+    )
+    parser.add_argument("--npz", action="store_true", help="save the validation probabilities, as nnUNetv2_train --npz")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the cross-validation and print its result."""
+    from rectal_nnformer.crossval import cross_validate
+    from rectal_nnformer.evaluation.summary import detection_line
+
+    model_folder, summary = cross_validate(
+        arguments.d,
+        trainer=arguments.tr,
+        plans=arguments.p,
+        configuration=arguments.c,
+        folds=arguments.f,
+        device=arguments.device,
+        gpus=arguments.gpus,
+        save_probabilities=arguments.npz,
+    )
+    print(f"{detection_line(summary.pooled)}\nThe summary is in {model_folder}: crossval_summary.md, .json, .csv, .png")

@@ -1,0 +1,172 @@
+"""The whole way once, on a cohort that needs no download: scans, dataset, plans, five folds, detection.
+
+nnU-Net reads its variables and process counts when it is imported, so everything that imports it is imported late here.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.paths import folder_variables
+
+if TYPE_CHECKING:
+    from rectal_nnformer.evaluation.crossval import CrossvalSummary
+
+DATASET_ID = 501
+DATASET_NAME = "RectalDemo"
+BACKBONE = "smit_small"
+TRAINER = "nnUNetTrainerSMIT_CPU"
+TARGET_SPACING = (3.0, 3.0, 3.0)
+NUM_CASES = 20
+NUM_FOLDS = 5
+NUM_PROCESSES = 2
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo is run on.
+
+    Args:
+        output: new or empty folder that receives everything.
+        dicom: folder of DICOM series; None generates a synthetic cohort.
+        rectum: JSON outline of the rectum in these series.
+        device: nnU-Net's `-device`.
+        seed: seed of the cohort.
+    """
+
+    output: Path
+    dicom: Path | None = None
+    rectum: Path | None = None
+    device: str = "cpu"
+    seed: int = 0
+
+    @property
+    def cohort(self) -> Path:
+        """Folder of the scans and masks that are converted."""
+        return self.output / "cohort"
+
+
+def run_demo(demo: Demo) -> Path:
+    """Run all steps and return the folder of the trained model, which holds the summary.
+
+    Raises:
+        RectalError: the output folder is not empty, or series and outline are not both given or do not go together.
+    """
+    if (demo.dicom is None) != (demo.rectum is None):
+        raise RectalError("--dicom and --rectum go together: the series, and where the rectum is in them.")
+    if demo.output.exists() and (not demo.output.is_dir() or any(demo.output.iterdir())):
+        raise RectalError(f"{demo.output} exists and is not an empty folder. Remove it or name another with --output.")
+    print(_announcement(demo))
+    demo.output.mkdir(parents=True, exist_ok=True)
+    _set_environment(demo.output)
+    start = time.monotonic()
+    num_patients = _step(1, "Making the cohort", lambda: _make_cohort(demo))
+    split_by_case = num_patients < NUM_FOLDS
+    _step(2, "Converting it to an nnU-Net dataset", lambda: _convert(demo, split_by_case))
+    _step(3, "Planning and preprocessing", lambda: _plan(demo.output / "planning_log.txt"))
+    model_folder, summary = _step(4, "Training and validating five folds", lambda: _train(demo))
+    print(_conclusion(demo, model_folder, summary, split_by_case, time.monotonic() - start))
+    return model_folder
+
+
+def _announcement(demo: Demo) -> str:
+    scans = "synthetic pelvic T2w MRI" if demo.dicom is None else f"the series in {demo.dicom} with implanted tumours"
+    return (
+        f"This demo goes the whole way once, in {demo.output}:\n"
+        f"  1. makes {NUM_CASES} cases: {scans}\n"
+        f"  2. converts them to an nnU-Net dataset with five folds\n"
+        f"  3. plans it ({BACKBONE}, spacing {TARGET_SPACING[0]:g} mm) and preprocesses it\n"
+        f"  4. trains and validates a small SMIT from random weights on each fold ({TRAINER})\n"
+        f"  5. tells how many held-out tumours were detected\n"
+        "The network is small and trained for minutes, to show the way, not what the method can do."
+    )
+
+
+def _set_environment(output: Path) -> None:
+    """Point nnU-Net to the output folder and limit its processes, here and in all processes started from here."""
+    folders = folder_variables(output)
+    for folder in folders.values():
+        Path(folder).mkdir()
+    os.environ.update(folders)
+    os.environ.update({"nnUNet_n_proc_DA": str(NUM_PROCESSES), "nnUNet_def_n_proc": str(NUM_PROCESSES)})
+
+
+def _step(number: int, title: str, work: Callable[[], Result]) -> Result:
+    print(f"\n[{number}/4] {title}", flush=True)
+    start = time.monotonic()
+    result = work()
+    print(f"      took {_duration(time.monotonic() - start)}", flush=True)
+    return result
+
+
+def _make_cohort(demo: Demo) -> int:
+    """Write images and masks, and return the number of patients they come from."""
+    from rectal_nnformer.cohort import write_implanted_cohort, write_synthetic_cohort
+    from rectal_nnformer.dataset_conversion.dicom import case_names
+    from rectal_nnformer.dataset_conversion.dicom_series import find_series
+
+    if demo.dicom is None or demo.rectum is None:
+        write_synthetic_cohort(demo.cohort, NUM_CASES, demo.seed, NUM_PROCESSES)
+        return NUM_CASES
+    found = find_series(demo.dicom).series
+    if not found:
+        raise RectalError(f"{demo.dicom} holds no axial DICOM series.")
+    names = case_names(found)
+    scans = {names[series.uid]: series.read() for series in found}
+    return len(write_implanted_cohort(demo.cohort, scans, demo.rectum, NUM_CASES, demo.seed))
+
+
+def _convert(demo: Demo, split_by_case: bool) -> None:
+    from rectal_nnformer.dataset_conversion.nifti import convert_nifti
+
+    patients = demo.cohort / "patients.csv"
+    convert_nifti(
+        demo.cohort / "images",
+        demo.cohort / "masks",
+        DATASET_ID,
+        DATASET_NAME,
+        patients=patients if patients.is_file() else None,
+        split_by_case=split_by_case,
+        workers=NUM_PROCESSES,
+    )
+
+
+def _plan(log: Path) -> None:
+    """Plan and preprocess; what nnU-Net prints goes to a log."""
+    from rectal_nnformer.planning import describe_plans, plan_dataset
+
+    with log.open("w", encoding="utf-8") as file, redirect_stdout(file):
+        plans = plan_dataset(DATASET_ID, BACKBONE, overwrite_target_spacing=TARGET_SPACING, num_processes=NUM_PROCESSES)
+    print(describe_plans(plans))
+
+
+def _train(demo: Demo) -> tuple[Path, "CrossvalSummary"]:
+    from rectal_nnformer.crossval import cross_validate
+    from rectal_nnformer.planning.backbones import BACKBONES
+
+    return cross_validate(DATASET_ID, trainer=TRAINER, plans=BACKBONES[BACKBONE].plans_name, device=demo.device)
+
+
+def _conclusion(demo: Demo, model_folder: Path, summary: "CrossvalSummary", split_by_case: bool, seconds: float) -> str:
+    from rectal_nnformer.evaluation.summary import detection_line
+
+    caution = "The folds share patients, since there are fewer patients than folds: this rate is optimistic.\n"
+    return (
+        f"\n{detection_line(summary.pooled)}\n{caution if split_by_case else ''}"
+        f"All of it took {_duration(seconds)}. What lies where:\n"
+        f"  the result        {model_folder / 'crossval_summary.md'} (and .json, .csv)\n"
+        f"  as pictures       {summary.picture_note or model_folder / 'crossval_summary.png'}\n"
+        f"  what went in      {demo.output / 'nnUNet_raw' / model_folder.parent.name / 'contact_sheet.png'}\n"
+        f"  learning curves   {model_folder / 'fold_0' / 'progress.png'}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"

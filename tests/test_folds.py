@@ -1,0 +1,157 @@
+"""Running folds as processes: what is passed to nnU-Net, resumption, failure, interruption, several GPUs.
+
+A small script stands in for nnUNetv2_train here; the real command runs in the slow tests.
+"""
+
+import os
+import signal
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from rectal_nnformer import nnunet_commands
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.training import folds
+from rectal_nnformer.training.folds import TrainingJob, train_folds
+
+FINISHED_FILES = ("checkpoint_final.pth", "validation/summary.json", "validation/lesion_detection.json")
+
+
+@pytest.fixture
+def job(tmp_path):
+    return TrainingJob("Dataset501_Rectal", "3d_fullres", "Trainer", "Plans", tmp_path, device="cpu")
+
+
+@pytest.fixture
+def fake_training(tmp_path, monkeypatch):
+    """Install a stand-in for nnUNetv2_train with the given body; return the file in which it notes its calls."""
+    calls = tmp_path / "calls.txt"
+
+    def install(body="finish()"):
+        script = tmp_path / "fake_train.py"
+        functions = f"""
+            import os, sys, time
+            from pathlib import Path
+            dataset, configuration, fold = sys.argv[1:4]
+            folder = Path({str(tmp_path)!r}) / dataset / f"Trainer__Plans__{{configuration}}" / f"fold_{{fold}}"
+            with open({str(calls)!r}, "a") as file:
+                print(*sys.argv[1:], "GPU", os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
+
+            def finish():
+                for name in {FINISHED_FILES!r}:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / name).touch()
+        """
+        script.write_text(f"#!{sys.executable}\n" + textwrap.dedent(functions) + "\n" + body)
+        script.chmod(0o755)
+        monkeypatch.setattr(nnunet_commands, "command_path", lambda name: str(script))
+        monkeypatch.setattr(folds, "POLL_SECONDS", 0.05)
+        return calls
+
+    return install
+
+
+def finish(job, fold):
+    for name in FINISHED_FILES:
+        path = job.fold_folder(fold) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize(
+    ("present", "flag"),
+    [
+        ([], None),
+        (["checkpoint_latest.pth"], "--c"),
+        (["checkpoint_best.pth"], "--c"),
+        (["checkpoint_final.pth", "checkpoint_best.pth"], "--val"),
+    ],
+)
+def test_a_fold_continues_from_where_it_stands(job, present, flag):
+    job.fold_folder(2).mkdir(parents=True)
+    for name in present:
+        (job.fold_folder(2) / name).touch()
+    arguments = job.arguments(2)
+    assert arguments[:3] == ["Dataset501_Rectal", "3d_fullres", "2"]
+    assert [a for a in arguments if a.startswith("--")] == ([flag] if flag else [])
+
+
+def test_finished_folds_are_not_repeated(job, fake_training, capsys):
+    calls = fake_training()
+    finish(job, 1)
+    train_folds(job, [0, 1, 2])
+    assert [line.split()[2] for line in calls.read_text().splitlines()] == ["0", "2"]
+    assert "fold 1: finished before" in capsys.readouterr().out
+
+
+def test_each_fold_has_its_log(job, fake_training):
+    fake_training("print('hello from fold', fold); finish()")
+    train_folds(job, [0, 1])
+    for fold in (0, 1):
+        assert (job.fold_folder(fold) / "crossval_log.txt").read_text() == f"hello from fold {fold}\n"
+
+
+def test_a_failing_fold_stops_and_shows_the_end_of_its_log(job, fake_training):
+    calls = fake_training("print('no space left'); sys.exit(3)")
+    with pytest.raises(RectalError, match=r"fold 0 failed with exit code 3[\s\S]*no space left"):
+        train_folds(job, [0, 1])
+    assert len(calls.read_text().splitlines()) == 1
+
+
+def test_a_command_that_ends_well_without_results_is_a_failure(job, fake_training):
+    fake_training("pass")
+    with pytest.raises(RectalError, match="fold 0 failed with exit code 0"):
+        train_folds(job, [0])
+
+
+def test_folds_are_spread_over_gpus(job, fake_training):
+    calls = fake_training("time.sleep(0.3); finish()")
+    train_folds(job, range(4), ["3", "5"])
+    gpus = [line.split()[-1] for line in calls.read_text().splitlines()]
+    assert sorted(gpus) == ["3", "3", "5", "5"]
+
+
+def test_an_interruption_ends_the_training_and_its_workers(job, fake_training, tmp_path, monkeypatch):
+    """The stand-in starts a child of its own, as nnU-Net starts its workers."""
+    pids = tmp_path / "pids.txt"
+    fake_training(
+        f"import subprocess; child = subprocess.Popen(['sleep', '60']);"
+        f"Path({str(pids)!r}).write_text(f'{{os.getpid()}} {{child.pid}}'); time.sleep(60)"
+    )
+
+    def interrupt_once_started(seconds):
+        if pids.exists() and pids.read_text():
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+
+    monkeypatch.setattr(folds, "sleep", interrupt_once_started)
+    with pytest.raises(KeyboardInterrupt):
+        train_folds(job, [0])
+    for pid in pids.read_text().split():
+        assert not is_running(int(pid))
+
+
+def is_running(pid):
+    """Whether a process exists and is no zombie."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_what_ignores_the_interruption_is_killed(fake_training, monkeypatch):
+    fake_training(
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    )
+    monkeypatch.setattr(nnunet_commands, "SECONDS_TO_STOP", 0.5)
+    read, write = os.pipe()
+    with os.fdopen(write, "wb") as output:
+        process = nnunet_commands.start_command("nnUNetv2_train", ["D", "c", "0"], output=output)
+    with os.fdopen(read, "rb") as log:
+        assert log.readline() == b"ready\n"
+        nnunet_commands.stop_group(process)
+    assert process.returncode == -signal.SIGKILL
