@@ -21,7 +21,7 @@ def cross_validate(
     configuration: str = "3d_fullres",
     folds: Sequence[int] | None = None,
     device: str = "cuda",
-    gpus: Sequence[str] | None = None,
+    gpus: Sequence[str | None] = (None,),
     save_probabilities: bool = False,
 ) -> tuple[Path, CrossvalSummary]:
     """Train, validate and summarize folds; finished ones are not repeated.
@@ -33,7 +33,8 @@ def cross_validate(
         configuration: a configuration of the plans.
         folds: folds to train; None takes all of the dataset's splits.
         device: nnU-Net's `-device`.
-        gpus: GPUs as in CUDA_VISIBLE_DEVICES, one fold at a time on each; None leaves the choice to nnU-Net.
+        gpus: for each fold that is to run at a time its GPU, as in CUDA_VISIBLE_DEVICES, or None to leave it to nnU-Net
+            (on the CPU always None).
         save_probabilities: nnU-Net's `--npz`.
 
     Returns:
@@ -48,8 +49,8 @@ def cross_validate(
     all_folds = range(_number_of_splits(preprocessed))
     if outside := sorted(set(folds or ()) - set(all_folds)):
         raise RectalError(f"{preprocessed.name} has the folds 0 to {all_folds[-1]}; -f names {outside}.")
-    if gpus and device != "cuda":
-        raise RectalError(f"-gpus {' '.join(gpus)} goes with -device cuda, not with -device {device}.")
+    if any(gpus) and device != "cuda":
+        raise RectalError(f"-gpus goes with -device cuda, not with -device {device}.")
     job = TrainingJob(
         dataset=preprocessed.name,
         configuration=configuration,
@@ -59,7 +60,7 @@ def cross_validate(
         device=device,
         save_probabilities=save_probabilities,
     )
-    train_folds(job, list(folds or all_folds), gpus or (None,))
+    train_folds(job, list(folds or all_folds), gpus)
     summary = summarize_crossval(
         job.model_folder,
         images_folder=nnunet_folder("nnUNet_raw") / job.dataset / "imagesTr",

@@ -95,7 +95,7 @@ def _set_environment(output: Path) -> None:
     for folder in folders.values():
         Path(folder).mkdir()
     os.environ.update(folders)
-    os.environ.update({"nnUNet_n_proc_DA": str(NUM_PROCESSES), "nnUNet_def_n_proc": str(NUM_PROCESSES)})
+    os.environ.update({"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": str(NUM_PROCESSES)})
 
 
 def _step(number: int, title: str, work: Callable[[], Result]) -> Result:
@@ -151,7 +151,15 @@ def _train(demo: Demo) -> tuple[Path, "CrossvalSummary"]:
     from rectal_nnformer.crossval import cross_validate
     from rectal_nnformer.planning.backbones import BACKBONES
 
-    return cross_validate(DATASET_ID, trainer=TRAINER, plans=BACKBONES[BACKBONE].plans_name, device=demo.device)
+    # A small network does not keep two cores busy, but two trainings do.
+    at_a_time = NUM_PROCESSES if demo.device == "cpu" else 1
+    return cross_validate(
+        DATASET_ID,
+        trainer=TRAINER,
+        plans=BACKBONES[BACKBONE].plans_name,
+        device=demo.device,
+        gpus=[None] * at_a_time,
+    )
 
 
 def _conclusion(demo: Demo, model_folder: Path, summary: "CrossvalSummary", split_by_case: bool, seconds: float) -> str:

@@ -20,7 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-device", choices=("cuda", "cpu", "mps"), default="cuda", help="device to train on (default: %(default)s)"
     )
     parser.add_argument(
-        "-gpus", metavar="GPU", nargs="+", help="GPU numbers; folds are trained side by side, one on each GPU"
+        "-gpus",
+        metavar="GPU",
+        nargs="+",
+        default=[None],
+        help="GPU numbers; folds are trained side by side, one on each GPU",
     )
     parser.add_argument("--npz", action="store_true", help="save the validation probabilities, as nnUNetv2_train --npz")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rectal_nnformer.errors import RectalError
 
-SMALL_SMIT: dict[str, Any] = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4]}
+SMALL_SMIT: dict[str, Any] = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]}
 """Arguments of the SMIT that `smit_small` plans."""
 
 

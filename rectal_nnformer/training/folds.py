@@ -1,6 +1,7 @@
 """Running the folds of a training: one process of nnU-Net's command each, resumable, on one or more devices."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,12 +75,13 @@ class FoldRun:
     Args:
         job: what to train.
         fold: the fold.
+        slot: which of the folds that run side by side this is; the line of its progress bar.
         gpu: the GPU to use, as in CUDA_VISIBLE_DEVICES; None leaves the choice to nnU-Net.
-        position: line of the progress bar.
     """
 
-    def __init__(self, job: TrainingJob, fold: int, gpu: str | None, position: int) -> None:
+    def __init__(self, job: TrainingJob, fold: int, slot: int, gpu: str | None) -> None:
         self.fold = fold
+        self.slot = slot
         self.gpu = gpu
         self.log = job.fold_folder(fold) / LOG_NAME
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -91,25 +93,33 @@ class FoldRun:
             # Threads that wait actively would take the cores from nnU-Net's augmentation, and training crawls.
             variables["OMP_WAIT_POLICY"] = "PASSIVE"
         self.process = start_command("nnUNetv2_train", job.arguments(fold), variables=variables, output=self._output)
-        self._bar = tqdm(desc=f"fold {fold}", unit="epoch", position=position, leave=True)
-        self._bar.set_postfix_str("starting")
+        self._bar = tqdm(desc=f"fold {fold}", unit="epoch", position=slot, leave=True)
+        self._state = ""
+        self._show("starting")
 
     def update(self) -> None:
         """Show in the bar what has been written to the log since the last call."""
+        state = self._state
         for line in self._reader.read().decode(errors="replace").splitlines():
             if match := re.search(r"Training (\d+) epochs", line):
                 self._bar.total = int(match[1])
+                state = "training"
             elif match := re.search(r": Epoch (\d+)\s*$", line):
                 self._bar.n = int(match[1])
-                self._bar.set_postfix_str("training")
             elif match := re.search(r"train_loss (\S+)", line):
                 self._bar.n += 1
-                self._bar.set_postfix_str(f"loss {match[1]}")
+                state = f"loss {match[1]}"
             elif "predicting" in line:
-                self._bar.set_postfix_str("validating")
+                state = "validating"
             elif match := re.search(r"Detected .*", line):
-                self._bar.set_postfix_str(match[0])
-        self._bar.refresh()
+                state = match[0]
+        self._show(state)
+
+    def _show(self, state: str) -> None:
+        """Draw the bar: the running time on a terminal, but only what is new in a file."""
+        if state != self._state or sys.stderr.isatty():
+            self._bar.set_postfix_str(state)
+        self._state = state
 
     def close(self) -> None:
         """End the process, if it still runs, and close the log and the bar."""
@@ -131,14 +141,14 @@ class FoldRun:
 
 
 def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | None] = (None,)) -> None:
-    """Train and validate folds, one at a time on each GPU; finished folds are left as they are.
+    """Train and validate folds, as many side by side as GPUs are given; finished folds are left as they are.
 
     A fold that was interrupted continues from its last checkpoint. An interruption ends all running folds.
 
     Args:
         job: what to train.
         folds: the folds.
-        gpus: GPUs as in CUDA_VISIBLE_DEVICES; (None,) trains one fold at a time where nnU-Net chooses.
+        gpus: for each fold that runs at a time its GPU, as in CUDA_VISIBLE_DEVICES; None leaves it to nnU-Net.
 
     Raises:
         RectalError: a fold failed; the message holds the end of its log.
@@ -147,17 +157,17 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
     for fold in folds:
         if fold not in waiting:
             print(f"fold {fold}: finished before, {job.fold_folder(fold)}")
-    free = list(gpus)
+    free = list(enumerate(gpus))
     with _running_folds() as running:
         while waiting or running:
             while waiting and free:
-                running.append(FoldRun(job, waiting.pop(0), free.pop(0), position=len(running)))
+                running.append(FoldRun(job, waiting.pop(0), *free.pop(0)))
             sleep(POLL_SECONDS)
             for run in list(running):
                 run.update()
                 if run.process.poll() is not None:
                     running.remove(run)
-                    free.append(run.gpu)
+                    free.append((run.slot, run.gpu))
                     _finish(run, job)
 
 
