@@ -163,7 +163,7 @@ def test_plans_hold_what_the_network_is_built_from(planned):
     arguments = architecture["arch_kwargs"]
     assert architecture["network_class_name"] == "rectal_nnformer.networks.adapter.PlannedNetwork"
     assert arguments["backbone"] == "smit"
-    assert arguments["backbone_kwargs"] == {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4]}
+    assert arguments["backbone_kwargs"] == {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]}
     assert arguments["spatial_axes"] == [2, 1, 0]
 
 
