@@ -1,0 +1,117 @@
+"""nnU-Net finds our trainers by name, they refuse what they cannot train, and one fold runs through its commands."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from pipeline import environment, run, write_cohort
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.paths import trainers_folder
+
+RECIPES = {
+    "Base": (True, False, False),
+    "TA": (True, True, False),
+    "ACT": (True, True, True),
+    "Base_Scratch": (False, False, False),
+    "ACT_Scratch": (False, True, True),
+}
+PLANS = "nnUNetRectalSMITSmallPlans"
+
+
+@pytest.mark.parametrize(("name", "backbone"), [("SMIT", "smit"), ("SwinUNETR", "swin_unetr")])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_nnunet_finds_each_trainer_with_its_recipe(name, backbone, recipe, monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
+    trainer = recursive_find_trainer_class_by_name(f"nnUNetTrainer{name}_{recipe}")
+    assert trainer.backbone == backbone
+    assert (trainer.pretrained, trainer.tumor_aware, trainer.planned_patch_only) == RECIPES[recipe]
+
+
+def test_trainer_modules_carry_no_name_of_an_installed_module():
+    """nnU-Net imports them flat; a clash would shadow or be shadowed."""
+    import importlib.util
+
+    for path in trainers_folder().glob("*.py"):
+        if path.stem != "__init__":
+            assert importlib.util.find_spec(path.stem) is None
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """A converted, planned and preprocessed dataset of six small cases; its environment and folder."""
+    base = tmp_path_factory.mktemp("trainers")
+    variables = environment(base)
+    write_cohort(base / "cohort", 6)
+    images, masks = base / "cohort/images", base / "cohort/masks"
+    run(
+        variables,
+        "rectal_nnformer",
+        "convert",
+        "nifti",
+        "--images",
+        images,
+        "--masks",
+        masks,
+        "-d",
+        7,
+        "--name",
+        "Small",
+    )
+    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "-b", "smit_small", "-np", 1, "-npfp", 1)
+    return variables, base
+
+
+@pytest.fixture
+def plans(planned):
+    _, base = planned
+    content = json.loads((base / f"nnUNet_preprocessed/Dataset007_Small/{PLANS}.json").read_text())
+    return {**content, "continue_training": False}
+
+
+def trainer_class(name, monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
+    return recursive_find_trainer_class_by_name(name)
+
+
+def test_act_refuses_the_cubic_configuration(plans, monkeypatch):
+    with pytest.raises(RectalError, match="refuses the configuration 3d_fullres_cubic"):
+        trainer_class("nnUNetTrainerSMIT_ACT", monkeypatch)(plans, "3d_fullres_cubic", 0, {})
+
+
+def test_plans_of_another_backbone_are_refused(plans, monkeypatch):
+    with pytest.raises(RectalError, match=r"needs plans with the backbone 'swin_unetr'.*hold the backbone 'smit'"):
+        trainer_class("nnUNetTrainerSwinUNETR_Base", monkeypatch)(plans, "3d_fullres", 0, {})
+
+
+def test_missing_weights_are_named_with_file_folder_and_variable(planned, tmp_path):
+    variables, _ = planned
+    arguments = ("7", "3d_fullres", "0", "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")
+    unset = run(variables, "rectal_nnformer", "train", *arguments, code=1)
+    assert "RECTAL_NNFORMER_WEIGHTS" in unset and "model_smit_ct10k.pth" in unset
+    elsewhere = run(
+        {**variables, "RECTAL_NNFORMER_WEIGHTS": str(tmp_path)}, "rectal_nnformer", "train", *arguments, code=1
+    )
+    assert str(tmp_path) in elsewhere and "model_smit_ct10k.pth" in elsewhere
+
+
+def test_a_fold_trains_validates_and_tells_its_lesions(planned):
+    """Through the stock command, with a trainer of the user's that subclasses ours."""
+    variables, base = planned
+    both = os.pathsep.join([str(trainers_folder()), variables["nnUNet_extTrainer"]])
+    printed = run(
+        {**variables, "nnUNet_extTrainer": both},
+        "nnUNetv2_train",
+        *("7", "3d_fullres", "0", "-tr", "ShortSMIT_CPU", "-p", PLANS, "-device", "cpu"),
+    )
+    fold = base / f"nnUNet_results/Dataset007_Small/ShortSMIT_CPU__{PLANS}__3d_fullres/fold_0"
+    splits = json.loads((base / "nnUNet_preprocessed/Dataset007_Small/splits_final.json").read_text())
+    result = json.loads((fold / "validation/lesion_detection.json").read_text())
+    assert result["n_reference"] == len(splits[0]["val"]) == result["n_detected"] + result["n_missed"]
+    assert {case["case"] for case in result["cases"]} == set(splits[0]["val"])
+    assert f"of {result['n_reference']} lesions" in printed
+    assert (fold / "validation/lesion_detection.csv").is_file()
+    assert (fold / "checkpoint_final.pth").is_file()
+    assert not list(Path(fold).glob(".*partial*"))
