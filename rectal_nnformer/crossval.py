@@ -60,7 +60,7 @@ def cross_validate(
         device=device,
         save_probabilities=save_probabilities,
     )
-    train_folds(job, list(folds or all_folds), gpus)
+    train_folds(job, list(dict.fromkeys(folds or all_folds)), gpus)
     summary = summarize_crossval(
         job.model_folder,
         images_folder=nnunet_folder("nnUNet_raw") / job.dataset / "imagesTr",

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one subcommand; a user's error is one message on stderr and exit code 2."""
+    """Run one subcommand; a user's error, or one of the file system, is one message on stderr and exit code 2."""
     parser = build_parser()
     parsed, rest = parser.parse_known_args(arguments)
     if getattr(parsed, "pass_through", False):
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         parsed.run(parsed)
-    except RectalError as error:
+    except (RectalError, OSError) as error:
         print(f"rectal_nnformer {parsed.command}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -44,4 +44,4 @@ def run(arguments: argparse.Namespace) -> None:
         gpus=arguments.gpus,
         save_probabilities=arguments.npz,
     )
-    print(f"{detection_line(summary.pooled)}\nThe summary is in {model_folder}: crossval_summary.md, .json, .csv, .png")
+    print(f"{detection_line(summary.pooled)}\nThe summary is {model_folder / 'crossval_summary.md'}")
