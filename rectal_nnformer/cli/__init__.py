@@ -6,7 +6,6 @@ imported at module level there, so that every `--help` is instant and works befo
 
 import argparse
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -40,8 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parsed.passed_through = rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    # A polite request to end is treated like Ctrl-C, so that temporary files and child processes are cleaned up.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         parsed.run(parsed)
     except (RectalError, OSError) as error:

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-device", choices=("cpu", "cuda", "mps"), default="cpu", help="device to train on (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the cohort (default: %(default)s)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the cohort (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:
