@@ -4,13 +4,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.crossval import CrossvalSummary, summarize_crossval
-from rectal_nnformer.paths import find_dataset, nnunet_folder
+from rectal_nnformer.evaluation.crossval import CrossvalSummary, evaluated_cases, summarize_crossval
+from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
+from rectal_nnformer.evaluation.fold import evaluate_fold
+from rectal_nnformer.files import write_json
+from rectal_nnformer.paths import find_dataset, folder_variables, nnunet_folder
 from rectal_nnformer.patients import read_patients
 from rectal_nnformer.training.folds import TrainingJob, train_folds
 
 DEFAULT_FOLDS = 5
+
+Splits = list[dict[str, list[str]]]
 
 
 def cross_validate(
@@ -46,9 +53,9 @@ def cross_validate(
     """
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
     _check_plans(preprocessed, plans, configuration)
-    all_folds = range(_number_of_splits(preprocessed))
-    if outside := sorted(set(folds or ()) - set(all_folds)):
-        raise RectalError(f"{preprocessed.name} has the folds 0 to {all_folds[-1]}; -f names {outside}.")
+    splits = _splits(preprocessed)
+    if outside := sorted(set(folds or ()) - set(range(len(splits)))):
+        raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; -f names {outside}.")
     if any(gpus) and device != "cuda":
         raise RectalError(f"-gpus goes with -device cuda, not with -device {device}.")
     job = TrainingJob(
@@ -60,16 +67,41 @@ def cross_validate(
         device=device,
         save_probabilities=save_probabilities,
     )
-    train_folds(job, list(dict.fromkeys(folds or all_folds)), gpus)
-    summary = summarize_crossval(
+    _check_finished_folds(job, splits)
+    train_folds(job, list(dict.fromkeys(folds or range(len(splits)))), gpus)
+    return job.model_folder, _summarize(job, preprocessed, splits)
+
+
+def _summarize(job: TrainingJob, preprocessed: Path, splits: Splits) -> CrossvalSummary:
+    """Pool the finished folds, evaluating those that a trainer without evaluation has validated."""
+    dataset_json = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))
+    references = preprocessed / "gt_segmentations"
+    patients = read_patients(preprocessed)
+    finished = [fold for fold in range(len(splits)) if job.is_finished(fold)]
+    for fold in finished:
+        validation = job.fold_folder(fold) / "validation"
+        if not (validation / EVALUATION_FILE).is_file():
+            evaluate_fold(validation, references, dataset_json, splits[fold]["val"], patients, ignore_position=True)
+    return summarize_crossval(
         job.model_folder,
-        images_folder=nnunet_folder("nnUNet_raw") / job.dataset / "imagesTr",
-        reference_folder=preprocessed / "gt_segmentations",
-        dataset_json=json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8")),
-        patients=read_patients(preprocessed),
-        folds=[fold for fold in all_folds if job.is_finished(fold)],
+        # Without raw data, as with a dataset from a collaborator, there is only no picture.
+        images_folder=Path(folder_variables().get("nnUNet_raw", "nnUNet_raw")) / job.dataset / "imagesTr",
+        reference_folder=references,
+        dataset_json=dataset_json,
+        patients=patients,
+        folds=finished,
     )
-    return job.model_folder, summary
+
+
+def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:
+    """Refuse results of other folds, which a dataset that was made anew under the same name leaves behind."""
+    for fold, split in enumerate(splits):
+        evaluated = (job.fold_folder(fold) / "validation" / EVALUATION_FILE).is_file()
+        if evaluated and not evaluated_cases(job.model_folder, fold) <= set(split["val"]):
+            raise RectalError(
+                f"{job.fold_folder(fold)} was validated on other cases than those of fold {fold} in splits_final.json "
+                f"of {job.dataset}. Move the old results away: {job.model_folder}"
+            )
 
 
 def _check_plans(preprocessed: Path, plans: str, configuration: str) -> None:
@@ -85,7 +117,21 @@ def _check_plans(preprocessed: Path, plans: str, configuration: str) -> None:
         raise RectalError(f"{path} has no configuration '{configuration}', but {', '.join(configurations)}. Mend -c.")
 
 
-def _number_of_splits(preprocessed: Path) -> int:
-    """Return the number of splits; without splits_final.json nnU-Net makes five when the first fold starts."""
+def _splits(preprocessed: Path) -> Splits:
+    """Return the folds; without splits_final.json write those that nnU-Net would make when the first fold starts.
+
+    Written here they are whole before folds start side by side.
+    """
     path = preprocessed / "splits_final.json"
-    return len(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else DEFAULT_FOLDS
+    if not path.is_file():
+        ending = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
+        cases = sorted(
+            file.name.removesuffix(ending) for file in (preprocessed / "gt_segmentations").glob(f"*{ending}")
+        )
+        if len(cases) < DEFAULT_FOLDS:
+            raise RectalError(
+                f"{preprocessed.name} has {len(cases)} training cases, too few for {DEFAULT_FOLDS} folds. "
+                f"Add cases, or write folds of your own to {path}."
+            )
+        write_json(path, generate_crossval_split(cases, seed=12345, n_splits=DEFAULT_FOLDS))
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sysconfig
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -34,7 +36,7 @@ def start_command(
     variables: Mapping[str, str] | None = None,
     output: IO[bytes] | None = None,
 ) -> subprocess.Popen:
-    """Start one of nnU-Net's commands in a process group of its own, which `stop_group` ends as a whole.
+    """Start one of nnU-Net's commands in a process group of its own, which `stop_groups` ends as a whole.
 
     Args:
         name: the command, such as `nnUNetv2_train`.
@@ -53,18 +55,51 @@ def start_command(
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one of nnU-Net's commands and return its exit code. An interruption ends it and its workers, too."""
-    process = start_command(name, arguments)
+    with interruptible():
+        process = start_command(name, arguments)
+        try:
+            return process.wait()
+        finally:
+            stop_groups([process])
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP as on Ctrl-C, so that running commands are stopped.
+
+    Only for waiting on commands: process pools end their workers by SIGTERM, and forked workers inherit the handler.
+    A signal that is ignored, as SIGHUP under nohup, stays ignored. Other threads than the main one change nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
-        return process.wait()
-    except BaseException:
-        stop_group(process)
-        raise
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
-def stop_group(process: subprocess.Popen) -> None:
-    """Interrupt a process and all that it started, wait, and kill what is left after `SECONDS_TO_STOP`."""
-    for request in (signal.SIGINT, signal.SIGKILL):
+def stop_groups(processes: Sequence[subprocess.Popen]) -> None:
+    """End processes and all that they started: ask them, wait up to `SECONDS_TO_STOP` for all, kill what is left.
+
+    Whatever interrupts the wait, none is left running.
+    """
+    try:
+        _signal_groups(processes, signal.SIGTERM)
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        _signal_groups(processes, signal.SIGKILL)
+        for process in processes:
+            process.wait()
+
+
+def _signal_groups(processes: Sequence[subprocess.Popen], number: int) -> None:
+    for process in processes:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, request)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(SECONDS_TO_STOP)
+            os.killpg(process.pid, number)

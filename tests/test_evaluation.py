@@ -1,6 +1,9 @@
 import argparse
 import csv
+import gzip
 import json
+import math
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -14,9 +17,11 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.stats import binomtest
 
 from rectal_nnformer.cli import evaluate as evaluate_command
-from rectal_nnformer.display import REFERENCE_COLOR, grey_window, radiological_array, slice_with_most
+from rectal_nnformer.display import PREDICTION_COLOR, REFERENCE_COLOR, grey_window, radiological_array, slice_with_most
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.crossval import summarize_crossval
+from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.crossval import evaluated_cases, pick_examples, summarize_crossval
+from rectal_nnformer.evaluation.detection import StrictCounts
 from rectal_nnformer.evaluation.fold import CASES_PER_PROCESS, evaluate_fold, read_evaluation
 from rectal_nnformer.evaluation.overlays import Example, draw_examples
 from rectal_nnformer.evaluation.rates import cluster_bootstrap, wilson_interval
@@ -29,12 +34,12 @@ DATASET = {"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}
 LESION, OTHER, SHIFTED = (3, 8, 10, 20, 10, 20), (3, 8, 25, 35, 25, 35), (3, 8, 12, 22, 10, 20)
 
 
-def boxes_image(*boxes, value=1, dtype=np.uint8):
+def boxes_image(*boxes, value=1, dtype=np.uint8, spacing=SPACING):
     array = np.zeros(SHAPE, dtype)
     for z0, z1, y0, y1, x0, x1 in boxes:
         array[z0:z1, y0:y1, x0:x1] = value
     image = sitk.GetImageFromArray(array)
-    image.SetSpacing(SPACING)
+    image.SetSpacing(spacing)
     return image
 
 
@@ -196,6 +201,15 @@ def test_tumor_labels_and_the_ignore_label_of_the_dataset_are_respected(tmp_path
     assert (lesion.voxels, lesion.iou, result.n_false_positive) == (750, 1, 0)
 
 
+def test_lesions_are_counted_in_the_bin_of_their_size(tmp_path):
+    # 20 mm3 a voxel: 500 voxels are 10 cm3, on the bound of two bins, and 250 are 5 cm3.
+    large, small = LESION, (3, 8, 25, 35, 25, 30)
+    for folder, boxes in (("gt", (large, small)), ("fold_0/validation", (large,))):
+        write(boxes_image(*boxes, spacing=(2.0, 2.0, 5.0)), tmp_path / folder / "case.nii.gz")
+    rates = {name: (rate.count, rate.total) for name, rate in evaluate(tmp_path, ["case"]).size_bins.items()}
+    assert rates == {"0-5": (0, 0), "5-10": (0, 1), "10-20": (1, 1), "20-40": (0, 0), "40+": (0, 0)}
+
+
 def test_a_prediction_on_another_grid_is_refused_by_name(tmp_path):
     write_case(tmp_path, "moved", [LESION], None)
     image = boxes_image(LESION)
@@ -214,6 +228,63 @@ def test_missing_reference_unreadable_mask_and_no_case_are_refused(fold):
         evaluate(fold, ["hit"])
     with pytest.raises(RectalError, match="no case"):
         evaluate(fold, [])
+
+
+def test_a_label_placed_or_stored_otherwise_than_its_image_is_scored_as_nnunet_trains_on_it(tmp_path):
+    """The prediction has the image's geometry; the label lacks the origin, and is stored from left to right."""
+    image = boxes_image(LESION)
+    image.SetOrigin((5, 6, 30))
+    write(image, tmp_path / "fold_0" / "validation" / "case.nii.gz")
+    label = sitk.DICOMOrient(boxes_image(LESION), "RPS")
+    write(label, tmp_path / "gt" / "case.nii.gz")
+    result = evaluate_fold(tmp_path / "fold_0/validation", tmp_path / "gt", DATASET, ["case"], ignore_position=True)
+    assert (result.n_detected, result.cases[0].dice) == (1, 1)
+
+
+@pytest.mark.parametrize("folder", ["gt", "fold_0/validation"])
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_a_mask_file_that_ends_early_is_refused(tmp_path, folder, share):
+    # SimpleITK reads either as a whole volume, with zeros for what is missing.
+    write_case(tmp_path, "torn", [LESION, OTHER], [LESION, OTHER])
+    path = tmp_path / folder / "torn.nii.gz"
+    content = path.read_bytes()
+    if share > 0.9:
+        path.write_bytes(content[: int(share * len(content))])
+    else:
+        whole = gzip.decompress(content)
+        path.write_bytes(gzip.compress(whole[: int(share * len(whole))]))
+    assert sitk.ReadImage(str(path)).GetSize() == SHAPE[::-1]
+    with pytest.raises(RectalError, match=rf"case torn: .*{folder}/torn\.nii\.gz"):
+        evaluate(tmp_path, ["torn"])
+
+
+@pytest.mark.parametrize("folder", ["gt", "fold_0/validation"])
+@pytest.mark.parametrize(("value", "dtype", "shown"), [(255, np.uint8, "255"), (0.75, np.float32, "0.75")])
+def test_values_that_are_no_labels_are_refused(tmp_path, folder, value, dtype, shown):
+    write_case(tmp_path, "foreign", [LESION], [LESION])
+    write(boxes_image(LESION, value=value, dtype=dtype), tmp_path / folder / "foreign.nii.gz")
+    with pytest.raises(
+        RectalError, match=rf"case foreign: .*{folder}/foreign\.nii\.gz.*no labels.*\({shown};.* 0, 1\)"
+    ):
+        evaluate(tmp_path, ["foreign"])
+
+
+def test_regions_are_tumor_with_each_of_their_labels(tmp_path):
+    write(boxes_image(LESION, value=1), tmp_path / "gt" / "case.nii.gz")
+    write(boxes_image(LESION, value=2), tmp_path / "fold_0" / "validation" / "case.nii.gz")
+    dataset = {**DATASET, "labels": {"background": 0, "tumor": [1, 2]}}
+    result = evaluate_fold(tmp_path / "fold_0" / "validation", tmp_path / "gt", dataset, ["case"])
+    assert (result.n_detected, result.case_dice.mean) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["4D", "2D", "vectors"])
+def test_only_one_volume_is_scored(tmp_path, kind):
+    mask = boxes_image(LESION)
+    image = {"4D": sitk.JoinSeries([mask, mask]), "2D": mask[:, :, 5], "vectors": sitk.Compose(mask, mask)}[kind]
+    for folder in ("gt", "fold_0/validation"):
+        write(image, tmp_path / folder / "odd.nii.gz")
+    with pytest.raises(RectalError, match=r"case odd: .*odd\.nii\.gz is not one 3D mask"):
+        evaluate(tmp_path, ["odd"])
 
 
 @pytest.mark.slow
@@ -278,6 +349,55 @@ def test_crossval_takes_other_patients_without_scoring_again(crossval):
     assert (summary.pooled.n_patients, summary.pooled.n_detected) == (7, 6)
 
 
+def test_crossval_says_where_patients_are_shared_between_folds(crossval):
+    def written():
+        content = json.loads((crossval / "crossval_summary.json").read_text())
+        page = (crossval / "crossval_summary.md").read_text()
+        return content["patients_shared_between_folds"], "optimistic" in page, page
+
+    assert summarize(crossval).patients_shared_between_folds == 0
+    assert written()[:2] == (0, False)
+    # Two cases of a patient in one fold are as they should be.
+    summarize(crossval, patients={"hit": "p", "half": "p", "perfect": "q", "bridged": "q"})
+    assert written()[:2] == (0, False)
+    shared = {"hit": "p", "half": "p", "perfect": "p", "silent": "q", "bridged": "q", "lost": "r"}
+    assert summarize(crossval, patients=shared).patients_shared_between_folds == 2
+    assert written()[:2] == (2, True)
+    assert "share 2 patients" in written()[2]
+
+
+def test_crossval_refuses_a_case_in_two_folds(crossval):
+    write_case(crossval, "hit", [LESION], [LESION], fold=1)
+    evaluate(crossval, ["perfect", "hit"], fold=1)
+    with pytest.raises(RectalError, match=r"case hit .*fold 0 .*fold 1"):
+        summarize(crossval)
+
+
+def test_evaluated_cases_are_those_of_the_fold(crossval):
+    assert evaluated_cases(crossval, 0) == set(CASES)
+    assert evaluated_cases(crossval, 1) == {"perfect", "bridged"}
+    with pytest.raises(RectalError, match="fold 2"):
+        evaluated_cases(crossval, 2)
+
+
+def case_of_dice(name, dice):
+    return CaseDetection(name, name, "", False, 1, 1, 1, 0, 0, StrictCounts(1, 0, 0), dice, (), ())
+
+
+@pytest.mark.parametrize(
+    ("dice", "expected"),
+    [
+        ({"a": 0.5, "b": 0.9, "c": 0.1, "d": 0.7, "e": 0.2}, {"best": "b", "median": "a", "worst": "c"}),
+        ({"a": 0.5, "b": None, "c": 0.1}, {"best": "a", "worst": "c"}),
+        ({"a": 0.5}, {"best": "a"}),
+        ({"a": None}, {}),
+    ],
+)
+def test_examples_are_the_best_the_median_and_the_worst_case(dice, expected):
+    picked = pick_examples([case_of_dice(*case) for case in dice.items()])
+    assert {name: case.case for name, case in picked.items()} == expected
+
+
 def test_crossval_names_a_fold_that_is_missing_or_broken(crossval):
     with pytest.raises(RectalError, match="fold 2"):
         summarize(crossval, folds=(0, 1, 2))
@@ -307,7 +427,7 @@ ORIENTATIONS = st.permutations(["RL", "AP", "SI"]).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=48)
+@settings(deadline=None, max_examples=24)
 @given(ORIENTATIONS, st.floats(-0.3, 0.3))
 def test_any_orientation_is_displayed_radiologically(orientation, tilt):
     array = np.zeros((4, 6, 8), np.uint8)
@@ -341,21 +461,114 @@ def test_grey_window_ignores_a_few_extreme_and_undefined_values():
     assert 98 < high < 100
 
 
-def test_picture_shows_the_tumor_where_it_is(tmp_path):
-    # Stored right to left and back to front, so that careless drawing would mirror it.
-    right_front = boxes_image((3, 8, 4, 14, 6, 16))
-    for name, image in (("mask", right_front), ("image", sitk.Cast(right_front, sitk.sitkInt16))):
-        write(sitk.DICOMOrient(image, "RAS"), tmp_path / f"{name}.nii.gz")
-    example = Example("case", tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", None)
-    draw_examples([example], [1], tmp_path / "picture.png")
-    picture = imread(tmp_path / "picture.png")[..., :3]
-    whole = picture[: len(picture) // 2]
-    rows, columns = np.nonzero(np.abs(whole - to_rgb(REFERENCE_COLOR)).max(axis=2) < 0.05)
-    assert columns.size > 20
-    # The display is 40 x 40 voxels; the tumour's centre is a quarter down and a good quarter from the left.
-    white_margin = np.nonzero((whole < 0.9).any(axis=(0, 2)))[0]
-    assert (columns.mean() - white_margin[0]) / np.ptp(white_margin) == pytest.approx(11 / 40, abs=0.04)
-    assert rows.mean() < len(whole) * 0.55
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+# In display order: a tumour on the patient's right, a smaller prediction further left and back.
+SEEN, GUESSED = (3, 8, 14, 20, 10, 16), (3, 8, 24, 28, 20, 24)
+
+
+def write_example(folder):
+    """Write an example with a black image, stored right to left and back to front: mirrored if drawn as stored."""
+    images = {
+        "image": boxes_image(dtype=np.int16),
+        "reference": boxes_image(SEEN),
+        "prediction": boxes_image(GUESSED),
+    }
+    for name, image in images.items():
+        write(sitk.DICOMOrient(image, "RAS"), folder / f"{name}.nii.gz")
+    return Example("case", *(folder / f"{name}.nii.gz" for name in images))
+
+
+def draw(example, path):
+    draw_examples([example], [1], path)
+    return imread(path)[..., :3]
+
+
+def panels(picture):
+    """Return the whole slice and the close-up, cut out of the picture of one black example."""
+    dark = (picture < 0.9).any(axis=2)
+    # Rows of a panel are mostly dark, also under the white frame of the close-up; title and legend are not so high.
+    runs = groupby(np.arange(len(dark)), lambda row: dark[row].mean() > 0.2)
+    whole, close_up = (rows for rows in (list(run) for is_dark, run in runs if is_dark) if len(rows) > 100)
+    return [picture[np.ix_(rows, np.flatnonzero(dark[rows].mean(axis=0) > 0.2))] for rows in (whole, close_up)]
+
+
+def center_of(color, panel):
+    """Return where a colour is, as shares of the panel's width and height."""
+    rows, columns = np.nonzero(np.abs(panel - to_rgb(color)).max(axis=2) < 0.05)
+    assert rows.size > 20
+    height, width, _ = panel.shape
+    return (columns.min() + columns.max() + 1) / 2 / width, (rows.min() + rows.max() + 1) / 2 / height
+
+
+def test_picture_shows_reference_and_prediction_where_they_are(tmp_path):
+    whole, _ = panels(draw(write_example(tmp_path), tmp_path / "picture.png"))
+    assert center_of(REFERENCE_COLOR, whole) == pytest.approx((13 / 40, 17 / 40), abs=0.01)
+    assert center_of(PREDICTION_COLOR, whole) == pytest.approx((22 / 40, 26 / 40), abs=0.01)
+
+
+def test_picture_has_a_close_up_of_both(tmp_path):
+    _, close_up = panels(draw(write_example(tmp_path), tmp_path / "picture.png"))
+    # Both together are 14 x 14 voxels around (17, 21); nine tenths of that are shown to each side.
+    for color, (x, y) in ((REFERENCE_COLOR, (13, 17)), (PREDICTION_COLOR, (22, 26))):
+        expected = ((x - 17) / 25.2 + 0.5, (y - 21) / 25.2 + 0.5)
+        assert center_of(color, close_up) == pytest.approx(expected, abs=0.02)
+
+
+def test_picture_without_a_prediction_has_none(tmp_path):
+    example = write_example(tmp_path)
+    alone = Example(example.title, example.image, example.reference, None)
+    whole, _ = panels(draw(alone, tmp_path / "picture.png"))
+    assert center_of(REFERENCE_COLOR, whole) == pytest.approx((13 / 40, 17 / 40), abs=0.01)
+    assert not (np.abs(whole - to_rgb(PREDICTION_COLOR)).max(axis=2) < 0.05).any()
+
+
+def test_picture_letters_the_sides_of_the_patient(tmp_path):
+    whole, _ = panels(draw(write_example(tmp_path), tmp_path / "picture.png"))
+    white = (whole > 0.7).all(axis=2)
+    height, width = white.shape
+
+    def letter(rows, columns):
+        part = white[int(rows[0] * height) : int(rows[1] * height), int(columns[0] * width) : int(columns[1] * width)]
+        used_rows, used_columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+        assert used_rows.size > 4, "no letter there"
+        return part[used_rows[0] : used_rows[-1] + 1, used_columns[0] : used_columns[-1] + 1]
+
+    def upper_right(glyph):
+        return glyph[: glyph.shape[0] // 3, glyph.shape[1] // 2 :].any()
+
+    # An R has ink in its upper right, an L has none; an A begins narrow and ends wide.
+    assert upper_right(letter((0.45, 0.55), (0, 0.06)))
+    assert not upper_right(letter((0.45, 0.55), (0.94, 1)))
+    front = letter((0, 0.08), (0.45, 0.55))
+    assert np.ptp(np.flatnonzero(front[0])) < np.ptp(np.flatnonzero(front[-1])) / 2
+
+
+def test_picture_is_the_same_if_rounding_tilts_a_mask_across_45_degrees(tmp_path):
+    example = write_example(tmp_path)
+    pictures = []
+    for step in (-1e-4, 1e-4):
+        for path, tilt in ((example.image, -1e-4), (example.reference, step), (example.prediction, step)):
+            image = sitk.ReadImage(str(path))
+            rotation = sitk.Euler3DTransform()
+            rotation.SetRotation(math.pi / 4 + tilt, 0, 0)
+            image.SetDirection(rotation.GetMatrix())
+            write(image, path)
+        pictures.append(draw(example, tmp_path / "picture.png"))
+    assert sitk.DICOMOrient(sitk.ReadImage(str(example.image))).GetSize() != sitk.DICOMOrient(image).GetSize()
+    assert np.array_equal(*pictures)
+
+
+@pytest.mark.parametrize("name", ["reference", "prediction"])
+def test_picture_refuses_a_mask_that_lies_elsewhere(tmp_path, name):
+    example = write_example(tmp_path)
+    mask = sitk.ReadImage(str(getattr(example, name)))
+    mask.SetOrigin([position + 2 for position in mask.GetOrigin()])
+    write(mask, getattr(example, name))
+    with pytest.raises(RectalError, match=rf"{name}\.nii\.gz.*grid"):
+        draw(example, tmp_path / "picture.png")
+    assert not (tmp_path / "picture.png").exists()
 
 
 # --- command ---------------------------------------------------------------------------------------------------------
@@ -377,6 +590,19 @@ def test_evaluate_command_scores_folders(fold, capsys):
     assert read_evaluation(fold / "result").n_cases == 6
 
 
+def test_evaluate_command_names_predictions_without_a_reference(fold, capsys):
+    predictions = fold / "fold_0" / "validation"
+    (predictions / "dataset.json").write_text(json.dumps(DATASET))
+    run_command("-gt", fold / "gt", "-pred", predictions)
+    assert "without a reference" not in capsys.readouterr().out
+    (fold / "gt" / "invented.nii.gz").rename(fold / "gt" / "._invented.nii.gz")
+    (fold / "gt" / "half.nii.gz").unlink()
+    run_command("-gt", fold / "gt", "-pred", predictions)
+    output = capsys.readouterr().out
+    assert "2 predictions without a reference: half, invented\n" in output
+    assert "in 4 cases" in output
+
+
 def test_evaluate_command_refuses_folders_that_cannot_be_right(fold):
     dataset_file = fold / "dataset.json"
     dataset_file.write_text(json.dumps({**DATASET, "file_ending": ".nrrd"}))
@@ -384,6 +610,8 @@ def test_evaluate_command_refuses_folders_that_cannot_be_right(fold):
         run_command("-gt", fold / "gt", "-pred", fold / "absent")
     with pytest.raises(RectalError, match=r"\.nrrd"):
         run_command("-gt", fold / "gt", "-pred", fold / "fold_0" / "validation")
-    dataset_file.write_text("{}")
-    with pytest.raises(RectalError, match=r"not nnU-Net's dataset\.json"):
-        run_command("-gt", fold / "gt", "-pred", fold / "fold_0" / "validation")
+    old_format, listed = {"0": "background", "1": "tumor"}, ["background", "tumor"]
+    for content in ({}, [], {**DATASET, "labels": listed}, {**DATASET, "labels": old_format}):
+        dataset_file.write_text(json.dumps(content))
+        with pytest.raises(RectalError, match=r"not nnU-Net's dataset\.json"):
+            run_command("-gt", fold / "gt", "-pred", fold / "fold_0" / "validation")

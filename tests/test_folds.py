@@ -3,8 +3,11 @@
 A small script stands in for nnUNetv2_train here; the real command runs in the slow tests.
 """
 
+import dataclasses
+import fcntl
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -17,7 +20,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.training import folds
 from rectal_nnformer.training.folds import TrainingJob, train_folds
 
-FINISHED_FILES = ("checkpoint_final.pth", "validation/summary.json", "validation/lesion_detection.json")
+FINISHED_FILES = ("checkpoint_final.pth", "validation/summary.json")
 
 
 @pytest.fixture
@@ -130,8 +133,15 @@ def test_an_interruption_ends_the_training_and_its_workers(job, fake_training, t
     monkeypatch.setattr(folds, "sleep", interrupt_once_started)
     with pytest.raises(KeyboardInterrupt):
         train_folds(job, [0])
-    for pid in pids.read_text().split():
-        assert not is_running(int(pid))
+    assert_gone(pids)
+
+
+def assert_gone(pids):
+    """A killed orphan may take a moment to be reaped."""
+    deadline = time.monotonic() + 5
+    while any(is_running(int(pid)) for pid in pids.read_text().split()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def is_running(pid):
@@ -145,7 +155,7 @@ def is_running(pid):
 
 def test_what_ignores_the_interruption_is_killed(fake_training, monkeypatch):
     fake_training(
-        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
     )
     monkeypatch.setattr(nnunet_commands, "SECONDS_TO_STOP", 0.5)
     read, write = os.pipe()
@@ -153,5 +163,83 @@ def test_what_ignores_the_interruption_is_killed(fake_training, monkeypatch):
         process = nnunet_commands.start_command("nnUNetv2_train", ["D", "c", "0"], output=output)
     with os.fdopen(read, "rb") as log:
         assert log.readline() == b"ready\n"
-        nnunet_commands.stop_group(process)
+        nnunet_commands.stop_groups([process])
     assert process.returncode == -signal.SIGKILL
+
+
+def test_a_second_interruption_leaves_nothing_running(job, fake_training, tmp_path, monkeypatch):
+    """Two folds that ignore the request to end, and a user who presses Ctrl-C again while they are waited for."""
+    pids = tmp_path / "pids.txt"
+    fake_training(
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"with open({str(pids)!r}, 'a') as file: print(os.getpid(), file=file)\n"
+        "time.sleep(60)"
+    )
+
+    def interrupt_once_started(seconds):
+        if pids.exists() and len(pids.read_text().split()) == 2:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+
+    def interrupt_again(self, timeout=None):
+        if timeout is not None:
+            raise KeyboardInterrupt
+        return wait(self)
+
+    wait = subprocess.Popen.wait
+    monkeypatch.setattr(folds, "sleep", interrupt_once_started)
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupt_again)
+    with pytest.raises(KeyboardInterrupt):
+        train_folds(job, [0, 1], [None, None])
+    assert_gone(pids)
+
+
+def test_a_fold_that_fails_lets_the_others_finish_but_starts_none(job, fake_training):
+    calls = fake_training("time.sleep(0.5 * int(fold)); finish() if fold == '1' else sys.exit(1)")
+    with pytest.raises(RectalError, match="fold 0 failed"):
+        train_folds(job, [0, 1, 2], [None, None])
+    assert job.is_finished(1)
+    assert {line.split()[2] for line in calls.read_text().splitlines()} == {"0", "1"}
+
+
+def test_a_fold_is_not_trained_by_two_processes(job, fake_training):
+    calls = fake_training()
+    log = job.fold_folder(0) / "crossval_log.txt"
+    log.parent.mkdir(parents=True)
+    with log.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(RectalError, match="fold 0 is being trained by another process"):
+            train_folds(job, [0])
+    assert not calls.exists()
+
+
+def test_probabilities_asked_for_later_are_made_by_validating_again(job, tmp_path):
+    with_probabilities = dataclasses.replace(job, save_probabilities=True)
+    finish(job, 0)
+    assert job.is_finished(0) and not with_probabilities.is_finished(0)
+    assert {"--npz", "--val"} <= set(with_probabilities.arguments(0))
+    (job.fold_folder(0) / "validation/case.npz").touch()
+    assert with_probabilities.is_finished(0)
+
+
+def test_the_log_can_be_followed_while_a_fold_runs(job, fake_training, monkeypatch):
+    """What the command prints must not wait in its buffer."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    seen = []
+    fake_training("print('first line'); time.sleep(1.5); finish()")
+
+    def look(seconds):
+        log = job.fold_folder(0) / "crossval_log.txt"
+        if log.read_text() and not job.is_finished(0):
+            seen.append(log.read_text())
+        time.sleep(0.05)
+
+    monkeypatch.setattr(folds, "sleep", look)
+    train_folds(job, [0])
+    assert seen
+
+
+def test_the_error_is_shown_from_the_line_that_names_it(job, fake_training):
+    fake_training("print('Traceback'); print('some.RectalError: the cause'); print('detail\\n' * 30); sys.exit(1)")
+    with pytest.raises(RectalError, match="the cause"):
+        train_folds(job, [0])

@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from pipeline import environment, run, write_cohort
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.training.data_loader import BoundedDataLoader
 
 RECIPES = {
     "Base": (True, False, False),
@@ -115,3 +117,65 @@ def test_a_fold_trains_validates_and_tells_its_lesions(planned):
     assert (fold / "validation/lesion_detection.csv").is_file()
     assert (fold / "checkpoint_final.pth").is_file()
     assert not list(Path(fold).glob(".*partial*"))
+
+
+def prepared(plans, planned, monkeypatch, fold=0):
+    """A trainer of the planned dataset, ready to be asked what it would do."""
+    variables, base = planned
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, variables[name])
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    dataset_json = json.loads((base / "nnUNet_preprocessed/Dataset007_Small/dataset.json").read_text())
+    trainer = trainer_class("nnUNetTrainerSMIT_ACT_Scratch", monkeypatch)
+    return trainer(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
+
+
+def test_the_recipe_reaches_loaders_optimizer_and_schedule(plans, planned, monkeypatch):
+    trainer = prepared(plans, planned, monkeypatch)
+    trainer.initialize()
+    assert trainer.num_epochs == 1000 and not trainer.enable_deep_supervision
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    group = trainer.optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (3e-4, 1e-5)
+    trainer.lr_scheduler.step(0)
+    assert group["lr"] == pytest.approx(3e-4 / 50)
+    training, validation = (augmenter.data_loader for augmenter in trainer.get_dataloaders())
+    assert isinstance(training, BoundedDataLoader) and isinstance(validation, BoundedDataLoader)
+    names = [type(t).__name__ for t in training.transforms.transforms]
+    assert {"RecordPaddingTransform", "ClampToWindowTransform", "RestorePaddingTransform"} <= set(names)
+    (tumor,) = (t for t in training.transforms.transforms if "TumorIntensityTransform" in repr(t))
+    assert tumor.apply_probability == 0.3
+    window = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["intensity_window"]
+    assert trainer.network.window_low.flatten().tolist() == pytest.approx([low for low, _ in window])
+
+
+def test_a_checkpoint_is_replaced_in_one_step(plans, planned, monkeypatch):
+    """A failure while it is written leaves the previous one whole and nothing beside it."""
+    trainer = prepared(plans, planned, monkeypatch)
+    trainer.initialize()
+    path = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    path.write_text("previous")
+
+    def break_off(content, filename):
+        Path(filename).write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(str(path))
+    assert path.read_text() == "previous"
+    assert not list(path.parent.glob(".*partial*"))
+
+
+def test_a_fold_by_other_plans_than_its_siblings_is_refused(plans, planned, monkeypatch):
+    trainer = prepared(plans, planned, monkeypatch, fold=1)
+    model = Path(trainer.output_folder_base)
+    (model / "fold_0").mkdir(exist_ok=True)
+    (model / "fold_0/checkpoint_final.pth").touch()
+    (model / "plans.json").write_text(json.dumps({k: v for k, v in plans.items() if k != "continue_training"}))
+    trainer._refuse_other_plans()
+    changed = json.loads((model / "plans.json").read_text())
+    changed["configurations"]["3d_fullres"]["spacing"] = [1.0, 1.0, 1.0]
+    (model / "plans.json").write_text(json.dumps(changed))
+    with pytest.raises(RectalError, match="trained by other plans"):
+        trainer._refuse_other_plans()

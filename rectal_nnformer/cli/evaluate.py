@@ -1,6 +1,7 @@
 """Score predicted masks against references, lesion by lesion, and write lesion_detection.json and lesion_detection.csv.
 
 Every reference is a case; one without a prediction of the same name is reported and its lesions count as missed.
+Predictions without a reference are not scored, and named.
 dataset.json, for labels and file ending, is looked for in the folder of predictions and in and above that of
 references; patients.csv, if there is one, beside it.
 """

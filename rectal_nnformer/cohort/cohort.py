@@ -1,10 +1,9 @@
 """Writing cohorts of cases with tumours to a folder, as plain NIfTI images and masks."""
 
 import csv
-import multiprocessing
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from rectal_nnformer.cohort.rectum_outline import outline_mask, read_rectum_outl
 from rectal_nnformer.cohort.tumors import Case
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import staged_folder
+from rectal_nnformer.parallel import map_with_progress
 
 # Apart from each other, so that a phantom and an implanted case of one seed and number share nothing.
 _SYNTHETIC_STREAM, _IMPLANTED_STREAM = 1, 2
@@ -40,16 +40,8 @@ def write_synthetic_cohort(folder: Path, num_cases: int = 20, seed: int = 0, num
     """
     _check_numbers(num_cases, seed)
     with _cohort_folder(folder) as staged:
-        numbers = tqdm(range(num_cases), desc="Synthetic cases", unit="case")
-        if num_workers <= 1:
-            for number in numbers:
-                _write_synthetic_case(staged, seed, number)
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(num_workers, num_cases), mp_context=context) as pool:
-            pending = [pool.submit(_write_synthetic_case, staged, seed, number) for number in range(num_cases)]
-            for done, _ in zip(as_completed(pending), numbers, strict=True):
-                done.result()
+        write = partial(_write_synthetic_case, staged, seed)
+        map_with_progress(write, range(num_cases), num_workers, "Synthetic cases")
 
 
 def write_implanted_cohort(

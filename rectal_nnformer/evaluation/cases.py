@@ -1,8 +1,7 @@
 """Scoring one case: its two mask files in, its lesions out."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Component, Lesion, LesionDetection, StrictCounts, detect_lesions
+from rectal_nnformer.images import by, grid_differences, read_image
 
 Mask = NDArray[np.bool_]
 
@@ -25,16 +25,20 @@ class CaseJob:
         patient: Pseudonymous patient, for intervals over patients.
         prediction: File of the predicted mask, which may be missing.
         reference: File of the reference mask.
+        labels: Label values that the dataset has, background and ignore label included.
         tumor_labels: Label values that are tumour.
         ignore_label: Label value of reference voxels that are left out of the score, if there is one.
+        ignore_position: Lay masks over each other that differ in origin or direction, in LPS order.
     """
 
     case: str
     patient: str
     prediction: Path
     reference: Path
+    labels: tuple[int, ...]
     tumor_labels: tuple[int, ...]
     ignore_label: int | None = None
+    ignore_position: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,19 @@ def score_case(job: CaseJob) -> CaseDetection:
     """Read the masks of one case and detect its lesions on their own grid.
 
     Raises:
-        RectalError: The reference is missing, a file is unreadable, or the two masks lie on different grids.
+        RectalError: The reference is missing, a file is damaged or no 3D mask of the dataset's labels, or the two masks
+            lie on different grids.
     """
-    image = _read_mask(job.reference, job.case)
+    if not job.reference.is_file():
+        raise RectalError(f"case {job.case}: there is no reference {job.reference}. Add it or leave the case out.")
+    image, predicted = _read_pair(job)
     labels = sitk.GetArrayViewFromImage(image)
     reference = np.isin(labels, job.tumor_labels)
-    missing = not job.prediction.is_file()
-    prediction = np.zeros_like(reference) if missing else _read_prediction(job, image)
+    missing = predicted is None
+    if predicted is None:
+        prediction = np.zeros_like(reference)
+    else:
+        prediction = np.isin(sitk.GetArrayViewFromImage(predicted), job.tumor_labels)
     if job.ignore_label is not None:
         prediction &= labels != job.ignore_label
     detection = detect_lesions(prediction, reference, image.GetSpacing()[::-1])
@@ -115,36 +125,46 @@ def case_from_json(record: Mapping[str, Any]) -> CaseDetection:
     )
 
 
-def same_grid(one: sitk.Image, other: sitk.Image) -> bool:
-    """Return whether two volumes have equal size and their corners lie within half a voxel of each other."""
-    if one.GetSize() != other.GetSize():
-        return False
-    corners = np.array(list(product(*((0, length - 1) for length in one.GetSize()))))
-    positions = [
-        np.array([image.TransformIndexToPhysicalPoint(corner) for corner in corners.tolist()]) for image in (one, other)
-    ]
-    distances = np.linalg.norm(positions[0] - positions[1], axis=1)
-    return bool(distances.max() <= min(one.GetSpacing()) / 2)
-
-
-def _read_prediction(job: CaseJob, reference: sitk.Image) -> Mask:
-    image = _read_mask(job.prediction, job.case)
-    if not same_grid(image, reference):
+def _read_pair(job: CaseJob) -> tuple[sitk.Image, sitk.Image | None]:
+    """Return reference and prediction on one grid; None for a prediction that is missing."""
+    reference = _read_mask(job, job.reference, "reference")
+    if not job.prediction.is_file():
+        return reference, None
+    prediction = _read_mask(job, job.prediction, "prediction")
+    differences = grid_differences(reference, prediction)
+    if differences and job.ignore_position:
+        reference, prediction = (sitk.DICOMOrient(mask, "LPS") for mask in (reference, prediction))
+        if reference.GetSize() == prediction.GetSize():
+            return reference, prediction
+    if differences:
         raise RectalError(
-            f"case {job.case}: prediction and reference lie on different grids (sizes {image.GetSize()} and "
-            f"{reference.GetSize()}, spacings {image.GetSpacing()} and {reference.GetSpacing()}). "
+            f"case {job.case}: prediction and reference lie on different grids ({'; '.join(differences)}). "
             f"Resample {job.prediction} to the grid of {job.reference} with nearest neighbours."
         )
-    return np.isin(sitk.GetArrayViewFromImage(image), job.tumor_labels)
+    return reference, prediction
 
 
-def _read_mask(path: Path, case: str) -> sitk.Image:
-    if not path.is_file():
-        raise RectalError(f"case {case}: there is no reference mask {path}. Put it there or leave the case out.")
+def _read_mask(job: CaseJob, path: Path, role: str) -> sitk.Image:
+    """Return the mask in a file; refuse what would be scored in silence as if it held less tumour."""
     try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise RectalError(f"case {case}: {path} cannot be read as a mask ({error}). Write it again.") from error
+        mask = read_image(path)
+        _check_labels(path, mask, job.labels)
+    except RectalError as error:
+        raise RectalError(f"case {job.case}: the {role} cannot be scored: {error}.") from None
+    return mask
+
+
+def _check_labels(path: Path, mask: sitk.Image, labels: Collection[int]) -> None:
+    if mask.GetDimension() != 3 or mask.GetNumberOfComponentsPerPixel() != 1:
+        raise RectalError(f"{path} is not one 3D mask (size {by(mask.GetSize())}); write one volume of labels")
+    values = sitk.GetArrayViewFromImage(mask)
+    foreign = np.unique(values[~np.isin(values, list(labels))])
+    if foreign.size:
+        shown = ", ".join(f"{value:g}" for value in foreign[:5]) + (" ..." if foreign.size > 5 else "")
+        raise RectalError(
+            f"{path} has values that are no labels of dataset.json ({shown}; the labels are "
+            f"{', '.join(map(str, labels))}); write a mask of these labels, not of probabilities or greys"
+        )
 
 
 def _dice(prediction: Mask, reference: Mask) -> float | None:

@@ -1,5 +1,6 @@
 """The summary of a cross-validation: the folds' lesion evaluations pooled, as JSON, CSV, a page and a picture."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.fold import JSON_NAME, csv_text, read_evaluation
 from rectal_nnformer.evaluation.overlays import Example, draw_examples
 from rectal_nnformer.evaluation.page import crossval_page
-from rectal_nnformer.evaluation.summary import CohortDetection, plural, summarize_cases
+from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.files import write_json, write_text
 from rectal_nnformer.labels import tumor_labels
+from rectal_nnformer.wording import plural
 
 NAME = "crossval_summary"
 CASE_COLUMNS = (
@@ -37,11 +39,14 @@ class CrossvalSummary:
     Attributes:
         pooled: All folds together.
         folds: Each fold.
+        patients_shared_between_folds: Patients with cases in more than one fold. The networks that these cases were
+            held out from have seen other scans of the same patients, so the rates are optimistic.
         picture_note: Why there is no picture; empty where there is one.
     """
 
     pooled: CohortDetection
     folds: dict[int, CohortDetection]
+    patients_shared_between_folds: int
     picture_note: str
 
 
@@ -67,17 +72,33 @@ def summarize_crossval(
         folds: Folds to pool.
 
     Raises:
-        RectalError: A fold has not been evaluated, or its evaluation cannot be read.
+        RectalError: A fold has not been evaluated, its evaluation cannot be read, or two folds hold the same case.
     """
     by_fold = {fold: _read_fold(Path(model_folder), fold, patients) for fold in folds}
+    _check_distinct_cases(by_fold)
     pooled = summarize_cases([case for result in by_fold.values() for case in result.cases])
     examples = _examples(
         by_fold, Path(model_folder), Path(images_folder), Path(reference_folder), dataset_json["file_ending"]
     )
     note = _draw(examples, tumor_labels(dataset_json), Path(model_folder) / f"{NAME}.png")
-    summary = CrossvalSummary(pooled, by_fold, note)
+    summary = CrossvalSummary(pooled, by_fold, count_shared_patients(by_fold), note)
     _write(summary, Path(model_folder))
     return summary
+
+
+def evaluated_cases(model_folder: Path, fold: int) -> set[str]:
+    """Return the cases that a fold of a trained model was evaluated on.
+
+    Raises:
+        RectalError: The fold has not been evaluated, or its evaluation cannot be read.
+    """
+    return {case.case for case in _read_fold(Path(model_folder), fold, None).cases}
+
+
+def count_shared_patients(folds: Mapping[int, CohortDetection]) -> int:
+    """Return how many patients have cases in more than one fold; a case of unknown patient is a patient of its own."""
+    folds_of = Counter(patient for result in folds.values() for patient in {case.patient for case in result.cases})
+    return sum(n_folds > 1 for n_folds in folds_of.values())
 
 
 def pick_examples(cases: Sequence[CaseDetection]) -> dict[str, CaseDetection]:
@@ -104,6 +125,18 @@ def _read_fold(model_folder: Path, fold: int, patients: Mapping[str, str] | None
     if not patients:
         return result
     return summarize_cases([replace(case, patient=patients.get(case.case, case.case)) for case in result.cases])
+
+
+def _check_distinct_cases(by_fold: Mapping[int, CohortDetection]) -> None:
+    fold_of: dict[str, int] = {}
+    for fold, result in by_fold.items():
+        for case in result.cases:
+            other = fold_of.setdefault(case.case, fold)
+            if other != fold:
+                raise RectalError(
+                    f"case {case.case} was evaluated in fold {other} and in fold {fold}, so these folds are not of one "
+                    "splits_final.json. Train again the folds that are of another."
+                )
 
 
 def _examples(
@@ -153,12 +186,15 @@ def _write(summary: CrossvalSummary, model_folder: Path) -> None:
     content = {
         **_without_cases(summary.pooled),
         "folds": {str(fold): _without_cases(result) for fold, result in summary.folds.items()},
+        "patients_shared_between_folds": summary.patients_shared_between_folds,
         "picture_note": summary.picture_note,
     }
     write_json(model_folder / f"{NAME}.json", content)
     write_text(model_folder / f"{NAME}.csv", csv_text(CASE_COLUMNS, _case_rows(summary.folds)))
     picture = None if summary.picture_note else f"{NAME}.png"
-    page = crossval_page(summary.pooled, summary.folds, picture, summary.picture_note)
+    page = crossval_page(
+        summary.pooled, summary.folds, summary.patients_shared_between_folds, picture, summary.picture_note
+    )
     write_text(model_folder / f"{NAME}.md", page)
 
 

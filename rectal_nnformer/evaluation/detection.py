@@ -1,7 +1,7 @@
 """Which reference lesions a segmentation detects, and how well, on the image's own grid."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,8 +130,7 @@ def detect_lesions(
     Lesions and predictions are 26-connected components of at least `min_voxels`. Each lesion joins the prediction that
     overlaps it most, and the lesions of one prediction form a group; each prediction joins the group that it overlaps
     most. A group whose intersection over union is above `min_iou` is detected: each of its lesions counts as detected,
-    and none of its predictions is a false positive. Ties go to the lower label. `strict` and `detected_strict` say
-    beside it what remains if nothing is merged, see `match_strictly`.
+    and none of its predictions is a false positive. Ties go to the lower label. `strict` is by `match_strictly`.
 
     Args:
         prediction: Boolean or integer array with three axes; nonzero is tumour.
@@ -146,8 +145,7 @@ def detect_lesions(
     """
     _check_input(prediction, reference, spacing)
     box = _bounding_box((prediction != 0) | (reference != 0))
-    lesions = _find_components(reference[box], min_voxels)
-    predictions = _find_components(prediction[box], min_voxels)
+    lesions, predictions = (_find_components(mask[box], min_voxels) for mask in (reference, prediction))
     table = _overlap_table(lesions.labels, predictions.labels)
     grouping = group_components(table)
     strict_pairs = match_strictly(table, min_iou)
@@ -160,11 +158,7 @@ def detect_lesions(
     n_strict = len(strict_pairs)
     return LesionDetection(
         lesions=_lesion_records(_describe_components(lesions, offset, spacing), grouping, agreements, strict_pairs),
-        false_positives=tuple(
-            component
-            for component, group in zip(predicted, grouping.prediction_group.tolist(), strict=True)
-            if group not in agreements
-        ),
+        false_positives=_outside_groups(predicted, grouping.prediction_group, agreements),
         n_predicted=len(predicted),
         strict=StrictCounts(n_strict, len(lesions.boxes) - n_strict, len(predicted) - n_strict),
     )
@@ -269,3 +263,11 @@ def _lesion_records(
         )
         for component, group in zip(components, grouping.lesion_group.tolist(), strict=True)
     )
+
+
+def _outside_groups(
+    components: Sequence[Component], groups: Integers, detected: Collection[int]
+) -> tuple[Component, ...]:
+    """Return the components whose group is not among the detected ones."""
+    pairs = zip(components, groups.tolist(), strict=True)
+    return tuple(component for component, group in pairs if group not in detected)

@@ -4,15 +4,11 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.cases import CaseDetection, CaseJob, case_from_json, score_case
@@ -20,6 +16,7 @@ from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.files import write_json, write_text
 from rectal_nnformer.labels import tumor_labels
+from rectal_nnformer.parallel import map_with_progress
 
 JSON_NAME = "lesion_detection.json"
 CSV_NAME = "lesion_detection.csv"
@@ -54,6 +51,7 @@ def evaluate_fold(
     patients: Mapping[str, str] | None = None,
     num_processes: int = 1,
     output_folder: Path | None = None,
+    ignore_position: bool = False,
 ) -> CohortDetection:
     """Score the predictions of a folder, lesion by lesion, and write `lesion_detection.json` and `.csv`.
 
@@ -65,12 +63,13 @@ def evaluate_fold(
         patients: Pseudonymous patient of each case; a case that it lacks is its own patient.
         num_processes: At most so many processes score; a few cases are scored in this one.
         output_folder: Where the two files go; default the validation folder.
+        ignore_position: Lay masks over each other that differ in origin or direction, as nnU-Net does with an image
+            and its label. Its predictions have the geometry of the image.
 
     Raises:
-        RectalError: There is no case, a reference is missing, a mask is unreadable or lies on another grid.
+        RectalError: There is no case, a reference is missing, or a mask cannot be scored (see `score_case`).
     """
     ending = dataset_json["file_ending"]
-    ignore_label = dataset_json["labels"].get("ignore")
     patients = patients or {}
     jobs = [
         CaseJob(
@@ -78,8 +77,10 @@ def evaluate_fold(
             patient=patients.get(case, case),
             prediction=Path(validation_folder) / f"{case}{ending}",
             reference=Path(reference_folder) / f"{case}{ending}",
+            labels=_all_labels(dataset_json),
             tumor_labels=tuple(tumor_labels(dataset_json)),
-            ignore_label=ignore_label,
+            ignore_label=dataset_json["labels"].get("ignore"),
+            ignore_position=ignore_position,
         )
         for case in sorted(cases)
     ]
@@ -122,23 +123,24 @@ def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
+def _all_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return every label value of a `dataset.json`, ascending; a region is a list of them."""
+    values = dataset_json["labels"].values()
+    parts = [value if isinstance(value, list | tuple) else [value] for value in values]
+    return tuple(sorted({0, *(int(label) for part in parts for label in part)}))
+
+
 def _score_all(jobs: list[CaseJob], num_processes: int) -> list[CaseDetection]:
     """Score all cases, in their order, with progress."""
     workers = min(num_processes, len(jobs) // CASES_PER_PROCESS)
-    if workers <= 1:
-        return [score_case(job) for job in _progress(jobs, len(jobs))]
-    # Fresh interpreters: a forked copy of a process that has used a GPU or threads may hang.
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        try:
-            return list(_progress(pool.map(score_case, jobs), len(jobs)))
-        except BrokenProcessPool as error:
-            raise RectalError(
-                f"one of {workers} scoring processes was stopped, most likely for lack of memory. Use fewer of them."
-            ) from error
+    score = score_case if workers <= 1 else _score_in_one_thread
+    return map_with_progress(score, jobs, workers, "Lesion detection")
 
 
-def _progress(items: Iterable[Any], total: int) -> Iterable[Any]:
-    return tqdm(items, total=total, desc="Lesion detection", unit="case")
+def _score_in_one_thread(job: CaseJob) -> CaseDetection:
+    # Each of several processes would otherwise start a thread for every core.
+    torch.set_num_threads(1)
+    return score_case(job)
 
 
 def _rows(case: CaseDetection) -> list[dict[str, Any]]:

@@ -7,7 +7,11 @@ from typing import Any
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import CohortDetection
+from rectal_nnformer.labels import tumor_labels
 from rectal_nnformer.patients import read_patients
+from rectal_nnformer.wording import plural
+
+MOST_NAMES = 20
 
 
 def evaluate_folder(
@@ -18,6 +22,8 @@ def evaluate_folder(
     num_processes: int,
 ) -> CohortDetection:
     """Score every reference of a folder and write `lesion_detection.json` and `.csv`.
+
+    Predictions without a reference are not scored; they are named on the standard output.
 
     Args:
         prediction_folder: Predicted masks, by the names of the references.
@@ -36,13 +42,27 @@ def evaluate_folder(
     path = dataset_file or _find_dataset_file(prediction_folder, reference_folder)
     dataset_json = _read_dataset_file(path)
     ending = dataset_json["file_ending"]
-    cases = [file.name.removesuffix(ending) for file in reference_folder.glob(f"*{ending}")]
+    cases = _cases_in(reference_folder, ending)
     if not cases:
         raise RectalError(f"{reference_folder} has no file that ends with {ending}, as {path} says. Check -gt.")
+    _note_unscored(prediction_folder, ending, cases)
     patients = read_patients(path.parent)
     return evaluate_fold(
         prediction_folder, reference_folder, dataset_json, cases, patients, num_processes, output_folder
     )
+
+
+def _cases_in(folder: Path, ending: str) -> list[str]:
+    """Return the cases of the masks in a folder, by name; hidden files are none (macOS adds `._<name>` to copies)."""
+    names = [file.name for file in folder.glob(f"*{ending}") if not file.name.startswith(".")]
+    return sorted(name.removesuffix(ending) for name in names)
+
+
+def _note_unscored(prediction_folder: Path, ending: str, cases: list[str]) -> None:
+    unscored = sorted(set(_cases_in(prediction_folder, ending)) - set(cases))
+    if unscored:
+        shown = ", ".join(unscored[:MOST_NAMES]) + (" ..." if len(unscored) > MOST_NAMES else "")
+        print(f"Not scored, {plural(len(unscored), 'prediction')} without a reference: {shown}")
 
 
 def _find_dataset_file(prediction_folder: Path, reference_folder: Path) -> Path:
@@ -57,8 +77,9 @@ def _find_dataset_file(prediction_folder: Path, reference_folder: Path) -> Path:
 def _read_dataset_file(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["labels"], content["file_ending"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        # Neither works on anything else, be it an older format of the file or another file of that name.
+        tumor_labels(content), content["file_ending"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RectalError(
             f"{path} is not nnU-Net's dataset.json ({error!r}). Name the right one with -djfile."
         ) from error

@@ -24,8 +24,8 @@ from rectal_nnformer.display import (
     slice_with_most,
 )
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.cases import same_grid
 from rectal_nnformer.files import staged_file
+from rectal_nnformer.images import read_image, same_grid
 
 PANEL_INCHES = 4.0
 PIXELS_PER_INCH = 110
@@ -86,7 +86,7 @@ def draw_examples(examples: Sequence[Example], tumor_labels: Sequence[int], path
 
 
 def _load_view(example: Example, tumor_labels: Sequence[int]) -> _View:
-    image = _read(example.image)
+    image = read_image(example.image)
     grey, aspect = radiological_array(image)
     reference = _load_mask(example.reference, image, tumor_labels)
     prediction = (
@@ -103,17 +103,12 @@ def _load_view(example: Example, tumor_labels: Sequence[int]) -> _View:
 
 
 def _load_mask(path: Path, image: sitk.Image, tumor_labels: Sequence[int]) -> NDArray[np.bool_]:
-    mask = _read(path)
-    if not same_grid(mask, image):
+    mask = read_image(path)
+    if not same_grid(image, mask):
         raise RectalError(f"{path} does not lie on the grid of its image. Evaluate with the images it was made from.")
+    # Near a tilt of 45 degrees, cosines that differ by rounding would turn the mask to another plane than the image.
+    mask.CopyInformation(image)
     return np.isin(radiological_array(mask)[0], tumor_labels)
-
-
-def _read(path: Path) -> sitk.Image:
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise RectalError(f"{path} cannot be read as an image ({error}). Check that it is there and whole.") from error
 
 
 def _draw_view(axes: Axes, view: _View) -> None:

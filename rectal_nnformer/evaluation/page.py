@@ -4,23 +4,30 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.rates import Interval
-from rectal_nnformer.evaluation.summary import CohortDetection, Spread, plural, rate_words
+from rectal_nnformer.evaluation.summary import CohortDetection, Spread, rate_words
+from rectal_nnformer.wording import plural
 
 
 def crossval_page(
-    pooled: CohortDetection, folds: Mapping[int, CohortDetection], picture: str | None, picture_note: str
+    pooled: CohortDetection,
+    folds: Mapping[int, CohortDetection],
+    patients_shared_between_folds: int,
+    picture: str | None,
+    picture_note: str,
 ) -> str:
     """Return the page.
 
     Args:
         pooled: All folds together.
         folds: Each fold.
+        patients_shared_between_folds: Patients with cases in more than one fold.
         picture: File name of the picture beside the page; None if there is none.
         picture_note: Why there is none.
     """
     picture_lines = [f"![Best, median and worst case]({picture})"] if picture else [f"No picture: {picture_note}"]
     sections = {
-        f"# Lesion detection over {plural(len(folds), 'fold')}": _headline(pooled),
+        f"# Lesion detection over {plural(len(folds), 'fold')}": _headline(pooled)
+        + _optimism(patients_shared_between_folds),
         "## Folds": _fold_table(pooled, folds),
         "## By lesion size": _size_table(pooled),
         "## Outlines": _outline_table(pooled),
@@ -58,6 +65,17 @@ def _headline(pooled: CohortDetection) -> list[str]:
     if missing:
         lines.append(f"- Prediction files missing: {missing}. The lesions of these cases count as missed.")
     return lines
+
+
+def _optimism(patients_shared_between_folds: int) -> list[str]:
+    if not patients_shared_between_folds:
+        return []
+    return [
+        "",
+        "**These rates are optimistic**: the validation sets of different folds share "
+        f"{plural(patients_shared_between_folds, 'patient')}, so networks were tested on patients of whom they had "
+        "seen another scan in training.",
+    ]
 
 
 def _fold_table(pooled: CohortDetection, folds: Mapping[int, CohortDetection]) -> list[str]:

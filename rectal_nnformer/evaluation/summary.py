@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.detection import SIZE_BINS, Lesion
 from rectal_nnformer.evaluation.rates import Rate, rate_of
+from rectal_nnformer.wording import plural
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,6 @@ def rate_words(rate: Rate) -> str:
         return "none"
     low, high = rate.wilson_95
     return f"{100 * rate.rate:.1f} %, 95 % CI {100 * low:.1f}-{100 * high:.1f}"
-
-
-def plural(number: int, noun: str) -> str:
-    """Return a count in words, '1 case' or '2 cases'."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def spread_of(values: Iterable[float | None]) -> Spread:

@@ -6,18 +6,15 @@ are taken of what nnU-Net's preprocessing normalizes, the image cropped to its n
 """
 
 import json
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
-from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import write_json
+from rectal_nnformer.parallel import map_with_progress
 from rectal_nnformer.planning.dataset import RawDataset
 
 FILE_NAME = "rectal_intensity_window.json"
@@ -45,37 +42,22 @@ def compute_intensity_window(dataset: RawDataset, num_processes: int) -> dict[st
         RectalError: a case cannot be read, holds NaN, or a channel of it is constant.
     """
     signature = dataset.signature()
-    cases = dict(_measure_cases(dataset, num_processes))
-    window = np.median(list(cases.values()), axis=0).tolist()
+    jobs = [(case, files["images"], dataset.reader) for case, files in dataset.cases.items()]
+    measured = map_with_progress(_measure, jobs, num_processes, "Measuring intensities")
+    window = np.median(measured, axis=0).tolist()
     content = {
         "window": window,
         "percentiles": PERCENTILES,
         "normalization": ZScoreNormalization.__name__,
-        "cases": {case: cases[case] for case in dataset.cases},
+        "cases": dict(zip(dataset.cases, measured, strict=True)),
         "raw_signature": signature,
     }
     write_json(dataset.preprocessed / FILE_NAME, content)
     return content
 
 
-def _measure_cases(dataset: RawDataset, num_processes: int) -> Iterator[tuple[str, Window]]:
-    """Yield each case and its percentiles, in any order."""
-    jobs = {case: (case, files["images"], dataset.reader) for case, files in dataset.cases.items()}
-    with tqdm(total=len(jobs), desc="Measuring intensities") as progress:
-        if num_processes == 1:
-            for case, job in jobs.items():
-                yield case, case_percentiles(*job)
-                progress.update()
-            return
-        # spawn, as nnU-Net does: a fork of a process with running threads may deadlock.
-        with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=get_context("spawn")) as executor:
-            futures = {executor.submit(case_percentiles, *job): case for case, job in jobs.items()}
-            try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-                    progress.update()
-            finally:
-                executor.shutdown(cancel_futures=True)
+def _measure(job: tuple[str, list[str], type]) -> Window:
+    return case_percentiles(*job)
 
 
 def case_percentiles(case: str, images: list[str], reader: type) -> Window:

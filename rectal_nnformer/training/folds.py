@@ -1,5 +1,6 @@
 """Running the folds of a training: one process of nnU-Net's command each, resumable, on one or more devices."""
 
+import fcntl
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from time import sleep
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet_commands import start_command, stop_group
+from rectal_nnformer.nnunet_commands import interruptible, start_command, stop_groups
 
 LOG_NAME = "crossval_log.txt"
 LINES_IN_ERROR = 12
@@ -50,10 +51,11 @@ class TrainingJob:
         return self.model_folder / f"fold_{fold}"
 
     def is_finished(self, fold: int) -> bool:
-        """Whether a fold is trained, validated and its detection written."""
+        """Whether a fold is trained and validated, and its probabilities saved if they are wanted."""
         folder = self.fold_folder(fold)
-        written = ("checkpoint_final.pth", "validation/summary.json", "validation/lesion_detection.json")
-        return all((folder / name).is_file() for name in written)
+        if not all((folder / name).is_file() for name in ("checkpoint_final.pth", "validation/summary.json")):
+            return False
+        return not self.save_probabilities or any((folder / "validation").glob("*.npz"))
 
     def arguments(self, fold: int) -> list[str]:
         """Return the arguments of nnUNetv2_train that take a fold from where it stands to its end."""
@@ -86,9 +88,12 @@ class FoldRun:
         self.log = job.fold_folder(fold) / LOG_NAME
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._output = self.log.open("ab")
+        self._lock()
         self._reader = self.log.open("rb")
         self._reader.seek(0, 2)
-        variables = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        variables = {"PYTHONUNBUFFERED": "1"}
+        if gpu is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = gpu
         if job.device == "cpu":
             # Threads that wait actively would take the cores from nnU-Net's augmentation, and training crawls.
             variables["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -122,28 +127,36 @@ class FoldRun:
         self._state = state
 
     def close(self) -> None:
-        """End the process, if it still runs, and close the log and the bar."""
-        if self.process.poll() is None:
-            stop_group(self.process)
+        """Close log and bar of a process that has ended."""
         self.update()
         self._bar.close()
         self._reader.close()
         self._output.close()
 
-    def error(self) -> RectalError:
-        """Return the error that tells how the process failed, with the end of its log."""
+    def error(self) -> str:
+        """Return how the process failed, with the end of its log, from the line that names the error."""
         lines = self.log.read_text(errors="replace").splitlines()
-        tail = "\n  ".join(lines[-LINES_IN_ERROR:])
-        return RectalError(
-            f"fold {self.fold} failed with exit code {self.process.returncode}. The end of {self.log}:\n  {tail}\n"
-            "Mend the cause and run the same command again; finished folds are not repeated."
-        )
+        named = [number for number, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception): ", line)]
+        end = lines[named[-1] :][:LINES_IN_ERROR] if named else lines[-LINES_IN_ERROR:]
+        tail = "\n  ".join(end)
+        return f"fold {self.fold} failed with exit code {self.process.returncode}. From {self.log}:\n  {tail}"
+
+    def _lock(self) -> None:
+        """Hold the log for this process and the training that inherits it, so that no other one trains the fold."""
+        try:
+            fcntl.flock(self._output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._output.close()
+            raise RectalError(
+                f"fold {self.fold} is being trained by another process, which holds {self.log}. Wait for it or end it."
+            ) from None
 
 
 def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | None] = (None,)) -> None:
     """Train and validate folds, as many side by side as GPUs are given; finished folds are left as they are.
 
-    A fold that was interrupted continues from its last checkpoint. An interruption ends all running folds.
+    A fold that was interrupted continues from its last checkpoint. An interruption ends all running folds. If a fold
+    fails, those that run beside it are finished, but no other is started.
 
     Args:
         job: what to train.
@@ -151,16 +164,17 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
         gpus: for each fold that runs at a time its GPU, as in CUDA_VISIBLE_DEVICES; None leaves it to nnU-Net.
 
     Raises:
-        RectalError: a fold failed; the message holds the end of its log.
+        RectalError: folds failed, or another process trains one of them; the message holds the ends of the logs.
     """
     waiting = [fold for fold in folds if not job.is_finished(fold)]
     for fold in folds:
         if fold not in waiting:
             print(f"fold {fold}: finished before, {job.fold_folder(fold)}")
     free = list(enumerate(gpus))
-    with _running_folds() as running:
-        while waiting or running:
-            while waiting and free:
+    failures: list[str] = []
+    with interruptible(), _running_folds() as running:
+        while running or (waiting and not failures):
+            while waiting and free and not failures:
                 running.append(FoldRun(job, waiting.pop(0), *free.pop(0)))
             sleep(POLL_SECONDS)
             for run in list(running):
@@ -168,21 +182,21 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
                 if run.process.poll() is not None:
                     running.remove(run)
                     free.append((run.slot, run.gpu))
-                    _finish(run, job)
-
-
-def _finish(run: FoldRun, job: TrainingJob) -> None:
-    run.close()
-    if run.process.returncode != 0 or not job.is_finished(run.fold):
-        raise run.error()
+                    run.close()
+                    if run.process.returncode != 0 or not job.is_finished(run.fold):
+                        failures.append(run.error())
+    if failures:
+        remedy = "Mend the cause and run the same command again; finished folds are not repeated."
+        raise RectalError("\n".join([*failures, remedy]))
 
 
 @contextmanager
 def _running_folds() -> Iterator[list[FoldRun]]:
-    """Yield a list of runs; close those that are left in it when the block ends for whatever reason."""
+    """Yield a list of runs; end those that are left in it when the block ends for whatever reason."""
     running: list[FoldRun] = []
     try:
         yield running
     finally:
+        stop_groups([run.process for run in running])
         for run in running:
             run.close()

@@ -75,10 +75,11 @@ class RectalTrainer(nnUNetTrainer):
         planned = arch_kwargs.get("backbone")
         if planned != self.backbone:
             held = f"hold the backbone '{planned}'" if planned else "were not made by rectal_nnformer"
+            dataset_id = int(plans["dataset_name"][len("Dataset") :][:3])
             raise RectalError(
                 f"{trainer} needs plans with the backbone '{self.backbone}', but the plans '{plans['plans_name']}' "
-                f"{held}. Run 'rectal_nnformer plan_and_preprocess -d {plans['dataset_name']} -b {self.backbone}' and "
-                "name its plans with -p."
+                f"{held}. Run 'rectal_nnformer plan_and_preprocess -d {dataset_id} -b {self.backbone}' and name its "
+                "plans with -p."
             )
 
     @staticmethod
@@ -110,17 +111,37 @@ class RectalTrainer(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         if self.current_epoch == 0:
+            self._refuse_other_plans()
             self._load_starting_weights()
         self.print_to_log_file(
             f"Training {self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations, of which "
             f"{min(self.warmup_epochs, self.num_epochs)} warm up to the learning rate {self.initial_lr:g}"
         )
+        self.print_to_log_file(f"Tumor labels: {tumor_labels(self.dataset_json)} of {self.dataset_json['labels']}")
         if self.planned_patch_only and len(set(self.configuration_manager.patch_size)) == 1:
             self.print_to_log_file(
                 f"Note: the planned patch {self.configuration_manager.patch_size} is cubic; for this dataset it does "
                 "not differ in shape from the pretraining input."
             )
         super().on_train_start()
+
+    def _refuse_other_plans(self) -> None:
+        """Refuse to add a fold to a model whose other folds were trained by other plans.
+
+        nnU-Net keeps one set of plans for all folds of a model, and would predict by the last.
+        """
+        model_folder = Path(self.output_folder_base)
+        others = [path.parent for path in model_folder.glob("fold_*/checkpoint_final.pth")]
+        if not set(others) - {Path(self.output_folder)} or not (model_folder / "plans.json").is_file():
+            return
+        theirs = PlansManager(str(model_folder / "plans.json"))
+        configuration = theirs.get_configuration(self.configuration_name).configuration
+        same_axes = theirs.transpose_forward == self.plans_manager.transpose_forward
+        if not same_axes or configuration != self.configuration_manager.configuration:
+            raise RectalError(
+                f"Folds in {model_folder} were trained by other plans than those of now. Move it away to train "
+                "all folds by the new plans, or plan under another name with -overwrite_plans_name."
+            )
 
     def _load_starting_weights(self) -> None:
         """Load the pretrained encoder, unless `-pretrained_weights` already replaced the weights.
@@ -203,6 +224,7 @@ class RectalTrainer(nnUNetTrainer):
                 cases,
                 read_patients(dataset_folder),
                 default_num_processes,
+                ignore_position=True,
             )
             self.print_to_log_file(detection_line(result))
 

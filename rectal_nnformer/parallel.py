@@ -1,0 +1,77 @@
+"""The same work on every item, in as many processes as wanted, with a progress bar."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from rectal_nnformer.errors import RectalError
+
+_DIED = "A worker process died ({}), most likely for lack of memory: use fewer processes."
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_with_progress(
+    function: Callable[[Item], Result], items: Sequence[Item], num_workers: int, description: str
+) -> list[Result]:
+    """Return `function` of every item, in the order of the items.
+
+    When an item fails or the process is interrupted, work under way is broken off, not waited for; no worker is left
+    when the exception leaves this function, nor when this process is killed.
+
+    Args:
+        function: A picklable function.
+        items: Picklable items.
+        num_workers: Number of processes; at most one a case. 1 stays in this one. They are spawned, as in nnU-Net, so a
+            script that asks for more than 1 needs its `if __name__ == "__main__":`.
+        description: What the progress bar says.
+
+    Raises:
+        RectalError: a worker process was killed.
+    """
+    num_workers = min(num_workers, len(items))
+    results = []
+    with tqdm(total=len(items), desc=description, unit="case") as bar:
+        if num_workers <= 1:
+            for item in items:
+                results.append(function(item))
+                bar.update()
+            return results
+        context = multiprocessing.get_context("spawn")
+        lifeline, our_end = context.Pipe(duplex=False)
+        with lifeline, our_end:
+            pool = ProcessPoolExecutor(num_workers, context, _start_worker, (lifeline,))
+            try:
+                for result in pool.map(function, items):
+                    results.append(result)
+                    bar.update()
+            except BaseException as error:
+                # A pool alone would finish the items under way, and those that its queue holds ready.
+                our_end.close()
+                if isinstance(error, BrokenProcessPool):
+                    raise RectalError(_DIED.format(description)) from None
+                raise
+            finally:
+                pool.shutdown(cancel_futures=True)
+    return results
+
+
+def _start_worker(lifeline: Connection) -> None:
+    # Ctrl-C reaches every process of the terminal; only the parent should react, and clean up.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+
+
+def _end_with(lifeline: Connection) -> None:
+    """End this process at once when the other end of the pipe is closed, as it also is by the parent's death."""
+    lifeline.poll(None)
+    os._exit(1)

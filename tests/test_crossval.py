@@ -1,0 +1,106 @@
+"""What a cross-validation checks before it trains, and what it summarizes without raw data or our trainers."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from rectal_nnformer import crossval
+from rectal_nnformer.crossval import cross_validate
+from rectal_nnformer.errors import RectalError
+
+CASES = [f"case_{i}" for i in range(5)]
+MODEL = {"trainer": "Trainer", "plans": "Plans", "device": "cpu"}
+
+
+@pytest.fixture
+def preprocessed(tmp_path, monkeypatch):
+    """A preprocessed dataset of five cases without splits, and no raw data."""
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    for name in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    folder = tmp_path / "nnUNet_preprocessed/Dataset501_Rectal"
+    (folder / "gt_segmentations").mkdir(parents=True)
+    (tmp_path / "nnUNet_results").mkdir()
+    (folder / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz", "channel_names": {"0": "T2w"}})
+    )
+    (folder / "Plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {}}}))
+    for case in CASES:
+        write_mask(folder / f"gt_segmentations/{case}.nii.gz")
+    return folder
+
+
+def write_mask(path):
+    mask = np.zeros((6, 12, 12), dtype=np.uint8)
+    mask[1:4, 3:8, 3:8] = 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(path))
+
+
+@pytest.fixture
+def trained_by_nnunet(preprocessed, monkeypatch):
+    """Stand in for the trainings: each fold ends as nnU-Net leaves it, with perfect predictions."""
+    trained = []
+
+    def train(job, folds, gpus):
+        splits = json.loads((preprocessed / "splits_final.json").read_text())
+        for fold in folds:
+            trained.append(fold)
+            validation = job.fold_folder(fold) / "validation"
+            for case in splits[fold]["val"]:
+                write_mask(validation / f"{case}.nii.gz")
+            (validation / "summary.json").write_text("{}")
+            (job.fold_folder(fold) / "checkpoint_final.pth").touch()
+
+    monkeypatch.setattr(crossval, "train_folds", train)
+    return trained
+
+
+def test_folds_of_any_trainer_are_evaluated_and_summarized_without_raw_data(preprocessed, trained_by_nnunet):
+    folder, summary = cross_validate("501", **MODEL)
+    assert sorted(trained_by_nnunet) == [0, 1, 2, 3, 4]
+    assert (summary.pooled.n_reference, summary.pooled.n_detected) == (5, 5)
+    assert summary.picture_note and (folder / "crossval_summary.md").is_file()
+
+
+def test_splits_are_those_that_nnunet_would_make(preprocessed, trained_by_nnunet):
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    cross_validate("501", **MODEL)
+    assert json.loads((preprocessed / "splits_final.json").read_text()) == generate_crossval_split(CASES, 12345, 5)
+
+
+def test_a_fold_named_twice_is_trained_once(preprocessed, trained_by_nnunet):
+    cross_validate("501", folds=[2, 2], **MODEL)
+    assert trained_by_nnunet == [2]
+
+
+def test_results_of_other_folds_are_not_taken_for_finished(preprocessed, trained_by_nnunet):
+    cross_validate("501", **MODEL)
+    splits = json.loads((preprocessed / "splits_final.json").read_text())
+    (preprocessed / "splits_final.json").write_text(json.dumps([*splits[1:], splits[0]]))
+    with pytest.raises(RectalError, match="validated on other cases"):
+        cross_validate("501", **MODEL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"plans": "OtherPlans"}, r"OtherPlans\.json does not exist; plans of this dataset: Plans"),
+        ({"configuration": "2d"}, "has no configuration '2d', but 3d_fullres"),
+        ({"folds": [5]}, r"folds 0 to 4; -f names \[5\]"),
+        ({"gpus": ["0"]}, "-gpus goes with -device cuda"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_at_once(preprocessed, trained_by_nnunet, changes, message):
+    with pytest.raises(RectalError, match=message):
+        cross_validate("501", **{**MODEL, **changes})
+    assert not trained_by_nnunet
+
+
+def test_too_few_cases_for_five_folds_are_refused(preprocessed, trained_by_nnunet):
+    (preprocessed / "gt_segmentations/case_0.nii.gz").unlink()
+    with pytest.raises(RectalError, match="4 training cases, too few for 5 folds"):
+        cross_validate("501", **MODEL)
