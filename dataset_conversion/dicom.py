@@ -10,6 +10,7 @@ from rectal_nnformer.dataset_conversion.dicom_series import DicomSeries, Finding
 from rectal_nnformer.dataset_conversion.images import ImageFile, list_images, stem
 from rectal_nnformer.dataset_conversion.raw_dataset import Case, Target, convert_cases, dataset_folder
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.wording import plural
 
 
 def convert_dicom(
@@ -43,19 +44,20 @@ def convert_dicom(
     Raises:
         RectalError: anything that cannot be right, for all series at once; nothing is written then.
     """
-    folder = dataset_folder(dataset_id, name, raw)
+    folder = dataset_folder(dataset_id, name, raw, masks is not None)
     findings = find_series(series, planes, description)
     _tell_ignored(findings)
     problems = _broken(findings)
     if not findings.series and not problems:
-        raise RectalError(f"No series to convert under {series}: {len(findings.ignored)} ignored, as listed above.")
+        ignored = f"{len(findings.ignored)} ignored, as listed above" if findings.ignored else "no DICOM image at all"
+        raise RectalError(f"No series to convert under {series}: {ignored}.")
     names = case_names(findings.series)
     mask_files = {} if masks is None else _match(names, findings, list_images(masks), problems)
     cases = [
         Case(names[s.uid], s, ImageFile(mask_files[s.uid]) if s.uid in mask_files else None, s.patient)
         for s in sorted(findings.series, key=lambda s: names[s.uid])
     ]
-    _warn_of_identities(cases)
+    _warn_of_identities(names, findings.series)
     return convert_cases(cases, problems, Target(folder, masks is not None, patients, split_by_case, workers))
 
 
@@ -65,7 +67,7 @@ def case_names(series: Sequence[DicomSeries]) -> dict[str, str]:
     Where several series would have the same name, each gets eight digits of a hash of its UID added: the same on any
     machine and whatever else is converted, and without a parent folder's name, which often is the patient's.
     """
-    names = {s.uid: re.sub(r"[^A-Za-z0-9._-]+", "_", s.folder.resolve().name).strip("._") or "series" for s in series}
+    names = {s.uid: _plain(s.folder.resolve().name) or "series" for s in series}
     count = Counter(names.values())
     return {
         uid: name if count[name] == 1 else f"{name}_{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
@@ -78,7 +80,7 @@ def _broken(findings: Findings) -> defaultdict[str, list[str]]:
     for path in findings.unreadable:
         problems[str(path)].append("cannot be read as DICOM; copy it again, or take it away")
     for uid, (folder, reason) in findings.broken.items():
-        problems[f"{folder} (series {uid})"].append(reason)
+        problems[_place(uid, folder)].append(reason)
     return problems
 
 
@@ -121,16 +123,31 @@ def _named(key: str, series: Mapping[str, tuple[Path, str]]) -> str:
 
 def _tell_ignored(findings: Findings) -> None:
     for uid, (folder, reason) in findings.ignored.items():
-        print(f"Ignored: {folder} (series {uid}): {reason}")
+        print(f"Ignored: {_place(uid, folder)}: {reason}")
     if findings.others:
-        print(f"Ignored: {len(findings.others)} files that are not DICOM images, such as {findings.others[0]}")
+        print(f"Ignored, not DICOM images: {plural(len(findings.others), 'file')}, such as {findings.others[0]}")
 
 
-def _warn_of_identities(cases: Sequence[Case]) -> None:
-    # One or two letters are in many a name by chance.
-    names = [c.name for c in cases if len(c.patient) > 2 and c.patient.lower() in c.name.lower()]
-    if names:
+def _plain(text: str) -> str:
+    """Return a text with `_` for whatever case names do not hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")
+
+
+def _place(uid: str, folder: Path) -> str:
+    return f"{folder} (series {uid})" if uid else f"{folder} (no SeriesInstanceUID)"
+
+
+def _warn_of_identities(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:
+    telling = sorted(names[s.uid] for s in series if any(w in names[s.uid].lower() for w in _identifying_words(s)))
+    if telling:
         print(
-            f"Note: {len(names)} case names, taken from folder names, contain the DICOM PatientID, such as {names[0]}. "
-            "If that identifies anyone, rename the folders and convert again."
+            f"Note: {plural(len(telling), 'case name')}, taken from folder names, with the DICOM PatientID or part of "
+            f"the PatientName in it, such as {telling[0]}. If that identifies anyone, rename the folders and convert "
+            "again."
         )
+
+
+def _identifying_words(series: DicomSeries) -> list[str]:
+    # One or two letters are in many a name by chance. Case names hold ASCII letters alone.
+    words = [_plain(series.patient), *re.findall("[A-Za-z]+", series.patient_name)]
+    return [word.lower() for word in words if len(word) > 2]

@@ -1,13 +1,11 @@
-"""Finding DICOM series in any nesting of folders and stacking their slices.
+"""Telling DICOM series that are meant from others, and stacking their slices.
 
-Everything is read with SimpleITK. A series is what shares a SeriesInstanceUID, wherever its files lie and whatever they
-are called.
+A series is what shares a SeriesInstanceUID, wherever its files lie and whatever they are called.
 """
 
-import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,46 +14,18 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rectal_nnformer.dataset_conversion.images import itk_message
+from rectal_nnformer.dataset_conversion.dicom_files import Slice, files_below, read_slice, should_be_slice
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.images import itk_message
+from rectal_nnformer.wording import plural
 
 PLANES = ("sagittal", "coronal", "axial")
 # No stack of T2-weighted slices through a rectum is thinner; scouts often are.
 MIN_SLICES = 8
 # Slice positions are decimal numbers of a few digits; a slice further off than this share of the gap is not in line.
 POSITION_TOLERANCE = 0.05
-# PixelSpacing and what stands in for it in projections and exports; without them the reader makes up 1 mm.
-SPACING_TAGS = ("0028|0030", "0018|1164", "0018|2010")
-MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What the header of one DICOM file says; what it does not say is empty.
-
-    Attributes:
-        path: The file.
-        series_uid: SeriesInstanceUID.
-        patient: PatientID.
-        modality: Modality.
-        image_type: ImageType, values separated by backslashes.
-        description: SeriesDescription.
-        size: Columns, rows, frames.
-        spacing: Distance of columns and of rows, mm.
-        position: Centre of the first voxel in patient coordinates (LPS), mm.
-        axes: Unit vectors along a row, then along a column.
-    """
-
-    path: Path
-    series_uid: str
-    patient: str
-    modality: str
-    image_type: str
-    description: str
-    size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    position: tuple[float, ...]
-    axes: tuple[float, ...]
+# OT is what software writes that exports images without saying what they are.
+MODALITIES = ("MR", "OT", "")
 
 
 @dataclass(frozen=True)
@@ -65,6 +35,7 @@ class DicomSeries:
     Attributes:
         uid: SeriesInstanceUID.
         patient: PatientID; empty if the header has none.
+        patient_name: PatientName; never written.
         files: One file per slice.
         spacing: x, y, z in mm.
         origin: Centre of the first voxel, LPS, mm.
@@ -73,6 +44,7 @@ class DicomSeries:
 
     uid: str
     patient: str
+    patient_name: str
     files: tuple[Path, ...]
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
@@ -140,51 +112,24 @@ def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: s
         raise RectalError(f"--description '{description}' is not a regular expression: {error}.") from None
     findings = Findings()
     groups: dict[str, list[Slice]] = defaultdict(list)
-    for path in tqdm(list(_files(folder)), desc="reading DICOM headers", unit="file"):
+    for path in tqdm(list(files_below(folder)), desc="reading DICOM headers", unit="file"):
         slice_ = read_slice(path)
         if slice_ is not None:
             groups[slice_.series_uid].append(slice_)
-        elif _should_be_slice(path):
+        elif should_be_slice(path):
             findings.unreadable.append(path)
         else:
             findings.others.append(path)
     for uid, slices in sorted(groups.items(), key=lambda item: item[1][0].path):
         where = slices[0].path.parent
-        if reason := _reason_to_ignore(slices, planes, description):
-            findings.ignored[uid] = where, reason
-            continue
         try:
-            findings.series.append(stack(slices))
+            if reason := _reason_to_ignore(slices, planes, description):
+                findings.ignored[uid] = where, reason
+            else:
+                findings.series.append(stack(slices))
         except RectalError as error:
             findings.broken[uid] = where, str(error)
     return findings
-
-
-def read_slice(path: Path) -> Slice | None:
-    """Read the header of one file; None if it is not a DICOM image."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return None
-
-    def text(tag: str) -> str:
-        return reader.GetMetaData(tag).strip(" \0") if reader.HasMetaDataKey(tag) else ""
-
-    return Slice(
-        path=path,
-        series_uid=text("0020|000e"),
-        patient=text("0010|0020"),
-        modality=text("0008|0060"),
-        image_type=text("0008|0008").upper(),
-        description=text("0008|103e"),
-        size=tuple(reader.GetSize()),
-        spacing=tuple(reader.GetSpacing())[:2] if any(map(text, SPACING_TAGS)) else (),
-        position=_numbers(text("0020|0032"), 3),
-        axes=_numbers(text("0020|0037"), 6),
-    )
 
 
 def plane_of(axes: Sequence[float]) -> str:
@@ -196,15 +141,13 @@ def stack(slices: Sequence[Slice]) -> DicomSeries:
     """Put the slices of one series in order.
 
     Args:
-        slices: At least two, with positions and one orientation.
+        slices: At least two, of one frame each, with positions and one orientation.
 
     Raises:
         RectalError: they differ in size, spacing or patient, two lie in one place, one is missing, or they do not
             lie one above the other.
     """
     first = slices[0]
-    if any(s.size[2:] not in ((), (1,)) for s in slices):
-        raise RectalError("multi-frame DICOM is not supported; convert it to NIfTI, then use convert nifti")
     for what in ("size", "spacing", "patient"):
         if any(getattr(s, what) != getattr(first, what) for s in slices):
             values = "" if what == "patient" else f" ({getattr(first, what)} and others)"
@@ -213,10 +156,11 @@ def stack(slices: Sequence[Slice]) -> DicomSeries:
     normal = _normal(axes)
     ordered = sorted(slices, key=lambda s: (float(np.dot(normal, s.position)), s.path))
     positions = np.array([s.position for s in ordered])
-    gap = _check_gaps(positions, normal, [s.path.name for s in ordered])
+    gap = _check_gaps(positions, normal, [s.path for s in ordered])
     return DicomSeries(
         uid=first.series_uid,
         patient=first.patient,
+        patient_name=first.patient_name,
         files=tuple(s.path for s in ordered),
         spacing=(first.spacing[0], first.spacing[1], gap),
         origin=(float(positions[0, 0]), float(positions[0, 1]), float(positions[0, 2])),
@@ -224,7 +168,7 @@ def stack(slices: Sequence[Slice]) -> DicomSeries:
     )
 
 
-def _check_gaps(positions: NDArray[np.float64], normal: NDArray[np.float64], names: Sequence[str]) -> float:
+def _check_gaps(positions: NDArray[np.float64], normal: NDArray[np.float64], paths: Sequence[Path]) -> float:
     """Return the distance of neighbouring slices, mm; raise if it is not the same throughout and along the normal."""
     steps = np.diff(positions, axis=0)
     gaps = steps @ normal
@@ -233,12 +177,12 @@ def _check_gaps(positions: NDArray[np.float64], normal: NDArray[np.float64], nam
     for i, gap in enumerate(gaps):
         if gap < 0.01:
             raise RectalError(
-                f"{names[i]} and {names[i + 1]} lie in the same place: a copy, or a series with several images per "
+                f"{paths[i]} and {paths[i + 1]} lie in the same place: a copy, or a series with several images per "
                 "slice (diffusion, dynamic); take it away, or choose series with --description"
             )
         if abs(gap - median) > tolerance:
             raise RectalError(
-                f"slices are missing or unevenly spaced: {gap:.2f} mm between {names[i]} and {names[i + 1]}, "
+                f"slices are missing or unevenly spaced: {gap:.2f} mm between {paths[i].name} and {paths[i + 1].name}, "
                 f"elsewhere {median:.2f} mm; export it again"
             )
     if np.abs(steps - gaps[:, None] * normal).max() > tolerance:
@@ -246,67 +190,70 @@ def _check_gaps(positions: NDArray[np.float64], normal: NDArray[np.float64], nam
     return float(gaps.mean())
 
 
-def _reason_to_ignore(slices: Sequence[Slice], planes: Sequence[str], description: str | None) -> str | None:
-    """Return why a series is not meant, or None."""
-    first = slices[0]
-    if not first.series_uid:
-        return "no SeriesInstanceUID"
-    # OT is what software writes that exports images without saying what they are.
-    if first.modality not in ("MR", "OT", ""):
-        return f"modality {first.modality}"
-    if description is not None and not re.search(description, first.description, re.IGNORECASE):
-        return f"description '{first.description}' does not match"
-    if any("LOCALIZER" in s.image_type for s in slices):
+def _reason_to_ignore(slices: Sequence[Slice], planes: Sequence[str], description: str | None) -> str:
+    """Return why a series is not meant; empty if it is.
+
+    It is meant if it holds a stack: enough wanted slices of one orientation.
+
+    Raises:
+        RectalError: the series is meant, but not all that bears its UID belongs to the stack.
+    """
+    reasons = {s: _why_unwanted(s, planes, description) for s in slices}
+    wanted = [s for s, reason in reasons.items() if not reason]
+    if not wanted:
+        return Counter(reasons.values()).most_common(1)[0][0]
+    if any(s.frames > 1 for s in wanted):
+        raise RectalError(
+            "multi-frame DICOM is not read; convert it to NIfTI and use convert nifti, or choose other series with "
+            "--description"
+        )
+    if not slices[0].series_uid:
+        raise RectalError(
+            f"{plural(len(wanted), 'MR slice')} without SeriesInstanceUID, such as {wanted[0].path.name}, so that it "
+            "is unknown where they belong; export them again, or take them away"
+        )
+    parallel = _most_parallel(wanted)
+    if len(parallel) < MIN_SLICES:
+        return f"{plural(len(parallel), 'slice')} of one wanted orientation, fewer than {MIN_SLICES}"
+    odd = [s for s in slices if s not in parallel]
+    if odd:
+        raise RectalError(
+            f"{len(parallel)} of its {len(slices)} slices make a stack, and the rest does not fit ({odd[0].path.name}: "
+            f"{reasons[odd[0]] or 'another orientation'}); take that away, or choose series with --description"
+        )
+    return ""
+
+
+def _why_unwanted(s: Slice, planes: Sequence[str], description: str | None) -> str:
+    """Return why a slice is none of those to take; empty if it is one."""
+    if s.modality not in MODALITIES:
+        return f"modality {s.modality}"
+    if description is not None and not re.search(description, s.description, re.IGNORECASE):
+        return f"description '{s.description}' does not match"
+    if "LOCALIZER" in s.image_type:
         return "localizer"
-    if any(s.size[2:] not in ((), (1,)) for s in slices):
-        return None
-    if not all(s.position and s.axes and s.spacing for s in slices):
+    if s.frames > 1:
+        computed = re.search("DERIVED|SECONDARY", s.image_type)
+        return "multi-frame and not original (ImageType); convert it to NIfTI if it is meant" if computed else ""
+    if not (s.position and s.axes and s.spacing):
         return "no slice position, orientation or pixel spacing"
-    if any(not np.allclose(s.axes, first.axes, atol=1e-3) for s in slices):
-        return "slices in several orientations, as in a localizer"
-    if len(slices) < MIN_SLICES:
-        return f"{len(slices)} slices, fewer than {MIN_SLICES}"
-    plane = plane_of(first.axes)
-    return None if plane in planes else f"{plane} plane (add --planes {plane} to take it)"
+    plane = plane_of(s.axes)
+    return "" if plane in planes else f"{plane} plane (add --planes {plane} to take it)"
+
+
+def _most_parallel(slices: Sequence[Slice]) -> set[Slice]:
+    """Return the largest set of slices with one orientation."""
+    groups: list[list[Slice]] = []
+    for s in slices:
+        group = next((g for g in groups if np.allclose(g[0].axes, s.axes, atol=1e-3)), None)
+        if group is None:
+            groups.append([s])
+        else:
+            group.append(s)
+    largest = max(groups, key=len)
+    return set(largest)
 
 
 def _normal(axes: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     row, column = np.asarray(axes, dtype=np.float64).reshape(2, 3)
     return np.cross(row, column)
-
-
-def _numbers(text: str, count: int) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split("\\"))
-    except ValueError:
-        return ()
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else ()
-
-
-def _should_be_slice(path: Path) -> bool:
-    """Return whether a file that cannot be read as an image claims to be an MR slice, by its meta header or suffix."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(2048)
-    except OSError:
-        return True
-    storage = re.search(rb"\x02\x00\x02\x00UI..([\d.]+)", head, re.DOTALL)
-    if head[128:132] == b"DICM" and storage:
-        return storage[1].decode().startswith(MR_STORAGE)
-    return path.suffix.lower() in (".dcm", ".ima")
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and below it in a fixed order; links to folders are followed, each folder once."""
-    seen = set()
-    for root, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if (real := os.path.realpath(root)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(root) / name for name in sorted(names) if not name.startswith("."))
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise RectalError(f"Folder {error.filename} cannot be read: {error.strerror}.")

@@ -8,40 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.wording import plural
 
 NUM_FOLDS = 5
 # nnU-Net's own seed for its splits.
 SEED = 12345
 
 
-def read_patient_list(path: Path) -> dict[str, str]:
-    """Read which case is of which patient from a CSV file with the columns `case` and `patient`.
-
-    Raises:
-        RectalError: the file cannot be read, lacks a column or a value, or names a case twice.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RectalError(f"The list of patients {path} cannot be read: {error}") from None
-    # Spreadsheets write semicolons where the comma is the decimal sign.
-    delimiter = ";" if ";" in text.partition("\n")[0] else ","
-    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    if not {"case", "patient"} <= set(rows.fieldnames or ()):
-        raise RectalError(f"The list of patients {path} needs a first line with the columns case and patient.")
-    patients: dict[str, str] = {}
-    for row in rows:
-        case, patient = (row["case"] or "").strip(), (row["patient"] or "").strip()
-        if not case or not patient:
-            raise RectalError(f"The list of patients {path} has a line without case or patient (line {rows.line_num}).")
-        if case in patients:
-            raise RectalError(f"The list of patients {path} names case {case} twice (line {rows.line_num}).")
-        patients[case] = patient
-    return patients
-
-
 def patient_list(patients: Mapping[str, str]) -> str:
-    """Return the CSV text from which `read_patient_list` reads these patients."""
+    """Return the CSV text from which `patients.read_patient_list` reads these patients."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("case", "patient"))
@@ -97,17 +72,17 @@ def folds_of(patients: Mapping[str, str], split_by_case: bool) -> list[dict[str,
     """
     count = len(set(patients.values()))
     if len(patients) < NUM_FOLDS:
-        raise RectalError(f"{len(patients)} cases are too few for {NUM_FOLDS} folds: add cases.")
+        raise RectalError(f"Only {plural(len(patients), 'case')} for {NUM_FOLDS} folds: add cases.")
     if split_by_case:
         if count < len(patients):
             print(
-                f"Split by case: {len(patients)} scans of {count} patients, so that scans of one patient are in "
-                "training and validation alike. The detection rate of these folds is optimistic."
+                f"Split by case: {len(patients)} scans of {plural(count, 'patient')}, so that scans of one patient are "
+                "in training and validation alike. The detection rate of these folds is optimistic."
             )
         return make_folds({case: case for case in patients})
     if count < NUM_FOLDS:
         raise RectalError(
-            f"{count} patients are too few for {NUM_FOLDS} folds that keep a patient's {len(patients)} scans together. "
+            f"Only {plural(count, 'patient')} for {NUM_FOLDS} folds that keep all scans of a patient together. "
             "Add patients, correct the list given with --patients, or give --split-by-case, which makes the detection "
             "rate optimistic."
         )

@@ -1,8 +1,6 @@
-"""Reading image files whole or not at all, and writing them without anything but voxels and geometry."""
+"""Image files in a folder as inputs, and writing images without anything but voxels and geometry."""
 
-import gzip
-import re
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,11 +10,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.images import is_nifti, read_image
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-NIFTI_HEADER_SIZES = (348, 540)
-# NIfTI's codes of data types that can hold NaN.
-NIFTI_FLOATS = {16: "f4", 64: "f8"}
 
 
 class ImageSource(Protocol):
@@ -33,25 +29,8 @@ class ImageFile:
     path: Path
 
     def read(self) -> sitk.Image:
-        """Return the image in the file.
-
-        Raises:
-            RectalError: the file cannot be read, ends early or, being NIfTI, holds values that are not finite.
-        """
-        try:
-            image = sitk.ReadImage(str(self.path))
-        except RuntimeError as error:
-            raise RectalError(f"{self.path.name} cannot be read ({itk_message(error)})") from None
-        if self.path.name.lower().endswith((".nii", ".nii.gz")):
-            _check_nifti(self.path, image)
-        return image
-
-
-def itk_message(error: RuntimeError) -> str:
-    """Return the telling part of an ITK exception in one line of at most 160 characters."""
-    text = re.split(r"ERROR:", str(error))[-1]
-    text = re.sub(r"\w+\(0x[0-9a-f]+\):", "", text)
-    return " ".join(text.split())[:160]
+        """Return the image in the file; raise RectalError if it cannot be read whole."""
+        return read_image(self.path)
 
 
 def stem(path: Path) -> str:
@@ -61,22 +40,41 @@ def stem(path: Path) -> str:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files that lie directly in a folder, by name; say which other files are left aside.
+    """Return the image files that lie directly in a folder, by name; say what else is left aside.
 
     Raises:
-        RectalError: there is no such folder, or no image file in it.
+        RectalError: there is no such folder, no image file in it, a link to nothing, or a folder called like an image.
     """
     if not folder.is_dir():
         raise RectalError(f"{folder} is not a folder.")
-    files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-    images = [f for f in files if f.name.lower().endswith(SUFFIXES)]
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        if not entry.exists():
+            raise RectalError(f"{entry} is a link to {entry.readlink()}, which is missing: restore that, or remove it.")
+        if entry.is_dir() and _called_image(entry):
+            raise RectalError(f"{entry} is a folder with the name of an image file: rename it, or move it away.")
+    images = [entry for entry in entries if _called_image(entry)]
     if not images:
         raise RectalError(f"{folder} holds no image file ({' '.join(SUFFIXES)}) directly in it.")
-    others = [f.name for f in files if f not in images]
-    if others:
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        print(f"Left aside in {folder}, not one of {' '.join(SUFFIXES)}: {', '.join(others[:5])}{more}")
+    _tell_left_aside(folder, [f"{e.name}/" if e.is_dir() else e.name for e in entries if not _called_image(e)])
     return images
+
+
+def lacks_orientation(path: Path) -> bool:
+    """Return whether a NIfTI header tells neither by qform nor by sform where its axes point.
+
+    False for other formats and for what cannot be read.
+    """
+    if not is_nifti(path):
+        return False
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NiftiImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return False
+    return all(reader.GetMetaData(f"{form}_code") == "0" for form in ("qform", "sform"))
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
@@ -88,16 +86,24 @@ def write_image(image: sitk.Image, path: Path) -> None:
     _write_array(_compact(sitk.GetArrayViewFromImage(image)), image, path)
 
 
-def write_mask(mask: sitk.Image, image: sitk.Image, path: Path) -> None:
-    """Write a mask as uint8 with exactly the geometry of its image, from which it differed by rounding at most."""
-    _write_array(sitk.GetArrayViewFromImage(mask).astype(np.uint8), image, path)
+def write_mask(mask: sitk.Image, path: Path) -> None:
+    """Write a mask as compressed NIfTI, uint8, with nothing but voxels and geometry."""
+    _write_array(sitk.GetArrayViewFromImage(mask).astype(np.uint8), mask, path)
+
+
+def _called_image(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def _tell_left_aside(folder: Path, names: Sequence[str]) -> None:
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        print(f"Left aside in {folder}, not one of {' '.join(SUFFIXES)}: {', '.join(names[:5])}{more}")
 
 
 def _write_array(array: NDArray[Any], geometry: sitk.Image, path: Path) -> None:
     output = sitk.GetImageFromArray(array)
-    output.SetOrigin(geometry.GetOrigin())
-    output.SetSpacing(geometry.GetSpacing())
-    output.SetDirection(geometry.GetDirection())
+    output.CopyInformation(geometry)
     sitk.WriteImage(output, str(path), True)
 
 
@@ -106,27 +112,3 @@ def _compact(array: NDArray[Any]) -> NDArray[Any]:
     fits = array.min() >= limits.min and array.max() <= limits.max
     whole = np.issubdtype(array.dtype, np.integer) or np.array_equal(array, np.rint(array))
     return array.astype(np.int16 if fits and whole else np.float32)
-
-
-def _check_nifti(path: Path, image: sitk.Image) -> None:
-    """Raise on what ITK's NIfTI reader passes over in silence.
-
-    It fills with zeros what a file that ends early lacks, and replaces NaN and infinite values by zeros.
-    """
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            content = file.read()
-    except (EOFError, OSError, zlib.error) as error:
-        raise RectalError(f"{path.name} cannot be read ({error})") from None
-    voxels = int(np.prod(image.GetSize(), dtype=np.int64))
-    offset = int(float(image.GetMetaData("vox_offset")))
-    datatype, bits = (int(image.GetMetaData(key)) for key in ("datatype", "bitpix"))
-    expected = offset + voxels * bits // 8
-    if len(content) < expected:
-        raise RectalError(f"{path.name} ends early ({len(content)} of {expected} bytes); copy it again")
-    if datatype in NIFTI_FLOATS:
-        order = "<" if int.from_bytes(content[:4], "little") in NIFTI_HEADER_SIZES else ">"
-        values = np.frombuffer(content, order + NIFTI_FLOATS[datatype], voxels, offset)
-        bad = voxels - np.count_nonzero(np.isfinite(values))
-        if bad:
-            raise RectalError(f"{path.name} has {bad} voxels that are NaN or infinite; replace them")

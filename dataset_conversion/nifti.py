@@ -2,11 +2,14 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from rectal_nnformer.dataset_conversion.images import ImageFile, list_images, stem
+from rectal_nnformer.dataset_conversion.images import ImageFile, lacks_orientation, list_images, stem
 from rectal_nnformer.dataset_conversion.raw_dataset import Case, Target, convert_cases, dataset_folder
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.wording import plural
 
 
 def convert_nifti(
@@ -37,12 +40,16 @@ def convert_nifti(
     Raises:
         RectalError: anything that cannot be right, for all cases at once; nothing is written then.
     """
-    folder = dataset_folder(dataset_id, name, raw)
+    folder = dataset_folder(dataset_id, name, raw, masks is not None)
     problems: defaultdict[str, list[str]] = defaultdict(list)
-    image_files = _by_case(list_images(images), problems)
-    mask_files = {} if masks is None else _by_case(list_images(masks), problems)
+    if masks is not None and images.exists() and masks.exists() and images.samefile(masks):
+        raise RectalError(f"--images and --masks are the same folder, {images}: keep masks in a folder of their own.")
+    files = list_images(images)
+    mask_files = {} if masks is None else _by_case(list_images(masks), stem, problems)
+    image_files = _by_case(files, partial(_image_case, masks=mask_files), problems)
     if masks is not None:
         _match(image_files, mask_files, problems)
+    _tell_lack_of_orientation(image_files)
     cases = [
         Case(case, ImageFile(path), ImageFile(mask_files[case]) if case in mask_files else None, case)
         for case, path in image_files.items()
@@ -50,20 +57,40 @@ def convert_nifti(
     return convert_cases(cases, problems, Target(folder, masks is not None, patients, split_by_case, workers))
 
 
-def _by_case(files: Sequence[Path], problems: defaultdict[str, list[str]]) -> dict[str, Path]:
-    """Return the file of each case; further channels and second files of a case are added to `problems`."""
+def _image_case(path: Path, masks: Collection[str]) -> str:
+    """Return the case of an image: its whole name if a mask has that, else without nnU-Net's channel number.
+
+    Raises:
+        RectalError: no case is left, or the channel is not the first.
+    """
+    name = stem(path)
+    if name in masks:
+        return name
+    found = re.search(r"_(\d{4})$", name)
+    if found is None:
+        return name
+    case, channel = name[: found.start()], found[1]
+    if channel != "0000":
+        raise RectalError(
+            f"the ending _{channel} means channel {int(channel)} to nnU-Net, and only one, T2w, is used; take the file "
+            f"away or, if the number belongs to the case name, rename it, say to {case}-{channel}"
+        )
+    if not case:
+        raise RectalError("its name has no case before the channel _0000; rename it to <case>_0000")
+    return case
+
+
+def _by_case(
+    files: Sequence[Path], case_of: Callable[[Path], str], problems: defaultdict[str, list[str]]
+) -> dict[str, Path]:
+    """Return the file of each case; names that are none and second files of a case are added to `problems`."""
     cases: dict[str, Path] = {}
     for path in files:
-        name = stem(path)
-        channel = re.search(r"_(\d{4})$", name)
-        if channel and channel[1] != "0000":
-            problems[str(path)].append(
-                f"the ending _{channel[1]} means channel {int(channel[1])} to nnU-Net, and only one, T2w, is used; "
-                "take the file away or, if the number belongs to the case name, rename it, say to "
-                f"{name.replace(channel[0], '-' + channel[1])}"
-            )
+        try:
+            case = case_of(path)
+        except RectalError as error:
+            problems[str(path)].append(str(error))
             continue
-        case = name.removesuffix("_0000")
         if case in cases:
             problems[case].append(f"{cases[case].name} and {path.name} are the same case; take one away")
         cases.setdefault(case, path)
@@ -75,3 +102,13 @@ def _match(images: Mapping[str, Path], masks: Mapping[str, Path], problems: defa
         problems[case].append(f"no mask {case}.nii.gz for {images[case].name}")
     for case in masks.keys() - images.keys():
         problems[case].append(f"no image for mask {masks[case].name}")
+
+
+def _tell_lack_of_orientation(images: Mapping[str, Path]) -> None:
+    cases = [case for case, path in images.items() if lacks_orientation(path)]
+    if cases:
+        print(
+            f"Note: the header of {plural(len(cases), 'image')} does not tell the orientation (neither qform nor "
+            f"sform): {', '.join(cases)}. Axes are taken to point to left, posterior and superior. Pretrained weights "
+            "know directions: make sure on the contact sheet, or export these again."
+        )

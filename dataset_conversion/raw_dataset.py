@@ -9,19 +9,14 @@ from pathlib import Path
 
 from rectal_nnformer.dataset_conversion.checks import case_problems
 from rectal_nnformer.dataset_conversion.contact_sheet import Tile, draw_contact_sheet, make_tile
-from rectal_nnformer.dataset_conversion.folds import (
-    folds_of,
-    patient_list,
-    patient_problems,
-    pseudonyms,
-    read_patient_list,
-)
+from rectal_nnformer.dataset_conversion.folds import folds_of, patient_list, patient_problems, pseudonyms
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, write_image, write_mask
-from rectal_nnformer.dataset_conversion.parallel import map_with_progress
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import staged_folder, write_json, write_text
+from rectal_nnformer.parallel import map_with_progress
 from rectal_nnformer.paths import folder_variables, nnunet_folder
-from rectal_nnformer.patients import PATIENTS_FILE
+from rectal_nnformer.patients import PATIENTS_FILE, read_patient_list
+from rectal_nnformer.wording import plural
 
 FILE_ENDING = ".nii.gz"
 # nnU-Net looks this class up by name. A name that it does not know falls back, with a printed line, to the reader that
@@ -65,7 +60,7 @@ class Target:
     workers: int
 
 
-def dataset_folder(dataset_id: int, name: str, raw: Path | None) -> Path:
+def dataset_folder(dataset_id: int, name: str, raw: Path | None, training: bool) -> Path:
     """Return the folder of a new raw dataset.
 
     Args:
@@ -73,6 +68,7 @@ def dataset_folder(dataset_id: int, name: str, raw: Path | None) -> Path:
         name: Letters, digits, `_` and `-`.
         raw: The folder of raw datasets. None: the one that the variable nnUNet_raw names; then the id must also be free
             in the folders of preprocessed data and results, where nnU-Net looks for it too.
+        training: Whether training cases come in: then nothing may be left of an earlier dataset of the same name.
 
     Raises:
         RectalError: id or name is illegal or in use, or the variable is not set.
@@ -88,9 +84,10 @@ def dataset_folder(dataset_id: int, name: str, raw: Path | None) -> Path:
     places = folder_variables() if raw is None else {"nnUNet_raw": str(raw)}
     for variable, place in places.items():
         for other in sorted(Path(place).glob(f"Dataset{dataset_id:03d}*")):
-            if _in_the_way(other, folder.name, variable):
+            if _in_the_way(other, folder.name, training or variable == "nnUNet_raw"):
                 raise RectalError(
-                    f"Dataset id {dataset_id} is in use by {other}: choose another with -d, or remove it."
+                    f"Dataset id {dataset_id} is in use by {other}: choose another with -d, or move that away. "
+                    "Otherwise the two would be mixed, and folds trained on the one be taken for folds of the other."
                 )
     return folder
 
@@ -110,7 +107,7 @@ def convert_cases(cases: Sequence[Case], problems: Mapping[str, list[str]], targ
     found = defaultdict(list, {name: list(reasons) for name, reasons in problems.items()})
     if not target.training and (target.patients or target.split_by_case):
         raise RectalError("--patients and --split-by-case concern the folds, and without --masks there are none.")
-    patients = _patients(cases, target.patients, found) if target.training else {}
+    patients = _patients(cases, target, found) if target.training else {}
     for case, reasons in zip(cases, map_with_progress(_check, cases, target.workers, "checking"), strict=True):
         found[case.name] += reasons
     _refuse(found)
@@ -124,27 +121,30 @@ def convert_cases(cases: Sequence[Case], problems: Mapping[str, list[str]], targ
     return target.folder
 
 
-def _in_the_way(other: Path, name: str, variable: str) -> bool:
-    """Return whether `other`, found under one of nnU-Net's variables, keeps a dataset `name` of its id from being made.
+def _in_the_way(other: Path, name: str, to_be_new: bool) -> bool:
+    """Return whether `other`, in one of nnU-Net's folders, keeps a dataset `name` of its id from being made there.
 
-    Preprocessed data of the same name would be mixed with the new; a trained model of that name may stay.
+    One of another name always does; one of the same name only if it is to be new and `other` is not an empty folder.
     """
     if other.name != name:
         return other.is_dir()
-    return variable != "nnUNet_results" and (not other.is_dir() or any(other.iterdir()))
+    return to_be_new and (not other.is_dir() or any(other.iterdir()))
 
 
-def _patients(cases: Sequence[Case], csv_file: Path | None, problems: defaultdict[str, list[str]]) -> dict[str, str]:
+def _patients(cases: Sequence[Case], target: Target, problems: defaultdict[str, list[str]]) -> dict[str, str]:
     """Return the patient of each case; what is missing or too much is added to `problems`."""
-    if csv_file is None:
+    if target.patients is None:
         for case in cases:
-            if not case.patient:
-                problems[case.name].append("no PatientID in its DICOM header; give a list with --patients")
-        return {case.name: case.patient for case in cases}
-    patients = read_patient_list(csv_file)
+            if not case.patient and not target.split_by_case:
+                problems[case.name].append(
+                    "no PatientID in its DICOM header; list patients with --patients, or give --split-by-case, which "
+                    "makes the detection rate optimistic"
+                )
+        return {case.name: case.patient or case.name for case in cases}
+    patients = read_patient_list(target.patients)
     # A mask that lacks its image is known, though it is not among the cases.
     known = {case.name for case in cases} | problems.keys() & patients.keys()
-    for name, reason in patient_problems(known, patients, csv_file).items():
+    for name, reason in patient_problems(known, patients, target.patients).items():
         problems[name].append(reason)
     return patients
 
@@ -156,7 +156,9 @@ def _check(case: Case) -> list[str]:
 def _refuse(problems: Mapping[str, list[str]]) -> None:
     lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in sorted(problems.items()) if reasons]
     if lines:
-        raise RectalError("\n".join([f"Nothing was written, because {len(lines)} inputs cannot be right:", *lines]))
+        raise RectalError(
+            "\n".join([f"Nothing was written, because {plural(len(lines), 'input')} cannot be right:", *lines])
+        )
 
 
 def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
@@ -182,14 +184,17 @@ def _write_case(case: Case, folder: Path) -> Tile:
     write_image(image, images / f"{case.name}_0000{FILE_ENDING}")
     mask = case.mask.read() if case.mask else None
     if mask is not None:
-        write_mask(mask, image, folder / "labelsTr" / f"{case.name}{FILE_ENDING}")
+        # They may differ by rounding, and by that alone be turned differently where they are oriented.
+        mask.CopyInformation(image)
+        write_mask(mask, folder / "labelsTr" / f"{case.name}{FILE_ENDING}")
     return make_tile(case.name, image, mask)
 
 
 def _report(folder: Path, count: int, patients: Mapping[str, str], splits: Sequence[Mapping[str, list[str]]]) -> None:
     if splits:
         sizes = " + ".join(str(len(fold["val"])) for fold in splits)
-        print(f"{folder}: {count} training cases of {len(set(patients.values()))} patients, in folds of {sizes}.")
+        grouping = plural(len(set(patients.values())), "patient")
+        print(f"{folder}: {count} training cases of {grouping}, in folds of {sizes}.")
     else:
-        print(f"{folder}: {count} cases to predict in imagesTs; without masks there are no training cases.")
+        print(f"{folder}: {plural(count, 'case')} to predict in imagesTs; without masks there are no training cases.")
     print(f"Before anything else, look at {folder / 'contact_sheet.png'}")

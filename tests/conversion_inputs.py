@@ -1,5 +1,6 @@
 """Small scans, masks and DICOM series for the tests of conversion."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,39 @@ def write_series(folder, image, uid, patient="SECRET-17", file_name="IM{:04d}", 
         writer.SetFileName(str(folder / file_name.format(depth - z)))
         writer.Execute(slice_)
     return folder
+
+
+def write_frames(path, uid, image_type):
+    """Write a multi-frame DICOM file of MR modality."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = scan()
+    for tag, value in {"0008|0008": image_type, "0008|0060": "MR", "0020|000e": uid}.items():
+        image.SetMetaData(tag, value)
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(path))
+    writer.Execute(image)
+
+
+def hide_tag(path, group, element):
+    """Make a DICOM file lack a tag, by giving what it holds to the next one, which nobody reads."""
+    content = path.read_bytes()
+    tag, other = (struct.pack("<HH", group, number) for number in (element, element + 1))
+    assert content.count(tag) == 1
+    path.write_bytes(content.replace(tag, other))
+
+
+def swap_bytes(path):
+    """Turn a little-endian NIfTI file of 32-bit voxels into a big-endian one."""
+    content = bytearray(path.read_bytes())
+    fields = ["0 1 4", "32 1 4", "36 1 2", "40 8 2", "56 3 4", "68 4 2", "76 8 4", "108 3 4", "120 1 2", "124 4 4"]
+    fields += ["140 2 4", "252 2 2", "256 18 4", f"352 {(len(content) - 352) // 4} 4"]
+    for field in fields:
+        offset, count, size = map(int, field.split())
+        part = np.frombuffer(content, f"<u{size}", count, offset).byteswap().tobytes()
+        content[offset : offset + len(part)] = part
+    path.write_bytes(content)
 
 
 def every_byte_of(folder: Path) -> bytes:

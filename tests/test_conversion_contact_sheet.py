@@ -4,9 +4,16 @@ import matplotlib.image
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conversion_inputs import SIZE, as_image, tumor
+from conversion_inputs import SIZE, as_image, scan, tumor, write_cohort
 
+from rectal_nnformer.dataset_conversion import raw_dataset
 from rectal_nnformer.dataset_conversion.contact_sheet import DPI, TILE, Tile, draw_contact_sheet, make_tile
+from rectal_nnformer.dataset_conversion.nifti import convert_nifti
+
+
+def _colored(path):
+    picture = matplotlib.image.imread(path)[..., :3]
+    return picture.max(axis=-1) - picture.min(axis=-1) > 0.3
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "SPR", "AIL"])
@@ -43,15 +50,36 @@ def test_without_a_mask_the_middle_slice_is_shown_and_nothing_outlined():
     assert tile.caption == "case"
 
 
+def test_the_sheet_of_a_converted_dataset_shows_every_outline(tmp_path):
+    folder = convert_nifti(*write_cohort(tmp_path), 501, "Rectal", raw=tmp_path / "raw")
+    colored = _colored(folder / "contact_sheet.png")
+    size = int(TILE * DPI)
+    rows = [colored[top : top + size] for top in (0, colored.shape[0] // 2)]
+    outlined = [[part[:, left : left + size].sum() > 20 for left in range(0, 4 * size, size)] for part in rows]
+    assert outlined == [[True] * 4, [True, True, False, False]]
+
+
+def test_rounding_of_a_tilt_near_45_degrees_does_not_turn_the_mask(tmp_path, monkeypatch):
+    images, masks = write_cohort(tmp_path)
+    for path, sign in ((images / "case_a_0000.nii.gz", 1), (masks / "case_a.nii.gz", -1)):
+        angle = np.pi / 4 + sign * 1e-4
+        tilt = [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
+        sitk.WriteImage(scan(0, tilt) if sign > 0 else tumor(tilt), str(path))
+    sheet = []
+    monkeypatch.setattr(raw_dataset, "draw_contact_sheet", lambda tiles, *_: sheet.extend(tiles))
+    convert_nifti(images, masks, 501, "Rectal", raw=tmp_path / "raw")
+    assert sheet[0].grey.shape == sheet[0].outline.shape
+    assert sheet[0].outline.sum() == 9
+
+
 def test_every_case_gets_a_tile_with_its_outline(tmp_path):
     outline = np.zeros((40, 40), bool)
     outline[10:30, 10:30] = True
     tiles = [Tile(f"case_{i}", np.full((40, 40), 128, np.uint8), outline, 1.0) for i in range(30)]
     draw_contact_sheet(tiles, tmp_path / "sheet.png", "Dataset501_$1$")
-    picture = matplotlib.image.imread(tmp_path / "sheet.png")[..., :3]
-    assert picture.shape[1] == pytest.approx(6 * TILE * DPI, abs=1)
-    colored = picture.max(axis=-1) - picture.min(axis=-1) > 0.3
-    columns = np.add.reduceat(colored.any(axis=0), np.arange(0, picture.shape[1], int(TILE * DPI))[:6])
+    colored = _colored(tmp_path / "sheet.png")
+    assert colored.shape[1] == pytest.approx(6 * TILE * DPI, abs=1)
+    columns = np.add.reduceat(colored.any(axis=0), np.arange(0, colored.shape[1], int(TILE * DPI))[:6])
     assert (columns > 50).all()
     starts = np.flatnonzero(np.diff(colored.any(axis=1).astype(int)) == 1)
     assert len(starts) == 5

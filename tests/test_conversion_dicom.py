@@ -1,17 +1,20 @@
 """Conversion of DICOM: which series are taken, how they are stacked, named and matched, and what is refused."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conversion_inputs import SAGITTAL, every_byte_of, scan, tumor, write_series
+from conversion_inputs import SAGITTAL, every_byte_of, hide_tag, scan, tumor, write_frames, write_series
 
 from rectal_nnformer.dataset_conversion.dicom import convert_dicom
 from rectal_nnformer.dataset_conversion.dicom_series import find_series, plane_of
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.patients import read_patients
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "pelvic_t2w"
 needs_real_scans = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real pelvic MRI is not in {REAL}")
@@ -76,13 +79,25 @@ def test_a_list_of_patients_overrides_the_headers(tmp_path):
     write_cohort(tmp_path, count=6)
     table = tmp_path / "p.csv"
     table.write_text("case,patient\n" + "".join(f"t2_{i},{i // 2}\n" for i in range(6)))
-    assert "3 patients are too few" in refusal(tmp_path, patients=table)
+    assert "Only 3 patients for 5 folds" in refusal(tmp_path, patients=table)
 
 
-def test_case_names_that_contain_the_patient_id_are_pointed_out(tmp_path, capsys):
-    write_series(tmp_path / "dicom" / "secret-17_t2", scan(), "1.2.3", patient="SECRET-17")
+@pytest.mark.parametrize(
+    ("folder", "patient", "name", "noted"),
+    [
+        ("secret-17_t2", "SECRET-17", "Doe^Jane", True),
+        ("t2 secret 17", "SECRET 17", "Doe^Jane", True),
+        ("t2_janes", "SECRET-17", "Doe^Jane", True),
+        ("t2_müller", "SECRET-17", "Müller^Jo", True),
+        ("t2_jo_17", "17", "Doe^Jo", False),
+    ],
+)
+def test_case_names_that_contain_patient_id_or_name_are_pointed_out(tmp_path, capsys, folder, patient, name, noted):
+    write_series(tmp_path / "dicom" / folder, scan(), "1.2.3", patient=patient, T0010_0010=name)
     convert(tmp_path, masks=None)
-    assert "1 case names" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert ("1 case name, taken from folder names" in output) == noted
+    assert name not in output
 
 
 # Which series are taken
@@ -95,8 +110,11 @@ def test_other_series_are_ignored_and_the_reason_said(tmp_path, capsys):
     write_series(dicom / "scout", scan(2), "2.2", T0008_0008="ORIGINAL\\PRIMARY\\LOCALIZER")
     write_series(dicom / "thin", scan(3)[:, :, :5], "2.3")
     write_series(dicom / "ct", scan(4), "2.4", T0008_0060="CT")
-    write_series(dicom / "three_planes", scan(5), "2.5", file_name="a{}")
+    write_series(dicom / "three_planes", scan(5)[:, :, :5], "2.5", file_name="a{}")
     write_series(dicom / "three_planes", scan(5, SAGITTAL), "2.5", file_name="b{}")
+    for path in write_series(dicom / "no_spacing", scan(6), "2.6").iterdir():
+        hide_tag(path, 0x0028, 0x0030)
+    write_frames(dicom / "subtraction" / "IM1", "2.7", "DERIVED\\SECONDARY")
     (dicom / "notes.txt").write_text("hello")
     folder = convert(tmp_path)
     assert len(list((folder / "imagesTr").iterdir())) == 5
@@ -105,8 +123,46 @@ def test_other_series_are_ignored_and_the_reason_said(tmp_path, capsys):
     assert "localizer" in lines["2.2"]
     assert "5 slices" in lines["2.3"]
     assert "modality CT" in lines["2.4"]
-    assert "several orientations" in lines["2.5"]
-    assert any("1 files that are not DICOM images" in line for line in lines.values())
+    assert "5 slices of one wanted orientation, fewer than 8" in lines["2.5"]
+    assert "no slice position, orientation or pixel spacing" in lines["2.6"]
+    assert "multi-frame and not original" in lines["2.7"]
+    assert any("not DICOM images: 1 file," in line for line in lines.values())
+
+
+@pytest.mark.parametrize(
+    ("storage", "is_image"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.4", True),
+        ("1.2.840.10008.5.1.4.1.1.4.1", True),
+        ("1.2.840.10008.5.1.4.1.1.4.4", True),
+        ("1.2.840.10008.5.1.4.1.1.4.2", False),  # spectroscopy
+        ("1.2.840.10008.5.1.4.1.1.481.3", False),  # structure set
+        ("1.2.840.10008.5.1.4.1.1.481.5", False),  # plan
+    ],
+)
+def test_of_objects_without_pixels_only_mr_images_are_an_error(tmp_path, storage, is_image):
+    uid = storage.encode() + b"\0" * (len(storage) % 2)
+    meta = b"\x02\x00\x02\x00UI" + len(uid).to_bytes(2, "little") + uid
+    path = tmp_path / "object.dcm"
+    path.write_bytes(b"\0" * 128 + b"DICM" + meta)
+    findings = find_series(tmp_path)
+    assert (findings.unreadable, findings.others) == (([path], []) if is_image else ([], [path]))
+
+
+@pytest.mark.parametrize("modality", ["OT", ""])
+def test_series_without_a_telling_modality_are_taken(tmp_path, modality):
+    for path in write_series(tmp_path, scan(), "1.2", T0008_0060=modality or "MR").iterdir():
+        if not modality:
+            hide_tag(path, 0x0008, 0x0060)
+    assert [s.uid for s in find_series(tmp_path).series] == ["1.2"]
+
+
+def test_a_description_in_latin_1_can_be_chosen_and_printed(tmp_path, capsys):
+    for path in write_series(tmp_path / "dicom" / "t2", scan(), "1.2", T0008_103e="T2 Rueckw").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"T2 Rueckw", b"T2 R\xfcckwa"))
+    assert len(find_series(tmp_path / "dicom", description="rück").series) == 1
+    assert "No series to convert" in refusal(tmp_path, masks=None, description="t1")
+    assert "description 'T2 Rückwa' does not match" in capsys.readouterr().out
 
 
 def test_other_planes_are_taken_if_asked_for(tmp_path):
@@ -136,6 +192,24 @@ def test_nothing_to_convert_is_an_error(tmp_path):
     assert "No series to convert" in refusal(tmp_path, masks=None)
     with pytest.raises(RectalError, match="is not a folder"):
         find_series(tmp_path / "nowhere")
+    (tmp_path / "empty" / "dicom").mkdir(parents=True)
+    assert "no DICOM image at all" in refusal(tmp_path / "empty", masks=None)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    write_series(tmp_path / "t2", scan(), "1.2")
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder) == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(RectalError, match="closed cannot be read: Permission denied"):
+        find_series(tmp_path)
 
 
 def test_linked_folders_are_followed_and_loops_are_not(tmp_path):
@@ -256,6 +330,42 @@ def _other_patient(folder):
     write_series(folder, slice_, "1.2.3", patient="SECRET-4", file_name="other")
 
 
+def _other_spacing(folder):
+    slice_ = scan()[:, :, :1]
+    slice_.SetSpacing((0.6, 0.75, 3.0))
+    slice_.SetOrigin(scan().TransformIndexToPhysicalPoint((0, 0, 9)))
+    write_series(folder, slice_, "1.2.3", patient="SECRET-3", file_name="wide")
+
+
+def _copied(folder):
+    shutil.copytree(folder, folder.parent / "copy")
+
+
+def _slice_without_position(folder):
+    hide_tag(folder / "IM0009", 0x0020, 0x0032)
+
+
+def _slice_without_series(folder):
+    hide_tag(folder / "IM0009", 0x0020, 0x000E)
+
+
+def _slice_of_another_plane(folder):
+    write_series(folder, scan(3, SAGITTAL)[:, :, :1], "1.2.3", patient="SECRET-3", file_name="sagittal")
+
+
+def _slice_of_another_tilt(folder):
+    write_series(folder, scan(3, np.eye(3))[:, :, :1], "1.2.3", patient="SECRET-3", file_name="straight")
+
+
+def _frames(folder):
+    shutil.rmtree(folder)
+    write_frames(folder / "IM0001", "1.2.3", "ORIGINAL\\PRIMARY\\M")
+
+
+def _dead_link(folder):
+    (folder / "IM0010").symlink_to(folder / "gone")
+
+
 def _no_patient(folder):
     shutil.rmtree(folder)
     write_series(folder, scan(3), "1.2.3", patient="")
@@ -270,22 +380,42 @@ def _constant(folder):
     ("spoil", "name", "reason"),
     [
         (_missing_slice, "t2_3", "slices are missing or unevenly spaced: 6.00 mm"),
-        (_slice_twice, "t2_3", "IM0005 and copy lie in the same place"),
+        (_slice_twice, "t2_3", "t2_3/IM0005 and "),
         (_truncated, "IM0005", "cannot be read as DICOM"),
         (_empty, "IM0005.dcm", "cannot be read as DICOM"),
         (_sheared, "t2_3", "sheared"),
         (_other_matrix, "t2_3", "differ in size"),
         (_other_patient, "t2_3", "differ in patient"),
+        (_other_spacing, "t2_3", "differ in spacing"),
+        (_slice_without_position, "t2_3", "8 of its 9 slices make a stack"),
+        (_slice_without_position, "t2_3", "(IM0009: no slice position"),
+        (_slice_without_series, "no SeriesInstanceUID", "1 MR slice without SeriesInstanceUID, such as IM0009"),
+        (_slice_of_another_plane, "t2_3", "(sagittal: sagittal plane"),
+        (_slice_of_another_tilt, "t2_3", "(straight: another orientation)"),
+        (_frames, "t2_3", "--description"),
+        (_frames, "t2_3", "multi-frame DICOM is not read; convert it to NIfTI"),
+        (_dead_link, "IM0010", "cannot be read as DICOM"),
+        (_copied, "copy", "t2_3/IM0009 lie in the same place"),
         (_no_patient, "t2_3", "no PatientID"),
+        (_no_patient, "t2_3", "--split-by-case"),
         (_constant, "t2_3", "constant"),
     ],
 )
 def test_refuses_by_name_what_cannot_be_right(tmp_path, spoil, name, reason):
     write_cohort(tmp_path)
     spoil(tmp_path / "dicom" / "t2_3")
-    message = refusal(tmp_path)
+    message = refusal(
+        tmp_path,
+    )
     assert [name in line and reason in line for line in message.splitlines()[1:]].count(True) == 1, message
     assert "SECRET" not in message
+
+
+def test_split_by_case_needs_no_patient(tmp_path):
+    for path in write_cohort(tmp_path).rglob("IM*"):
+        hide_tag(path, 0x0010, 0x0020)
+    folder = convert(tmp_path, split_by_case=True)
+    assert len(set(read_patients(folder).values())) == 5
 
 
 def test_a_mask_on_another_grid_is_refused(tmp_path):

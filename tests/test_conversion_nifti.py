@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conversion_inputs import SIZE, as_image, every_byte_of, scan, tumor, write_cohort
+from conversion_inputs import SIZE, as_image, every_byte_of, scan, swap_bytes, tumor, write_cohort, write_frames
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
@@ -126,6 +126,18 @@ def test_pixel_types_hold_every_value(tmp_path, values, stored):
     assert sitk.ReadImage(str(folder / "labelsTr" / "case_a.nii.gz")).GetPixelID() == sitk.sitkUInt8
 
 
+def test_a_big_endian_image_is_read_with_its_own_byte_order(tmp_path):
+    images, masks = write_cohort(tmp_path)
+    array = sitk.GetArrayFromImage(scan()).astype(np.float32)
+    array[0, 0, 0] = np.array([0x3F80C07F], np.uint32).view(np.float32)[0]  # NaN if read the other way round
+    (images / "case_a_0000.nii.gz").unlink()
+    sitk.WriteImage(as_image(array), str(images / "case_a.nii"))
+    swap_bytes(images / "case_a.nii")
+    folder = convert(tmp_path, images, masks)
+    image = sitk.ReadImage(str(folder / "imagesTr" / "case_a_0000.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(image), array)
+
+
 def test_free_text_of_headers_is_not_carried_over(tmp_path):
     images, masks = write_cohort(tmp_path)
     image = scan()
@@ -155,6 +167,41 @@ def test_nnunet_reads_every_storage_order_alike(tmp_path, orientation):
     assert np.array_equal(label[0], sitk.GetArrayFromImage(tumor())[:, ::-1, ::-1])
 
 
+def test_case_names_may_end_in_four_digits_if_the_masks_say_so(tmp_path):
+    images, masks = write_cohort(tmp_path, count=7, suffix=".nii.gz")
+    names = ["scan_0000", "scan_0001", "rectal_0001_0000", "rectal_0002_0000", "rectal_0000_0000"]
+    cases = ["scan_0000", "scan_0001", "rectal_0001", "rectal_0002", "rectal_0000"]
+    for old, name, case in zip("abcde", names, cases, strict=True):
+        (images / f"case_{old}.nii.gz").rename(images / f"{name}.nii.gz")
+        (masks / f"case_{old}.nii.gz").rename(masks / f"{case}.nii.gz")
+    folder = convert(tmp_path, images, masks)
+    expected = sorted([*cases, "case_f", "case_g"])
+    assert sorted(p.name for p in (folder / "labelsTr").iterdir()) == [f"{c}.nii.gz" for c in expected]
+    assert {p.name for p in (folder / "imagesTr").iterdir()} == {f"{c}_0000.nii.gz" for c in expected}
+    for number, case in enumerate(cases):
+        image = sitk.ReadImage(str(folder / "imagesTr" / f"{case}_0000.nii.gz"))
+        assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(scan(number)))
+
+
+def test_images_of_unknown_orientation_are_named(tmp_path, capsys):
+    images, _ = write_cohort(tmp_path, count=2, suffix=".nii")
+    path = images / "case_b.nii"
+    content = bytearray(path.read_bytes())
+    content[252:256] = bytes(4)  # qform_code, sform_code
+    path.write_bytes(content)
+    convert(tmp_path, images, None)
+    assert "1 image does not tell the orientation (neither qform nor sform): case_b." in capsys.readouterr().out
+
+
+def test_what_is_no_image_is_left_aside_and_said(tmp_path, capsys):
+    images, masks = write_cohort(tmp_path)
+    (images / "notes.txt").write_text("hello")
+    (images / "old").mkdir()
+    convert(tmp_path, images, masks)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Left aside")]
+    assert str(images) in line and line.endswith("notes.txt, old/")
+
+
 # What is refused
 
 
@@ -180,6 +227,10 @@ def _other_direction(images, masks):
     sitk.WriteImage(sitk.DICOMOrient(tumor(), "RAS"), str(masks / "case_b.nii.gz"))
 
 
+def _nearly_one(images, masks):
+    write_array(masks / "case_b.nii.gz", sitk.GetArrayFromImage(tumor()) * np.float32(0.9999999))
+
+
 def _foreign_labels(images, masks):
     write_array(masks / "case_b.nii.gz", 255 * sitk.GetArrayFromImage(tumor()))
 
@@ -196,6 +247,16 @@ def _nan(images, masks):
     array = sitk.GetArrayFromImage(scan()).astype(np.float32)
     array[0, 0, :3] = np.nan, np.inf, -np.inf
     write_array(images / "case_b_0000.nii.gz", array)
+
+
+def _nan_big_endian(images, masks):
+    _nan(images, masks)
+    image = sitk.ReadImage(str(images / "case_b_0000.nii.gz"), sitk.sitkFloat32)
+    array = sitk.GetArrayFromImage(image)
+    array[0, 0, 0] = np.nan
+    (images / "case_b_0000.nii.gz").unlink()
+    write_array(images / "case_b.nii", array)
+    swap_bytes(images / "case_b.nii")
 
 
 def _nan_in_nrrd(images, masks):
@@ -221,6 +282,11 @@ def _constant(images, masks):
 
 def _garbage(images, masks):
     (images / "case_b_0000.nii.gz").write_bytes(b"not an image" * 100)
+
+
+def _dicom_called_nifti(images, masks):
+    (images / "case_b_0000.nii.gz").unlink()
+    write_frames(images / "case_b_0000.nii", "1.2", "ORIGINAL\\PRIMARY")
 
 
 def _truncated(images, masks):
@@ -274,14 +340,17 @@ def _twice(images, masks):
         (_other_origin, "another geometry"),
         (_other_direction, "another geometry"),
         (_foreign_labels, "foreign labels 255"),
+        (_nearly_one, "foreign labels 0.9999999 "),
         (_half_label, "foreign labels 0.5"),
         (_no_tumor, "no tumour"),
-        (_nan, "3 voxels that are NaN or infinite"),
-        (_nan_in_nrrd, "1 voxels that are NaN or infinite"),
-        (_nan_in_mask, "case_b.nii.gz has 1 voxels that are NaN or infinite"),
+        (_nan, "case_b_0000.nii.gz holds NaN or infinite values (3 voxels)"),
+        (_nan_big_endian, "case_b.nii holds NaN or infinite values (1 voxel)"),
+        (_nan_in_nrrd, "NaN or infinite values (1 voxel)"),
+        (_nan_in_mask, "case_b.nii.gz holds NaN or infinite values (1 voxel)"),
         (_too_large_for_float32, "NaN or infinite"),
         (_constant, "constant"),
         (_garbage, "case_b_0000.nii.gz cannot be read"),
+        (_dicom_called_nifti, "case_b_0000.nii cannot be read"),
         (_truncated, "case_b_0000.nii.gz cannot be read"),
         (_truncated_plain, "ends early"),
         (_unreadable_mask, "case_b.nii.gz cannot be read"),
@@ -299,7 +368,7 @@ def test_refuses_by_name_what_cannot_be_right(tmp_path, spoil, reason):
     spoil(images, masks)
     message = refusal(tmp_path, images, masks)
     assert reason in line_of(message, "case_b")
-    assert "1 inputs" in message and "Nothing was written" in message
+    assert "1 input " in message and "Nothing was written" in message
 
 
 def test_all_bad_cases_are_listed_at_once(tmp_path):
@@ -328,6 +397,29 @@ def test_a_second_channel_is_refused(tmp_path):
     shutil.copy(images / "case_b_0000.nii.gz", images / "case_b_0001.nii.gz")
     message = refusal(tmp_path, images, masks)
     assert "channel 1" in line_of(message, images / "case_b_0001.nii.gz") and "case_b-0001" in message
+
+
+def test_a_name_without_a_case_is_refused(tmp_path):
+    images, masks = write_cohort(tmp_path)
+    shutil.copy(images / "case_b_0000.nii.gz", images / "_0000.nii.gz")
+    assert "no case before the channel" in line_of(refusal(tmp_path, images, masks), images / "_0000.nii.gz")
+
+
+def test_dead_links_folders_called_images_and_one_folder_for_both_are_refused(tmp_path):
+    images, masks = write_cohort(tmp_path)
+    (tmp_path / "link").symlink_to(images)
+    assert "are the same folder" in refusal(tmp_path, images, tmp_path / "link")
+    (images / "case_x.nii.gz").symlink_to(images / "gone")
+    assert "case_x.nii.gz is a link to" in refusal(tmp_path, images, masks)
+    (images / "case_x.nii.gz").unlink()
+    (masks / "case_x.nii.gz").mkdir()
+    assert "case_x.nii.gz is a folder" in refusal(tmp_path, images, masks)
+
+
+@pytest.mark.parametrize("option", [{"patients": "p.csv"}, {"split_by_case": True}])
+def test_options_of_folds_are_refused_without_masks(tmp_path, option):
+    images, _ = write_cohort(tmp_path, count=1)
+    assert "without --masks there are none" in refusal(tmp_path, images, None, **option)
 
 
 @pytest.mark.parametrize("which", ["images", "masks"])
@@ -364,7 +456,7 @@ def test_split_by_case_is_possible_but_said_to_be_optimistic(tmp_path, capsys):
 
 
 def test_fewer_cases_than_folds_are_refused(tmp_path):
-    assert "4 cases are too few" in refusal(tmp_path, *write_cohort(tmp_path, count=4), split_by_case=True)
+    assert "Only 4 cases" in refusal(tmp_path, *write_cohort(tmp_path, count=4), split_by_case=True)
 
 
 # Where it is written
@@ -389,12 +481,20 @@ def test_folders_come_from_the_environment(tmp_path, monkeypatch):
         convert_nifti(images, masks, 501, "Rectal")
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
-    for stale in ("nnUNet_preprocessed/Dataset501_Rectal/gt_segmentations", "nnUNet_results/Dataset502_Other"):
+    for stale in (
+        "nnUNet_preprocessed/Dataset501_Rectal/gt_segmentations",
+        "nnUNet_results/Dataset502_Other",
+        "nnUNet_results/Dataset503_Rectal/nnUNetTrainer__nnUNetPlans__3d_fullres",
+    ):
         (tmp_path / stale).mkdir(parents=True)
-    for dataset_id in (501, 502):
-        with pytest.raises(RectalError, match=f"{dataset_id} is in use"):
+    for dataset_id in (501, 502, 503):
+        with pytest.raises(RectalError, match=rf"{dataset_id} is in use by .*Dataset{dataset_id}.*move that away"):
             convert_nifti(images, masks, dataset_id, "Rectal")
-    assert convert_nifti(images, masks, 503, "Rectal") == tmp_path / "nnUNet_raw" / "Dataset503_Rectal"
+    assert convert_nifti(images, masks, 504, "Rectal") == tmp_path / "nnUNet_raw" / "Dataset504_Rectal"
+    # Cases to predict neither are trained on nor change what was trained.
+    assert (convert_nifti(images, None, 503, "Rectal") / "imagesTs").is_dir()
+    with pytest.raises(RectalError, match="502 is in use"):
+        convert_nifti(images, None, 502, "Rectal")
 
 
 @pytest.mark.parametrize(
