@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from rectal_nnformer.trainers.nnUNetTrainerSMIT import nnUNetTrainerSMIT_ACT_Scratch, nnUNetTrainerSMIT_CPU
 from rectal_nnformer.trainers.nnUNetTrainerSwinUNETR import nnUNetTrainerSwinUNETR_ACT_Scratch
+from rectal_nnformer.trainers.nnUNetTrainerSwinUNETRV2 import nnUNetTrainerSwinUNETRV2_ACT_Scratch
 
 
 class Short:
@@ -53,6 +54,10 @@ class ShortSMIT(OneCase, nnUNetTrainerSMIT_ACT_Scratch):
 
 
 class ShortSwinUNETR(OneCase, nnUNetTrainerSwinUNETR_ACT_Scratch):
+    pass
+
+
+class ShortSwinUNETRV2(OneCase, nnUNetTrainerSwinUNETRV2_ACT_Scratch):
     pass
 '''
 

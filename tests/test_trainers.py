@@ -3,13 +3,20 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from pipeline import environment, run, write_cohort
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.networks.adapter import BACKBONES
 from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.planning.backbones import SMALL_SMIT
+from rectal_nnformer.training.trainer import RectalTrainer
+
+torch.set_num_threads(1)
 
 RECIPES = {
     "Base": (True, False, False),
@@ -21,13 +28,68 @@ RECIPES = {
 PLANS = "nnUNetRectalSMITSmallPlans"
 
 
-@pytest.mark.parametrize(("name", "backbone"), [("SMIT", "smit"), ("SwinUNETR", "swin_unetr")])
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("SMIT", "smit"), ("SwinUNETR", "swin_unetr"), ("SwinUNETRV2", "swin_unetr_v2")]
+)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_nnunet_finds_each_trainer_with_its_recipe(name, backbone, recipe, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
     trainer = recursive_find_trainer_class_by_name(f"nnUNetTrainer{name}_{recipe}")
     assert trainer.backbone == backbone
     assert (trainer.pretrained, trainer.tumor_aware, trainer.planned_patch_only) == RECIPES[recipe]
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "options"),
+    [
+        ("SMIT_ACT_MaskedPadding", "ACT", {"mask_padding": True}),
+        ("SMIT_ACT_InverseWindows", "ACT", {"window_reverse": "inverse"}),
+        ("SMIT_ACT_Scratch_InverseWindows", "ACT_Scratch", {"window_reverse": "inverse"}),
+        ("SwinUNETR_ACT_MaskedPadding", "ACT", {"mask_padding": True}),
+        ("SwinUNETR_ACT_Scratch_CorrectedMerging", "ACT_Scratch", {"merging": "corrected"}),
+        ("SwinUNETRV2_ACT_MaskedPadding", "ACT", {"mask_padding": True}),
+    ],
+)
+def test_a_variant_builds_another_network_from_the_same_plans_and_weights(name, recipe, options, monkeypatch):
+    """As prediction builds it: on the class. The numbers are those of a backbone with the variant's options."""
+    variant = trainer_class(f"nnUNetTrainer{name}", monkeypatch)
+    assert (variant.pretrained, variant.tumor_aware, variant.planned_patch_only) == RECIPES[recipe]
+    small = SMALL_SMIT if variant.backbone == "smit" else {"feature_size": 12}
+    torch.manual_seed(0)
+    plain, network = built(RectalTrainer, variant.backbone, small), built(variant, variant.backbone, small)
+    network.load_state_dict(plain.state_dict())
+    expected = BACKBONES[variant.backbone](1, 2, **small, **options).eval()
+    expected.load_state_dict(plain.backbone.state_dict())
+    patch = torch.rand(1, 1, 32, 32, 64)
+    patch[:, :, 20:] = 0
+    with torch.no_grad():
+        logits = network(patch)
+        torch.testing.assert_close(logits, xyz(expected(xyz(patch), xyz(patch) != 0)), atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(logits, plain(patch), atol=1e-4)
+
+
+def built(trainer, backbone, kwargs):
+    """Return the network that a trainer class builds from plans; the window is [0, 1]."""
+    arch_kwargs = {
+        "backbone": backbone,
+        "backbone_kwargs": kwargs,
+        "intensity_window": [[0.0, 1.0]],
+        "spatial_axes": [2, 1, 0],
+    }
+    configuration = SimpleNamespace(network_arch_init_kwargs=arch_kwargs)
+    return trainer.build_network_architecture(None, configuration, 1, 2, enable_deep_supervision=False).eval()
+
+
+def xyz(array):
+    return array.permute(0, 1, 4, 3, 2)
+
+
+def test_stochastic_depth_is_the_recipes_unless_the_plans_say_otherwise():
+    def last_rate(network):
+        return network.backbone.transformer.layers[-1].blocks[-1].drop_path.drop_prob
+
+    assert last_rate(built(RectalTrainer, "smit", SMALL_SMIT)) == 0.1
+    assert last_rate(built(RectalTrainer, "smit", {**SMALL_SMIT, "drop_path_rate": 0.3})) == 0.3
 
 
 def test_trainer_modules_carry_no_name_of_an_installed_module():

@@ -43,12 +43,12 @@ def _list() -> None:
 
 def _verify(path: Path, backbone: str | None) -> None:
     from rectal_nnformer.errors import RectalError
-    from rectal_nnformer.networks import SMIT, SwinUNETR, load_pretrained
+    from rectal_nnformer.networks import load_pretrained
+    from rectal_nnformer.networks.adapter import BACKBONES as NETWORKS
     from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES
 
     backbone = backbone or next((file.backbone for file in PRETRAINED_FILES if file.name == path.name), None)
     if backbone is None:
         raise RectalError(f"No backbone is known for a file called {path.name}. Name one with -b.")
-    network = SMIT() if backbone == "smit" else SwinUNETR(use_v2=backbone == "swin_unetr_v2")
-    print(load_pretrained(network, path))
+    print(load_pretrained(NETWORKS[backbone](1, 2), path))
     print(f"The file fits {backbone}.")
