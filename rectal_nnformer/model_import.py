@@ -101,11 +101,11 @@ def read_model(
     channels, heads = weights.tensors[image].shape[1], weights.tensors[output].shape[0]
     if heads < 2:
         raise RectalError(f"{path} has {heads} output; nnU-Net needs one for the background and one for each class.")
-    configuration = _configuration(backbone, patch, millimetres, [[low, high]] * channels)
+    configuration = prepared_configuration(backbone, patch, millimetres, [[low, high]] * channels)
     network = PlannedNetwork(channels, heads, **configuration["architecture"]["arch_kwargs"])
     report = load_pretrained(network.backbone, path)
-    plans = _plans(backbone, configuration, {"imported_from": path.name, "md5": report.md5})
-    return ImportedModel(network, plans, _dataset_json(channels, heads), TRAINERS[backbone], report)
+    plans = prepared_plans(backbone, configuration, {"imported_from": path.name, "md5": report.md5})
+    return ImportedModel(network, plans, prepared_dataset_json(channels, heads), TRAINERS[backbone], report)
 
 
 def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
@@ -213,7 +213,7 @@ def _backbone_of(path: Path, names: Sequence[str]) -> str:
     raise RectalError(f"{path} is no checkpoint of {', '.join(TRAINERS)}: no parameter has a name of theirs.")
 
 
-def _configuration(
+def prepared_configuration(
     backbone: str, patch_size: Sequence[int], spacing: Sequence[float], intensity_window: list[list[float]]
 ) -> dict[str, Any]:
     """Return a configuration that resamples prepared volumes and leaves intensities alone; arguments are in x, y, z."""
@@ -248,7 +248,7 @@ def _configuration(
     }
 
 
-def _plans(backbone: str, configuration: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
+def prepared_plans(backbone: str, configuration: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
     """Return the plans around a configuration, complete for nnU-Net's own preprocessing."""
     # nnU-Net hands these to every normalization, also to the one that does nothing.
     unused = dict.fromkeys(("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std"), 0.0)
@@ -269,7 +269,8 @@ def _plans(backbone: str, configuration: Mapping[str, Any], origin: Mapping[str,
     }
 
 
-def _dataset_json(channels: int, heads: int) -> dict[str, Any]:
+def prepared_dataset_json(channels: int, heads: int) -> dict[str, Any]:
+    """Return nnU-Net's description of prepared volumes and of the classes of a network with so many outputs."""
     names = ["tumor"] if heads == 2 else [f"class_{label}" for label in range(1, heads)]
     return {
         "channel_names": {str(channel): "noNorm" for channel in range(channels)},

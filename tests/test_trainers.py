@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from pipeline import environment, run, write_cohort
+from pipeline import run
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.adapter import BACKBONES
@@ -101,34 +101,9 @@ def test_trainer_modules_carry_no_name_of_an_installed_module():
             assert importlib.util.find_spec(path.stem) is None
 
 
-@pytest.fixture(scope="module")
-def planned(tmp_path_factory):
-    """A converted, planned and preprocessed dataset of six small cases; its environment and folder."""
-    base = tmp_path_factory.mktemp("trainers")
-    variables = environment(base)
-    write_cohort(base / "cohort", 6)
-    images, masks = base / "cohort/images", base / "cohort/masks"
-    run(
-        variables,
-        "rectal_nnformer",
-        "convert",
-        "nifti",
-        "--images",
-        images,
-        "--masks",
-        masks,
-        "-d",
-        7,
-        "--name",
-        "Small",
-    )
-    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "-b", "smit_small", "-np", 1, "-npfp", 1)
-    return variables, base
-
-
 @pytest.fixture
-def plans(planned):
-    _, base = planned
+def plans(small_dataset):
+    _, base = small_dataset
     content = json.loads((base / f"nnUNet_preprocessed/Dataset007_Small/{PLANS}.json").read_text())
     return {**content, "continue_training": False}
 
@@ -148,8 +123,8 @@ def test_plans_of_another_backbone_are_refused(plans, monkeypatch):
         trainer_class("nnUNetTrainerSwinUNETR_Base", monkeypatch)(plans, "3d_fullres", 0, {})
 
 
-def test_missing_weights_are_named_with_file_folder_and_variable(planned, tmp_path):
-    variables, _ = planned
+def test_missing_weights_are_named_with_file_folder_and_variable(small_dataset, tmp_path):
+    variables, _ = small_dataset
     arguments = ("7", "3d_fullres", "0", "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")
     unset = run(variables, "rectal_nnformer", "train", *arguments, code=1)
     assert "RECTAL_NNFORMER_WEIGHTS" in unset and "model_smit_ct10k.pth" in unset
@@ -159,9 +134,9 @@ def test_missing_weights_are_named_with_file_folder_and_variable(planned, tmp_pa
     assert str(tmp_path) in elsewhere and "model_smit_ct10k.pth" in elsewhere
 
 
-def test_a_fold_trains_validates_and_tells_its_lesions(planned):
+def test_a_fold_trains_validates_and_tells_its_lesions(small_dataset):
     """Through the stock command, with a trainer of the user's that subclasses ours."""
-    variables, base = planned
+    variables, base = small_dataset
     both = os.pathsep.join([str(trainers_folder()), variables["nnUNet_extTrainer"]])
     printed = run(
         {**variables, "nnUNet_extTrainer": both},

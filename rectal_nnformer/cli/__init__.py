@@ -6,6 +6,7 @@ imported at module level there, so that every `--help` is instant and works befo
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # A polite request to end is treated like Ctrl-C, so that temporary files and child processes are cleaned up.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Workers that nnU-Net forks must end by it at once: a handler of Python's may miss it while they wait for work, and
+    # then their pool waits for them for ever.
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     try:
         parsed.run(parsed)
     except RectalError as error:
