@@ -116,3 +116,15 @@ def test_datasets_are_found_by_id_and_by_name(tmp_path, monkeypatch):
         find_dataset("nnUNet_raw", 502)
     with pytest.raises(RectalError, match=r"503.*Dataset501_Rectal"):
         find_dataset("nnUNet_raw", 503)
+
+
+def test_forked_workers_end_on_sigterm_while_the_command_handles_it():
+    """nnU-Net ends the workers that it forks by SIGTERM; a handler of Python's can miss it while they wait."""
+    code = (
+        "import os, signal, sys; from rectal_nnformer.cli import main; main(['env']); sys.stdout.flush()\n"
+        "child = os.fork() or os._exit(signal.getsignal(signal.SIGTERM) != signal.SIG_DFL)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+        "assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

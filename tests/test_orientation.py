@@ -67,7 +67,7 @@ def predicted(transpose, stored, folder):
     return sitk.ReadImage(str(folder / "mask.nii.gz"))
 
 
-@pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (0, 2, 1)])
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "SAL", "PIR"])
 def test_every_orientation_gives_the_voxels_of_the_bare_network_on_x_y_z(orientation, transpose, tmp_path):
     stored = sitk.DICOMOrient(image(), orientation)

@@ -115,7 +115,8 @@ def _dataset_name(dataset: str) -> str:
         name = maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError) as error:
         raise RectalError(
-            f"There is no dataset {dataset}: {error}. Name it DatasetXXX_Name to make a new one."
+            f"nnU-Net's folders hold no dataset {dataset}, or more than one of that id. Give -d its whole name, "
+            "DatasetXXX_Name; it may be a new one."
         ) from error
     if not re.fullmatch(r"Dataset\d{3}_\w+", name):
         raise RectalError(f"A dataset is called DatasetXXX_Name, XXX being three digits; got {name}.")
