@@ -15,8 +15,13 @@ SHORT_TRAINERS = '''
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from rectal_nnformer.trainers.nnUNetTrainerSMIT import nnUNetTrainerSMIT_ACT_Scratch, nnUNetTrainerSMIT_CPU
+from rectal_nnformer.trainers.nnUNetTrainerSMIT import (
+    nnUNetTrainerSMIT_ACT_MaskedPadding,
+    nnUNetTrainerSMIT_ACT_Scratch,
+    nnUNetTrainerSMIT_CPU,
+)
 from rectal_nnformer.trainers.nnUNetTrainerSwinUNETR import nnUNetTrainerSwinUNETR_ACT_Scratch
+from rectal_nnformer.trainers.nnUNetTrainerSwinUNETRV2 import nnUNetTrainerSwinUNETRV2_ACT_Scratch
 
 
 class Short:
@@ -48,11 +53,19 @@ class ShortSMIT_CPU(Short, nnUNetTrainerSMIT_CPU):
     pass
 
 
+class ShortMaskedSMIT(OneCase, nnUNetTrainerSMIT_ACT_MaskedPadding):
+    pass
+
+
 class ShortSMIT(OneCase, nnUNetTrainerSMIT_ACT_Scratch):
     pass
 
 
 class ShortSwinUNETR(OneCase, nnUNetTrainerSwinUNETR_ACT_Scratch):
+    pass
+
+
+class ShortSwinUNETRV2(OneCase, nnUNetTrainerSwinUNETRV2_ACT_Scratch):
     pass
 '''
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,32 @@ def test_datasets_are_found_by_id_and_by_name(tmp_path, monkeypatch):
         find_dataset("nnUNet_raw", 502)
     with pytest.raises(RectalError, match=r"503.*Dataset501_Rectal"):
         find_dataset("nnUNet_raw", 503)
+
+
+def test_commands_leave_sigterm_to_process_pools():
+    """nnU-Net ends the workers that it forks by SIGTERM; a handler of Python's can miss it while they wait."""
+    program = (
+        "import signal\n"
+        "from rectal_nnformer import cli\n"
+        "from rectal_nnformer.cli import env\n"
+        "env.run = lambda _: print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)\n"
+        "cli.main(['env'])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "True\n"
+
+
+def test_waiting_on_a_command_is_interrupted_by_sigterm_and_sighup():
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        before = signal.getsignal(number)
+        with pytest.raises(KeyboardInterrupt), nnunet_commands.interruptible():
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(number) == before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with nnunet_commands.interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -147,7 +147,11 @@ def published_geometry(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("backbone", "name", "patch_size"),
-    [("smit", "SMIT", [64, 128, 128]), ("swin_unetr", "SwinUNETR", [64, 96, 96])],
+    [
+        ("smit", "SMIT", [64, 128, 128]),
+        ("swin_unetr", "SwinUNETR", [64, 96, 96]),
+        ("swin_unetr_v2", "SwinUNETRV2", [64, 96, 96]),
+    ],
 )
 def test_full_size_networks_train_and_validate_on_the_published_patch(published_geometry, backbone, name, patch_size):
     """Two epochs of two iterations, one case validated."""

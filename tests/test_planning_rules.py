@@ -34,7 +34,13 @@ def test_target_spacing_is_that_of_the_median_case():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "patch_size"), [("smit", (128, 128, 64)), ("swin_unetr", (96, 96, 64)), ("smit_small", (48, 48, 48))]
+    ("backbone", "patch_size"),
+    [
+        ("smit", (128, 128, 64)),
+        ("swin_unetr", (96, 96, 64)),
+        ("swin_unetr_v2", (96, 96, 64)),
+        ("smit_small", (48, 48, 48)),
+    ],
 )
 def test_patch_size_of_a_real_series(backbone, patch_size):
     assert rules.choose_patch_size(REAL_SERIES, BACKBONES[backbone]) == patch_size

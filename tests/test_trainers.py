@@ -3,15 +3,21 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from pipeline import environment, run, write_cohort
+from pipeline import run
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.networks.adapter import BACKBONES
 from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.planning.backbones import SMALL_SMIT
 from rectal_nnformer.training.data_loader import BoundedDataLoader
+from rectal_nnformer.training.trainer import RectalTrainer
+
+torch.set_num_threads(1)
 
 RECIPES = {
     "Base": (True, False, False),
@@ -23,13 +29,68 @@ RECIPES = {
 PLANS = "nnUNetRectalSMITSmallPlans"
 
 
-@pytest.mark.parametrize(("name", "backbone"), [("SMIT", "smit"), ("SwinUNETR", "swin_unetr")])
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("SMIT", "smit"), ("SwinUNETR", "swin_unetr"), ("SwinUNETRV2", "swin_unetr_v2")]
+)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_nnunet_finds_each_trainer_with_its_recipe(name, backbone, recipe, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
     trainer = recursive_find_trainer_class_by_name(f"nnUNetTrainer{name}_{recipe}")
     assert trainer.backbone == backbone
     assert (trainer.pretrained, trainer.tumor_aware, trainer.planned_patch_only) == RECIPES[recipe]
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "options"),
+    [
+        ("SMIT_ACT_MaskedPadding", "ACT", {"mask_padding": True}),
+        ("SMIT_ACT_InverseWindows", "ACT", {"window_reverse": "inverse"}),
+        ("SMIT_ACT_Scratch_InverseWindows", "ACT_Scratch", {"window_reverse": "inverse"}),
+        ("SwinUNETR_ACT_MaskedPadding", "ACT", {"mask_padding": True}),
+        ("SwinUNETR_ACT_Scratch_CorrectedMerging", "ACT_Scratch", {"merging": "corrected"}),
+        ("SwinUNETRV2_ACT_MaskedPadding", "ACT", {"mask_padding": True}),
+    ],
+)
+def test_a_variant_builds_another_network_from_the_same_plans_and_weights(name, recipe, options, monkeypatch):
+    """As prediction builds it: on the class. The numbers are those of a backbone with the variant's options."""
+    variant = trainer_class(f"nnUNetTrainer{name}", monkeypatch)
+    assert (variant.pretrained, variant.tumor_aware, variant.planned_patch_only) == RECIPES[recipe]
+    small = SMALL_SMIT if variant.backbone == "smit" else {"feature_size": 12}
+    torch.manual_seed(0)
+    plain, network = built(RectalTrainer, variant.backbone, small), built(variant, variant.backbone, small)
+    network.load_state_dict(plain.state_dict())
+    expected = BACKBONES[variant.backbone](1, 2, **small, **options).eval()
+    expected.load_state_dict(plain.backbone.state_dict())
+    patch = torch.rand(1, 1, 32, 32, 64)
+    patch[:, :, 20:] = 0
+    with torch.no_grad():
+        logits = network(patch)
+        torch.testing.assert_close(logits, xyz(expected(xyz(patch), xyz(patch) != 0)), atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(logits, plain(patch), atol=1e-4)
+
+
+def built(trainer, backbone, kwargs):
+    """Return the network that a trainer class builds from plans; the window is [0, 1]."""
+    arch_kwargs = {
+        "backbone": backbone,
+        "backbone_kwargs": kwargs,
+        "intensity_window": [[0.0, 1.0]],
+        "spatial_axes": [2, 1, 0],
+    }
+    configuration = SimpleNamespace(network_arch_init_kwargs=arch_kwargs)
+    return trainer.build_network_architecture(None, configuration, 1, 2, enable_deep_supervision=False).eval()
+
+
+def xyz(array):
+    return array.permute(0, 1, 4, 3, 2)
+
+
+def test_stochastic_depth_is_the_recipes_unless_the_plans_say_otherwise():
+    def last_rate(network):
+        return network.backbone.transformer.layers[-1].blocks[-1].drop_path.drop_prob
+
+    assert last_rate(built(RectalTrainer, "smit", SMALL_SMIT)) == 0.1
+    assert last_rate(built(RectalTrainer, "smit", {**SMALL_SMIT, "drop_path_rate": 0.3})) == 0.3
 
 
 def test_trainer_modules_carry_no_name_of_an_installed_module():
@@ -41,34 +102,9 @@ def test_trainer_modules_carry_no_name_of_an_installed_module():
             assert importlib.util.find_spec(path.stem) is None
 
 
-@pytest.fixture(scope="module")
-def planned(tmp_path_factory):
-    """A converted, planned and preprocessed dataset of six small cases; its environment and folder."""
-    base = tmp_path_factory.mktemp("trainers")
-    variables = environment(base)
-    write_cohort(base / "cohort", 6)
-    images, masks = base / "cohort/images", base / "cohort/masks"
-    run(
-        variables,
-        "rectal_nnformer",
-        "convert",
-        "nifti",
-        "--images",
-        images,
-        "--masks",
-        masks,
-        "-d",
-        7,
-        "--name",
-        "Small",
-    )
-    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "-b", "smit_small", "-np", 1, "-npfp", 1)
-    return variables, base
-
-
 @pytest.fixture
-def plans(planned):
-    _, base = planned
+def plans(small_dataset):
+    _, base = small_dataset
     content = json.loads((base / f"nnUNet_preprocessed/Dataset007_Small/{PLANS}.json").read_text())
     return {**content, "continue_training": False}
 
@@ -88,8 +124,8 @@ def test_plans_of_another_backbone_are_refused(plans, monkeypatch):
         trainer_class("nnUNetTrainerSwinUNETR_Base", monkeypatch)(plans, "3d_fullres", 0, {})
 
 
-def test_missing_weights_are_named_with_file_folder_and_variable(planned, tmp_path):
-    variables, _ = planned
+def test_missing_weights_are_named_with_file_folder_and_variable(small_dataset, tmp_path):
+    variables, _ = small_dataset
     arguments = ("7", "3d_fullres", "0", "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")
     unset = run(variables, "rectal_nnformer", "train", *arguments, code=1)
     assert "RECTAL_NNFORMER_WEIGHTS" in unset and "model_smit_ct10k.pth" in unset
@@ -99,9 +135,9 @@ def test_missing_weights_are_named_with_file_folder_and_variable(planned, tmp_pa
     assert str(tmp_path) in elsewhere and "model_smit_ct10k.pth" in elsewhere
 
 
-def test_a_fold_trains_validates_and_tells_its_lesions(planned):
+def test_a_fold_trains_validates_and_tells_its_lesions(small_dataset):
     """Through the stock command, with a trainer of the user's that subclasses ours."""
-    variables, base = planned
+    variables, base = small_dataset
     both = os.pathsep.join([str(trainers_folder()), variables["nnUNet_extTrainer"]])
     printed = run(
         {**variables, "nnUNet_extTrainer": both},
@@ -119,9 +155,9 @@ def test_a_fold_trains_validates_and_tells_its_lesions(planned):
     assert not list(Path(fold).glob(".*partial*"))
 
 
-def prepared(plans, planned, monkeypatch, fold=0):
-    """A trainer of the planned dataset, ready to be asked what it would do."""
-    variables, base = planned
+def prepared(plans, small_dataset, monkeypatch, fold=0):
+    """A trainer of the small dataset, ready to be asked what it would do."""
+    variables, base = small_dataset
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, variables[name])
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
@@ -130,8 +166,8 @@ def prepared(plans, planned, monkeypatch, fold=0):
     return trainer(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
 
 
-def test_the_recipe_reaches_loaders_optimizer_and_schedule(plans, planned, monkeypatch):
-    trainer = prepared(plans, planned, monkeypatch)
+def test_the_recipe_reaches_loaders_optimizer_and_schedule(plans, small_dataset, monkeypatch):
+    trainer = prepared(plans, small_dataset, monkeypatch)
     trainer.initialize()
     assert trainer.num_epochs == 1000 and not trainer.enable_deep_supervision
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
@@ -149,9 +185,9 @@ def test_the_recipe_reaches_loaders_optimizer_and_schedule(plans, planned, monke
     assert trainer.network.window_low.flatten().tolist() == pytest.approx([low for low, _ in window])
 
 
-def test_a_checkpoint_is_replaced_in_one_step(plans, planned, monkeypatch):
+def test_a_checkpoint_is_replaced_in_one_step(plans, small_dataset, monkeypatch):
     """A failure while it is written leaves the previous one whole and nothing beside it."""
-    trainer = prepared(plans, planned, monkeypatch)
+    trainer = prepared(plans, small_dataset, monkeypatch)
     trainer.initialize()
     path = Path(trainer.output_folder) / "checkpoint_latest.pth"
     path.write_text("previous")
@@ -167,8 +203,8 @@ def test_a_checkpoint_is_replaced_in_one_step(plans, planned, monkeypatch):
     assert not list(path.parent.glob(".*partial*"))
 
 
-def test_a_fold_by_other_plans_than_its_siblings_is_refused(plans, planned, monkeypatch):
-    trainer = prepared(plans, planned, monkeypatch, fold=1)
+def test_a_fold_by_other_plans_than_its_siblings_is_refused(plans, small_dataset, monkeypatch):
+    trainer = prepared(plans, small_dataset, monkeypatch, fold=1)
     model = Path(trainer.output_folder_base)
     (model / "fold_0").mkdir(exist_ok=True)
     (model / "fold_0/checkpoint_final.pth").touch()

@@ -1,5 +1,7 @@
 """Trainers for SMIT, one class per recipe; what they do is in rectal_nnformer.training.trainer."""
 
+from types import MappingProxyType
+
 from rectal_nnformer.training.cpu_trial import CPUTrialTrainer
 from rectal_nnformer.training.trainer import RectalTrainer
 
@@ -32,6 +34,24 @@ class nnUNetTrainerSMIT_ACT_Scratch(nnUNetTrainerSMIT_ACT):
     """SMIT from random weights with tumour-aware augmentation on the planned, anisotropic patch."""
 
     pretrained = False
+
+
+class nnUNetTrainerSMIT_ACT_MaskedPadding(nnUNetTrainerSMIT_ACT):
+    """ACT with padding masked out of the attention."""
+
+    backbone_options = MappingProxyType({"mask_padding": True})
+
+
+class nnUNetTrainerSMIT_ACT_InverseWindows(nnUNetTrainerSMIT_ACT):
+    """ACT with every token put back where it came from, by weights that were pretrained scattering them."""
+
+    backbone_options = MappingProxyType({"window_reverse": "inverse"})
+
+
+class nnUNetTrainerSMIT_ACT_Scratch_InverseWindows(nnUNetTrainerSMIT_ACT_Scratch):
+    """ACT from random weights with every token put back where it came from."""
+
+    backbone_options = MappingProxyType({"window_reverse": "inverse"})
 
 
 class nnUNetTrainerSMIT_CPU(CPUTrialTrainer):

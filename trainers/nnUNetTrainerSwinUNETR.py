@@ -1,5 +1,7 @@
 """Trainers for Swin UNETR, one class per recipe; what they do is in rectal_nnformer.training.trainer."""
 
+from types import MappingProxyType
+
 from rectal_nnformer.training.trainer import RectalTrainer
 
 
@@ -31,3 +33,15 @@ class nnUNetTrainerSwinUNETR_ACT_Scratch(nnUNetTrainerSwinUNETR_ACT):
     """Swin UNETR from random weights with tumour-aware augmentation on the planned, anisotropic patch."""
 
     pretrained = False
+
+
+class nnUNetTrainerSwinUNETR_ACT_MaskedPadding(nnUNetTrainerSwinUNETR_ACT):
+    """ACT with padding masked out of the attention."""
+
+    backbone_options = MappingProxyType({"mask_padding": True})
+
+
+class nnUNetTrainerSwinUNETR_ACT_Scratch_CorrectedMerging(nnUNetTrainerSwinUNETR_ACT_Scratch):
+    """ACT from random weights, merging all eight neighbours instead of two of them twice."""
+
+    backbone_options = MappingProxyType({"merging": "corrected"})

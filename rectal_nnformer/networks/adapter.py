@@ -1,6 +1,7 @@
 """The network that nnU-Net trains and predicts with: a backbone behind intensity window, padding and axes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,11 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.smit import SMIT
 from rectal_nnformer.networks.swin_unetr import SwinUNETR
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {"smit": SMIT, "swin_unetr": SwinUNETR}
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "smit": SMIT,
+    "swin_unetr": SwinUNETR,
+    "swin_unetr_v2": partial(SwinUNETR, use_v2=True),
+}
 
 
 class PlannedNetwork(nn.Module):
@@ -51,7 +56,6 @@ class PlannedNetwork(nn.Module):
         if backbone not in BACKBONES:
             raise RectalError(f"The plans name the backbone '{backbone}'; known are {', '.join(sorted(BACKBONES))}.")
         self.backbone = BACKBONES[backbone](in_channels, out_channels, **backbone_kwargs)
-        self.mask_padding = bool(backbone_kwargs.get("mask_padding", False))
         low, high = _window_tensors(intensity_window, in_channels)
         self.window_low: Tensor
         self.window_high: Tensor
@@ -64,8 +68,7 @@ class PlannedNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (batch, out_channels, *patch) for an image (batch, in_channels, *patch), axes as stored."""
         inputs, real_voxels = self.prepare(image)
-        logits = self.backbone(inputs, real_voxels) if self.mask_padding else self.backbone(inputs)
-        return logits.permute(self.from_xyz)
+        return self.backbone(inputs, real_voxels).permute(self.from_xyz)
 
     def prepare(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the backbone's input and its real voxels.

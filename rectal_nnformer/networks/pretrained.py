@@ -106,7 +106,7 @@ class PretrainedReport:
 
 
 @dataclass(frozen=True)
-class _FileWeights:
+class FileWeights:
     """Tensors of a file by normalized name, the names they have in the file, and where in it they were."""
 
     tensors: dict[str, Tensor]
@@ -134,7 +134,7 @@ def load_pretrained(network: nn.Module, path: str | Path) -> PretrainedReport:
     """
     path = Path(path)
     encoder = next(name for name in SOURCES if hasattr(network, name))
-    weights = _read_weights(path, SOURCES[encoder])
+    weights = read_weights(path, SOURCES[encoder])
     parameters = dict(network.named_parameters())
     wanted = _wanted_parameters(list(parameters), encoder, weights)
     values = {
@@ -156,7 +156,7 @@ def load_pretrained(network: nn.Module, path: str | Path) -> PretrainedReport:
     return _report(path, network, wanted, weights)
 
 
-def _report(path: Path, network: nn.Module, loaded: list[str], weights: _FileWeights) -> PretrainedReport:
+def _report(path: Path, network: nn.Module, loaded: list[str], weights: FileWeights) -> PretrainedReport:
     md5 = md5_of(path)
     parameters = dict(network.named_parameters())
     known = {_normalize(name) for name in (*loaded, *dict(network.named_buffers()))}
@@ -173,13 +173,13 @@ def _report(path: Path, network: nn.Module, loaded: list[str], weights: _FileWei
     )
 
 
-def _read_weights(path: Path, sources: tuple[str, ...]) -> _FileWeights:
+def read_weights(path: Path, sources: tuple[str, ...]) -> FileWeights:
     """Return the tensors in the first of `sources` that the file holds, or else in the file itself.
 
     Raises:
         RectalError: There are no tensors, or two of them have the same normalized name.
     """
-    content = _read_checkpoint(path)
+    content = read_checkpoint(path)
     source, entries = "file", content
     if isinstance(content, Mapping):
         source = next((name for name in sources if isinstance(content.get(name), Mapping)), "file")
@@ -195,10 +195,10 @@ def _read_weights(path: Path, sources: tuple[str, ...]) -> _FileWeights:
         tensors[name], names[name] = value, str(original)
     if not tensors:
         raise RectalError(f"{path} holds no weights: no tensors in it, nor under {', '.join(sources)}.")
-    return _FileWeights(tensors, names, source)
+    return FileWeights(tensors, names, source)
 
 
-def _read_checkpoint(path: Path) -> Any:
+def read_checkpoint(path: Path) -> Any:
     """Return what a PyTorch file holds, executing nothing from it."""
     if not path.is_file():
         raise RectalError(f"There is no weights file {path}.")
@@ -224,7 +224,7 @@ def _normalize(name: str) -> str:
     return name
 
 
-def _wanted_parameters(parameters: list[str], encoder: str, weights: _FileWeights) -> list[str]:
+def _wanted_parameters(parameters: list[str], encoder: str, weights: FileWeights) -> list[str]:
     """Return the parameters to load: all of the network where the file is a checkpoint of it, else the encoder's.
 
     Pretraining heads may share a name or two with the decoder; a checkpoint of the whole network shares nearly all.
@@ -252,7 +252,7 @@ def _shape_problems(values: Mapping[str, Tensor], parameters: Mapping[str, Tenso
     ]
 
 
-def _buffer_problems(network: nn.Module, weights: _FileWeights) -> list[str]:
+def _buffer_problems(network: nn.Module, weights: FileWeights) -> list[str]:
     """Name the buffers that differ: with another position index, the loaded biases would be read in another order."""
     return [
         f"buffer {name} differs from the network's"
@@ -261,7 +261,7 @@ def _buffer_problems(network: nn.Module, weights: _FileWeights) -> list[str]:
     ]
 
 
-def _parts_of_another_encoder(network: nn.Module, weights: _FileWeights) -> list[str]:
+def _parts_of_another_encoder(network: nn.Module, weights: FileWeights) -> list[str]:
     """Name the encoder parameters in the file that the network does not have, such as blocks of a deeper one."""
     known = {_normalize(name) for name in network.state_dict()}
     return [

@@ -9,6 +9,7 @@ multiple of the window; elsewhere tokens of zeros are added at the end of each a
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.window_attention import (
     REVERSE_ORDERS,
+    AttentionBlock,
     Size,
     WindowAttention,
     WindowReverse,
@@ -285,6 +287,15 @@ class SMIT(nn.Module):
         image. Arguments as in `forward`.
         """
         return self.transformer(*blacken_padding(x, real_voxels, self.mask_padding))
+
+    def attention_blocks(self, image_size: Sequence[int]) -> list[AttentionBlock]:
+        """Return all blocks in the order in which they run; windows are the same for every `image_size`."""
+        stages: list[Any] = list(self.transformer.layers)
+        return [
+            AttentionBlock(f"transformer.layers.{s}.blocks.{i}", s, block.attn, block.window, block.shift)
+            for s, stage in enumerate(stages)
+            for i, block in enumerate(stage.blocks)
+        ]
 
     def _check_size(self, x: Tensor) -> None:
         single = 2 ** (self.num_stages + 1)

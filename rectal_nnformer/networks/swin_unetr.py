@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.window_attention import (
+    AttentionBlock,
     WindowAttention,
     attend_in_windows,
     blacken_padding,
@@ -141,6 +142,19 @@ class SwinUNETR(MonaiSwinUNETR):
             x = _run_stage(stage, x.permute(0, 2, 3, 4, 1), real).permute(0, 4, 1, 2, 3)
             hidden.append(x)
         return [self.swinViT.proj_out(x, normalize=True) for x in hidden]
+
+    def attention_blocks(self, image_size: Sequence[int]) -> list[AttentionBlock]:
+        """Return all blocks in the order in which they run, with their windows for images of (x, y, z) voxels."""
+        blocks = []
+        for s, stage in enumerate(self._stages()):
+            grid = tuple(-(-n // 2 ** (s + 1)) for n in image_size)
+            window, shift = get_window_size(grid, stage.window_size, stage.shift_size)
+            shifts = ((0, 0, 0), shift)
+            blocks += [
+                AttentionBlock(f"swinViT.layers{s + 1}.0.blocks.{i}", s, block.attn, window, shifts[i % 2])
+                for i, block in enumerate(stage.blocks)
+            ]
+        return blocks
 
     def _stages(self) -> list[Any]:
         encoder = self.swinViT

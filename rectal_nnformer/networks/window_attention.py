@@ -5,6 +5,7 @@ the tokens inside them in the order of a C-contiguous (x, y, z) array.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -54,12 +55,30 @@ class WindowAttention(nn.Module):
             windows: (batch, windows, tokens, channel).
             mask: Added to the attention logits of every head; broadcasts to (batch, windows, tokens, tokens).
         """
+        query, key, value = self._query_key_value(windows)
+        bias = self.logit_bias(windows.shape[2], mask, len(windows), query.dtype)
+        update = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.proj(update.transpose(1, 2).reshape(windows.shape))
+
+    def attention(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the attention itself, after softmax, which `forward` never holds.
+
+        Args:
+            windows: As in `forward`.
+            mask: As in `forward`.
+
+        Returns:
+            (batch * windows, heads, tokens, tokens), queries before keys.
+        """
+        query, key, _ = self._query_key_value(windows)
+        logits = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+        return (logits + self.logit_bias(windows.shape[2], mask, len(windows), query.dtype)).softmax(dim=-1)
+
+    def _query_key_value(self, windows: Tensor) -> Tensor:
+        """Return (3, batch * windows, heads, tokens, channel of a head)."""
         batch, count, tokens, channels = windows.shape
         qkv = self.qkv(windows).reshape(batch * count, tokens, 3, self.num_heads, channels // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        bias = self.logit_bias(tokens, mask, batch, query.dtype)
-        update = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.proj(update.transpose(1, 2).reshape(batch, count, tokens, channels))
+        return qkv.permute(2, 0, 3, 1, 4)
 
     def logit_bias(self, tokens: int, mask: Tensor | None, batch: int, dtype: torch.dtype) -> Tensor:
         """Return position bias and mask in one tensor: (1 or batch * windows, heads, tokens, tokens)."""
@@ -69,6 +88,25 @@ class WindowAttention(nn.Module):
         if mask is None:
             return bias
         return (mask.to(dtype).unsqueeze(2) + bias).expand(batch, -1, -1, -1, -1).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """One block of an encoder, and how it cuts its grid.
+
+    Attributes:
+        name: Name of the block in the network.
+        stage: Stage, from 0.
+        attention: Its attention.
+        window: Tokens per axis of a window.
+        shift: Tokens per axis by which the windows are shifted.
+    """
+
+    name: str
+    stage: int
+    attention: WindowAttention
+    window: Size
+    shift: Size
 
 
 def relative_position_index(window: int) -> Tensor:

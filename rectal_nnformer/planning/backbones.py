@@ -15,7 +15,7 @@ class Backbone:
     """A network as the planner sees it.
 
     Attributes:
-        network: name of the network in the plans, "smit" or "swin_unetr".
+        network: name of the network in the plans, "smit", "swin_unetr" or "swin_unetr_v2".
         plans_name: name of the plans unless the user gives another.
         multiple: a patch size is a multiple of this many voxels on every axis.
         largest: the largest patch size on an axis, by default that of pretraining.
@@ -50,6 +50,7 @@ BACKBONES: dict[str, Backbone] = {
     # Windows of 4 tokens hold no padding at any of the stages if 2 * 4 * 2**3 = 64 divides the patch size.
     "smit": Backbone("smit", "nnUNetRectalSMITPlans", 64, 128, 4, shrink_window=False, scatters=True),
     "swin_unetr": Backbone("swin_unetr", "nnUNetRectalSwinUNETRPlans", 32, 96, 7, shrink_window=True),
+    "swin_unetr_v2": Backbone("swin_unetr_v2", "nnUNetRectalSwinUNETRV2Plans", 32, 96, 7, shrink_window=True),
     "smit_small": Backbone(
         "smit",
         "nnUNetRectalSMITSmallPlans",

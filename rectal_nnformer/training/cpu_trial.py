@@ -17,6 +17,7 @@ class CPUTrialTrainer(RectalTrainer):
 
     pretrained = False
     tumor_aware = True
+    drop_path_rate = 0.0
 
     def __init__(
         self,

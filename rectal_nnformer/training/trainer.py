@@ -1,6 +1,8 @@
 """The base of all trainers: what differs from nnU-Net's own, in terms that a recipe sets as class attributes."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -34,14 +36,22 @@ class RectalTrainer(nnUNetTrainer):
     Published (Rangnekar et al. 2026): AdamW, learning rate 3e-4, weight decay 1e-5, 50 epochs of linear warm-up, cosine
     decay, Dice and cross-entropy; 500 epochs fine-tuned, 1000 from scratch. An epoch is nnU-Net's.
 
+    The publication gives no rate of stochastic depth; 0.1 is a choice of this project, which the plans' backbone_kwargs
+    can replace. Gradients are clipped by nnU-Net, at a norm of 12.
+
     A recipe sets:
-        backbone: the network that the plans must hold, "smit" or "swin_unetr".
+        backbone: the network that the plans must hold, a key of `rectal_nnformer.networks.adapter.BACKBONES`.
+        backbone_options: arguments of the network's constructor, before those of the plans. They are part of the class
+            and not of the plans, so that variants of a network train and predict on the same plans.
+        drop_path_rate: stochastic depth in training, unless the plans or the options say otherwise.
         pretrained: start from the CT-pretrained encoder; False starts from random weights.
         tumor_aware: add the tumour-aware intensity augmentation to nnU-Net's own.
         planned_patch_only: refuse the configuration `3d_fullres_cubic`.
     """
 
     backbone: ClassVar[str]
+    backbone_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    drop_path_rate: ClassVar[float] = 0.1
     pretrained: ClassVar[bool] = True
     tumor_aware: ClassVar[bool] = False
     planned_patch_only: ClassVar[bool] = False
@@ -82,16 +92,22 @@ class RectalTrainer(nnUNetTrainer):
                 "plans with -p."
             )
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
         num_output_channels: int,
         enable_deep_supervision: bool = False,
     ) -> nn.Module:
-        """Return the planned network with random weights; nnU-Net calls this in training and in prediction."""
-        return PlannedNetwork(num_input_channels, num_output_channels, **configuration_manager.network_arch_init_kwargs)
+        """Return the planned network with this recipe's options and random weights.
+
+        nnU-Net calls this on the trainer in training and on its class in prediction.
+        """
+        planned = configuration_manager.network_arch_init_kwargs
+        options = {"drop_path_rate": cls.drop_path_rate, **planned["backbone_kwargs"], **cls.backbone_options}
+        return PlannedNetwork(num_input_channels, num_output_channels, **{**planned, "backbone_kwargs": options})
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Do nothing: the networks have a single output."""
