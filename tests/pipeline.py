@@ -90,7 +90,7 @@ def run(variables, command, *arguments, code=0):
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert result.returncode == code, f"{command} exited with {result.returncode}:\n{result.stdout[-6000:]}"

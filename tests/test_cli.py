@@ -32,7 +32,9 @@ def test_help_needs_no_variables_and_exits_0(command, capsys):
 
 def test_help_imports_neither_torch_nor_nnunet():
     program = "import sys; from rectal_nnformer.cli import build_parser; build_parser(); print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    modules = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True
+    ).stdout.split()
     assert not {"torch", "nnunetv2", "monai", "SimpleITK", "numpy"} & set(modules)
 
 
@@ -128,7 +130,7 @@ def test_commands_leave_sigterm_to_process_pools():
         "env.run = lambda _: print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)\n"
         "cli.main(['env'])"
     )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "True\n"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8").stdout == "True\n"
 
 
 def test_waiting_on_a_command_is_interrupted_by_sigterm_and_sighup():

@@ -551,6 +551,7 @@ def test_a_conversion_that_is_stopped_leaves_no_dataset(tmp_path, how, monkeypat
 
 
 STOPPABLE = """
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job ignores
 import sys
 from pathlib import Path
 from rectal_nnformer.dataset_conversion.nifti import convert_nifti

@@ -141,7 +141,7 @@ def test_the_whole_demo_on_five_cases_with_a_short_training(source, tmp_path):
         [sys.executable, tmp_path / "small_demo.py", output, *arguments],
         env=variables,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]

@@ -507,7 +507,7 @@ def test_stock_nnunet_preprocesses_and_reads_without_this_package(planned, tmp_p
         env={**os.environ, "PYTHONPATH": str(blocker)},
         cwd=tmp_path,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     assert f"{CASES} (1, 36, 19, 16)" in done.stdout

@@ -135,7 +135,7 @@ class FoldRun:
 
     def error(self) -> str:
         """Return how the process failed, with the end of its log, from the line that names the error."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         named = [number for number, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception): ", line)]
         end = lines[named[-1] :][:LINES_IN_ERROR] if named else lines[-LINES_IN_ERROR:]
         tail = "\n  ".join(end)
