@@ -79,7 +79,7 @@ def _check(demo: Demo) -> None:
     if (demo.dicom is None) != (demo.rectum is None):
         raise RectalError("--dicom and --rectum go together: the series, and where the rectum is in them.")
     if demo.output.exists() and (not demo.output.is_dir() or any(demo.output.iterdir())):
-        raise RectalError(f"{demo.output} exists and is not an empty folder. Remove it or name another with --output.")
+        raise RectalError(f"{demo.output} exists and is not an empty folder. Name a new one with --output.")
 
 
 def _announcement(demo: Demo) -> str:
