@@ -1,0 +1,217 @@
+"""How much GPU memory one training step takes, counted without a GPU.
+
+The step is run on fake tensors, which have a size and a type but no data, under the same mixed precision as nnU-Net's
+training. Every tensor that comes into being is counted until it is freed: what autograd saves for the backward pass,
+and what forward and backward need in between. A patch of any size is counted in about a second.
+"""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rectal_nnformer.networks.adapter import PlannedNetwork
+
+GIB = 2**30
+BLOCK = 512
+"""PyTorch's allocator gives out multiples of this many bytes."""
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Memory of one training step with AdamW, bytes.
+
+    Attributes:
+        weights: parameters and buffers.
+        optimizer: the two moments that AdamW keeps of every parameter.
+        gradients: gradients of all parameters.
+        activations: what lives between forward and backward pass besides weights and moments: input, target, and the
+            tensors that autograd saved, among them the half-precision copies of the weights.
+        peak: the most that lives at any time of the step, all of the above included as far as they live then.
+    """
+
+    weights: int
+    optimizer: int
+    gradients: int
+    activations: int
+    peak: int
+
+
+def training_loss() -> nn.Module:
+    """Return the loss that nnU-Net's trainer builds for labels without regions: Dice and cross-entropy."""
+    dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    return DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+
+
+def planned_network(backbone: str, in_channels: int, out_channels: int, kwargs: Mapping[str, Any]) -> PlannedNetwork:
+    """Return a network as trainers build it, its intensity window and axes being of no account here."""
+    return PlannedNetwork(
+        in_channels,
+        out_channels,
+        backbone=backbone,
+        backbone_kwargs={"drop_path_rate": 0.1, **kwargs},
+        intensity_window=[[0.0, 1.0]] * in_channels,
+        spatial_axes=(2, 1, 0),
+    )
+
+
+def step_memory(
+    backbone: str,
+    patch_size: Sequence[int],
+    batch_size: int,
+    *,
+    in_channels: int = 1,
+    out_channels: int = 2,
+    backbone_kwargs: Mapping[str, Any] | None = None,
+) -> StepMemory:
+    """Count the memory of one training step in mixed precision.
+
+    Args:
+        backbone: a key of `rectal_nnformer.networks.adapter.BACKBONES`.
+        patch_size: voxels per axis (x, y, z).
+        batch_size: patches in a batch.
+        in_channels: image channels.
+        out_channels: segmentation heads.
+        backbone_kwargs: arguments of the network's constructor other than its defaults.
+
+    Returns:
+        Bytes that tensors take. What is no tensor is not in it: the CUDA context, workspaces of cuDNN, and memory that
+        PyTorch's allocator reserves and does not use.
+    """
+    network = planned_network(backbone, in_channels, out_channels, backbone_kwargs or {}).train()
+    with FakeTensorMode(), torch.autograd.set_multithreading_enabled(False):
+        _make_fake(network)
+        parameters = [*network.parameters()]
+        with LiveBytes() as live, _AsOnCuda():
+            live.add([*parameters, *network.buffers()])
+            weights = live.now
+            image = torch.empty(batch_size, in_channels, *reversed(patch_size))
+            target = torch.empty(batch_size, 1, *reversed(patch_size), dtype=torch.int16)
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = training_loss()(network(image), target)
+            after_forward = live.now
+            loss.backward()
+            gradients = sum(_rounded(p.grad.nbytes) for p in parameters if p.grad is not None)
+    optimizer = 2 * gradients
+    # AdamW updates all parameters at once, with two temporary tensors for each.
+    update = weights + optimizer + gradients + 2 * gradients
+    return StepMemory(
+        weights=weights,
+        optimizer=optimizer,
+        gradients=gradients,
+        activations=after_forward - weights,
+        peak=max(live.peak + optimizer, update),
+    )
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made while it is active, until each is freed.
+
+    Attributes:
+        now: bytes that live now.
+        peak: the most that lived at any time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation and count what it returns."""
+        result = func(*args, **(kwargs or {}))
+        self.add([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+        return result
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Count tensors; those that share memory with one that is counted already add nothing."""
+        for storage in (tensor.untyped_storage() for tensor in tensors):
+            key = storage._cdata
+            if key in self._known:
+                continue
+            self._known.add(key)
+            size = _rounded(storage.nbytes())
+            self.now += size
+            weakref.finalize(storage, self._free, key, size)
+        self.peak = max(self.peak, self.now)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Takes the memory of the attention that PyTorch runs on a GPU when the bias needs a gradient.
+
+    That is the memory-efficient kernel: it saves its arguments, its result and one number for each query, and gives
+    back the gradient of the bias for every window.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """Return an update for each query, (windows, heads, tokens, channel)."""
+        update = torch.empty_like(query.transpose(1, 2)).transpose(1, 2)
+        normalizer = query.new_empty((*query.shape[:2], _rounded(query.shape[2], 32)), dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, bias, update, normalizer)
+        return update
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        """Return gradients of query, key, value and bias."""
+        query, key, value, bias, _, _ = ctx.saved_tensors
+        bias_gradient = query.new_empty((*query.shape[:3], _rounded(key.shape[2], 8)))[..., : key.shape[2]]
+        if len(bias) < len(query):
+            bias_gradient = bias_gradient.sum(0, keepdim=True)
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), bias_gradient
+
+
+class _AsOnCuda(TorchFunctionMode):
+    """Gives the few functions that mixed precision treats otherwise on a CPU the memory that they take on a GPU."""
+
+    IN_FULL_PRECISION = (F.layer_norm, F.softmax, torch.softmax, F.cross_entropy)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a function of PyTorch, or what stands for it."""
+        if func is F.scaled_dot_product_attention:
+            return _attend(*args, **(kwargs or {}))
+        if func in self.IN_FULL_PRECISION:
+            args = tuple(a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+        return func(*args, **(kwargs or {}))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor) -> Tensor:
+    bias = attn_mask.to(query.dtype)
+    unaligned = -bias.shape[-1] % 8
+    if unaligned:
+        bias = F.pad(bias, (0, unaligned))[..., : key.shape[2]]
+    update: Tensor = _FusedAttention.apply(query, key, value, bias)
+    return update
+
+
+def _make_fake(network: nn.Module) -> None:
+    """Replace parameters and buffers by fake ones; called inside the fake mode."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+def _rounded(size: int, multiple: int = BLOCK) -> int:
+    """Return the size rounded up to a multiple."""
+    return -(-size // multiple) * multiple
