@@ -7,17 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from rectal_nnformer.components import MIN_VOXELS, Box, Components, bounding_box, find_components
 from rectal_nnformer.evaluation.matching import Grouping, Integers, group_components, match_strictly
 from rectal_nnformer.evaluation.surface import surface_agreement
 
-MIN_VOXELS = 11
 MIN_IOU = 0.1
 # Lower bounds in cm3; a bin reaches up to the next one's bound without including it.
 SIZE_BINS = {"0-5": 0.0, "5-10": 5.0, "10-20": 10.0, "20-40": 20.0, "40+": 40.0}
-
-Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -62,14 +59,6 @@ class Lesion(Component):
     hd95_mm: float | None = None
     surface_dice_2mm: float | None = None
     volume_ratio: float | None = None
-
-
-@dataclass(frozen=True)
-class _Components:
-    """The components of a mask: an array numbered by component, 0 elsewhere, and the box around each of them."""
-
-    labels: NDArray[np.int32]
-    boxes: list[Box]
 
 
 @dataclass(frozen=True)
@@ -144,8 +133,8 @@ def detect_lesions(
             three positive numbers.
     """
     _check_input(prediction, reference, spacing)
-    box = _bounding_box((prediction != 0) | (reference != 0))
-    lesions, predictions = (_find_components(mask[box], min_voxels) for mask in (reference, prediction))
+    box = bounding_box((prediction != 0) | (reference != 0))
+    lesions, predictions = (find_components(mask[box], min_voxels) for mask in (reference, prediction))
     table = _overlap_table(lesions.labels, predictions.labels)
     grouping = group_components(table)
     strict_pairs = match_strictly(table, min_iou)
@@ -179,22 +168,6 @@ def _check_input(prediction: NDArray[Any], reference: NDArray[Any], spacing: Seq
         raise ValueError(f"spacing is three positive numbers in mm, not {spacing}")
 
 
-def _bounding_box(mask: NDArray[np.bool_]) -> Box:
-    """Return the smallest box around everything set; one voxel if nothing is."""
-    occupied = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    return tuple(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1) for used in occupied)
-
-
-def _find_components(mask: NDArray[Any], min_voxels: int) -> _Components:
-    """Return the 26-connected components of at least `min_voxels`."""
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    large_enough = np.bincount(labels.ravel(), minlength=1) >= min_voxels
-    large_enough[0] = False
-    if not large_enough[1:].all():
-        labels = np.where(large_enough, large_enough.cumsum(), 0).astype(np.int32)[labels]
-    return _Components(labels, ndimage.find_objects(labels))
-
-
 def _overlap_table(lesions: NDArray[np.int32], predictions: NDArray[np.int32]) -> Integers:
     """Return the shared voxels, (lesions + 1, predictions + 1); entry (0, 0) stays 0, nobody asks for it."""
     shape = int(lesions.max(initial=0)) + 1, int(predictions.max(initial=0)) + 1
@@ -204,7 +177,7 @@ def _overlap_table(lesions: NDArray[np.int32], predictions: NDArray[np.int32]) -
 
 
 def _group_agreement(
-    lesions: _Components, predictions: _Components, grouping: Grouping, group: int, spacing: Sequence[float]
+    lesions: Components, predictions: Components, grouping: Grouping, group: int, spacing: Sequence[float]
 ) -> dict[str, Any]:
     """Return how well one group was outlined, by the names of the fields of `Lesion`."""
     members = [
@@ -230,7 +203,7 @@ def _common_box(boxes: Sequence[Box]) -> Box:
     )
 
 
-def _describe_components(components: _Components, offset: Sequence[int], spacing: Sequence[float]) -> list[Component]:
+def _describe_components(components: Components, offset: Sequence[int], spacing: Sequence[float]) -> list[Component]:
     """Return number, size and centroid of each component; `offset` is where its array starts in the whole one."""
     voxel_cm3 = math.prod(spacing) / 1000
     described = []

@@ -14,7 +14,8 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.planning import preprocessed
 from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
-from rectal_nnformer.planning.intensity_window import FILE_NAME, compute_intensity_window, load_intensity_window
+from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
+from rectal_nnformer.planning.intensity_window import FILE_NAME, load_intensity_window
 from rectal_nnformer.planning.planner import FULLRES, RectalExperimentPlanner
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
@@ -73,9 +74,9 @@ def plan_dataset(
 
 
 def extract_fingerprint(dataset: RawDataset, *, num_processes: int | None = None, clean: bool = False) -> None:
-    """Make sure that the intensity window and nnU-Net's fingerprint of a dataset exist and are up to date.
+    """Make sure that intensity window, tumour fingerprint and nnU-Net's fingerprint exist and are up to date.
 
-    Both are computed again if the raw dataset has changed since, or if `clean`.
+    They are computed again if the raw dataset has changed since, or if `clean`.
 
     Raises:
         RectalError: a case cannot be read or used.
@@ -86,9 +87,9 @@ def extract_fingerprint(dataset: RawDataset, *, num_processes: int | None = None
     outdated = (dataset.preprocessed / FILE_NAME).exists() and not has_window
     if clean or outdated or not _is_whole(fingerprint_file, len(dataset.cases)):
         fingerprint_file.unlink(missing_ok=True)
-    if clean or not has_window:
+    if clean or not has_window or load_tumor_fingerprint(dataset) is None:
         # Before nnU-Net's part, because it names a case that cannot be read.
-        compute_intensity_window(dataset, processes)
+        extract_tumor_fingerprint(dataset, processes)
     with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}"):
         extract_fingerprint_dataset(
             dataset.dataset_id, DatasetFingerprintExtractor, processes, clean=False, verbose=False

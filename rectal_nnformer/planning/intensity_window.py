@@ -6,15 +6,17 @@ are taken of what nnU-Net's preprocessing normalizes, the image cropped to its n
 """
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
+from numpy.typing import NDArray
 
+from rectal_nnformer.components import Box
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import write_json
-from rectal_nnformer.parallel import map_with_progress
 from rectal_nnformer.planning.dataset import RawDataset
 
 FILE_NAME = "rectal_intensity_window.json"
@@ -33,35 +35,48 @@ def load_intensity_window(dataset: RawDataset) -> dict[str, Any] | None:
     return content if content.get("raw_signature") == dataset.signature() else None
 
 
-def compute_intensity_window(dataset: RawDataset, num_processes: int) -> dict[str, Any]:
-    """Measure every training case, write the window file into the preprocessed dataset and return its content.
+def write_intensity_window(dataset: RawDataset, measured: dict[str, Window], signature: str) -> dict[str, Any]:
+    """Write the window file into the preprocessed dataset and return its content.
 
     Keys: `window`, one [low, high] per channel; `percentiles`; `cases`, the same per case; `raw_signature`.
 
-    Raises:
-        RectalError: a case cannot be read, holds NaN, or a channel of it is constant.
+    Args:
+        dataset: the raw dataset.
+        measured: `case_percentiles` of each case, by its name.
+        signature: the dataset's signature before it was measured.
     """
-    signature = dataset.signature()
-    jobs = [(case, files["images"], dataset.reader) for case, files in dataset.cases.items()]
-    measured = map_with_progress(_measure, jobs, num_processes, "Measuring intensities")
-    window = np.median(measured, axis=0).tolist()
     content = {
-        "window": window,
+        "window": np.median(list(measured.values()), axis=0).tolist(),
         "percentiles": PERCENTILES,
         "normalization": ZScoreNormalization.__name__,
-        "cases": dict(zip(dataset.cases, measured, strict=True)),
+        "cases": measured,
         "raw_signature": signature,
     }
     write_json(dataset.preprocessed / FILE_NAME, content)
     return content
 
 
-def _measure(job: tuple[str, list[str], type]) -> Window:
-    return case_percentiles(*job)
+@dataclass(frozen=True)
+class NormalizedImage:
+    """A case as nnU-Net's preprocessing normalizes it, before resampling.
+
+    Attributes:
+        data: float32 (channels, z, y, x), cropped to the nonzero region and z-scored per channel.
+        inside: bool (z, y, x) of the same crop, False for the zeros around the image.
+        box: where the crop lies in the file's array (z, y, x).
+        shape: voxels (z, y, x) of the file's array.
+        spacing: mm (z, y, x).
+    """
+
+    data: NDArray[np.float32]
+    inside: NDArray[np.bool_]
+    box: Box
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
 
 
-def case_percentiles(case: str, images: list[str], reader: type) -> Window:
-    """Return the 0th and 99.5th percentile of each channel of one case after cropping and z-score normalization.
+def read_normalized(case: str, images: list[str], reader: type) -> NormalizedImage:
+    """Read one case, crop it to its nonzero region and z-score each channel, as nnU-Net's preprocessing does.
 
     Args:
         case: name of the case, for error messages.
@@ -72,13 +87,24 @@ def case_percentiles(case: str, images: list[str], reader: type) -> Window:
         RectalError: the case cannot be read, holds NaN or infinite values, or a channel is constant.
     """
     try:
-        data, _ = reader().read_images(images)
+        data, properties = reader().read_images(images)
     except Exception as error:  # each reader raises its own kinds
         raise RectalError(f"Case {case}: {', '.join(images)} cannot be read: {error}") from error
     if not np.isfinite(data).all():
         raise RectalError(f"Case {case}: {', '.join(images)} hold NaN or infinite values. Replace them.")
-    cropped = crop_to_nonzero(data)[0] if data.any() else data
+    cropped, outside, bounds = crop_to_nonzero(data) if data.any() else (data, data, ())
     if any(channel.min() == channel.max() for channel in cropped):
         raise RectalError(f"Case {case}: a channel of {', '.join(images)} has the same value wherever it is not 0.")
     normalization = ZScoreNormalization(use_mask_for_norm=False, intensityproperties={})
-    return [np.percentile(normalization.run(channel), PERCENTILES).tolist() for channel in cropped]
+    return NormalizedImage(
+        data=np.stack([normalization.run(channel) for channel in cropped]),
+        inside=outside[0] == 0,
+        box=tuple(slice(int(start), int(stop)) for start, stop in bounds),
+        shape=data.shape[1:],
+        spacing=tuple(float(s) for s in properties["spacing"]),
+    )
+
+
+def case_percentiles(image: NormalizedImage) -> Window:
+    """Return the 0th and 99.5th percentile of each channel of a case."""
+    return [np.percentile(channel, PERCENTILES).tolist() for channel in image.data]

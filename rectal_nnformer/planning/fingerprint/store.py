@@ -1,0 +1,82 @@
+"""The tumour fingerprint of a dataset as a file, made together with the intensity window.
+
+One pass over the cases measures both. Intensities are taken in units of the normalized image, and expressed in units of
+the window once that is known; the change of units is linear, so no case is read twice.
+
+`documentation/fingerprint.md` describes the content.
+"""
+
+import json
+from typing import Any
+
+from rectal_nnformer.components import MIN_VOXELS
+from rectal_nnformer.files import write_json
+from rectal_nnformer.labels import tumor_labels
+from rectal_nnformer.parallel import map_with_progress
+from rectal_nnformer.planning.dataset import RawDataset
+from rectal_nnformer.planning.fingerprint.cases import CaseFiles, measure_case
+from rectal_nnformer.planning.fingerprint.distributions import describe_dataset
+from rectal_nnformer.planning.fingerprint.lesions import RING_MM, in_window_units
+from rectal_nnformer.planning.intensity_window import Window, write_intensity_window
+
+FILE_NAME = "rectal_fingerprint.json"
+VERSION = 1
+"""Of the file's content; files of another version are made again."""
+
+
+def load_tumor_fingerprint(dataset: RawDataset) -> dict[str, Any] | None:
+    """Return the content of the dataset's tumour fingerprint; None where it is missing, unreadable or outdated."""
+    try:
+        content = json.loads((dataset.preprocessed / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    up_to_date = (content.get("version"), content.get("raw_signature")) == (VERSION, dataset.signature())
+    return content if up_to_date else None
+
+
+def extract_tumor_fingerprint(dataset: RawDataset, num_processes: int) -> dict[str, Any]:
+    """Measure every training case, write the fingerprint and the intensity window, and return the fingerprint.
+
+    All lengths are mm, all axes (x, y, z), all intensities in units of the intensity window.
+
+    Raises:
+        RectalError: a case cannot be read, holds NaN, a channel of it is constant, or its label has another shape.
+    """
+    signature = dataset.signature()
+    labels = tumor_labels(dataset.dataset_json)
+    jobs = [
+        CaseFiles(name, files["images"], files["label"], dataset.reader, labels)
+        for name, files in dataset.cases.items()
+    ]
+    measured = map_with_progress(measure_case, jobs, num_processes, "Measuring tumours and intensities")
+    percentiles = {name: window for name, (window, _) in zip(dataset.cases, measured, strict=True)}
+    window = write_intensity_window(dataset, percentiles, signature)["window"]
+    cases = {name: _in_window_units(record, window) for name, (_, record) in zip(dataset.cases, measured, strict=True)}
+    content = {
+        "version": VERSION,
+        "raw_signature": signature,
+        "tumor_labels": labels,
+        "channels": list((dataset.dataset_json.get("channel_names") or dataset.dataset_json["modality"]).values()),
+        "intensity_window": window,
+        "ring_mm": RING_MM,
+        "min_lesion_voxels": MIN_VOXELS,
+        "dataset": describe_dataset(cases),
+        "outliers": [],
+        "cases": cases,
+    }
+    write_json(dataset.preprocessed / FILE_NAME, content)
+    return content
+
+
+def _in_window_units(record: dict[str, Any], window: Window) -> dict[str, Any]:
+    lesions = [
+        {
+            **lesion,
+            "channels": [
+                in_window_units(intensities, *bounds)
+                for intensities, bounds in zip(lesion["channels"], window, strict=True)
+            ],
+        }
+        for lesion in record["lesions"]
+    ]
+    return {**record, "lesions": lesions}
