@@ -1,10 +1,11 @@
 """Compare the counted memory of a training step with that of a GPU.
 
-    python -m rectal_nnformer.training.measure_memory [--output FILE] [--minutes N]
+    python -m rectal_nnformer.training.measure_memory [--modes MODE ...] [--output FILE] [--minutes N]
 
 runs three real training steps of each network with several patches and batches, as nnU-Net's trainer does them: mixed
-precision, gradient scaling, clipping, AdamW, with and without `torch.compile`. It needs a GPU, no data, and no
-nnU-Net variables.
+precision, gradient scaling, clipping, AdamW. It needs a GPU, no data, and no nnU-Net variables. Modes are "eager",
+"limited", in which PyTorch may take no more of the GPU than the planner takes it to need, and "compiled", which takes
+minutes for each network.
 """
 
 import argparse
@@ -23,10 +24,12 @@ from rectal_nnformer.geometry import Size
 from rectal_nnformer.training.memory import GIB, planned_network, step_memory, training_loss
 
 STEPS = 3
-HEADER = ("network", "patch", "batch", "mode", "counted", "allocated", "first_step", "reserved", "device", "s_per_step")
-ROW = "{:<14} {:>12} {:>5} {:>8} {:>8} {:>9} {:>10} {:>8} {:>8} {:>10}"
+COLUMNS = "network patch batch mode counted required allocated first_step reserved device seconds"
+ROW = "{:<14} {:>12} {:>5} {:>8} {:>8} {:>9} {:>9} {:>10} {:>9} {:>7} {:>8}"
 
-PATCHES: dict[str, tuple[tuple[Size, int], ...]] = {
+Patches = dict[str, tuple[tuple[Size, int], ...]]
+
+EAGER: Patches = {
     "smit": (
         ((128, 128, 64), 2),
         ((128, 128, 64), 4),
@@ -45,21 +48,27 @@ PATCHES: dict[str, tuple[tuple[Size, int], ...]] = {
     ),
     "swin_unetr_v2": (((96, 96, 64), 2), ((96, 96, 64), 8), ((96, 96, 96), 2)),
 }
-COMPILED = {
-    "smit": (((128, 128, 64), 2), ((128, 128, 64), 4), ((128, 128, 128), 2)),
-    "swin_unetr": (((96, 96, 64), 2), ((96, 96, 96), 8)),
-    "swin_unetr_v2": (((96, 96, 64), 2),),
+LIMITED: Patches = {
+    "swin_unetr": (((96, 96, 64), 2), ((96, 96, 64), 12), ((96, 96, 96), 8)),
+    "swin_unetr_v2": (((96, 96, 64), 8), ((96, 96, 96), 2)),
+    "smit": (((128, 128, 64), 2), ((128, 128, 64), 8), ((128, 128, 128), 2)),
 }
+COMPILED: Patches = {
+    "swin_unetr": (((96, 96, 64), 2),),
+    "swin_unetr_v2": (((96, 96, 64), 2),),
+    "smit": (((128, 128, 64), 2),),
+}
+MODES = {"eager": EAGER, "limited": LIMITED, "compiled": COMPILED}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A network, its patch (x, y, z) in voxels and its batch size, compiled or not."""
+    """A network, its patch (x, y, z) in voxels, its batch size, and a key of `MODES`."""
 
     backbone: str
     patch_size: Size
     batch_size: int
-    compiled: bool
+    mode: str
 
 
 @dataclass(frozen=True)
@@ -81,16 +90,20 @@ class Measurement:
     seconds: float
 
 
-def trials() -> Iterator[Trial]:
-    """Yield the trials, those that need no compilation first."""
-    for compiled, patches in ((False, PATCHES), (True, COMPILED)):
-        for backbone, sizes in patches.items():
+def trials(modes: Sequence[str]) -> Iterator[Trial]:
+    """Yield the trials of some modes in their order."""
+    for mode in modes:
+        for backbone, sizes in MODES[mode].items():
             for patch_size, batch_size in sizes:
-                yield Trial(backbone, patch_size, batch_size, compiled)
+                yield Trial(backbone, patch_size, batch_size, mode)
 
 
-def measure(trial: Trial) -> Measurement:
+def measure(trial: Trial, limit: float) -> Measurement:
     """Run the training steps of a trial on the GPU.
+
+    Args:
+        trial: what to run.
+        limit: bytes that PyTorch may take in the mode "limited".
 
     Raises:
         torch.OutOfMemoryError: they do not fit.
@@ -98,7 +111,9 @@ def measure(trial: Trial) -> Measurement:
     _clear()
     network: Any = planned_network(trial.backbone, 1, 2, {}).cuda().train()
     loss: Any = training_loss()
-    if trial.compiled:
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(limit / total if trial.mode == "limited" else 1.0)
+    if trial.mode == "compiled":
         network, loss.dc = torch.compile(network), torch.compile(loss.dc)
     optimizer = AdamW(network.parameters(), lr=3e-4, weight_decay=1e-5)
     scaler = torch.amp.GradScaler("cuda")
@@ -140,26 +155,27 @@ def _device_bytes() -> int:
 
 def _line(trial: Trial, numbers: Sequence[str]) -> str:
     patch = "x".join(map(str, trial.patch_size))
-    mode = "compiled" if trial.compiled else "eager"
-    return ROW.format(trial.backbone, patch, trial.batch_size, mode, *numbers)
+    return ROW.format(trial.backbone, patch, trial.batch_size, trial.mode, *numbers)
 
 
 def _report(trial: Trial) -> str:
     """Return one line of the table; all but the last column are GiB."""
-    counted = step_memory(trial.backbone, trial.patch_size, trial.batch_size).peak / GIB
+    memory = step_memory(trial.backbone, trial.patch_size, trial.batch_size)
+    planned = [f"{size / GIB:.2f}" for size in (memory.peak, memory.required)]
     try:
-        found = measure(trial)
+        found = measure(trial, memory.reserved)
     except torch.OutOfMemoryError:
-        return _line(trial, [f"{counted:.2f}", "out of", "memory", "-", "-", "-"])
+        return _line(trial, [*planned, "out of", "memory", "-", "-", "-"])
     except Exception as error:  # a trial that fails must not cost the others
-        return f"{_line(trial, [f'{counted:.2f}', *'-----'])} {type(error).__name__}: {error}"[:400].replace("\n", " ")
+        return f"{_line(trial, [*planned, *'-----'])} {type(error).__name__}: {error}"[:400].replace("\n", " ")
     sizes = [found.allocated, found.first_step, found.reserved, found.device]
-    return _line(trial, [f"{counted:.2f}", *(f"{size / GIB:.2f}" for size in sizes), f"{found.seconds:.3f}"])
+    return _line(trial, [*planned, *(f"{size / GIB:.2f}" for size in sizes), f"{found.seconds:.3f}"])
 
 
 def main() -> None:
     """Measure every trial and print the table, line by line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="which trials (default: all)")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the table to a file, too")
     parser.add_argument("--minutes", metavar="N", type=float, default=9, help="start no trial after this time (9)")
     arguments = parser.parse_args()
@@ -170,11 +186,11 @@ def main() -> None:
     start, lines = time.monotonic(), []
     lines.append(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}")
     lines.append(f"before any trial the device has {_device_bytes() / GIB:.2f} GiB in use")
-    lines.append(ROW.format(*HEADER))
+    lines.append(ROW.format(*COLUMNS.split()))
     print(*lines, sep="\n", flush=True)
-    for trial in trials():
+    for trial in trials(arguments.modes):
         over = time.monotonic() - start > 60 * arguments.minutes
-        lines.append(_line(trial, ["no time", *"-----"]) if over else _report(trial))
+        lines.append(_line(trial, ["no time", *"------"]) if over else _report(trial))
         print(lines[-1], flush=True)
         if arguments.output:
             arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")

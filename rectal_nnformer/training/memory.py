@@ -5,9 +5,11 @@ training. Every tensor that comes into being is counted until it is freed: what 
 and what forward and backward need in between. A patch of any size is counted in about a second.
 """
 
+import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +28,16 @@ GIB = 2**30
 BLOCK = 512
 """PyTorch's allocator gives out multiples of this many bytes."""
 
+OUTSIDE_TENSORS = 0.7 * GIB
+"""Bytes that CUDA and its libraries take beside PyTorch's memory (measured on an H100)."""
+
+RESERVE = 1.2
+"""PyTorch's memory over what the tensors counted here take: workspaces of cuDNN, and what its allocator cannot use.
+Measured on an H100: tensors and workspaces together never take more than 1.06 times what is counted."""
+
+ALIGNMENT = 8
+"""The memory-efficient attention takes heads of a multiple of 8 channels, and biases of a multiple of 8 keys."""
+
 
 @dataclass(frozen=True)
 class StepMemory:
@@ -37,14 +49,32 @@ class StepMemory:
         gradients: gradients of all parameters.
         activations: what lives between forward and backward pass besides weights and moments: input, target, and the
             tensors that autograd saved, among them the half-precision copies of the weights.
-        peak: the most that lives at any time of the step, all of the above included as far as they live then.
+        forward_backward: the most that lives during forward and backward pass, all of the above included as far as it
+            lives then. Linear in the batch size.
+        update: the most that lives while AdamW updates all parameters at once, with two temporary tensors for each.
     """
 
     weights: int
     optimizer: int
     gradients: int
     activations: int
-    peak: int
+    forward_backward: int
+    update: int
+
+    @property
+    def peak(self) -> int:
+        """The most that lives at any time of the step."""
+        return max(self.forward_backward, self.update)
+
+    @property
+    def reserved(self) -> float:
+        """What PyTorch needs of the GPU."""
+        return RESERVE * self.peak
+
+    @property
+    def required(self) -> float:
+        """What the process needs of the GPU, everything included."""
+        return OUTSIDE_TENSORS + self.reserved
 
 
 def training_loss() -> nn.Module:
@@ -88,29 +118,53 @@ def step_memory(
         Bytes that tensors take. What is no tensor is not in it: the CUDA context, workspaces of cuDNN, and memory that
         PyTorch's allocator reserves and does not use.
     """
-    network = planned_network(backbone, in_channels, out_channels, backbone_kwargs or {}).train()
-    with FakeTensorMode(), torch.autograd.set_multithreading_enabled(False):
-        _make_fake(network)
-        parameters = [*network.parameters()]
-        with LiveBytes() as live, _AsOnCuda():
-            live.add([*parameters, *network.buffers()])
-            weights = live.now
-            image = torch.empty(batch_size, in_channels, *reversed(patch_size))
-            target = torch.empty(batch_size, 1, *reversed(patch_size), dtype=torch.int16)
-            with torch.autocast("cpu", dtype=torch.float16):
-                loss = training_loss()(network(image), target)
-            after_forward = live.now
-            loss.backward()
-            gradients = sum(_rounded(p.grad.nbytes) for p in parameters if p.grad is not None)
+    kwargs = json.dumps(dict(backbone_kwargs or {}), sort_keys=True)
+    return _count(_fake_network(backbone, in_channels, out_channels, kwargs), tuple(patch_size), batch_size)
+
+
+@cache
+def _fake_network(backbone: str, in_channels: int, out_channels: int, kwargs: str) -> "_FakeNetwork":
+    return _FakeNetwork(planned_network(backbone, in_channels, out_channels, json.loads(kwargs)).train())
+
+
+class _FakeNetwork:
+    """A network without weights, and the mode in which its fake tensors live."""
+
+    def __init__(self, network: PlannedNetwork) -> None:
+        self.network = network
+        self.mode = FakeTensorMode()
+        with self.mode:
+            for module in network.modules():
+                for name, parameter in module.named_parameters(recurse=False):
+                    setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
+                for name, buffer in module.named_buffers(recurse=False):
+                    setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+@cache
+def _count(fake: _FakeNetwork, patch_size: tuple[int, ...], batch_size: int) -> StepMemory:
+    """Run a step on fake tensors; the CPU stands for the GPU, since fake CUDA tensors need one for their backward."""
+    parameters = [*fake.network.parameters()]
+    shape = (batch_size, 1, *reversed(patch_size))
+    with fake.mode, torch.autograd.set_multithreading_enabled(False), LiveBytes() as live, _AsOnCuda():
+        live.add([*parameters, *fake.network.buffers()])
+        weights = live.now
+        image = torch.empty(batch_size, fake.network.window_low.shape[1], *shape[2:])
+        target = torch.empty(shape, dtype=torch.int16)
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = training_loss()(fake.network(image), target)
+        after_forward = live.now
+        loss.backward()
+    gradients = sum(_rounded(p.grad.nbytes) for p in parameters if p.grad is not None)
+    fake.network.zero_grad(set_to_none=True)
     optimizer = 2 * gradients
-    # AdamW updates all parameters at once, with two temporary tensors for each.
-    update = weights + optimizer + gradients + 2 * gradients
     return StepMemory(
-        weights=weights,
-        optimizer=optimizer,
-        gradients=gradients,
+        weights,
+        optimizer,
+        gradients,
         activations=after_forward - weights,
-        peak=max(live.peak + optimizer, update),
+        forward_backward=live.peak + optimizer,
+        update=weights + gradients + optimizer + 2 * gradients,
     )
 
 
@@ -172,7 +226,7 @@ class _FusedAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         """Return gradients of query, key, value and bias."""
         query, key, value, bias, _, _ = ctx.saved_tensors
-        bias_gradient = query.new_empty((*query.shape[:3], _rounded(key.shape[2], 8)))[..., : key.shape[2]]
+        bias_gradient = query.new_empty((*query.shape[:3], _rounded(key.shape[2], ALIGNMENT)))[..., : key.shape[2]]
         if len(bias) < len(query):
             bias_gradient = bias_gradient.sum(0, keepdim=True)
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), bias_gradient
@@ -195,21 +249,17 @@ class _AsOnCuda(TorchFunctionMode):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor) -> Tensor:
-    bias = attn_mask.to(query.dtype)
-    unaligned = -bias.shape[-1] % 8
+    """Attend as PyTorch does on a GPU: by its memory-efficient kernel where that can, else by plain operations."""
+    query, key, value, bias = (tensor.half() for tensor in (query, key, value, attn_mask))
+    if query.shape[-1] % ALIGNMENT or bias.stride(-1) != 1:
+        with torch.autocast("cpu", enabled=False):
+            update: Tensor = torch._scaled_dot_product_attention_math(query, key, value, bias)[0]
+        return update
+    unaligned = -bias.shape[-1] % ALIGNMENT
     if unaligned:
         bias = F.pad(bias, (0, unaligned))[..., : key.shape[2]]
-    update: Tensor = _FusedAttention.apply(query, key, value, bias)
+    update = _FusedAttention.apply(query, key, value, bias)
     return update
-
-
-def _make_fake(network: nn.Module) -> None:
-    """Replace parameters and buffers by fake ones; called inside the fake mode."""
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
 def _rounded(size: int, multiple: int = BLOCK) -> int:
