@@ -1,4 +1,4 @@
-"""Which tokens and windows of a transformer encoder hold real voxels, and how many are spent on padding.
+"""Which tokens and windows of a transformer encoder hold real voxels, and what padding costs the attention.
 
 Pure functions of masks and sizes. Spatial axes are (x, y, z) throughout, or any other order as long as masks, sizes,
 windows and shifts agree on it. The encoders cut a patch into tokens of `embedding_patch` voxels per axis; each further
@@ -7,7 +7,7 @@ stage merges 2 x 2 x 2 tokens into one; attention runs within windows of tokens.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, nan, prod
 from typing import TypeVar
 
 import numpy as np
@@ -21,23 +21,29 @@ Mask = TypeVar("Mask", np.ndarray, Tensor)
 
 @dataclass(frozen=True)
 class StageBudget:
-    """Tokens of one stage: how many there are, and how many of those that attention processes are real.
+    """Tokens of one stage: how many there are, how many of those that attention processes are real, and its dilution.
 
     Attributes:
         stage: 0 for the stage after the patch embedding.
         grid: tokens per axis.
         window: window in tokens per axis, shrunk to the grid where the backbone does so.
+        shift: tokens per axis by which every second block shifts its windows, 0 where the backbone does not.
         padded_grid: tokens per axis after padding to multiples of the window.
         real_tokens: tokens that hold at least one real voxel.
         processed_tokens: tokens of the padded grid.
+        uniform_adi: attention dilution index of unshifted blocks if attention were uniform, see `uniform_dilution`.
+        shifted_uniform_adi: the same of shifted blocks.
     """
 
     stage: int
     grid: Size
     window: Size
+    shift: Size
     padded_grid: Size
     real_tokens: int
     processed_tokens: int
+    uniform_adi: float
+    shifted_uniform_adi: float
 
     @property
     def real_fraction(self) -> float:
@@ -112,19 +118,41 @@ def shrunk_window(
     return _size(windows), _size(shifts)
 
 
+def uniform_dilution(real_tokens: Mask, window: int | Sequence[int], shift: int | Sequence[int] = 0) -> float:
+    """Return the attention dilution index of a block whose attention is uniform over the keys of each window.
+
+    With N keys to a window and r real ones among them, every real query has the entropy log N, of which padding keys
+    hold (N - r) / N log N. Summed over real queries and divided, as the index is defined (Rangnekar et al. 2026;
+    `rectal_nnformer.analysis.attention_flow`), that is 1 - sum(r^2) / (N sum(r)) over all windows. It is also the
+    attention that real queries spend on padding keys, a_rp.
+
+    Args:
+        real_tokens: bool array or tensor (..., x, y, z) of one stage.
+        window: tokens per window, one number or one per axis.
+        shift: tokens by which the windows are shifted, one number or one per axis.
+
+    Returns:
+        Between 0 and 1; nan where no token is real, or where windows hold a single token, which has no entropy.
+    """
+    windows = window_partition_mask(_bool_tensor(real_tokens, "real_tokens"), window, shift)
+    counts = windows.sum(dim=1)
+    return _dilution(int(counts.square().sum()), int(counts.sum()), windows.shape[1])
+
+
 def token_budget(
     patch_size: Sequence[int],
     real_extent: Sequence[int],
     window: int | Sequence[int],
     *,
     shrink_window: bool = False,
+    shift: int | Sequence[int] | None = None,
     real_start: Sequence[int] | None = None,
     embedding_patch: int = 2,
     num_stages: int = 4,
 ) -> list[StageBudget]:
     """Count real and processed tokens of each stage for a patch that holds a box of real voxels.
 
-    Shifting the windows does not change the counts.
+    Shifting the windows does not change the counts, but their dilution.
 
     Args:
         patch_size: voxels per axis.
@@ -132,6 +160,7 @@ def token_budget(
         window: tokens per window, one number or one per axis.
         shrink_window: True where the backbone shrinks windows to small grids (Swin UNETR), False where it never does
             (SMIT).
+        shift: tokens by which shifted blocks shift their windows; by default half a window.
         real_start: first real voxel per axis; by default the image lies in the middle, as nnU-Net pads at prediction.
         embedding_patch: voxels per axis of a token of stage 0.
         num_stages: number of stages.
@@ -153,11 +182,38 @@ def token_budget(
     budgets = []
     for stage in range(num_stages):
         edge = embedding_patch * 2**stage
-        grid = _size(ceil(p / edge) for p in patch)
-        used = shrunk_window(grid, window)[0] if shrink_window else _per_axis(window)
-        padded = _size(ceil(g / w) * w for g, w in zip(grid, used, strict=True))
-        real = prod((s + e - 1) // edge - s // edge + 1 for s, e in zip(start, extent, strict=True))
-        budgets.append(StageBudget(stage, grid, used, padded, real, prod(padded)))
+        frame = _StageFrame.of(_size(ceil(p / edge) for p in patch), window, shift, shrink_window)
+        first = [s // edge for s in start]
+        last = [(s + e - 1) // edge for s, e in zip(start, extent, strict=True)]
+        adi = [frame.box_dilution(first, last, moved) for moved in ((0, 0, 0), frame.shift)]
+        budgets.append(frame.budget(stage, prod(b - a + 1 for a, b in zip(first, last, strict=True)), adi))
+    return budgets
+
+
+def mask_budget(
+    real_voxels: np.ndarray | Tensor,
+    window: int | Sequence[int],
+    *,
+    shrink_window: bool = False,
+    shift: int | Sequence[int] | None = None,
+    embedding_patch: int = 2,
+    num_stages: int = 4,
+) -> list[StageBudget]:
+    """Count as `token_budget` does, for a patch whose real voxels are no box, as after a rotation.
+
+    Args:
+        real_voxels: bool array or tensor (x, y, z).
+        window: as for `token_budget`, like the other arguments.
+        shrink_window: see there.
+        shift: see there.
+        embedding_patch: see there.
+        num_stages: see there.
+    """
+    budgets = []
+    for stage, tokens in enumerate(token_masks(_bool_tensor(real_voxels, "real_voxels"), embedding_patch, num_stages)):
+        frame = _StageFrame.of(_size(tokens.shape), window, shift, shrink_window)
+        adi = [uniform_dilution(tokens, frame.window, moved) for moved in ((0, 0, 0), frame.shift)]
+        budgets.append(frame.budget(stage, int(tokens.sum()), adi))
     return budgets
 
 
@@ -181,6 +237,44 @@ def scattered_padding_share(real_tokens: Mask, window: int) -> float:
     landed = windows.permute(cut_order).reshape(padded.shape)
     real = padded.sum()
     return float((padded & ~landed).sum() / real) if real else float("nan")
+
+
+@dataclass(frozen=True)
+class _StageFrame:
+    """The grid of a stage and its windows, per axis."""
+
+    grid: Size
+    window: Size
+    shift: Size
+    padded: Size
+
+    @classmethod
+    def of(
+        cls, grid: Size, window: int | Sequence[int], shift: int | Sequence[int] | None, shrink_window: bool
+    ) -> "_StageFrame":
+        used = _per_axis(window)
+        moved = _size(w // 2 for w in used) if shift is None else _per_axis(shift)
+        if shrink_window:
+            used, moved = shrunk_window(grid, used, moved)
+        return cls(grid, used, moved, _size(ceil(g / w) * w for g, w in zip(grid, used, strict=True)))
+
+    def box_dilution(self, first: Sequence[int], last: Sequence[int], shift: Size) -> float:
+        """Return the dilution of a box of real tokens; how many a window holds is a product over the axes."""
+        squares, total = 1, 1
+        for a, b, moved, w, n in zip(first, last, shift, self.window, self.padded, strict=True):
+            counts = np.bincount((np.arange(a, b + 1) - moved) % n // w)
+            squares, total = squares * int(np.square(counts).sum()), total * int(counts.sum())
+        return _dilution(squares, total, prod(self.window))
+
+    def budget(self, stage: int, real_tokens: int, adi: Sequence[float]) -> StageBudget:
+        return StageBudget(
+            stage, self.grid, self.window, self.shift, self.padded, real_tokens, prod(self.padded), adi[0], adi[1]
+        )
+
+
+def _dilution(sum_of_squares: int, real_tokens: int, window_tokens: int) -> float:
+    """Return 1 - sum(r^2) / (N sum(r)); see `uniform_dilution`."""
+    return 1 - sum_of_squares / (window_tokens * real_tokens) if real_tokens and window_tokens > 1 else nan
 
 
 def _any_in_blocks(mask: Tensor, edge: int) -> Tensor:

@@ -21,7 +21,7 @@ class Backbone:
         largest: the largest patch size on an axis, by default that of pretraining.
         window: tokens per axis of an attention window.
         shrink_window: whether windows shrink to grids smaller than they are.
-        num_stages: stages of the encoder; the deepest map has 2**(num_stages + 1) voxels per axis and position.
+        depths: blocks of each stage, every second one with shifted windows.
         scatters: whether windows are put back scattered, as SMIT's published code does.
         kwargs: arguments of the network's constructor that differ from its defaults.
     """
@@ -32,9 +32,14 @@ class Backbone:
     largest: int
     window: int
     shrink_window: bool
-    num_stages: int = 4
+    depths: tuple[int, ...] = (2, 2, 2, 2)
     scatters: bool = False
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the encoder; the deepest map has 2**(num_stages + 1) voxels per axis and position."""
+        return len(self.depths)
 
     @property
     def sizes(self) -> list[int]:
@@ -48,7 +53,9 @@ class Backbone:
 
 BACKBONES: dict[str, Backbone] = {
     # Windows of 4 tokens hold no padding at any of the stages if 2 * 4 * 2**3 = 64 divides the patch size.
-    "smit": Backbone("smit", "nnUNetRectalSMITPlans", 64, 128, 4, shrink_window=False, scatters=True),
+    "smit": Backbone(
+        "smit", "nnUNetRectalSMITPlans", 64, 128, 4, shrink_window=False, depths=(2, 2, 12, 2), scatters=True
+    ),
     "swin_unetr": Backbone("swin_unetr", "nnUNetRectalSwinUNETRPlans", 32, 96, 7, shrink_window=True),
     "swin_unetr_v2": Backbone("swin_unetr_v2", "nnUNetRectalSwinUNETRV2Plans", 32, 96, 7, shrink_window=True),
     "smit_small": Backbone(
@@ -58,7 +65,7 @@ BACKBONES: dict[str, Backbone] = {
         48,
         4,
         shrink_window=False,
-        num_stages=len(SMALL_SMIT["depths"]),
+        depths=tuple(SMALL_SMIT["depths"]),
         scatters=True,
         kwargs=SMALL_SMIT,
     ),
@@ -97,15 +104,15 @@ def resolve_backbone(
 def _with_kwargs(backbone: Backbone, kwargs: dict[str, Any]) -> Backbone:
     """Return the backbone with network arguments, its geometry following from those that define it."""
     kwargs = {**backbone.kwargs, **kwargs}
+    depths = tuple(kwargs.get("depths", backbone.depths))
     if backbone.network != "smit":
-        return replace(backbone, kwargs=kwargs)
-    num_stages = len(kwargs["depths"]) if "depths" in kwargs else 4
+        return replace(backbone, kwargs=kwargs, depths=depths)
     window = int(kwargs.get("window_size", 4))
-    multiple = 2 * window * 2 ** (num_stages - 1)
+    multiple = 2 * window * 2 ** (len(depths) - 1)
     return replace(
         backbone,
         kwargs=kwargs,
-        num_stages=num_stages,
+        depths=depths,
         window=window,
         multiple=multiple,
         largest=max(multiple, backbone.largest // multiple * multiple),

@@ -1,30 +1,33 @@
 """The experiment planner: nnU-Net's plans for a CT-pretrained transformer, decided from the dataset's fingerprint."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
 from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import write_json
+from rectal_nnformer.files import write_json, write_text
 from rectal_nnformer.geometry import Size
-from rectal_nnformer.planning import rules
+from rectal_nnformer.names import CUBIC, FULLRES, RECORD_KEY
+from rectal_nnformer.planning import accounting, rules
 from rectal_nnformer.planning.backbones import Backbone, resolve_backbone
+from rectal_nnformer.planning.cautions import dataset_cautions, lesion_cautions, memory_cautions
+from rectal_nnformer.planning.choice import Choice, Lesion, choose, largest_lesion
 from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
+from rectal_nnformer.planning.explanation import describe_plans, explanation_file
+from rectal_nnformer.planning.fingerprint import load_tumor_fingerprint
+from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE, memory_target
 from rectal_nnformer.planning.intensity_window import Window, load_intensity_window
 from rectal_nnformer.planning.preprocessed import copy_dataset_json, copy_patients, copy_splits
 
-FULLRES, CUBIC = "3d_fullres", "3d_fullres_cubic"
 NETWORK_CLASS = "rectal_nnformer.networks.adapter.PlannedNetwork"
-RECORD_KEY = "rectal_nnformer"
-"""Key of the plans under which the planner's reasons stand; nnU-Net does not read it."""
-
-BATCH_SIZE = 2
 
 LINEAR = {"order": 1, "order_z": 1, "force_separate_z": False}
 """Resampling arguments of the published method: linear on all axes at once."""
@@ -37,11 +40,11 @@ class RectalExperimentPlanner(ExperimentPlanner):
     plans without this package; only the network is ours. The rules are in `rectal_nnformer.planning.rules`.
 
     It runs wherever nnU-Net takes a planner class, `plan_experiment_dataset(..., experiment_planner_class=...)`, and
-    needs the files that `rectal_nnformer plan_and_preprocess` writes before: the fingerprint and the intensity window.
+    needs the files that `rectal_nnformer plan` writes before: both fingerprints and the intensity window.
 
     Args:
         dataset_name_or_id: as for nnU-Net's planner.
-        gpu_memory_target_in_gb: not supported; limit the patch with `max_patch_size`.
+        gpu_memory_target_in_gb: memory of the GPU that is planned for; None is 24.
         preprocessor_name: nnU-Net's preprocessor.
         plans_name: name of the plans; by default the backbone's.
         overwrite_target_spacing: mm, in the order of nnU-Net's arrays (z, y, x), instead of the planned one.
@@ -68,11 +71,13 @@ class RectalExperimentPlanner(ExperimentPlanner):
         backbone_kwargs: Mapping[str, Any] | None = None,
         max_patch_size: int | None = None,
     ) -> None:
-        if gpu_memory_target_in_gb is not None:
-            raise RectalError("Planning for a GPU memory target is not supported; limit the patch size instead.")
         self.backbone: Backbone = resolve_backbone(backbone, backbone_kwargs, max_patch_size)
         self.raw = open_raw_dataset(dataset_name_or_id)
-        self.intensity_window = _required_window(self.raw)
+        self.intensity_window, self.tumor_fingerprint = _required_measurements(self.raw)
+        labels = LabelManager(self.raw.dataset_json["labels"], self.raw.dataset_json.get("regions_class_order"))
+        self.memory = memory_target(
+            gpu_memory_target_in_gb, self.backbone, self.raw.num_channels, labels.num_segmentation_heads
+        )
         copy_splits(self.raw)
         super().__init__(
             self.raw.name,
@@ -89,10 +94,11 @@ class RectalExperimentPlanner(ExperimentPlanner):
         return self.plans
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Write dataset.json and the plans; unlike nnU-Net's planner, keep no configurations of older plans."""
+        """Write dataset.json, the plans and what explains them; unlike nnU-Net, keep nothing of older plans."""
         copy_dataset_json(self.raw)
         copy_patients(self.raw)
         plans_file = self.raw.preprocessed / f"{self.plans_identifier}.json"
+        write_text(explanation_file(plans_file), describe_plans(plans) + "\n")
         write_json(plans_file, plans)
         print(f"Plans were saved to {plans_file}")
 
@@ -104,8 +110,9 @@ class RectalExperimentPlanner(ExperimentPlanner):
         if np.median(shapes, axis=0).min() <= 1:
             raise RectalError(f"{self.raw.name} is two-dimensional; the networks planned here need volumes.")
         extents = self._extents()
-        patch_size = rules.choose_patch_size(extents, self.backbone)
-        cubic = (self.backbone.largest,) * 3
+        spacing = self.determine_fullres_target_spacing()[::-1].tolist()
+        lesion = largest_lesion(self.tumor_fingerprint)
+        choice = choose(extents, self.backbone, self.memory, lesion, spacing)
         return {
             "dataset_name": self.raw.name,
             "plans_name": self.plans_identifier,
@@ -115,18 +122,18 @@ class RectalExperimentPlanner(ExperimentPlanner):
             "transpose_forward": forward,
             "transpose_backward": backward,
             "configurations": {
-                FULLRES: self._fullres_configuration(patch_size, extents, forward),
-                CUBIC: {"inherits_from": FULLRES, "patch_size": list(cubic)},
+                FULLRES: self._fullres_configuration(choice, extents, forward),
+                CUBIC: {"inherits_from": FULLRES, "patch_size": list(choice.cubic)},
             },
             "experiment_planner_used": type(self).__name__,
             "label_manager": "LabelManager",
             "foreground_intensity_properties_per_channel": self.dataset_fingerprint[
                 "foreground_intensity_properties_per_channel"
             ],
-            RECORD_KEY: self._record({FULLRES: patch_size, CUBIC: cubic}, extents),
+            RECORD_KEY: self._record(choice, lesion, extents),
         }
 
-    def _fullres_configuration(self, patch_size: Size, extents: NDArray[np.int_], forward: list[int]) -> dict[str, Any]:
+    def _fullres_configuration(self, choice: Choice, extents: NDArray[np.int_], forward: list[int]) -> dict[str, Any]:
         """Return the configuration `3d_fullres`; sizes (x, y, z) go into the order in which arrays are stored."""
         normalization, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
         data, data_kwargs, segmentation, segmentation_kwargs = self.determine_resampling()
@@ -134,8 +141,8 @@ class RectalExperimentPlanner(ExperimentPlanner):
         return {
             "data_identifier": self.generate_data_identifier(FULLRES),
             "preprocessor_name": self.preprocessor_name,
-            "batch_size": BATCH_SIZE,
-            "patch_size": _stored_order(patch_size, forward),
+            "batch_size": choice.batch_size,
+            "patch_size": _stored_order(choice.patch_size, forward),
             "median_image_size_in_voxels": _stored_order(np.median(extents, axis=0).tolist(), forward),
             "spacing": self.determine_fullres_target_spacing()[forward].tolist(),
             "normalization_schemes": normalization,
@@ -159,34 +166,54 @@ class RectalExperimentPlanner(ExperimentPlanner):
             "batch_dice": False,
         }
 
-    def _record(self, patch_sizes: Mapping[str, Size], extents: NDArray[np.int_]) -> dict[str, Any]:
+    def _record(self, choice: Choice, lesion: Lesion | None, extents: NDArray[np.int_]) -> dict[str, Any]:
         """Return why the plans are as they are; all sizes and spacings in the order (x, y, z)."""
         spacings = np.asarray(self.dataset_fingerprint["spacings"], dtype=float)
+        spacing = self.determine_fullres_target_spacing()[::-1].tolist()
+        median_spacing = np.median(spacings, axis=0)[::-1].tolist()
+        patch_sizes = {FULLRES: choice.patch_size, CUBIC: choice.cubic}
         return {
             "version": __version__,
             "num_cases": len(extents),
-            "median_spacing": np.median(spacings, axis=0)[::-1].tolist(),
+            "median_spacing": median_spacing,
             "geometric_mean_spacing": rules.geometric_mean_spacing(spacings),
-            "target_spacing": self.determine_fullres_target_spacing()[::-1].tolist(),
+            "target_spacing": spacing,
             "target_spacing_overwritten": self.overwrite_target_spacing is not None,
             "median_extent": np.median(extents, axis=0).tolist(),
-            "patch_sizes": {
-                configuration: {
-                    **self._account(patch_size, extents),
-                    "scattered_padding_share": rules.expected_scattered_shares(patch_size, extents, self.backbone),
-                }
-                for configuration, patch_size in patch_sizes.items()
-            },
+            "gpu_memory_target": self.memory.gigabytes,
+            "filled_patch_size": list(choice.filled),
+            "fitting_patch_size": list(choice.fitting),
+            "batch_size": choice.batch_size,
+            "batch_size_limits": list(choice.batch_limits),
+            "largest_lesion": asdict(lesion) if lesion else None,
+            "patch_sizes": {name: self._full_account(size, extents, choice) for name, size in patch_sizes.items()},
             "alternatives": [
-                self._account(patch_size, extents) for patch_size in rules.candidate_patch_sizes(self.backbone)
+                self._account(patch_size, extents)
+                for patch_size in rules.candidate_patch_sizes(self.backbone)
+            ],
+            "warnings": [
+                *dataset_cautions(self.raw, median_spacing),
+                *memory_cautions(choice, self.memory),
+                *lesion_cautions(choice, lesion, spacing),
             ],
         }
 
     def _account(self, patch_size: Size, extents: NDArray[np.int_]) -> dict[str, Any]:
+        spacing = self.determine_fullres_target_spacing()[::-1]
         return {
             "patch_size": list(patch_size),
-            "real_voxel_share": [rules.expected_real_share(extents[:, i], patch_size[i]) for i in range(3)],
-            "real_token_fraction": rules.expected_real_fractions(patch_size, extents, self.backbone),
+            "field_of_view_mm": (np.array(patch_size) * spacing).tolist(),
+            "real_voxel_share": [accounting.expected_real_share(extents[:, i], patch_size[i]) for i in range(3)],
+            **asdict(accounting.tile_account(patch_size, extents, self.backbone)),
+            "memory_gb": self.memory.required(patch_size, MIN_BATCH_SIZE),
+        }
+
+    def _full_account(self, patch_size: Size, extents: NDArray[np.int_], choice: Choice) -> dict[str, Any]:
+        return {
+            **self._account(patch_size, extents),
+            "batch_memory_gb": self.memory.required(patch_size, choice.batch_size),
+            "scattered_padding_share": accounting.expected_scattered_shares(patch_size, extents, self.backbone),
+            "training": asdict(accounting.training_account(patch_size, extents, self.backbone)),
         }
 
     def _extents(self) -> NDArray[np.int_]:
@@ -242,15 +269,16 @@ def _stored_order(sizes: Sequence[Any], transpose_forward: Sequence[int]) -> lis
     return [array_order[axis] for axis in transpose_forward]
 
 
-def _required_window(dataset: RawDataset) -> Window:
-    content = load_intensity_window(dataset)
-    if content is None:
+def _required_measurements(dataset: RawDataset) -> tuple[Window, dict[str, Any]]:
+    """Return the intensity window and the tumour fingerprint."""
+    window, fingerprint = load_intensity_window(dataset), load_tumor_fingerprint(dataset)
+    if window is None or fingerprint is None:
         raise RectalError(
-            f"{dataset.name} has no intensity window, or its raw data have changed since. "
-            f"Run 'rectal_nnformer plan_and_preprocess -d {dataset.dataset_id}'."
+            f"{dataset.name} has no intensity window or tumour fingerprint, or its raw data have changed since. "
+            f"Run 'rectal_nnformer plan -d {dataset.dataset_id} -b ...'."
         )
-    window: Window = content["window"]
-    return window
+    bounds: Window = window["window"]
+    return bounds, fingerprint
 
 
 def _checked_spacing(spacing: Sequence[float] | None) -> list[float] | None:

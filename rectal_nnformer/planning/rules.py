@@ -1,16 +1,17 @@
-"""The planning rules as pure functions: target spacing, patch size, axes.
+"""The planning rules as pure functions: target spacing, patch size, batch size, axes.
 
 A cohort is given by its extents: voxels per axis (x, y, z) of each case at the target spacing, (cases, 3).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from math import ceil, floor
+from math import floor, prod
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rectal_nnformer.geometry import Size, scattered_padding_share, token_budget
+from rectal_nnformer.geometry import Size
+from rectal_nnformer.planning.accounting import expected_real_share
 from rectal_nnformer.planning.backbones import Backbone
 
 MIN_SPACING, MAX_SPACING, SPACING_STEP = 1.0, 1.5, 0.5
@@ -18,6 +19,12 @@ MIN_SPACING, MAX_SPACING, SPACING_STEP = 1.0, 1.5, 0.5
 
 MIN_REAL_SHARE = 0.75
 """A patch size is taken only if at least this share of its voxels is expected to be real."""
+
+LESION_MARGIN = 10.0
+"""A patch should exceed the largest lesion by this much on every axis, mm."""
+
+MAX_DATASET_COVERED = 0.05
+"""Share of the dataset's voxels that one training step may see, as in nnU-Net."""
 
 
 def isotropic_target_spacing(spacings: ArrayLike) -> float:
@@ -39,18 +46,8 @@ def geometric_mean_spacing(spacings: ArrayLike) -> float:
     return float(np.exp(np.log(np.median(np.asarray(spacings, dtype=float), axis=0)).mean()))
 
 
-def expected_real_share(extents: ArrayLike, size: int) -> float:
-    """Return the expected share of real voxels on one axis: the mean over cases of min(extent, size) / size.
-
-    Args:
-        extents: voxels of each case on this axis.
-        size: patch size on this axis.
-    """
-    return float(np.minimum(np.asarray(extents), size).mean() / size)
-
-
 def choose_patch_size(extents: ArrayLike, backbone: Backbone) -> Size:
-    """Return the patch size of a cohort.
+    """Return the patch size that a cohort fills, whatever the GPU and the lesions.
 
     Per axis the largest admissible size whose expected share of real voxels is at least 0.75, else the smallest. Should
     the deepest feature map then be a single position, the axis with the largest mean extent gets the next size.
@@ -78,59 +75,64 @@ def candidate_patch_sizes(backbone: Backbone) -> Iterator[Size]:
             yield in_plane, in_plane, through_plane
 
 
-def expected_real_fractions(patch_size: Size, extents: ArrayLike, backbone: Backbone) -> list[float]:
-    """Return, for each stage, the expected share of real tokens among all processed ones: the mean over the cases.
+def fit_memory(patch_size: Size, backbone: Backbone, fits: Callable[[Size], bool]) -> Size | None:
+    """Return the largest patch no larger than the given one that fits a GPU; None where not even the smallest does.
+
+    The size in plane shrinks first, the longer of x and y or both alike; once it is the smallest, z shrinks.
 
     Args:
         patch_size: voxels per axis (x, y, z).
-        extents: voxels per axis (x, y, z), (cases, 3).
-        backbone: gives window and stages.
+        backbone: gives the admissible sizes.
+        fits: whether a training step on a patch fits.
     """
-
-    def fractions(extent: Size) -> list[float]:
-        budget = token_budget(
-            patch_size, extent, backbone.window, shrink_window=backbone.shrink_window, num_stages=backbone.num_stages
-        )
-        return [stage.real_fraction for stage in budget]
-
-    return _mean_over_cases(fractions, patch_size, extents)
+    patch: Size | None = patch_size
+    while patch is not None and not fits(patch):
+        patch = _smaller(patch, backbone)
+    return patch
 
 
-def expected_scattered_shares(patch_size: Size, extents: ArrayLike, backbone: Backbone) -> list[float]:
-    """Return, for each stage, the expected share of real positions that receive an update meant for a padding query.
+def _smaller(patch_size: Size, backbone: Backbone) -> Size | None:
+    x, y, z = patch_size
+    step, smallest = backbone.multiple, backbone.multiple
+    longer = max(x, y)
+    if longer > smallest:
+        smaller = (x - step if x == longer else x, y - step if y == longer else y, z)
+    else:
+        smaller = (x, y, z - step)
+    return smaller if smaller[2] >= smallest and backbone.is_admissible(smaller) else None
 
-    All zeros for a backbone that puts windows back in place; see `rectal_nnformer.geometry.scattered_padding_share`.
+
+def fit_lesions(patch_size: Size, needed: Sequence[float], backbone: Backbone, fits: Callable[[Size], bool]) -> Size:
+    """Return the patch with every axis that is too short for the lesions made longer, as far as that is possible.
 
     Args:
         patch_size: voxels per axis (x, y, z).
-        extents: voxels per axis (x, y, z), (cases, 3).
-        backbone: gives window and stages.
+        needed: voxels per axis that the largest lesion takes, margin included.
+        backbone: gives the admissible sizes.
+        fits: whether a training step on a patch fits the GPU.
     """
-    if not backbone.scatters:
-        return [0.0] * backbone.num_stages
-
-    def shares(extent: Size) -> list[float]:
-        return [scattered_padding_share(mask, backbone.window) for mask in _box_tokens(patch_size, extent, backbone)]
-
-    return _mean_over_cases(shares, patch_size, extents)
-
-
-def _box_tokens(patch_size: Size, extent: Size, backbone: Backbone) -> Iterator[NDArray[np.bool_]]:
-    """Yield, for each stage, which tokens of a patch are real if the image lies in its middle."""
-    starts = [(size - length) // 2 for size, length in zip(patch_size, extent, strict=True)]
-    for edge in (2 ** (stage + 1) for stage in range(backbone.num_stages)):
-        real = np.zeros([ceil(size / edge) for size in patch_size], dtype=bool)
-        box = [slice(s // edge, (s + n - 1) // edge + 1) for s, n in zip(starts, extent, strict=True)]
-        real[tuple(box)] = True
-        yield real
+    patch = list(patch_size)
+    for axis in range(3):
+        while patch[axis] < needed[axis]:
+            longer = [size + backbone.multiple * (i == axis) for i, size in enumerate(patch)]
+            if longer[axis] > backbone.largest or not fits((longer[0], longer[1], longer[2])):
+                break
+            patch = longer
+    return patch[0], patch[1], patch[2]
 
 
-def _mean_over_cases(per_case: Callable[[Size], list[float]], patch_size: Size, extents: ArrayLike) -> list[float]:
-    """Return the mean over the cases of values that depend on what of a case lies in the patch."""
-    # Most cases fill the patch in plane, so that few different boxes occur in a cohort.
-    boxes, counts = np.unique(np.minimum(np.asarray(extents), patch_size), axis=0, return_counts=True)
-    values = [per_case((int(x), int(y), int(z))) for x, y, z in boxes]
-    return [float(mean) for mean in np.average(values, axis=0, weights=counts)]
+def batch_size_limit(patch_size: Size, extents: ArrayLike) -> int:
+    """Return nnU-Net's upper limit of the batch size: one step sees at most 5 % of the dataset's voxels.
+
+    The dataset is taken to be as many images of the median size as there are cases.
+
+    Args:
+        patch_size: voxels per axis.
+        extents: voxels per axis of each case, (cases, 3).
+    """
+    cohort = np.asarray(extents)
+    voxels = np.median(cohort, axis=0).prod() * len(cohort)
+    return round(float(voxels) * MAX_DATASET_COVERED / prod(patch_size))
 
 
 def spatial_axes(transpose_forward: Sequence[int]) -> list[int]:

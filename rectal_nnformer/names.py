@@ -1,0 +1,13 @@
+"""Names that the command line, the plans and the networks share; this module imports nothing."""
+
+NETWORKS = ("smit", "swin_unetr", "swin_unetr_v2")
+"""Networks, as plans and pretrained files know them."""
+
+BACKBONES = (*NETWORKS, "smit_small")
+"""What can be planned for: each network, and a SMIT small enough for a CPU."""
+
+FULLRES, CUBIC = "3d_fullres", "3d_fullres_cubic"
+"""Configurations: the planned patch, and the input of pretraining."""
+
+RECORD_KEY = "rectal_nnformer"
+"""Key of the plans under which the planner's reasons stand; nnU-Net does not read it."""

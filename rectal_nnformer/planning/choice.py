@@ -1,0 +1,99 @@
+"""The choice of patch and batch: what the images fill, what the GPU holds, what the lesions need, in this order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.geometry import Size
+from rectal_nnformer.planning import rules
+from rectal_nnformer.planning.backbones import Backbone
+from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE, MemoryTarget
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """The largest lesion of a dataset on each axis.
+
+    Attributes:
+        extent_mm: extent (x, y, z), mm; the largest on each axis, be it of different lesions.
+        cases: the case in which the largest is, per axis.
+    """
+
+    extent_mm: tuple[float, ...]
+    cases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Patches and batch size, and how they came about; sizes are voxels per axis (x, y, z).
+
+    Attributes:
+        filled: the largest patch that the images fill.
+        fitting: the same after shrinking it to the GPU.
+        patch_size: the same after lengthening it for the lesions: the patch of `3d_fullres`.
+        cubic: the patch of `3d_fullres_cubic`.
+        batch_size: patches in a batch, of both configurations.
+        batch_limits: for the two patches, how many cover 5 % of the dataset.
+    """
+
+    filled: Size
+    fitting: Size
+    patch_size: Size
+    cubic: Size
+    batch_size: int
+    batch_limits: tuple[int, int]
+
+
+def choose(
+    extents: ArrayLike, backbone: Backbone, memory: MemoryTarget, lesion: Lesion | None, spacing: Sequence[float]
+) -> Choice:
+    """Choose patches and batch size for a cohort.
+
+    The batch is nnU-Net's: as large as the GPU holds, at most 5 % of the dataset, never below 2. It is planned for both
+    configurations, and both get the smaller, so that they differ in their patch alone.
+
+    Args:
+        extents: voxels per axis (x, y, z) of each case at the target spacing, (cases, 3).
+        backbone: gives the admissible sizes.
+        memory: the GPU.
+        lesion: the largest lesion; None where the dataset has none.
+        spacing: target spacing (x, y, z), mm.
+
+    Raises:
+        RectalError: not even the smallest patch fits the GPU.
+    """
+    filled = rules.choose_patch_size(extents, backbone)
+    fitting = rules.fit_memory(filled, backbone, memory.fits)
+    if fitting is None:
+        raise RectalError(
+            f"No patch of {backbone.network} fits a GPU of {memory.gigabytes:g} GB with {MIN_BATCH_SIZE} patches in a "
+            f"batch. Give more with -gpu_memory_target."
+        )
+    patch_size = fitting
+    if lesion is not None:
+        patch_size = rules.fit_lesions(fitting, needed_voxels(lesion, spacing), backbone, memory.fits)
+    cubic = (backbone.largest,) * 3
+    limits = (rules.batch_size_limit(patch_size, extents), rules.batch_size_limit(cubic, extents))
+    batch_sizes = [memory.largest_batch(size, n) for size, n in zip((patch_size, cubic), limits, strict=True)]
+    return Choice(filled, fitting, patch_size, cubic, min(batch_sizes), limits)
+
+
+def needed_voxels(lesion: Lesion, spacing: Sequence[float]) -> list[float]:
+    """Return the voxels per axis that the largest lesion takes with its margin, for spacing (x, y, z) in mm."""
+    return [(extent + rules.LESION_MARGIN) / mm for extent, mm in zip(lesion.extent_mm, spacing, strict=True)]
+
+
+def largest_lesion(fingerprint: Mapping[str, Any]) -> Lesion | None:
+    """Return the largest lesion of a tumour fingerprint; None where it holds none."""
+    lesions = [
+        (case, lesion["extent_mm"]) for case, record in fingerprint["cases"].items() for lesion in record["lesions"]
+    ]
+    if not lesions:
+        return None
+    extents = np.array([extent for _, extent in lesions])
+    cases = tuple(lesions[int(row)][0] for row in extents.argmax(axis=0))
+    return Lesion(tuple(extents.max(axis=0).tolist()), cases)

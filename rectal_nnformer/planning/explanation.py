@@ -1,0 +1,137 @@
+"""Plans in words: what was decided, from what, and what else there was to choose from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rectal_nnformer.names import CUBIC, FULLRES, RECORD_KEY
+from rectal_nnformer.planning.rules import (
+    MAX_SPACING,
+    MIN_REAL_SHARE,
+    MIN_SPACING,
+    SPACING_STEP,
+)
+
+TABLE = "  {:<15} {:>5}  {:<25}  {:<25}  {:>5}  {:>15}  {}"
+
+
+def describe_plans(plans: Mapping[str, Any]) -> str:
+    """Return plans in words; sizes and spacings are x, y, z.
+
+    Args:
+        plans: content of a plans file that this package's planner wrote.
+    """
+    record = plans[RECORD_KEY]
+    lines = [
+        f"{plans['plans_name']} of {plans['dataset_name']} ({record['num_cases']} training cases)",
+        *_data_lines(plans, record),
+        *_patch_lines(record),
+        *_table_lines(record),
+        *_crop_lines(record),
+        *(f"WARNING: {warning}" for warning in record["warnings"]),
+    ]
+    return "\n".join(lines)
+
+
+def explanation_file(plans_file: Path) -> Path:
+    """Return where the explanation of a plans file stands."""
+    return plans_file.with_name(f"{plans_file.stem}_explanation.txt")
+
+
+def _data_lines(plans: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
+    configuration = plans["configurations"][FULLRES]
+    network = configuration["architecture"]["arch_kwargs"]
+    windows = ", ".join(f"{low:.2f} to {high:.2f}" for low, high in network["intensity_window"])
+    yield f"  target spacing    {_spacing(record)}"
+    yield f"  median image      {_by(record['median_extent'], '.0f')} voxels at the target spacing"
+    yield "  resampling        linear on all axes at once, since nnU-Net's default repeats thick slices"
+    yield f"  intensity window  {windows} after z-scoring"
+    yield f"  data              {configuration['data_identifier']}"
+
+
+def _spacing(record: Mapping[str, Any]) -> str:
+    target = f"{_by(record['target_spacing'], '.2f')} mm"
+    if record["target_spacing_overwritten"]:
+        return f"{target}, as given"
+    return (
+        f"{target}: the median {_by(record['median_spacing'], '.2f')} has the geometric mean "
+        f"{record['geometric_mean_spacing']:.2f}, down to a multiple of {SPACING_STEP}, "
+        f"within {MIN_SPACING} and {MAX_SPACING}"
+    )
+
+
+def _patch_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the decisions on the patch in the order in which they were taken, and the batch."""
+    chosen = record["patch_sizes"][FULLRES]
+    filled, fitting, taken = record["filled_patch_size"], record["fitting_patch_size"], chosen["patch_size"]
+    yield f"  patch             {_by(taken, 'd')} voxels, {_by(chosen['field_of_view_mm'], '.0f')} mm"
+    yield (
+        f"    images          fill {_by(filled, 'd')}: per axis the largest size that is expected to hold at least "
+        f"{MIN_REAL_SHARE:.0%} image, or the smallest"
+    )
+    fits = "which fits" if fitting == filled else f"shrunk to {_by(fitting, 'd')} to fit"
+    yield f"    GPU             {fits} {record['gpu_memory_target']:g} GB with 2 in a batch"
+    yield f"    lesions         {_lesion(record, fitting, taken)}"
+    yield f"  batch             {_batch(record)}"
+
+
+def _lesion(record: Mapping[str, Any], fitting: Sequence[int], taken: Sequence[int]) -> str:
+    lesion = record["largest_lesion"]
+    if lesion is None:
+        return "none"
+    extent = f"up to {_by(lesion['extent_mm'], '.0f')} mm"
+    return f"{extent}: the patch stays" if taken == fitting else f"{extent}: the patch grows to {_by(taken, 'd')}"
+
+
+def _batch(record: Mapping[str, Any]) -> str:
+    needs = (f"{record['patch_sizes'][name]['batch_memory_gb']:.1f} GB for {name}" for name in (FULLRES, CUBIC))
+    return (
+        f"{record['batch_size']}: as many as {record['gpu_memory_target']:g} GB hold of either patch, at most 5 % of "
+        f"the dataset, at least 2; {', '.join(needs)}"
+    )
+
+
+def _table_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the candidates with what padding costs them; what is planned is marked."""
+    planned = {tuple(account["patch_size"]): name for name, account in reversed(record["patch_sizes"].items())}
+    accounts = {tuple(account["patch_size"]): account for account in record["alternatives"]}
+    for account in record["patch_sizes"].values():
+        accounts.setdefault(tuple(account["patch_size"]), account)
+    yield "  expected of tiles in prediction, by stage of the encoder:"
+    yield TABLE.format("patch", "image", "real tokens", "dilution if uniform", "GB*", "mm", "").rstrip()
+    for size, account in accounts.items():
+        columns = [
+            _by(size, "d"),
+            f"{account['real_volume_share']:.2f}",
+            _stages(account["real_token_fraction"]),
+            _stages(account["uniform_adi"]),
+            f"{account['memory_gb']:.1f}",
+            _by(account["field_of_view_mm"], ".0f"),
+            planned.get(size, ""),
+        ]
+        yield TABLE.format(*columns).rstrip()
+    yield "  * GB of a GPU for training with 2 in a batch, as counted on tensors without data"
+
+
+def _crop_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what rotation and scaling change in training, and what scattered windows do."""
+    yield "  expected of training crops, some of them rotated or scaled:"
+    for name, account in record["patch_sizes"].items():
+        crops = account["training"]
+        numbers = [_stages(crops["real_token_fraction"]), _stages(crops["uniform_adi"])]
+        yield TABLE.format(
+            _by(account["patch_size"], "d"), f"{crops['real_volume_share']:.2f}", *numbers, "", "", name
+        ).rstrip()
+    if any(any(account["scattered_padding_share"]) for account in record["patch_sizes"].values()):
+        yield "  share of real positions that are updated for a padding query (windows are put back scattered):"
+        for name, account in record["patch_sizes"].items():
+            shares = _stages(account["scattered_padding_share"])
+            yield TABLE.format(_by(account["patch_size"], "d"), "", shares, "", "", "", name).rstrip()
+
+
+def _stages(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _by(values: Sequence[float], number_format: str) -> str:
+    return " x ".join(format(value, number_format) for value in values)
