@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.planning.fingerprint.distributions import appearance_value
 
 COVERED_PERCENTILES = (5, 95)
 MIN_LESIONS = 5
@@ -63,7 +62,7 @@ def augmentation_ranges(lesion_means: ArrayLike) -> tuple[list[float], list[floa
 
 
 def _channel_ranges(lesions: Sequence[Mapping[str, Any]], channel: int, name: str) -> dict[str, Any]:
-    means = [appearance_value(lesion, channel, "mean") for lesion in lesions]
+    means = [float(lesion["channels"][channel]["inside"]["mean"]) for lesion in lesions]
     median = float(np.median(means))
     if median < MIN_MEDIAN:
         raise RectalError(

@@ -1,5 +1,6 @@
 """One case of the tumour fingerprint, and the intensity window's share of it, from a single reading."""
 
+import hashlib
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -19,6 +20,7 @@ from rectal_nnformer.planning.fingerprint.lesions import (
     padded_box,
     ring_around,
 )
+from rectal_nnformer.planning.fingerprint.placement import describe_placement
 from rectal_nnformer.planning.intensity_window import NormalizedImage, Window, case_percentiles, read_normalized
 
 
@@ -49,7 +51,12 @@ def measure_case(files: CaseFiles) -> tuple[Window, dict[str, Any]]:
     """
     image = read_normalized(files.name, files.images, files.reader)
     tumor = _read_tumor(files, image.shape)
-    record = {**_describe_grid(image), **_describe_tumor(image, tumor)}
+    record = {
+        **_describe_grid(image),
+        **_describe_tumor(image, tumor),
+        "placement": describe_placement(image.data, tumor[image.box], image.inside, image.spacing),
+        "mask_digest": _digest(tumor),
+    }
     return case_percentiles(image), record
 
 
@@ -64,6 +71,11 @@ def _read_tumor(files: CaseFiles, shape: tuple[int, ...]) -> Mask:
             f"its image {by(shape[::-1])}. Put the label on the image's grid."
         )
     return np.isin(segmentation[0], files.tumor_labels)
+
+
+def _digest(tumor: Mask) -> str:
+    """Return a digest by which equal masks of equal shape are recognized."""
+    return hashlib.sha256(repr(tumor.shape).encode() + np.packbits(tumor).tobytes()).hexdigest()[:16]
 
 
 def _describe_grid(image: NormalizedImage) -> dict[str, Any]:
