@@ -95,7 +95,7 @@ def _describe_tumor(image: NormalizedImage, tumor: Mask) -> dict[str, Any]:
     """Return the lesions in nnU-Net's crop, and what of the mask is none."""
     cropped = tumor[image.box]
     occupied = bounding_box(cropped)
-    components = find_components(cropped[occupied])
+    components = find_components(cropped[occupied], min_voxels=1)
     lesions, tiny = [], 0
     for number, box in enumerate(components.boxes, start=1):
         lesion = components.labels[box] == number

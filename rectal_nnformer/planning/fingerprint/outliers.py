@@ -12,7 +12,7 @@ MAX_OUTSIDE = 0.05
 """Share of a mask that may lie where the image is empty."""
 MIN_CASES = 5
 """With fewer cases there is no cohort to compare a mask with."""
-LOW_SCORE, VERY_LOW_SCORE = -2.5, -4.0
+LOW_SCORE, VERY_LOW_SCORE = -2.0, -3.5
 MAX_BETTER_SHARE = 0.05
 MIN_SCALE = 0.2
 """A cohort's separations are never taken for closer together than this, in natural logarithms."""
