@@ -10,6 +10,7 @@ import argparse
 HELP = "plan target spacing and patch size, and preprocess"
 IF_INTERRUPTED = "The same command again finishes the work."
 BACKBONES = ("smit", "swin_unetr", "swin_unetr_v2", "smit_small")
+AUGMENTATIONS = ("published", "planned")
 CONFIGURATIONS = ("3d_fullres", "3d_fullres_cubic")
 
 
@@ -52,12 +53,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="target spacing in mm instead of the planned one, in nnU-Net's order: through plane first",
     )
     parser.add_argument("-overwrite_plans_name", metavar="NAME", help="name of the plans instead of the network's")
+    parser.add_argument(
+        "-tumor_augmentation",
+        choices=AUGMENTATIONS,
+        default="published",
+        help="ranges of the tumour-aware augmentation: as published, or planned from the dataset's lesions "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lesion_wise",
+        action="store_true",
+        help="let the tumour-aware augmentation draw for each lesion instead of once for all tumours in a sample",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Plan each dataset and print what was planned and why."""
     from rectal_nnformer.planning.api import plan_dataset, verify_integrity
     from rectal_nnformer.planning.dataset import open_raw_dataset
+    from rectal_nnformer.planning.fingerprint import describe_outliers, load_tumor_fingerprint
     from rectal_nnformer.planning.summary import describe_plans
 
     datasets = [open_raw_dataset(dataset_id) for dataset_id in arguments.d]
@@ -70,12 +84,15 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.b,
             overwrite_target_spacing=arguments.overwrite_target_spacing,
             plans_name=arguments.overwrite_plans_name,
+            tumor_augmentation=arguments.tumor_augmentation,
+            lesion_wise=arguments.lesion_wise,
             preprocess=not arguments.no_pp,
             num_processes=arguments.np,
             num_processes_fingerprint=arguments.npfp,
             clean=arguments.clean,
         )
         summaries.append(describe_plans(plans))
+        summaries += describe_outliers(load_tumor_fingerprint(dataset) or {"outliers": []})
         if not dataset.is_reoriented:
             summaries.append(_orientation_warning(dataset.name, dataset.reader.__name__))
     print("", *summaries, sep="\n")

@@ -46,7 +46,14 @@ class RawDataset:
     @property
     def num_channels(self) -> int:
         """Number of image channels."""
-        return len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
+        return len(self.channel_names)
+
+    @property
+    def channel_names(self) -> list[str]:
+        """Names of the image channels in their order."""
+        return [
+            str(name) for name in (self.dataset_json.get("channel_names") or self.dataset_json["modality"]).values()
+        ]
 
     @property
     def is_reoriented(self) -> bool:

@@ -10,19 +10,19 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from numpy.typing import NDArray
 
 from rectal_nnformer import __version__
+from rectal_nnformer.augmentation.settings import AUGMENTATION_KEY, PUBLISHED, RECORD_KEY
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import write_json
 from rectal_nnformer.geometry import Size
 from rectal_nnformer.planning import rules
 from rectal_nnformer.planning.backbones import Backbone, resolve_backbone
 from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
+from rectal_nnformer.planning.fingerprint import plan_augmentation
 from rectal_nnformer.planning.intensity_window import Window, load_intensity_window
 from rectal_nnformer.planning.preprocessed import copy_dataset_json, copy_patients, copy_splits
 
 FULLRES, CUBIC = "3d_fullres", "3d_fullres_cubic"
 NETWORK_CLASS = "rectal_nnformer.networks.adapter.PlannedNetwork"
-RECORD_KEY = "rectal_nnformer"
-"""Key of the plans under which the planner's reasons stand; nnU-Net does not read it."""
 
 BATCH_SIZE = 2
 
@@ -49,6 +49,8 @@ class RectalExperimentPlanner(ExperimentPlanner):
         backbone: a key of `rectal_nnformer.planning.backbones.BACKBONES`.
         backbone_kwargs: arguments of the network's constructor other than its defaults.
         max_patch_size: upper limit of the patch size on every axis, voxels.
+        tumor_augmentation: ranges of the tumour-aware augmentation, "published" or "planned" from the fingerprint.
+        lesion_wise: whether that augmentation draws for each lesion instead of each sample.
 
     Raises:
         RectalError: the dataset is unknown, incomplete, two-dimensional or without fingerprint or window; or an option
@@ -67,12 +69,15 @@ class RectalExperimentPlanner(ExperimentPlanner):
         backbone: str = "smit",
         backbone_kwargs: Mapping[str, Any] | None = None,
         max_patch_size: int | None = None,
+        tumor_augmentation: str = PUBLISHED,
+        lesion_wise: bool = False,
     ) -> None:
         if gpu_memory_target_in_gb is not None:
             raise RectalError("Planning for a GPU memory target is not supported; limit the patch size instead.")
         self.backbone: Backbone = resolve_backbone(backbone, backbone_kwargs, max_patch_size)
         self.raw = open_raw_dataset(dataset_name_or_id)
         self.intensity_window = _required_window(self.raw)
+        self.augmentation = plan_augmentation(self.raw, tumor_augmentation, lesion_wise)
         copy_splits(self.raw)
         super().__init__(
             self.raw.name,
@@ -165,6 +170,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
         return {
             "version": __version__,
             "num_cases": len(extents),
+            AUGMENTATION_KEY: self.augmentation,
             "median_spacing": np.median(spacings, axis=0)[::-1].tolist(),
             "geometric_mean_spacing": rules.geometric_mean_spacing(spacings),
             "target_spacing": self.determine_fullres_target_spacing()[::-1].tolist(),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rectal_nnformer.augmentation import augmentation_of_plans
 from rectal_nnformer.planning.planner import CUBIC, FULLRES, RECORD_KEY
 from rectal_nnformer.planning.rules import MAX_SPACING, MIN_REAL_SHARE, MIN_SPACING, SPACING_STEP
 
@@ -18,6 +19,7 @@ def describe_plans(plans: Mapping[str, Any]) -> str:
         f"  median image      {_by(record['median_extent'], '.0f')} voxels at the target spacing",
         f"  intensity window  {windows} after z-scoring",
         f"  data              {plans['configurations'][FULLRES]['data_identifier']}",
+        f"  augmentation      tumour {augmentation_of_plans(plans, len(network['intensity_window']))}",
         f"  patch             {_reason(record)}",
         "  expected share of real tokens, by stage:",
     ]

@@ -51,10 +51,12 @@ def measure_case(files: CaseFiles) -> tuple[Window, dict[str, Any]]:
     """
     image = read_normalized(files.name, files.images, files.reader)
     tumor = _read_tumor(files, image.shape)
+    described = _describe_tumor(image, tumor)
+    placement = describe_placement(image.data, tumor[image.box], image.inside, image.spacing)
     record = {
         **_describe_grid(image),
-        **_describe_tumor(image, tumor),
-        "placement": describe_placement(image.data, tumor[image.box], image.inside, image.spacing),
+        **described,
+        "placement": placement if described["lesions"] else None,
         "mask_digest": _digest(tumor),
     }
     return case_percentiles(image), record

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rectal_nnformer.components import MIN_VOXELS
+from rectal_nnformer.wording import plural
 
 MAX_OUTSIDE = 0.05
 """Share of a mask that may lie where the image is empty."""
@@ -87,12 +88,13 @@ def _copied_masks(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     for name, case in cases.items():
         if case["tumor_voxels"]:
             groups[case["mask_digest"]].append(name)
-    return {
-        name: f"it is the same as that of {', '.join(other for other in group if other != name)} (copied or swapped?)"
-        for group in groups.values()
-        if len(group) > 1
-        for name in group
-    }
+    reasons = {}
+    for group in groups.values():
+        for name in group if len(group) > 1 else ():
+            first, *more = (other for other in group if other != name)
+            others = f" and {plural(len(more), 'other')}" if more else ""
+            reasons[name] = f"it is the same as that of case {first}{others} (copied or swapped?)"
+    return reasons
 
 
 def _misplaced(case: Mapping[str, Any], score: float, cases: Mapping[str, Mapping[str, Any]]) -> str | None:

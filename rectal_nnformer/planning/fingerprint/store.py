@@ -60,7 +60,7 @@ def extract_tumor_fingerprint(dataset: RawDataset, num_processes: int) -> dict[s
         "version": VERSION,
         "raw_signature": signature,
         "tumor_labels": labels,
-        "channels": list((dataset.dataset_json.get("channel_names") or dataset.dataset_json["modality"]).values()),
+        "channels": dataset.channel_names,
         "intensity_window": window,
         "ring_mm": RING_MM,
         "min_lesion_voxels": MIN_VOXELS,
