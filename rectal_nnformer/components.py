@@ -26,7 +26,7 @@ class Components:
     boxes: list[Box]
 
 
-def find_components(mask: NDArray[Any], min_voxels: int = 1) -> Components:
+def find_components(mask: NDArray[Any], min_voxels: int = MIN_VOXELS) -> Components:
     """Return the 26-connected components of at least `min_voxels` of a mask with three axes.
 
     They are numbered in the order in which a scan along the array meets them.

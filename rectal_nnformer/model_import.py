@@ -16,10 +16,12 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import staged_folder, write_json
+from rectal_nnformer.names import FULLRES, RECORD_KEY
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import PretrainedReport, load_pretrained, read_checkpoint, read_weights
 from rectal_nnformer.planning.backbones import BACKBONES
-from rectal_nnformer.planning.planner import BATCH_SIZE, FULLRES, LINEAR, NETWORK_CLASS, RECORD_KEY
+from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE
+from rectal_nnformer.planning.planner import LINEAR, NETWORK_CLASS
 
 PREPARED_WINDOW = (0.0, 800.0)
 """Intensities to which the authors' volumes were prepared, and which their networks read as 0 to 1."""
@@ -222,7 +224,7 @@ def prepared_configuration(
     return {
         "data_identifier": f"nnUNetRectalPreparedPlans_{FULLRES}",
         "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": BATCH_SIZE,
+        "batch_size": MIN_BATCH_SIZE,
         "patch_size": list(patch_size)[::-1],
         "median_image_size_in_voxels": list(patch_size)[::-1],
         "spacing": list(spacing)[::-1],

@@ -12,8 +12,10 @@ from rectal_nnformer.augmentation import (
     RecordPaddingTransform,
     RestorePaddingTransform,
     TumorIntensityTransform,
+    augmentation_of_plans,
     extend_training_transforms,
 )
+from rectal_nnformer.errors import RectalError
 
 WINDOW = [[-2.0, 6.0]]
 
@@ -120,3 +122,91 @@ def test_augmentation_stands_between_geometry_and_intensities():
 def test_without_tumor_labels_there_is_no_tumor_transform():
     transforms = extend_training_transforms(stock_transforms((8, 24, 24), False), WINDOW, None).transforms
     assert "TumorIntensityTransform" not in str(transforms)
+
+
+def test_channels_draw_independently_from_their_own_ranges():
+    windows = [[0.0, 1.0], [0.0, 1.0]]
+    transform = TumorIntensityTransform(windows, scale=[(0.5, 0.6), (1.4, 1.5)], shift=[(0, 0), (-0.2, 0.2)])
+    draws = [transform.get_parameters(**sample(channels=2)) for _ in range(50)]
+    scale, shift = (np.array([draw[name].flatten().tolist() for draw in draws]) for name in ("s", "o"))
+    assert scale[:, 0].min() >= 0.5 and scale[:, 0].max() <= 0.6
+    assert scale[:, 1].min() >= 1.4 and scale[:, 1].max() <= 1.5
+    assert not shift[:, 0].any() and abs(shift[:, 1]).max() <= 0.2
+    assert abs(np.corrcoef(scale.T)[0, 1]) < 0.9
+    with pytest.raises(ValueError):
+        TumorIntensityTransform(windows, scale=[(0.5, 0.6)] * 3)
+
+
+def changes(transform, before):
+    """Return s and o of every tumour voxel, found from what became of two different intensities."""
+    results = []
+    for level in (0.25, 0.75):
+        data = {**before, "image": torch.full_like(before["image"], level)}
+        np.random.seed(4)
+        results.append(transform(**{key: value.clone() for key, value in data.items()})["image"])
+    scale = (results[1] - results[0]) / 0.5
+    return scale, results[0] - 0.25 * scale
+
+
+def test_lesion_wise_draws_change_each_lesion_on_its_own():
+    """Labels 1 and 2 touch and are one lesion; another of label 1 lies apart."""
+    before = sample()
+    segmentation = torch.zeros_like(before["segmentation"])
+    segmentation[:, 1:3, 1:4, 1:4] = 1
+    segmentation[:, 3:5, 4:6, 4:6] = 2  # by a corner
+    segmentation[:, 1:4, 8:11, 8:11] = 1
+    segmentation[:, -1] = -1
+    before["segmentation"] = segmentation
+    first = (segmentation[0] > 0) & (torch.arange(12) < 7)
+    second = (segmentation[0] > 0) & ~first
+    scale, shift = changes(TumorIntensityTransform([[0, 1]], (1, 2), lesion_wise=True), before)
+    for values in (scale[0], shift[0]):
+        assert values[first].max() - values[first].min() < 1e-5
+        assert values[second].max() - values[second].min() < 1e-5
+        assert abs(values[first].mean() - values[second].mean()) > 1e-3
+    together, _ = changes(TumorIntensityTransform([[0, 1]], (1, 2)), before)
+    assert together[0][first | second].max() - together[0][first | second].min() < 1e-5
+    background = segmentation[0] < 1
+    assert torch.allclose(scale[0][background], torch.ones(1)) and not shift[0][background].any()
+
+
+@pytest.mark.parametrize("lesion_wise", [False, True])
+def test_a_patch_without_tumor_stays_as_it_is(lesion_wise):
+    before = sample()
+    before["segmentation"] = torch.zeros_like(before["segmentation"])
+    after = TumorIntensityTransform(WINDOW, lesion_wise=lesion_wise)(**{k: v.clone() for k, v in before.items()})
+    assert torch.equal(after["image"], before["image"])
+
+
+def planned(**changed):
+    channel = {"name": "T2w", "scale": [0.8, 1.3], "shift": [-0.05, 0.1]}
+    return {
+        "plans_name": "Plans",
+        "rectal_nnformer": {
+            "augmentation": {"ranges": "planned", "lesion_wise": True, "channels": [{**channel, **changed}]}
+        },
+    }
+
+
+def test_plans_say_which_augmentation():
+    settings = augmentation_of_plans(planned(), 1)
+    assert (settings.scale, settings.shift, settings.lesion_wise) == (((0.8, 1.3),), ((-0.05, 0.1),), True)
+    assert str(settings) == "scale 0.80 to 1.30, shift -0.05 to +0.10 (planned, one draw per lesion)"
+    transforms = extend_training_transforms(stock_transforms((8, 24, 24), False), WINDOW, [1], settings).transforms
+    (tumor,) = (t.transform for t in transforms if "TumorIntensityTransform" in repr(t))
+    assert (tumor.scale, tumor.shift, tumor.lesion_wise) == ([(0.8, 1.3)], [(-0.05, 0.1)], True)
+
+
+@pytest.mark.parametrize("plans", [{}, {"rectal_nnformer": {"version": "0.1.0"}}])
+def test_plans_without_the_key_are_as_published(plans):
+    settings = augmentation_of_plans(plans, 2)
+    assert settings.scale == ((0.5, 1.5),) * 2 and settings.shift == ((-0.2, 0.2),) * 2
+    assert not settings.lesion_wise
+
+
+@pytest.mark.parametrize("changed", [{"scale": [1.3, 0.8]}, {"scale": [0, 1]}, {"shift": 0.1}, {"shift": [0.1]}])
+def test_ranges_that_cannot_be_used_are_refused(changed):
+    with pytest.raises(RectalError, match="The plans 'Plans' hold tumour augmentation ranges that cannot be used"):
+        augmentation_of_plans(planned(**changed), 1)
+    with pytest.raises(RectalError, match="2 channels need one"):
+        augmentation_of_plans(planned(), 2)

@@ -17,9 +17,11 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
 from rectal_nnformer.cli import plan_and_preprocess
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.planning import BACKBONES, RectalExperimentPlanner, api, describe_plans, plan_dataset, preprocessed
+from rectal_nnformer.planning.fingerprint import planned_augmentation
 from rectal_nnformer.planning.intensity_window import case_percentiles, read_normalized
 
 DATASET = "Dataset501_Tiny"
@@ -48,9 +50,9 @@ def write_dataset(raw, **dataset_json):
     folder = raw / DATASET
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
-    for case in CASES:
+    for number, case in enumerate(CASES):
         label = np.zeros(SIZE[::-1], dtype=np.uint8)
-        label[5:8, 15:25, 10:20] = 1
+        label[5:8, 10 + number : 20 + number, 10:20] = 1
         write_image(folder / "imagesTr" / f"{case}_0000.nii.gz", volume(case))
         write_image(folder / "labelsTr" / f"{case}.nii.gz", label)
     content = {
@@ -353,6 +355,48 @@ def test_clean_makes_everything_again(planned, stock_fingerprint, stock_preproce
     assert stock_preprocessing == {"nnUNetRectalSMITSmallPlans": 1}
 
 
+def test_a_dataset_planned_before_gets_its_tumour_fingerprint(planned, stock_fingerprint, stock_preprocessing):
+    """And nothing else is made again."""
+    path = planned / "rectal_fingerprint.json"
+    before, window = path.read_text(), (planned / "rectal_intensity_window.json").read_text()
+    path.unlink()
+    plan_dataset(501, "smit_small", num_processes=1, num_processes_fingerprint=1)
+    assert path.read_text() == before
+    assert (planned / "rectal_intensity_window.json").read_text() == window
+    assert not stock_fingerprint and not stock_preprocessing
+
+
+def test_plans_hold_the_published_augmentation_unless_asked(planned):
+    assert read_plans(planned)["rectal_nnformer"]["augmentation"] == {
+        "ranges": "published",
+        "lesion_wise": False,
+        "channels": [{"name": "T2w", "scale": [0.5, 1.5], "shift": [-0.2, 0.2]}],
+    }
+
+
+def test_planned_augmentation_and_lesion_wise_draws_reach_the_plans(planned, capsys):
+    run_cli("-d", "501", "-b", "smit_small", "--no_pp", "-tumor_augmentation", "planned", "--lesion_wise")
+    stored = read_plans(planned)["rectal_nnformer"]["augmentation"]
+    fingerprint = json.loads((planned / "rectal_fingerprint.json").read_text())
+    assert stored == {"ranges": "planned", "lesion_wise": True, **planned_augmentation(fingerprint)}
+    assert "(planned, one draw per lesion)" in capsys.readouterr().out
+
+
+def test_augmentation_is_planned_from_a_fingerprint_that_is_up_to_date(planned):
+    (planned / "rectal_fingerprint.json").unlink()
+    with pytest.raises(RectalError, match=r"no tumour fingerprint.*plan_and_preprocess -d 501"):
+        RectalExperimentPlanner(501, tumor_augmentation="planned")
+    with pytest.raises(RectalError, match="'published' or 'planned', not 'wide'"):
+        RectalExperimentPlanner(501, tumor_augmentation="wide")
+
+
+def test_suspected_masks_are_told_at_the_end(planned, stock_fingerprint, capsys):
+    label = np.zeros(SIZE[::-1], dtype=np.uint8)
+    write_image(planned.parents[1] / "nnUNet_raw" / DATASET / "labelsTr" / "case2.nii.gz", label)
+    run_cli("-d", "501", "-b", "smit_small", "--no_pp", "-npfp", "1")
+    assert "WARNING: look at the mask of case case2: it holds no tumour." in capsys.readouterr().out
+
+
 def test_fingerprint_cut_short_is_made_again(planned, stock_fingerprint):
     fingerprint = planned / "dataset_fingerprint.json"
     whole = fingerprint.read_text()
@@ -395,8 +439,9 @@ def test_command_line_warns_of_a_reader_that_does_not_reorient(planned, stock_fi
     assert read_plans(planned)["image_reader_writer"] == "SimpleITKIO"
 
 
-def test_command_line_offers_every_backbone():
+def test_command_line_offers_every_backbone_and_augmentation():
     assert set(plan_and_preprocess.BACKBONES) == set(BACKBONES)
+    assert plan_and_preprocess.AUGMENTATIONS == (PUBLISHED, PLANNED)
 
 
 def test_unknown_dataset_is_refused(raw):

@@ -185,6 +185,21 @@ def test_the_recipe_reaches_loaders_optimizer_and_schedule(plans, small_dataset,
     assert trainer.network.window_low.flatten().tolist() == pytest.approx([low for low, _ in window])
 
 
+def with_augmentation(plans, **settings):
+    """The plans with planned ranges of the tumour-aware augmentation."""
+    channels = [{"name": "T2w", "scale": [0.8, 1.3], "shift": [-0.05, 0.1]}]
+    record = {"ranges": "planned", "lesion_wise": True, "channels": channels, **settings}
+    return {**plans, "rectal_nnformer": {**plans["rectal_nnformer"], "augmentation": record}}
+
+
+def test_the_plans_augmentation_reaches_the_loader(plans, small_dataset, monkeypatch):
+    trainer = prepared(with_augmentation(plans), small_dataset, monkeypatch)
+    trainer.initialize()
+    training, _ = (augmenter.data_loader for augmenter in trainer.get_dataloaders())
+    (tumor,) = (t.transform for t in training.transforms.transforms if "TumorIntensityTransform" in repr(t))
+    assert (tumor.scale, tumor.shift, tumor.lesion_wise) == ([(0.8, 1.3)], [(-0.05, 0.1)], True)
+
+
 def test_a_checkpoint_is_replaced_in_one_step(plans, small_dataset, monkeypatch):
     """A failure while it is written leaves the previous one whole and nothing beside it."""
     trainer = prepared(plans, small_dataset, monkeypatch)
@@ -210,6 +225,10 @@ def test_a_fold_by_other_plans_than_its_siblings_is_refused(plans, small_dataset
     (model / "fold_0/checkpoint_final.pth").touch()
     (model / "plans.json").write_text(json.dumps({k: v for k, v in plans.items() if k != "continue_training"}))
     trainer._refuse_other_plans()
+    (model / "plans.json").write_text(json.dumps(with_augmentation(plans)))
+    with pytest.raises(RectalError, match="trained by other plans"):
+        trainer._refuse_other_plans()
+    (model / "plans.json").write_text(json.dumps({k: v for k, v in plans.items() if k != "continue_training"}))
     changed = json.loads((model / "plans.json").read_text())
     changed["configurations"]["3d_fullres"]["spacing"] = [1.0, 1.0, 1.0]
     (model / "plans.json").write_text(json.dumps(changed))

@@ -2,6 +2,7 @@
 
 from rectal_nnformer.augmentation.padding import RecordPaddingTransform, RestorePaddingTransform
 from rectal_nnformer.augmentation.pipeline import extend_training_transforms
+from rectal_nnformer.augmentation.settings import TumorAugmentation, augmentation_of_plans
 from rectal_nnformer.augmentation.tumor_intensity import TumorIntensityTransform
 from rectal_nnformer.augmentation.window import ClampToWindowTransform
 
@@ -9,6 +10,8 @@ __all__ = [
     "ClampToWindowTransform",
     "RecordPaddingTransform",
     "RestorePaddingTransform",
+    "TumorAugmentation",
     "TumorIntensityTransform",
+    "augmentation_of_plans",
     "extend_training_transforms",
 ]

@@ -11,6 +11,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
 from rectal_nnformer.augmentation.padding import RecordPaddingTransform, RestorePaddingTransform
+from rectal_nnformer.augmentation.settings import TumorAugmentation, augmentation_of_plans
 from rectal_nnformer.augmentation.tumor_intensity import TumorIntensityTransform
 from rectal_nnformer.augmentation.window import ClampToWindowTransform, Window
 
@@ -18,7 +19,10 @@ TUMOR_PROBABILITY = 0.3
 
 
 def extend_training_transforms(
-    stock: ComposeTransforms, intensity_window: Window, tumor_labels: Sequence[int] | None
+    stock: ComposeTransforms,
+    intensity_window: Window,
+    tumor_labels: Sequence[int] | None,
+    settings: TumorAugmentation | None = None,
 ) -> ComposeTransforms:
     """Return nnU-Net's training transforms with window, padding and tumour-aware augmentation added.
 
@@ -29,6 +33,7 @@ def extend_training_transforms(
         stock: what `nnUNetTrainer.get_training_transforms` returns.
         intensity_window: one (low, high) per channel, in the units of the preprocessed data.
         tumor_labels: labels that are tumour; None leaves the tumour-aware augmentation out.
+        settings: its ranges, and whether lesions are drawn for one by one; None is as published.
     """
     after_geometry = 1 + max(
         index for index, t in enumerate(stock.transforms) if isinstance(t, SpatialTransform | Convert2DTo3DTransform)
@@ -38,7 +43,10 @@ def extend_training_transforms(
     )
     entry: list[BasicTransform] = [RecordPaddingTransform(), ClampToWindowTransform(intensity_window)]
     if tumor_labels is not None:
-        tumor_transform = TumorIntensityTransform(intensity_window, tumor_labels)
+        settings = settings or augmentation_of_plans({}, len(intensity_window))
+        tumor_transform = TumorIntensityTransform(
+            intensity_window, tumor_labels, settings.scale, settings.shift, settings.lesion_wise
+        )
         entry.append(RandomTransform(tumor_transform, apply_probability=TUMOR_PROBABILITY))
     return ComposeTransforms(
         [

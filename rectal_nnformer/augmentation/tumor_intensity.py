@@ -3,50 +3,66 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from batchgeneratorsv2.helpers.scalar_type import sample_scalar
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from torch import Tensor
 
+from rectal_nnformer.augmentation.settings import PUBLISHED_SCALE, PUBLISHED_SHIFT, Range
 from rectal_nnformer.augmentation.window import Window, window_bounds
+from rectal_nnformer.components import bounding_box, find_components
 
 
 class TumorIntensityTransform(BasicTransform):
     """Scale and shift the intensities of the tumour voxels alone.
 
-    In units of the intensity window, `u = (v - low) / (high - low)`, tumour voxels become `u' = s u + o` with one draw
-    of `s` and `o` for the sample (Rangnekar et al. 2026, tumour-aware augmentation). In the units of the image that is
-    `v' = s v + low (1 - s) + o (high - low)`. All other voxels, and the segmentation, stay as they are.
+    In units of the intensity window, `u = (v - low) / (high - low)`, tumour voxels become `u' = s u + o` (Rangnekar et
+    al. 2026, tumour-aware augmentation). In the units of the image that is `v' = s v + low (1 - s) + o (high - low)`.
+    All other voxels, and the segmentation, stay as they are.
+
+    There is one draw of s and o for all tumour voxels of the sample or, lesion-wise, one for each 26-connected
+    component in the patch, all tumour labels together. Channels are drawn independently: a tumour that is bright in
+    one sequence may be bright or dark in another.
 
     The transform always applies; wrap it in batchgeneratorsv2's `RandomTransform` for a probability (published: 0.3).
 
     Args:
         intensity_window: one (low, high) per channel, in the units of the image.
         tumor_labels: labels of the segmentation that are tumour.
-        scale: range of s, drawn uniformly; no unit.
-        shift: range of o, drawn uniformly; in units of the window, 1 being its whole width.
+        scale: range of s, drawn uniformly; no unit. One for all channels, or a sequence of one per channel.
+        shift: range of o, drawn uniformly; in units of the window, 1 being its whole width. As `scale`.
+        lesion_wise: whether each component gets its own draw.
+
+    Raises:
+        ValueError: there is not one range per channel.
     """
 
     def __init__(
         self,
         intensity_window: Window,
         tumor_labels: Sequence[int] = (1,),
-        scale: tuple[float, float] = (0.5, 1.5),
-        shift: tuple[float, float] = (-0.2, 0.2),
+        scale: Range | Sequence[Range] = PUBLISHED_SCALE,
+        shift: Range | Sequence[Range] = PUBLISHED_SHIFT,
+        lesion_wise: bool = False,
     ) -> None:
         super().__init__()
         self.low, self.high = window_bounds(intensity_window)
         self.tumor_labels = torch.tensor(list(tumor_labels))
-        self.scale = scale
-        self.shift = shift
+        self.scale = _per_channel(scale, len(intensity_window))
+        self.shift = _per_channel(shift, len(intensity_window))
+        self.lesion_wise = lesion_wise
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
-        """Draw s and o, and find the tumour voxels, bool (*patch), in the segmentation's first channel."""
-        return {
-            "s": sample_scalar(self.scale),
-            "o": sample_scalar(self.shift),
-            "tumor": torch.isin(data_dict["segmentation"][0], self.tumor_labels.to(data_dict["segmentation"].dtype)),
-        }
+        """Number the regions that are drawn for in the segmentation's first channel, and draw s and o for each.
+
+        Returns:
+            `regions`, int (*patch), 0 where there is no tumour; `s` and `o`, float (channels, regions).
+        """
+        tumor = torch.isin(data_dict["segmentation"][0], self.tumor_labels.to(data_dict["segmentation"].dtype))
+        regions = _number_components(tumor) if self.lesion_wise else tumor.int()
+        number = int(regions.max())
+        return {"regions": regions, "s": _draw(self.scale, number), "o": _draw(self.shift, number)}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Return the sample with the changed image (channels, *patch)."""
@@ -54,6 +70,29 @@ class TumorIntensityTransform(BasicTransform):
         return data_dict
 
     def _apply_to_image(self, img: Tensor, **params: Any) -> Tensor:
-        s, o = params["s"], params["o"]
-        changed = s * img + self.low * (1 - s) + o * (self.high - self.low)
-        return torch.where(params["tumor"], changed, img)
+        tumor = params["regions"] > 0
+        region = params["regions"][tumor].long() - 1
+        s, o = params["s"][:, region], params["o"][:, region]
+        low, high = self.low.flatten(1), self.high.flatten(1)
+        changed = img.clone()
+        changed[:, tumor] = s * img[:, tumor] + low * (1 - s) + o * (high - low)
+        return changed
+
+
+def _per_channel(ranges: Range | Sequence[Range], num_channels: int) -> list[Range]:
+    """Return one range per channel; numpy raises the ValueError."""
+    return [(float(low), float(high)) for low, high in np.broadcast_to(np.asarray(ranges), (num_channels, 2))]
+
+
+def _draw(ranges: Sequence[Range], number: int) -> Tensor:
+    """Return float (channels, number), each row drawn uniformly from its channel's range."""
+    return torch.tensor([[sample_scalar(channel) for _ in range(number)] for channel in ranges], dtype=torch.float32)
+
+
+def _number_components(mask: Tensor) -> Tensor:
+    """Return int (*patch): the 26-connected components numbered from 1."""
+    array = mask.numpy()
+    box = bounding_box(array)
+    numbers = torch.zeros(mask.shape, dtype=torch.int32)
+    numbers[box] = torch.from_numpy(find_components(array[box], min_voxels=1).labels)
+    return numbers

@@ -4,8 +4,9 @@ import argparse
 import re
 from pathlib import Path
 
+from rectal_nnformer.names import NETWORKS
+
 HELP = "list the pretrained files that are expected and found, verify one, or import a fine-tuned one"
-BACKBONES = ("smit", "swin_unetr", "swin_unetr_v2")
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument(
         "-b",
         dest="backbone",
-        choices=BACKBONES,
+        choices=NETWORKS,
         help="network to load it into (default: the one the file's name belongs to)",
     )
     text = "turn a checkpoint of a whole network into a model folder with which nnU-Net predicts prepared volumes"
@@ -73,13 +74,13 @@ def _list() -> None:
 def _verify(path: Path, backbone: str | None) -> None:
     from rectal_nnformer.errors import RectalError
     from rectal_nnformer.networks import load_pretrained
-    from rectal_nnformer.networks.adapter import BACKBONES as NETWORKS
+    from rectal_nnformer.networks.adapter import BACKBONES
     from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES
 
     backbone = backbone or next((file.backbone for file in PRETRAINED_FILES if file.name == path.name), None)
     if backbone is None:
         raise RectalError(f"No backbone is known for a file called {path.name}. Name one with -b.")
-    print(load_pretrained(NETWORKS[backbone](1, 2), path))
+    print(load_pretrained(BACKBONES[backbone](1, 2), path))
     print(f"The file fits {backbone}.")
 
 

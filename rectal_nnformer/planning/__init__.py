@@ -2,7 +2,7 @@
 
 from rectal_nnformer.planning.api import plan_dataset
 from rectal_nnformer.planning.backbones import BACKBONES
+from rectal_nnformer.planning.explanation import describe_plans
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
-from rectal_nnformer.planning.summary import describe_plans
 
 __all__ = ["BACKBONES", "RectalExperimentPlanner", "describe_plans", "plan_dataset"]

@@ -11,12 +11,14 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
+from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.names import FULLRES
 from rectal_nnformer.planning import preprocessed
 from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
 from rectal_nnformer.planning.intensity_window import FILE_NAME, load_intensity_window
-from rectal_nnformer.planning.planner import FULLRES, RectalExperimentPlanner
+from rectal_nnformer.planning.planner import RectalExperimentPlanner
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
 """Worker processes by default, as nnU-Net's; never more than there are cores or cases."""
@@ -30,6 +32,9 @@ def plan_dataset(
     plans_name: str | None = None,
     backbone_kwargs: Mapping[str, Any] | None = None,
     max_patch_size: int | None = None,
+    gpu_memory_target: float | None = None,
+    tumor_augmentation: str = PUBLISHED,
+    lesion_wise: bool = False,
     preprocess: bool = True,
     num_processes: int | None = None,
     num_processes_fingerprint: int | None = None,
@@ -47,6 +52,9 @@ def plan_dataset(
         plans_name: instead of the backbone's.
         backbone_kwargs: arguments of the network's constructor other than its defaults.
         max_patch_size: upper limit of the patch size on every axis, voxels.
+        gpu_memory_target: GB of the GPU that is planned for; 24 unless given.
+        tumor_augmentation: ranges of the tumour-aware augmentation, "published" or "planned" from the fingerprint.
+        lesion_wise: whether that augmentation draws for each lesion instead of each sample.
         preprocess: whether to make the preprocessed data, or write the plans alone.
         num_processes: worker processes of the preprocessing.
         num_processes_fingerprint: worker processes of the fingerprint.
@@ -60,11 +68,14 @@ def plan_dataset(
     extract_fingerprint(dataset, num_processes=num_processes_fingerprint, clean=clean)
     planner = RectalExperimentPlanner(
         dataset_id,
+        gpu_memory_target_in_gb=gpu_memory_target,
         plans_name=plans_name,
         overwrite_target_spacing=overwrite_target_spacing,
         backbone=backbone,
         backbone_kwargs=backbone_kwargs,
         max_patch_size=max_patch_size,
+        tumor_augmentation=tumor_augmentation,
+        lesion_wise=lesion_wise,
     )
     plans = planner.make_plans()
     if preprocess:

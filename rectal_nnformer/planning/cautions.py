@@ -33,7 +33,7 @@ def dataset_cautions(dataset: RawDataset, median_spacing: Sequence[float]) -> It
     names = [name for name in dataset.channel_names if name.upper() == "CT"]
     if names:
         yield (
-            "dataset.json calls a channel CT. The method adapts networks from CT to MRI; every volume is z-scored here, "
+            "dataset.json calls a channel CT. The method is for MRI; here every volume is z-scored, "
             "and Hounsfield units are lost."
         )
     if max(median_spacing) < ISOTROPIC_RATIO * min(median_spacing):

@@ -15,7 +15,7 @@ from nnunetv2.utilities.utils import (
 )
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.paths import nnunet_folder
+from rectal_nnformer.paths import find_dataset, nnunet_folder
 
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 """Readers that bring every image to RAS, the orientation in which the pretrained weights know directions."""
@@ -83,7 +83,7 @@ def open_raw_dataset(dataset_name_or_id: str | int) -> RawDataset:
     """
     raw, preprocessed = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
     dataset_id = int(str(dataset_name_or_id).removeprefix("Dataset")[:3])
-    name = _dataset_name(dataset_id, raw)
+    name = _dataset_name(dataset_id)
     folder = raw / name
     dataset_json = _read_dataset_json(folder / "dataset.json")
     cases = _training_cases(folder, dataset_json)
@@ -94,15 +94,9 @@ def open_raw_dataset(dataset_name_or_id: str | int) -> RawDataset:
     return dataset
 
 
-def _dataset_name(dataset_id: int, raw: Path) -> str:
+def _dataset_name(dataset_id: int) -> str:
     """Return DatasetXXX_Name; the folder must be in nnUNet_raw and no other may share its number."""
-    found = sorted(path.name for path in raw.glob("Dataset*") if path.is_dir())
-    names = [name for name in found if name.startswith(f"Dataset{dataset_id:03d}_")]
-    if not names:
-        raise RectalError(
-            f"There is no dataset {dataset_id} in nnUNet_raw ({raw}), which holds {', '.join(found) or 'none'}. "
-            "Make one with 'rectal_nnformer convert', or check -d and the variable nnUNet_raw."
-        )
+    find_dataset("nnUNet_raw", dataset_id)
     try:
         return str(convert_id_to_dataset_name(dataset_id))
     except RuntimeError as error:

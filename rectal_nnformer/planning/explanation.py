@@ -1,10 +1,15 @@
 """Plans in words: what was decided, from what, and what else there was to choose from."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rectal_nnformer.augmentation import augmentation_of_plans
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.files import write_text
 from rectal_nnformer.names import CUBIC, FULLRES, RECORD_KEY
+from rectal_nnformer.paths import find_dataset
 from rectal_nnformer.planning.rules import (
     MAX_SPACING,
     MIN_REAL_SHARE,
@@ -33,6 +38,27 @@ def describe_plans(plans: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def explain_plans(dataset_id: int, plans_name: str) -> str:
+    """Explain plans that are there, write the explanation beside them, and return it.
+
+    Raises:
+        RectalError: there is no such dataset or no such plans, or this version's planner did not make them.
+    """
+    path = find_dataset("nnUNet_preprocessed", dataset_id) / f"{plans_name}.json"
+    if not path.is_file():
+        found = ", ".join(sorted(other.stem for other in path.parent.glob("*Plans.json"))) or "no plans"
+        raise RectalError(f"There is no {path}; the folder holds {found}. Check -p, or plan with -b.")
+    try:
+        explanation = describe_plans(json.loads(path.read_text(encoding="utf-8")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RectalError(
+            f"{path} does not say why it is as it is: this version's planner did not make it. Plan again with -b, "
+            "under another name with -overwrite_plans_name if models were trained by it."
+        ) from error
+    write_text(explanation_file(path), explanation + "\n")
+    return explanation
+
+
 def explanation_file(plans_file: Path) -> Path:
     """Return where the explanation of a plans file stands."""
     return plans_file.with_name(f"{plans_file.stem}_explanation.txt")
@@ -47,6 +73,7 @@ def _data_lines(plans: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator
     yield "  resampling        linear on all axes at once, since nnU-Net's default repeats thick slices"
     yield f"  intensity window  {windows} after z-scoring"
     yield f"  data              {configuration['data_identifier']}"
+    yield f"  augmentation      tumour {augmentation_of_plans(plans, len(network['intensity_window']))}"
 
 
 def _spacing(record: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
 from rectal_nnformer import __version__
+from rectal_nnformer.augmentation.settings import AUGMENTATION_KEY, PUBLISHED
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import write_json, write_text
 from rectal_nnformer.geometry import Size
@@ -22,7 +23,7 @@ from rectal_nnformer.planning.cautions import dataset_cautions, lesion_cautions,
 from rectal_nnformer.planning.choice import Choice, Lesion, choose, largest_lesion
 from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
 from rectal_nnformer.planning.explanation import describe_plans, explanation_file
-from rectal_nnformer.planning.fingerprint import load_tumor_fingerprint
+from rectal_nnformer.planning.fingerprint import describe_outliers, load_tumor_fingerprint, plan_augmentation
 from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE, memory_target
 from rectal_nnformer.planning.intensity_window import Window, load_intensity_window
 from rectal_nnformer.planning.preprocessed import copy_dataset_json, copy_patients, copy_splits
@@ -52,6 +53,8 @@ class RectalExperimentPlanner(ExperimentPlanner):
         backbone: a key of `rectal_nnformer.planning.backbones.BACKBONES`.
         backbone_kwargs: arguments of the network's constructor other than its defaults.
         max_patch_size: upper limit of the patch size on every axis, voxels.
+        tumor_augmentation: ranges of the tumour-aware augmentation, "published" or "planned" from the fingerprint.
+        lesion_wise: whether that augmentation draws for each lesion instead of each sample.
 
     Raises:
         RectalError: the dataset is unknown, incomplete, two-dimensional or without fingerprint or window; or an option
@@ -70,6 +73,8 @@ class RectalExperimentPlanner(ExperimentPlanner):
         backbone: str = "smit",
         backbone_kwargs: Mapping[str, Any] | None = None,
         max_patch_size: int | None = None,
+        tumor_augmentation: str = PUBLISHED,
+        lesion_wise: bool = False,
     ) -> None:
         self.backbone: Backbone = resolve_backbone(backbone, backbone_kwargs, max_patch_size)
         self.raw = open_raw_dataset(dataset_name_or_id)
@@ -78,6 +83,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
         self.memory = memory_target(
             gpu_memory_target_in_gb, self.backbone, self.raw.num_channels, labels.num_segmentation_heads
         )
+        self.augmentation = plan_augmentation(self.raw, tumor_augmentation, lesion_wise)
         copy_splits(self.raw)
         super().__init__(
             self.raw.name,
@@ -175,6 +181,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
         return {
             "version": __version__,
             "num_cases": len(extents),
+            AUGMENTATION_KEY: self.augmentation,
             "median_spacing": median_spacing,
             "geometric_mean_spacing": rules.geometric_mean_spacing(spacings),
             "target_spacing": spacing,
@@ -188,11 +195,11 @@ class RectalExperimentPlanner(ExperimentPlanner):
             "largest_lesion": asdict(lesion) if lesion else None,
             "patch_sizes": {name: self._full_account(size, extents, choice) for name, size in patch_sizes.items()},
             "alternatives": [
-                self._account(patch_size, extents)
-                for patch_size in rules.candidate_patch_sizes(self.backbone)
+                self._account(patch_size, extents) for patch_size in rules.candidate_patch_sizes(self.backbone)
             ],
             "warnings": [
                 *dataset_cautions(self.raw, median_spacing),
+                *describe_outliers(self.tumor_fingerprint),
                 *memory_cautions(choice, self.memory),
                 *lesion_cautions(choice, lesion, spacing),
             ],

@@ -15,19 +15,18 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.optim import AdamW, Optimizer
 
-from rectal_nnformer.augmentation import extend_training_transforms
+from rectal_nnformer.augmentation import TumorAugmentation, augmentation_of_plans, extend_training_transforms
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import detection_line
 from rectal_nnformer.files import staged_file
 from rectal_nnformer.labels import tumor_labels
+from rectal_nnformer.names import CUBIC
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.patients import read_patients
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
-
-CUBIC = "3d_fullres_cubic"
 
 
 class RectalTrainer(nnUNetTrainer):
@@ -134,6 +133,8 @@ class RectalTrainer(nnUNetTrainer):
             f"{min(self.warmup_epochs, self.num_epochs)} warm up to the learning rate {self.initial_lr:g}"
         )
         self.print_to_log_file(f"Tumor labels: {tumor_labels(self.dataset_json)} of {self.dataset_json['labels']}")
+        if self.tumor_aware:
+            self.print_to_log_file(f"Tumor-aware augmentation: {self._tumor_augmentation}")
         if self.planned_patch_only and len(set(self.configuration_manager.patch_size)) == 1:
             self.print_to_log_file(
                 f"Note: the planned patch {self.configuration_manager.patch_size} is cubic; for this dataset it does "
@@ -153,7 +154,11 @@ class RectalTrainer(nnUNetTrainer):
         theirs = PlansManager(str(model_folder / "plans.json"))
         configuration = theirs.get_configuration(self.configuration_name).configuration
         same_axes = theirs.transpose_forward == self.plans_manager.transpose_forward
-        if not same_axes or configuration != self.configuration_manager.configuration:
+        same_augmentation = (
+            augmentation_of_plans(theirs.plans, len(self._intensity_window)) == self._tumor_augmentation
+            or not self.tumor_aware
+        )
+        if not same_axes or not same_augmentation or configuration != self.configuration_manager.configuration:
             raise RectalError(
                 f"Folds in {model_folder} were trained by other plans than those of now. Move it away to train "
                 "all folds by the new plans, or plan under another name with -overwrite_plans_name."
@@ -175,7 +180,7 @@ class RectalTrainer(nnUNetTrainer):
         """Return nnU-Net's training transforms with those of this recipe added; the arguments are nnU-Net's."""
         stock = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         labels = tumor_labels(self.dataset_json) if self.tumor_aware else None
-        return extend_training_transforms(stock, self._intensity_window, labels)
+        return extend_training_transforms(stock, self._intensity_window, labels, self._tumor_augmentation)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return the running augmenters for training and validation; crops stay within the padded volume."""
@@ -247,6 +252,10 @@ class RectalTrainer(nnUNetTrainer):
     @property
     def _intensity_window(self) -> list[list[float]]:
         return self.configuration_manager.network_arch_init_kwargs["intensity_window"]
+
+    @property
+    def _tumor_augmentation(self) -> TumorAugmentation:
+        return augmentation_of_plans(self.plans_manager.plans, len(self._intensity_window))
 
     def _bare_network(self) -> PlannedNetwork:
         """Return the network without the wrappers of distributed training and compilation."""

@@ -1,5 +1,6 @@
 """One case of the tumour fingerprint, and the intensity window's share of it, from a single reading."""
 
+import hashlib
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -19,6 +20,7 @@ from rectal_nnformer.planning.fingerprint.lesions import (
     padded_box,
     ring_around,
 )
+from rectal_nnformer.planning.fingerprint.placement import describe_placement
 from rectal_nnformer.planning.intensity_window import NormalizedImage, Window, case_percentiles, read_normalized
 
 
@@ -49,7 +51,14 @@ def measure_case(files: CaseFiles) -> tuple[Window, dict[str, Any]]:
     """
     image = read_normalized(files.name, files.images, files.reader)
     tumor = _read_tumor(files, image.shape)
-    record = {**_describe_grid(image), **_describe_tumor(image, tumor)}
+    described = _describe_tumor(image, tumor)
+    placement = describe_placement(image.data, tumor[image.box], image.inside, image.spacing)
+    record = {
+        **_describe_grid(image),
+        **described,
+        "placement": placement if described["lesions"] else None,
+        "mask_digest": _digest(tumor),
+    }
     return case_percentiles(image), record
 
 
@@ -64,6 +73,11 @@ def _read_tumor(files: CaseFiles, shape: tuple[int, ...]) -> Mask:
             f"its image {by(shape[::-1])}. Put the label on the image's grid."
         )
     return np.isin(segmentation[0], files.tumor_labels)
+
+
+def _digest(tumor: Mask) -> str:
+    """Return a digest by which equal masks of equal shape are recognized."""
+    return hashlib.sha256(repr(tumor.shape).encode() + np.packbits(tumor).tobytes()).hexdigest()[:16]
 
 
 def _describe_grid(image: NormalizedImage) -> dict[str, Any]:
@@ -83,7 +97,7 @@ def _describe_tumor(image: NormalizedImage, tumor: Mask) -> dict[str, Any]:
     """Return the lesions in nnU-Net's crop, and what of the mask is none."""
     cropped = tumor[image.box]
     occupied = bounding_box(cropped)
-    components = find_components(cropped[occupied])
+    components = find_components(cropped[occupied], min_voxels=1)
     lesions, tiny = [], 0
     for number, box in enumerate(components.boxes, start=1):
         lesion = components.labels[box] == number

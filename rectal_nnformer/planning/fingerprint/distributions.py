@@ -44,7 +44,7 @@ def percentiles(values: ArrayLike) -> dict[str, float] | None:
 
 
 def appearance_value(lesion: Mapping[str, Any], channel: int, key: str) -> float | None:
-    """Return one of `APPEARANCE` of a lesion in a channel; None where the lesion has no ring."""
+    """Return one of `APPEARANCE` of a lesion in a channel; None where it could not be measured."""
     intensities = lesion["channels"][channel]
     value = intensities["inside"][key] if key in ("mean", "spread") else intensities[key]
     return None if value is None else float(value)

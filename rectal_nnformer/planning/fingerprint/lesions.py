@@ -89,14 +89,17 @@ def describe_intensities(
         lesion: bool of the same shape, not empty.
         ring: bool of the same shape; where it is empty, `ring` and `contrast` are None.
         spacing: mm (z, y, x).
+
+    The boundary gradient is None where the lesion fills the array.
     """
     inside = _distribution(image[lesion])
     around = _distribution(image[ring]) if ring.any() else None
+    edge = boundary(lesion)
     return {
         "inside": inside,
         "ring": around,
         "contrast": inside["mean"] - around["mean"] if around else None,
-        "boundary_gradient": float(gradient_magnitude(image, spacing)[boundary(lesion)].mean()),
+        "boundary_gradient": float(gradient_magnitude(image, spacing)[edge].mean()) if edge.any() else None,
     }
 
 
@@ -116,12 +119,11 @@ def in_window_units(intensities: dict[str, Any], low: float, high: float) -> dic
             "percentiles": {key: level(value) for key, value in values["percentiles"].items()},
         }
 
-    contrast = intensities["contrast"]
+    differences = {key: intensities[key] for key in ("contrast", "boundary_gradient")}
     return {
         "inside": distribution(intensities["inside"]),
         "ring": distribution(intensities["ring"]),
-        "contrast": None if contrast is None else contrast / width,
-        "boundary_gradient": intensities["boundary_gradient"] / width,
+        **{key: None if value is None else value / width for key, value in differences.items()},
     }
 
 

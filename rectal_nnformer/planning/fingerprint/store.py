@@ -15,8 +15,10 @@ from rectal_nnformer.labels import tumor_labels
 from rectal_nnformer.parallel import map_with_progress
 from rectal_nnformer.planning.dataset import RawDataset
 from rectal_nnformer.planning.fingerprint.cases import CaseFiles, measure_case
+from rectal_nnformer.planning.fingerprint.clusters import cluster_appearance
 from rectal_nnformer.planning.fingerprint.distributions import describe_dataset
 from rectal_nnformer.planning.fingerprint.lesions import RING_MM, in_window_units
+from rectal_nnformer.planning.fingerprint.outliers import find_outliers
 from rectal_nnformer.planning.intensity_window import Window, write_intensity_window
 
 FILE_NAME = "rectal_fingerprint.json"
@@ -52,26 +54,43 @@ def extract_tumor_fingerprint(dataset: RawDataset, num_processes: int) -> dict[s
     percentiles = {name: window for name, (window, _) in zip(dataset.cases, measured, strict=True)}
     window = write_intensity_window(dataset, percentiles, signature)["window"]
     cases = {name: _in_window_units(record, window) for name, (_, record) in zip(dataset.cases, measured, strict=True)}
+    outliers = find_outliers(cases)
+    clusters = _assign_clusters(cases, {outlier["case"] for outlier in outliers})
     content = {
         "version": VERSION,
         "raw_signature": signature,
         "tumor_labels": labels,
-        "channels": list((dataset.dataset_json.get("channel_names") or dataset.dataset_json["modality"]).values()),
+        "channels": dataset.channel_names,
         "intensity_window": window,
         "ring_mm": RING_MM,
         "min_lesion_voxels": MIN_VOXELS,
-        "dataset": describe_dataset(cases),
-        "outliers": [],
+        "outliers": outliers,
+        "dataset": {**describe_dataset(cases), "appearance_clusters": clusters},
         "cases": cases,
     }
     write_json(dataset.preprocessed / FILE_NAME, content)
     return content
 
 
+def _assign_clusters(cases: dict[str, dict[str, Any]], suspected: set[str]) -> dict[str, Any]:
+    """Write the cluster of each lesion with a ring, outside suspected masks, into its record; return the clusters."""
+    lesions = [
+        lesion
+        for name, case in cases.items()
+        for lesion in case["lesions"]
+        if name not in suspected and lesion["ring_voxels"]
+    ]
+    result = cluster_appearance(lesions)
+    for lesion, cluster in zip(lesions, result.pop("assignment"), strict=True):
+        lesion["cluster"] = cluster
+    return result
+
+
 def _in_window_units(record: dict[str, Any], window: Window) -> dict[str, Any]:
     lesions = [
         {
             **lesion,
+            "cluster": None,
             "channels": [
                 in_window_units(intensities, *bounds)
                 for intensities, bounds in zip(lesion["channels"], window, strict=True)

@@ -1,0 +1,115 @@
+"""Masks that look wrong: empty, outside the image, copied from another case, swapped or shifted."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rectal_nnformer.components import MIN_VOXELS
+from rectal_nnformer.wording import plural
+
+MAX_OUTSIDE = 0.05
+"""Share of a mask that may lie where the image is empty."""
+MIN_CASES = 5
+"""With fewer cases there is no cohort to compare a mask with."""
+LOW_SCORE, VERY_LOW_SCORE = -2.0, -3.5
+MAX_BETTER_SHARE = 0.05
+MIN_SCALE = 0.2
+"""A cohort's separations are never taken for closer together than this, in natural logarithms."""
+
+_MIN_SEPARATION = 1e-4
+
+
+def find_outliers(cases: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return `case`, `kind` and `reason` of each mask that looks wrong, in the order of the cases.
+
+    Kinds: `empty` (no lesion), `outside` (partly where the image is empty), `copied` (voxel by voxel that of another
+    case) and `misplaced` (fits its image worse than the others fit theirs). A case can be named more than once.
+
+    Args:
+        cases: records of the cases.
+    """
+    copies = _copied_masks(cases)
+    scores = separation_scores(cases)
+    found = []
+    for name, case in cases.items():
+        reasons = {
+            "empty": _empty(case),
+            "outside": _outside(case),
+            "copied": copies.get(name),
+            "misplaced": _misplaced(case, scores[name], cases) if name in scores else None,
+        }
+        found += [{"case": name, "kind": kind, "reason": reason} for kind, reason in reasons.items() if reason]
+    return found
+
+
+def describe_outliers(fingerprint: Mapping[str, Any]) -> list[str]:
+    """Return one warning per case that is named as an outlier."""
+    reasons = defaultdict(list)
+    for outlier in fingerprint["outliers"]:
+        reasons[outlier["case"]].append(outlier["reason"])
+    return [f"Look at the mask of case {case}: {'; '.join(found)}." for case, found in reasons.items()]
+
+
+def separation_scores(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return how far the logarithm of each case's separation is from the cohort's median, in robust deviations.
+
+    The scale is 1.4826 times the median absolute deviation, at least 0.2. Empty for fewer than 5 cases.
+    """
+    values = {
+        name: np.log(max(case["placement"]["separation"], 0) + _MIN_SEPARATION)
+        for name, case in cases.items()
+        if case["placement"]
+    }
+    if len(values) < MIN_CASES:
+        return {}
+    median = np.median(list(values.values()))
+    scale = max(1.4826 * float(np.median(np.abs(np.array(list(values.values())) - median))), MIN_SCALE)
+    return {name: float((value - median) / scale) for name, value in values.items()}
+
+
+def _empty(case: Mapping[str, Any]) -> str | None:
+    if not case["tumor_voxels"]:
+        return "it holds no tumour"
+    if not case["lesions"] and case["tumor_outside_image_share"] < 1:
+        return f"it holds no tumour of at least {MIN_VOXELS} voxels"
+    return None
+
+
+def _outside(case: Mapping[str, Any]) -> str | None:
+    share = case["tumor_outside_image_share"]
+    return f"{share:.0%} of it lies where the image is empty (shifted?)" if share > MAX_OUTSIDE else None
+
+
+def _copied_masks(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return a reason for each case that shares its mask with others."""
+    groups = defaultdict(list)
+    for name, case in cases.items():
+        if case["tumor_voxels"]:
+            groups[case["mask_digest"]].append(name)
+    reasons = {}
+    for group in groups.values():
+        for name in group if len(group) > 1 else ():
+            first, *more = (other for other in group if other != name)
+            others = f" and {plural(len(more), 'other')}" if more else ""
+            reasons[name] = f"it is the same as that of case {first}{others} (copied or swapped?)"
+    return reasons
+
+
+def _misplaced(case: Mapping[str, Any], score: float, cases: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return a reason if a mask separates its image far worse than usual, or worse and not better than elsewhere."""
+    placement = case["placement"]
+    elsewhere = placement["better_share"]
+    fits_here = elsewhere is not None and elsewhere <= MAX_BETTER_SHARE
+    if score > LOW_SCORE or (fits_here and score > VERY_LOW_SCORE):
+        return None
+    usual = float(np.median([other["placement"]["separation"] for other in cases.values() if other["placement"]]))
+    text = f"it hardly separates the image (separation {placement['separation']:.3f}, the cohort's median {usual:.3f}"
+    if elsewhere is not None:
+        text += f"; {elsewhere:.0%} of {placement['num_displacements']} places nearby separate better"
+    best = placement["best_separation"]
+    if best is None or best < usual / 2:
+        return f"{text}; swapped or shifted?)"
+    displacement = ", ".join(f"{mm:+.0f}" for mm in placement["best_displacement_mm"])
+    return f"{text}; moved by ({displacement}) mm along (x, y, z) it would fit, so perhaps shifted, else swapped)"
