@@ -1,6 +1,7 @@
 """Token and window accounting against brute force, published numbers and the networks' own partition."""
 
 import json
+from dataclasses import astuple
 from itertools import product
 from math import ceil, prod
 from pathlib import Path
@@ -13,11 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.networks.nets.swin_unetr import get_window_size, window_partition
 
+from rectal_nnformer.analysis import attention_flow
 from rectal_nnformer.geometry import (
+    mask_budget,
     scattered_padding_share,
     shrunk_window,
     token_budget,
     token_masks,
+    uniform_dilution,
     window_partition_mask,
 )
 
@@ -47,6 +51,23 @@ def brute_force_windows(mask, window, shift):
             tokens.append(inside and bool(mask[tuple(place)]))
         windows.append(tokens)
     return np.array(windows)
+
+
+def brute_force_dilution(mask, window, shift):
+    """Add up the entropy of uniform attention, real query by real query, over all windows."""
+    total = on_padding = 0.0
+    for tokens in window_partition_mask(mask, window, shift):
+        weight = 1 / len(tokens)
+        entropy = -weight * np.log(weight)
+        for _ in range(int(tokens.sum())):
+            total += len(tokens) * entropy
+            on_padding += int((~tokens).sum()) * entropy
+    return on_padding / total if total else float("nan")
+
+
+def as_numbers(stage):
+    """A budget in a form in which nan equals nan."""
+    return [str(round(value, 12)) if isinstance(value, float) else value for value in astuple(stage)]
 
 
 def box_mask(size, start, extent):
@@ -123,6 +144,7 @@ def test_budget_counts_the_tokens_of_the_masks(data):
         extent,
         window,
         shrink_window=shrink,
+        shift=shift,
         real_start=start,
         embedding_patch=embedding,
         num_stages=num_stages,
@@ -136,6 +158,18 @@ def test_budget_counts_the_tokens_of_the_masks(data):
         assert stage.window == tuple(used)
         assert (stage.real_tokens, stage.processed_tokens) == (windows.sum(), windows.size)
         assert stage.processed_tokens == prod(stage.padded_grid)
+        assert stage.shift == tuple(used_shift)
+        for adi, moved in ((stage.uniform_adi, 0), (stage.shifted_uniform_adi, used_shift)):
+            assert adi == pytest.approx(brute_force_dilution(mask, used, moved), nan_ok=True)
+    as_mask = mask_budget(
+        box_mask(patch, start, extent),
+        window,
+        shrink_window=shrink,
+        shift=shift,
+        embedding_patch=embedding,
+        num_stages=num_stages,
+    )
+    assert [as_numbers(stage) for stage in as_mask] == [as_numbers(stage) for stage in budget]
 
 
 def test_budget_centres_images_smaller_than_the_patch():
@@ -143,6 +177,26 @@ def test_budget_centres_images_smaller_than_the_patch():
     centred = token_budget((8, 8, 8), (8, 8, 2), 4, num_stages=1)[0]
     at_start = token_budget((8, 8, 8), (8, 8, 2), 4, num_stages=1, real_start=(0, 0, 0))[0]
     assert (centred.real_tokens, at_start.real_tokens) == (2 * 16, 16)
+
+
+@settings(deadline=None)
+@given(MASKS, WINDOWS, SHIFTS)
+def test_uniform_dilution_is_that_of_uniform_attention(mask, window, shift):
+    windows = torch.from_numpy(window_partition_mask(mask, window, shift))
+    tokens = windows.shape[1]
+    flow = attention_flow(torch.full((len(windows), 2, tokens, tokens), 1 / tokens), windows)
+    dilution = uniform_dilution(mask, window, shift)
+    assert dilution == pytest.approx(flow.adi, abs=1e-6, nan_ok=True)
+    assert dilution == pytest.approx(brute_force_dilution(mask, window, shift), abs=1e-9, nan_ok=True)
+    if tokens > 1:
+        assert dilution == pytest.approx(flow.a_rp, abs=1e-6, nan_ok=True)
+
+
+def test_dilution_of_a_real_series():
+    # 28.5 of 64 layers of voxels real: at the last stage of SMIT a window of 4 tokens holds 2 layers, unless shifted.
+    last = token_budget((128, 128, 128), (192, 192, 57), 4)[-1]
+    assert (last.uniform_adi, last.shifted_uniform_adi) == (0.5, 0.0)
+    assert all(stage.uniform_adi == 0 for stage in token_budget((128, 128, 64), (192, 192, 64), 4))
 
 
 @pytest.mark.parametrize("start", [(0, 0, 5), (0, 0, -1)])

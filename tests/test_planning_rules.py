@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.planning import BACKBONES, rules
+from rectal_nnformer.planning.accounting import expected_real_share
 from rectal_nnformer.planning.backbones import resolve_backbone
 
 REAL_SERIES = [(192, 192, 57), (192, 192, 57)]
@@ -73,29 +74,7 @@ def test_patch_size_is_always_admissible_and_the_largest_that_is_filled(cohort, 
     extents = np.array(cohort)
     for axis, size in enumerate(patch):
         larger = [s for s in backbone.sizes if s > size]
-        assert not any(rules.expected_real_share(extents[:, axis], s) >= 0.75 for s in larger)
-
-
-@settings(deadline=None, max_examples=30)
-@given(COHORTS, st.sampled_from(sorted(BACKBONES)))
-def test_expected_fractions_are_means_over_the_cases(cohort, name):
-    backbone = BACKBONES[name]
-    patch = (backbone.largest, backbone.largest, backbone.sizes[-2] if len(backbone.sizes) > 1 else backbone.multiple)
-    single = [rules.expected_real_fractions(patch, [case], backbone) for case in cohort]
-    np.testing.assert_allclose(rules.expected_real_fractions(patch, cohort, backbone), np.mean(single, axis=0))
-
-
-def test_real_tokens_and_scattered_updates_of_a_real_series():
-    fractions = rules.expected_real_fractions((128, 128, 128), REAL_SERIES, BACKBONES["smit"])
-    assert [round(f, 3) for f in fractions] == [0.453, 0.469, 0.500, 0.500]
-    shares = rules.expected_scattered_shares((128, 128, 128), REAL_SERIES, BACKBONES["smit"])
-    assert [round(s, 3) for s in shares] == [0.545, 0.525, 0.500, 0.500]
-
-
-@pytest.mark.parametrize(("name", "kwargs"), [("swin_unetr", {}), ("smit", {"window_reverse": "inverse"})])
-def test_windows_put_back_in_place_scatter_nothing(name, kwargs):
-    backbone = resolve_backbone(name, kwargs)
-    assert rules.expected_scattered_shares((96, 96, 96), REAL_SERIES, backbone) == [0, 0, 0, 0]
+        assert not any(expected_real_share(extents[:, axis], s) >= 0.75 for s in larger)
 
 
 @pytest.mark.parametrize("transpose_forward", [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
@@ -132,3 +111,33 @@ def test_unknown_backbone_and_impossible_patch_are_refused():
         resolve_backbone("smit", max_patch_size=63)
     with pytest.raises(RectalError, match="one axis longer than 32"):
         resolve_backbone("swin_unetr", max_patch_size=32)
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "smaller"),
+    [
+        ("smit", (128, 128, 64), [(64, 64, 64), None]),
+        ("smit", (128, 64, 128), [(64, 64, 128), (64, 64, 64), None]),
+        ("swin_unetr", (96, 96, 64), [(64, 64, 64), (32, 32, 64), None]),
+    ],
+)
+def test_a_patch_too_large_for_the_gpu_shrinks_in_plane_first(name, patch, smaller):
+    refused = {patch}
+    for expected in smaller:
+        assert rules.fit_memory(patch, BACKBONES[name], lambda size: size not in refused) == expected
+        refused.add(expected)
+
+
+def test_a_patch_too_short_for_the_lesions_grows_as_far_as_the_gpu_allows():
+    swin = BACKBONES["swin_unetr"]
+    grown = rules.fit_lesions((64, 32, 32), (40, 40, 65), swin, lambda size: True)
+    assert grown == (64, 64, 96)
+    assert rules.fit_lesions((64, 32, 32), (40, 40, 65), swin, lambda size: size[2] < 96) == (64, 64, 64)
+    # Never above the size of pretraining.
+    assert rules.fit_lesions((96, 96, 64), (200, 20, 60), swin, lambda size: True) == (96, 96, 64)
+
+
+def test_batch_covers_at_most_a_twentieth_of_the_dataset():
+    # 40 images of 2 million voxels: 4 million of 80 million are 4 patches of 128 x 128 x 64, rounded as nnU-Net does.
+    assert rules.batch_size_limit((128, 128, 64), [(200, 200, 50)] * 40) == round(4e6 / 2**20) == 4
+    assert rules.batch_size_limit((128, 128, 64), [(200, 200, 50)] * 2) == 0

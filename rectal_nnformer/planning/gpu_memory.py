@@ -1,7 +1,7 @@
 """Whether a training step fits a GPU, and how large a batch does."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from rectal_nnformer.errors import RectalError
@@ -32,8 +32,12 @@ class MemoryTarget:
     count: Counter = field(repr=False)
 
     def required(self, patch_size: Size, batch_size: int) -> float:
-        """Return the GB that a training step takes of a GPU, everything included."""
-        return self.count(patch_size, batch_size).required / GIB
+        """Return the GB that a training step takes of a GPU, everything included; at least 2 in a batch."""
+        memory = self.count(patch_size, MIN_BATCH_SIZE)
+        if batch_size > MIN_BATCH_SIZE:
+            more = (batch_size - MIN_BATCH_SIZE) * self._each_more(patch_size)
+            memory = replace(memory, forward_backward=memory.forward_backward + more)
+        return memory.required / GIB
 
     def fits(self, patch_size: Size, batch_size: int = MIN_BATCH_SIZE) -> bool:
         """Whether a training step fits."""
@@ -43,10 +47,15 @@ class MemoryTarget:
         """Return the largest batch that fits, at least 2 and at most `limit`."""
         if limit <= MIN_BATCH_SIZE:
             return MIN_BATCH_SIZE
-        two, three = (self.count(patch_size, n).forward_backward for n in (MIN_BATCH_SIZE, MIN_BATCH_SIZE + 1))
         available = (self.gigabytes * GIB - OUTSIDE_TENSORS) / RESERVE
-        more = int((available - two) // (three - two))
+        left = available - self.count(patch_size, MIN_BATCH_SIZE).forward_backward
+        more = int(left // self._each_more(patch_size))
         return MIN_BATCH_SIZE + min(max(more, 0), limit - MIN_BATCH_SIZE)
+
+    def _each_more(self, patch_size: Size) -> int:
+        """Return the bytes of tensors that each further patch in the batch adds: memory is linear in the batch size."""
+        two, three = (self.count(patch_size, n).forward_backward for n in (MIN_BATCH_SIZE, MIN_BATCH_SIZE + 1))
+        return three - two
 
 
 def memory_target(gigabytes: float | None, backbone: Backbone, in_channels: int, out_channels: int) -> MemoryTarget:
