@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rectal_nnformer.cli import main, weights
+from rectal_nnformer.cli import main
+from rectal_nnformer.names import NETWORKS
 from rectal_nnformer.networks import SMIT, SwinUNETR
 from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES
 
@@ -53,4 +54,4 @@ def test_verify_fails_with_a_message(tmp_path, capsys, options):
 
 
 def test_every_backbone_with_a_file_can_be_verified():
-    assert {file.backbone for file in PRETRAINED_FILES} == set(weights.BACKBONES)
+    assert {file.backbone for file in PRETRAINED_FILES} == set(NETWORKS)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from argparse import ArgumentParser
 from collections import Counter
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from rectal_nnformer import names
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
-from rectal_nnformer.cli import plan_and_preprocess
+from rectal_nnformer.cli import main, plan
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.planning import BACKBONES, RectalExperimentPlanner, api, describe_plans, plan_dataset, preprocessed
 from rectal_nnformer.planning.fingerprint import planned_augmentation
@@ -138,9 +138,7 @@ def read_plans(folder, name="nnUNetRectalSMITSmallPlans"):
 
 
 def run_cli(*arguments):
-    parser = ArgumentParser()
-    plan_and_preprocess.add_arguments(parser)
-    plan_and_preprocess.run(parser.parse_args(arguments))
+    main(["plan_and_preprocess", *arguments])
 
 
 def test_plans_name_stock_classes_and_both_configurations(planned):
@@ -209,17 +207,23 @@ def test_record_and_summary_give_spacing_patch_and_token_accounting(planned):
     assert record["patch_sizes"]["3d_fullres"]["real_token_fraction"] == pytest.approx([9 / 12, 5 / 6])
     assert [48, 48, 48] in [alternative["patch_size"] for alternative in record["alternatives"]]
     summary = describe_plans(plans)
+    assert (planned / "nnUNetRectalSMITSmallPlans_explanation.txt").read_text() == summary + "\n"
     assert "1.00 x 1.00 x 1.00 mm: the median 0.50 x 0.50 x 3.00 has the geometric mean 0.91" in summary
     assert "16 x 16 x 48" in summary
     assert "0.750 0.833" in summary
 
 
-def test_both_backbones_share_one_preprocessing(planned, stock_preprocessing, capsys):
+def test_all_backbones_share_one_preprocessing(planned, stock_preprocessing, capsys):
     plan_dataset(501, "smit", num_processes=1)
-    plan_dataset(501, "swin_unetr", num_processes=1)
+    plan_dataset(501, "swin_unetr", num_processes=1, gpu_memory_target=80)
+    plan_dataset(501, "swin_unetr_v2", num_processes=1)
     assert not stock_preprocessing
     assert "preprocessed already" in capsys.readouterr().out
-    for name, patch in (("nnUNetRectalSMITPlans", [64, 64, 64]), ("nnUNetRectalSwinUNETRPlans", [64, 32, 32])):
+    for name, patch in (
+        ("nnUNetRectalSMITPlans", [64, 64, 64]),
+        ("nnUNetRectalSwinUNETRPlans", [64, 32, 32]),
+        ("nnUNetRectalSwinUNETRV2Plans", [64, 32, 32]),
+    ):
         fullres = read_plans(planned, name)["configurations"]["3d_fullres"]
         assert (fullres["data_identifier"], fullres["patch_size"]) == (DATA, patch)
 
@@ -247,10 +251,11 @@ def test_coarsest_axis_comes_first_and_the_network_is_told(planned):
     assert fullres["data_identifier"] == "nnUNetRectalPlans_3d_fullres_2.0x1.0x1.0mm_axes201"
 
 
+SHALLOW = {"depths": [2, 2], "num_heads": [2, 4]}
+
+
 def test_smaller_networks_and_patches_can_be_planned(planned):
-    plans = plan_dataset(
-        501, "smit", plans_name="Tiny", backbone_kwargs={"depths": [2, 2]}, max_patch_size=32, preprocess=False
-    )
+    plans = plan_dataset(501, "smit", plans_name="Tiny", backbone_kwargs=SHALLOW, max_patch_size=32, preprocess=False)
     assert plans == read_plans(planned, "Tiny")
     assert plans["configurations"]["3d_fullres"]["patch_size"] == [32, 16, 16]
     assert plans["configurations"]["3d_fullres_cubic"]["patch_size"] == [32, 32, 32]
@@ -394,7 +399,7 @@ def test_suspected_masks_are_told_at_the_end(planned, stock_fingerprint, capsys)
     label = np.zeros(SIZE[::-1], dtype=np.uint8)
     write_image(planned.parents[1] / "nnUNet_raw" / DATASET / "labelsTr" / "case2.nii.gz", label)
     run_cli("-d", "501", "-b", "smit_small", "--no_pp", "-npfp", "1")
-    assert "WARNING: look at the mask of case case2: it holds no tumour." in capsys.readouterr().out
+    assert "WARNING: Look at the mask of case case2: it holds no tumour." in capsys.readouterr().out
 
 
 def test_fingerprint_cut_short_is_made_again(planned, stock_fingerprint):
@@ -423,7 +428,8 @@ def test_command_line_plans_and_says_what_and_why(planned, stock_preprocessing, 
     run_cli("-d", "501", "-b", "smit_small", "-np", "1", "-npfp", "1")
     output = capsys.readouterr()
     assert "geometric mean" in output.out
-    assert "WARNING" not in output.out
+    assert output.out.count("WARNING") == 1
+    assert "WARNING: 6 training cases are few" in output.out
     run_cli("-d", "501", "-b", "smit", "--no_pp", "-overwrite_target_spacing", "3", "0.5", "0.5")
     assert read_plans(planned, "nnUNetRectalSMITPlans")["configurations"]["3d_fullres"]["spacing"] == [3, 0.5, 0.5]
     assert not stock_preprocessing
@@ -435,17 +441,17 @@ def test_command_line_warns_of_a_reader_that_does_not_reorient(planned, stock_fi
     del content["overwrite_image_reader_writer"]
     dataset_json.write_text(json.dumps(content))
     run_cli("-d", "501", "-b", "smit_small", "--no_pp", "-npfp", "1")
-    assert "is read by SimpleITKIO, which does not reorient" in capsys.readouterr().out
+    assert "Images are read by SimpleITKIO, which does not reorient" in capsys.readouterr().out
     assert read_plans(planned)["image_reader_writer"] == "SimpleITKIO"
 
 
 def test_command_line_offers_every_backbone_and_augmentation():
-    assert set(plan_and_preprocess.BACKBONES) == set(BACKBONES)
-    assert plan_and_preprocess.AUGMENTATIONS == (PUBLISHED, PLANNED)
+    assert set(names.BACKBONES) == set(BACKBONES)
+    assert plan.AUGMENTATIONS == (PUBLISHED, PLANNED)
 
 
 def test_unknown_dataset_is_refused(raw):
-    with pytest.raises(RectalError, match=r"no dataset 501 .* holds none"):
+    with pytest.raises(RectalError, match=r"No dataset is called 501 in nnUNet_raw .* holds no dataset"):
         plan_dataset(501, "smit")
 
 

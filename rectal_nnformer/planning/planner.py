@@ -78,12 +78,12 @@ class RectalExperimentPlanner(ExperimentPlanner):
     ) -> None:
         self.backbone: Backbone = resolve_backbone(backbone, backbone_kwargs, max_patch_size)
         self.raw = open_raw_dataset(dataset_name_or_id)
+        self.augmentation = plan_augmentation(self.raw, tumor_augmentation, lesion_wise)
         self.intensity_window, self.tumor_fingerprint = _required_measurements(self.raw)
         labels = LabelManager(self.raw.dataset_json["labels"], self.raw.dataset_json.get("regions_class_order"))
         self.memory = memory_target(
             gpu_memory_target_in_gb, self.backbone, self.raw.num_channels, labels.num_segmentation_heads
         )
-        self.augmentation = plan_augmentation(self.raw, tumor_augmentation, lesion_wise)
         copy_splits(self.raw)
         super().__init__(
             self.raw.name,
@@ -192,7 +192,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
             "fitting_patch_size": list(choice.fitting),
             "batch_size": choice.batch_size,
             "batch_size_limits": list(choice.batch_limits),
-            "largest_lesion": asdict(lesion) if lesion else None,
+            "largest_lesion": {"extent_mm": list(lesion.extent_mm), "cases": list(lesion.cases)} if lesion else None,
             "patch_sizes": {name: self._full_account(size, extents, choice) for name, size in patch_sizes.items()},
             "alternatives": [
                 self._account(patch_size, extents) for patch_size in rules.candidate_patch_sizes(self.backbone)

@@ -1,8 +1,8 @@
 """How much GPU memory one training step takes, counted without a GPU.
 
-The step is run on fake tensors, which have a size and a type but no data, under the same mixed precision as nnU-Net's
-training. Every tensor that comes into being is counted until it is freed: what autograd saves for the backward pass,
-and what forward and backward need in between. A patch of any size is counted in about a second.
+The step is run on PyTorch's `meta` device, whose tensors have a size and a type but no data, in the same mixed
+precision as nnU-Net's training. Every tensor that comes into being is counted until it is freed: what autograd saves
+for the backward pass, and what forward and backward need in between. The size of the patch makes no difference.
 """
 
 import json
@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -119,44 +118,31 @@ def step_memory(
         PyTorch's allocator reserves and does not use.
     """
     kwargs = json.dumps(dict(backbone_kwargs or {}), sort_keys=True)
-    return _count(_fake_network(backbone, in_channels, out_channels, kwargs), tuple(patch_size), batch_size)
+    return _count(_meta_network(backbone, in_channels, out_channels, kwargs), tuple(patch_size), batch_size)
 
 
 @cache
-def _fake_network(backbone: str, in_channels: int, out_channels: int, kwargs: str) -> "_FakeNetwork":
-    return _FakeNetwork(planned_network(backbone, in_channels, out_channels, json.loads(kwargs)).train())
-
-
-class _FakeNetwork:
-    """A network without weights, and the mode in which its fake tensors live."""
-
-    def __init__(self, network: PlannedNetwork) -> None:
-        self.network = network
-        self.mode = FakeTensorMode()
-        with self.mode:
-            for module in network.modules():
-                for name, parameter in module.named_parameters(recurse=False):
-                    setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
-                for name, buffer in module.named_buffers(recurse=False):
-                    setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+def _meta_network(backbone: str, in_channels: int, out_channels: int, kwargs: str) -> PlannedNetwork:
+    network = planned_network(backbone, in_channels, out_channels, json.loads(kwargs)).train()
+    meta: PlannedNetwork = network.to_empty(device="meta")
+    return meta
 
 
 @cache
-def _count(fake: _FakeNetwork, patch_size: tuple[int, ...], batch_size: int) -> StepMemory:
-    """Run a step on fake tensors; the CPU stands for the GPU, since fake CUDA tensors need one for their backward."""
-    parameters = [*fake.network.parameters()]
+def _count(network: PlannedNetwork, patch_size: tuple[int, ...], batch_size: int) -> StepMemory:
+    parameters = [*network.parameters()]
     shape = (batch_size, 1, *reversed(patch_size))
-    with fake.mode, torch.autograd.set_multithreading_enabled(False), LiveBytes() as live, _AsOnCuda():
-        live.add([*parameters, *fake.network.buffers()])
+    with LiveBytes() as live:
+        live.add([*parameters, *network.buffers()])
         weights = live.now
-        image = torch.empty(batch_size, fake.network.window_low.shape[1], *shape[2:])
-        target = torch.empty(shape, dtype=torch.int16)
-        with torch.autocast("cpu", dtype=torch.float16):
-            loss = training_loss()(fake.network(image), target)
+        image = torch.empty(batch_size, network.window_low.shape[1], *shape[2:], device="meta")
+        target = torch.empty(shape, dtype=torch.int16, device="meta")
+        with _MixedPrecision():
+            loss = training_loss()(network(image), target)
         after_forward = live.now
         loss.backward()
     gradients = sum(_rounded(p.grad.nbytes) for p in parameters if p.grad is not None)
-    fake.network.zero_grad(set_to_none=True)
+    network.zero_grad(set_to_none=True)
     optimizer = 2 * gradients
     return StepMemory(
         weights,
@@ -232,19 +218,25 @@ class _FusedAttention(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), bias_gradient
 
 
-class _AsOnCuda(TorchFunctionMode):
-    """Gives the few functions that mixed precision treats otherwise on a CPU the memory that they take on a GPU."""
+class _MixedPrecision(TorchFunctionMode):
+    """What `torch.autocast("cuda")` does to the functions that these networks and their loss call.
 
-    IN_FULL_PRECISION = (F.layer_norm, F.softmax, torch.softmax, F.cross_entropy)
+    Autocast itself does nothing on the `meta` device. Sources: PyTorch's documentation of autocast, its lists of CUDA
+    operations that run in float16 and in float32.
+    """
+
+    HALF = (F.linear, F.conv3d, F.conv_transpose3d, torch.matmul, Tensor.matmul, Tensor.__matmul__)
+    FULL = (F.layer_norm, F.softmax, torch.softmax, F.cross_entropy)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run a function of PyTorch, or what stands for it."""
+        """Run a function of PyTorch on tensors of its precision."""
         if func is F.scaled_dot_product_attention:
             return _attend(*args, **(kwargs or {}))
-        if func in self.IN_FULL_PRECISION:
-            args = tuple(a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+        if func in self.HALF or func in self.FULL:
+            dtype = torch.float16 if func in self.HALF else torch.float32
+            args = tuple(a.to(dtype) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
         return func(*args, **(kwargs or {}))
 
 
@@ -252,8 +244,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor) -> Ten
     """Attend as PyTorch does on a GPU: by its memory-efficient kernel where that can, else by plain operations."""
     query, key, value, bias = (tensor.half() for tensor in (query, key, value, attn_mask))
     if query.shape[-1] % ALIGNMENT or bias.stride(-1) != 1:
-        with torch.autocast("cpu", enabled=False):
-            update: Tensor = torch._scaled_dot_product_attention_math(query, key, value, bias)[0]
+        update: Tensor = torch._scaled_dot_product_attention_math(query, key, value, bias)[0]
         return update
     unaligned = -bias.shape[-1] % ALIGNMENT
     if unaligned:
