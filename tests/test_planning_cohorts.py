@@ -112,7 +112,7 @@ def check_plan(dataset, cohort, backbone, gigabytes):
     assert set(cubic.patch_size) == {known.largest}
     # Inside memory by a count of exactly this step, not by what the planner derives from smaller batches.
     assert step_memory(known.network, patch, batch).required / GIB <= gigabytes + 0.05
-    assert 2 == batch or batch <= min(record["batch_size_limits"])
+    assert batch == 2 or batch <= min(record["batch_size_limits"])
     assert cubic.batch_size == batch
     for axis, needed in enumerate((np.max(cohort[2], axis=0) + 10) / fullres.spacing[0]):
         told = any(f"mm along {'xyz'[axis]}" in warning for warning in record["warnings"])
@@ -124,7 +124,7 @@ def check_plan(dataset, cohort, backbone, gigabytes):
 
 
 RANDOM = settings(
-    deadline=None, max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=12, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 TARGETS = st.sampled_from([2.5, 5.0, 8.0, 12.0, 24.0, 80.0])
 
