@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -23,6 +24,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.planning import BACKBONES, RectalExperimentPlanner, api, describe_plans, plan_dataset, preprocessed
 from rectal_nnformer.planning.fingerprint import planned_augmentation
 from rectal_nnformer.planning.intensity_window import case_percentiles, read_normalized
+from rectal_nnformer.planning.planner import LINEAR
 
 DATASET = "Dataset501_Tiny"
 CASES = [f"case{i}" for i in range(6)]
@@ -578,7 +580,8 @@ def test_plan_of_real_series(raw):
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(series)))
         image = reader.Execute()
-        label = sitk.Cast(image > 250, sitk.sitkUInt8)
+        label = sitk.Cast(image * 0, sitk.sitkUInt8)
+        label[150:200, 200:260, 6:14] = 1
         sitk.WriteImage(image, str(folder / "imagesTr" / f"{series.name}_0000.nii.gz"))
         sitk.WriteImage(label, str(folder / "labelsTr" / f"{series.name}.nii.gz"))
     expected = {
@@ -592,3 +595,47 @@ def test_plan_of_real_series(raw):
         assert accounts["3d_fullres"]["patch_size"] == patch_size
         assert np.round(accounts["3d_fullres"]["real_token_fraction"], 3).tolist() == fullres
         assert np.round(accounts["3d_fullres_cubic"]["real_token_fraction"], 3).tolist() == cubic
+        check_explanation_of_real_series(backbone, describe_plans(plans))
+
+
+EXPLAINED = {
+    # patch, share of image, real tokens and dilution by stage, GB, what it is planned for
+    "smit": (
+        "64 x 64 x 64 0.89 0.906 0.938 1.000 1.000 0.043 0.050 0.000 0.000 3.6 64 x 64 x 64",
+        "128 x 128 x 64 0.89 0.906 0.938 1.000 1.000 0.043 0.050 0.000 0.000 8.8 128 x 128 x 64 3d_fullres",
+        "128 x 128 x 128 0.45 0.453 0.469 0.500 0.500 0.043 0.083 0.125 0.250 15.8 128 x 128 x 128 3d_fullres_c",
+        "128 x 128 x 128 0.545 0.525 0.500 0.500",
+        "128 x 128 x 64 0.091 0.050 0.000 0.000",
+    ),
+    "swin_unetr": (
+        "32 x 32 x 64 0.89 0.481 0.233 0.571 1.000 0.294 0.478 0.250 0.000 2.4 32 x 32 x 64",
+        "96 x 96 x 64 0.89 0.795 0.525 0.420 1.000 0.111 0.253 0.418 0.000 6.8 96 x 96 x 64 3d_fullres",
+        "96 x 96 x 96 0.59 0.568 0.394 0.420 0.667 0.102 0.294 0.418 0.333 9.0 96 x 96 x 96 3d_fullres_c",
+    ),
+}
+
+
+def check_explanation_of_real_series(backbone, explanation):
+    lines = [" ".join(line.split()) for line in explanation.splitlines()]
+    for line in EXPLAINED[backbone]:
+        assert any(found.startswith(line) for found in lines), line
+    assert "the median 0.50 x 0.50 x 3.00 has the geometric mean 0.91" in explanation
+    assert "nnU-Net cannot make its 5 folds" in explanation
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="real series are not at hand")
+def test_resampling_restores_thick_slices_better_than_nnunets_default():
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(REAL / "prostatex-0000_t2w_sagittal")))
+    # The rows of sagittal slices run head to foot: averaging six makes thick axial slices, of two the truth.
+    fine = sitk.GetArrayFromImage(reader.Execute())[5:14, :318].astype(np.float32).transpose(1, 2, 0)
+    thick, truth = (fine.reshape(-1, n, *fine.shape[1:]).mean(axis=1) for n in (6, 2))
+    # Left to right is the same before and after, so its spacing does not matter; nnU-Net takes the largest for z.
+    spacings = (3.375, 0.5625, 0.5625), (1.125, 0.5625, 0.5625)
+
+    def error(**options):
+        restored = resample_data_or_seg_to_shape(thick[None], truth.shape, *spacings, is_seg=False, **options)[0]
+        return np.square(restored - truth).mean() / truth.var()
+
+    assert error(**LINEAR) < 0.9 * error(order=3, order_z=0, force_separate_z=True)

@@ -66,7 +66,7 @@ def test_images_then_gpu_then_lesions_decide_the_patch():
 
 
 def test_a_gpu_that_holds_no_patch_is_refused():
-    with pytest.raises(RectalError, match="No patch of smit fits a GPU of 2 GB.*-gpu_memory_target"):
+    with pytest.raises(RectalError, match=r"No patch of smit fits a GPU of 2 GB.*-gpu_memory_target"):
         choose(COHORT, SMIT, target(2), None, MILLIMETRE)
 
 
