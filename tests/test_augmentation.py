@@ -129,8 +129,8 @@ def test_channels_draw_independently_from_their_own_ranges():
     transform = TumorIntensityTransform(windows, scale=[(0.5, 0.6), (1.4, 1.5)], shift=[(0, 0), (-0.2, 0.2)])
     draws = [transform.get_parameters(**sample(channels=2)) for _ in range(50)]
     scale, shift = (np.array([draw[name].flatten().tolist() for draw in draws]) for name in ("s", "o"))
-    assert 0.5 <= scale[:, 0].min() and scale[:, 0].max() <= 0.6
-    assert 1.4 <= scale[:, 1].min() and scale[:, 1].max() <= 1.5
+    assert scale[:, 0].min() >= 0.5 and scale[:, 0].max() <= 0.6
+    assert scale[:, 1].min() >= 1.4 and scale[:, 1].max() <= 1.5
     assert not shift[:, 0].any() and abs(shift[:, 1]).max() <= 0.2
     assert abs(np.corrcoef(scale.T)[0, 1]) < 0.9
     with pytest.raises(ValueError):
