@@ -314,6 +314,21 @@ def test_a_mask_of_another_grid_is_named(extract, arrays):
         extract({**arrays, "case2": (arrays["case2"][0], arrays["case2"][1][:-1])})
 
 
+def test_an_unreadable_mask_is_named(extract, arrays):
+    dataset, _ = extract(arrays)
+    (dataset.folder / "labelsTr" / "case6.nii.gz").write_bytes(b"no mask")
+    with pytest.raises(RectalError, match=r"Case case6: .*case6.nii.gz cannot be read"):
+        extract_tumor_fingerprint(dataset, 1)
+
+
+def test_single_slices_are_measured_too(extract, arrays):
+    """Planning refuses them later, by name."""
+    flat = {name: (image[10:11], mask[10:11]) for name, (image, mask) in arrays.items()}
+    _, fingerprint = extract(flat)
+    assert {lesion["extent_mm"][2] for case in fingerprint["cases"].values() for lesion in case["lesions"]} == {3.0}
+    assert fingerprint["outliers"] == []
+
+
 def test_changed_raw_data_make_a_fingerprint_outdated(extract, arrays):
     dataset, fingerprint = extract(arrays)
     assert load_tumor_fingerprint(dataset) == fingerprint
@@ -393,6 +408,17 @@ def test_suspected_masks_have_no_say_in_the_ranges(extract, arrays):
     assert planned_augmentation(with_odd) != expected
     accused = {**with_odd, "outliers": [{"case": "odd", "kind": "misplaced", "reason": "it hardly fits"}]}
     assert planned_augmentation(accused) == expected
+
+
+def test_lesions_brighter_than_the_window_count_as_the_transform_sees_them():
+    means = [0.5, 0.6, 0.7, 0.8, 0.9, 1.5, 1.9]
+    fingerprint = {
+        "outliers": [],
+        "channels": ["T2w"],
+        "cases": {f"case{number}": {"lesions": [lesion(mean)]} for number, mean in enumerate(means)},
+    }
+    (channel,) = planned_augmentation(fingerprint)["channels"]
+    assert (channel["scale"], channel["shift"]) == augmentation_ranges([0.5, 0.6, 0.7, 0.8, 0.9, 1, 1])
 
 
 def test_ranges_of_lesions_at_the_windows_lower_end_are_refused():
