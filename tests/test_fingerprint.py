@@ -165,6 +165,8 @@ def test_an_empty_and_a_shifted_mask_are_named(extract, arrays):
     cases["case7"] = (arrays["case7"][0], shifted(arrays["case7"][1], -20, -10))
     _, fingerprint = extract(cases)
     assert named(fingerprint) == {"case4": ["empty"], "case7": ["misplaced"]}
+    clusters = {name: {found["cluster"] for found in case["lesions"]} for name, case in fingerprint["cases"].items()}
+    assert clusters["case7"] == {None} and clusters["case1"] == {0}
     first, second = describe_outliers(fingerprint)
     assert "mask of case case4: it holds no tumour." in first
     # Moved back by 20 mm along y and 10 mm along x it would fit.
