@@ -1,6 +1,7 @@
 """The tumour fingerprint of whole datasets: content, outliers, clusters, planned augmentation, files."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -48,23 +49,23 @@ def case_arrays(number):
     return image.astype(np.float32), mask
 
 
-def write_array(path, array):
+def write_array(path, array, spacing=SPACING):
     image = sitk.GetImageFromArray(array)
-    image.SetSpacing(SPACING)
+    image.SetSpacing(spacing)
     # RAS, so that arrays are read as they are written.
     image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
     sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
 
 
-def write_dataset(base, cases, **dataset_json):
+def write_dataset(base, cases, spacing=SPACING, **dataset_json):
     """Write (image, mask) of each case as a raw dataset below `base`; images of several channels are lists."""
     folder = base / "nnUNet_raw" / DATASET
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
     for name, (image, mask) in cases.items():
         for channel, array in enumerate(image if isinstance(image, list) else [image]):
-            write_array(folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz", array)
-        write_array(folder / "labelsTr" / f"{name}.nii.gz", mask)
+            write_array(folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz", array, spacing)
+        write_array(folder / "labelsTr" / f"{name}.nii.gz", mask, spacing)
     content = {
         "channel_names": {"0": "T2w"},
         "labels": {"background": 0, "tumor": 1},
@@ -96,7 +97,11 @@ def extract(tmp_path, monkeypatch):
 
 
 def named(fingerprint):
-    return {(outlier["case"], outlier["kind"]) for outlier in fingerprint["outliers"]}
+    """Return the kinds of each case that is named, by case; a wrong mask may be unlike the others besides."""
+    kinds = {}
+    for outlier in fingerprint["outliers"]:
+        kinds.setdefault(outlier["case"], []).append(outlier["kind"])
+    return {case: [kind for kind in found if kind != "unlike"] for case, found in kinds.items()}
 
 
 def test_a_clean_cohort_is_described_and_nobody_accused(extract, arrays):
@@ -145,7 +150,7 @@ def test_rings_leave_out_neighbours_tiny_components_and_the_border(extract, arra
     first, second = case["lesions"]
     assert (first["voxels"], second["voxels"]) == (400, 320)
     voxels = np.argwhere(mask[:, :31, :20])
-    free = np.argwhere(mask[6:14, :50, :30] == 0) + (6, 0, 0)
+    free = np.add(np.argwhere(mask[6:14, :50, :30] == 0), (6, 0, 0))
     distances = [np.linalg.norm((voxels - voxel) * SPACING[::-1], axis=1).min() for voxel in free[free[:, 2] >= BORDER]]
     assert first["ring_voxels"] == np.count_nonzero(np.array(distances) <= 5)
 
@@ -159,7 +164,9 @@ def test_an_empty_and_a_shifted_mask_are_named(extract, arrays):
     cases["case4"] = (arrays["case4"][0], np.zeros_like(arrays["case4"][1]))
     cases["case7"] = (arrays["case7"][0], shifted(arrays["case7"][1], -20, -10))
     _, fingerprint = extract(cases)
-    assert named(fingerprint) == {("case4", "empty"), ("case7", "misplaced")}
+    assert named(fingerprint) == {"case4": ["empty"], "case7": ["misplaced"]}
+    clusters = {name: {found["cluster"] for found in case["lesions"]} for name, case in fingerprint["cases"].items()}
+    assert clusters["case7"] == {None} and clusters["case1"] == {0}
     first, second = describe_outliers(fingerprint)
     assert "mask of case case4: it holds no tumour." in first
     # Moved back by 20 mm along y and 10 mm along x it would fit.
@@ -171,13 +178,13 @@ def test_masks_that_two_cases_exchanged_are_named(extract, arrays):
     cases["case2"] = (arrays["case2"][0], arrays["case5"][1])
     cases["case5"] = (arrays["case5"][0], arrays["case2"][1])
     _, fingerprint = extract(cases)
-    assert named(fingerprint) == {("case2", "misplaced"), ("case5", "misplaced")}
+    assert named(fingerprint) == {"case2": ["misplaced"], "case5": ["misplaced"]}
 
 
 def test_a_copied_mask_names_both_cases_and_the_wrong_one_is_misplaced(extract, arrays):
     cases = {**arrays, "case1": (arrays["case1"][0], arrays["case8"][1])}
     _, fingerprint = extract(cases)
-    assert named(fingerprint) == {("case1", "copied"), ("case8", "copied"), ("case1", "misplaced")}
+    assert named(fingerprint) == {"case1": ["copied", "misplaced"], "case8": ["copied"]}
     assert "the same as that of case case8" in describe_outliers(fingerprint)[0]
 
 
@@ -187,54 +194,94 @@ def test_a_mask_in_the_empty_border_is_named(extract, arrays):
     image[:, :, -30:] = 0
     image[0, 0, -1] = 300  # a lone voxel keeps the border in the crop
     _, fingerprint = extract({**arrays, "case3": (image, mask)})
-    assert ("case3", "outside") in named(fingerprint)
+    assert "outside" in named(fingerprint)["case3"]
 
 
 def test_specks_are_no_lesions(extract, arrays):
     mask = np.zeros_like(arrays["case3"][1])
     mask[5, 30, 30:40] = 1
     _, fingerprint = extract({**arrays, "case3": (arrays["case3"][0], mask)})
-    assert named(fingerprint) == {("case3", "empty")}
+    assert named(fingerprint) == {"case3": ["empty"]}
     assert fingerprint["cases"]["case3"]["tiny_components"] == 1
 
 
-def test_a_few_cases_are_no_cohort_to_compare_with():
-    placement = {"separation": 0.5, "num_displacements": 0, "better_share": None, "best_separation": None}
-    cases = {
-        f"case{n}": {
-            "tumor_voxels": 99,
-            "tumor_outside_image_share": 0.0,
-            "lesions": [{}],
-            "mask_digest": str(n),
-            "placement": {**placement, "separation": 0.5 if n else 0.01},
-        }
-        for n in range(5)
+def record(number, separation=0.5, mean=0.4, spread=0.05):
+    """A case's record with one lesion, as far as the outlier rules read it."""
+    return {
+        "tumor_voxels": 99,
+        "tumor_outside_image_share": 0.0,
+        "lesions": [{"voxels": 99, **lesion(mean + 0.001 * number, spread)}],
+        "mask_digest": str(number),
+        "placement": {
+            "separation": separation,
+            "num_displacements": 0,
+            "better_share": None,
+            "best_separation": None,
+            "best_displacement_mm": None,
+        },
     }
-    assert [outlier["case"] for outlier in find_outliers(cases)] == ["case0"]
+
+
+def accused(cases):
+    return [(outlier["case"], outlier["kind"]) for outlier in find_outliers(cases)]
+
+
+def test_a_few_cases_are_no_cohort_to_compare_with():
+    cases = {f"case{number}": record(number) for number in range(5)}
+    cases["case0"] = record(0, separation=0.01)
+    assert accused(cases) == [("case0", "misplaced")]
     del cases["case4"]
-    assert find_outliers(cases) == []
+    assert accused(cases) == []
+
+
+def test_a_mask_that_fits_best_where_it_is_gets_the_benefit_of_the_doubt():
+    cases = {f"case{number}": record(number) for number in range(9)}
+    cases["case0"] = record(0, separation=0.3)
+    cases["case0"]["placement"] |= {"num_displacements": 100, "better_share": 0.2, "best_separation": 0.1}
+    assert accused(cases) == [("case0", "misplaced")]
+    cases["case0"]["placement"]["better_share"] = 0.02
+    assert accused(cases) == []
+    cases["case0"]["placement"]["separation"] = 0.1
+    assert accused(cases) == [("case0", "misplaced")]
+
+
+def test_what_looks_like_no_other_tumour_is_named_and_a_rare_kind_is_not():
+    cases = {f"case{number}": record(number) for number in range(20)}
+    cases["case3"] = record(3, mean=0.9)
+    cases["case5"] = record(5, spread=0.2)
+    assert accused(cases) == [("case3", "unlike"), ("case5", "unlike")]
+    (first, _) = describe_outliers({"outliers": find_outliers(cases)})
+    assert "mask of case case3: it covers what no other case's lesions look like (mean 0.90 of the window" in first
+    cases["case7"], cases["case9"] = record(7, mean=0.9), record(9, mean=0.9)
+    assert accused(cases) == [("case5", "unlike")]
 
 
 @pytest.mark.slow
 def test_outliers_among_realistic_scans(extract, tmp_path):
     """Phantoms of the pelvis: none accused as they are; exchanged, shifted and empty masks named."""
-    write_synthetic_cohort(tmp_path / "cohort", num_cases=12, seed=3)
-    names = sorted(path.name for path in (tmp_path / "cohort/images").iterdir())
+    write_synthetic_cohort(tmp_path / "cohort", num_cases=10, seed=3)
     cases = {}
-    for name in names:
-        both = [
-            sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "cohort" / part / name)) for part in ("images", "masks")
-        ]
-        cases[name.removesuffix(".nii.gz")] = (both[0][:19].astype(np.float32), both[1][:19])
+    for path in sorted((tmp_path / "cohort/images").iterdir()):
+        image, mask = (
+            sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "cohort" / part / path.name))[:19]
+            for part in ("images", "masks")
+        )
+        cases[path.name.removesuffix(".nii.gz")] = (image.astype(np.float32), mask)
+    _, clean = extract(cases, spacing=(0.5, 0.5, 3.0))
+    assert clean["outliers"] == []
     first, second, third, fourth, *_ = cases
     wrong = {
-        first: (cases[first][0], cases[second][1]),
-        second: (cases[second][0], cases[first][1]),
-        third: (cases[third][0], shifted(cases[third][1], 0, 40)),
-        fourth: (cases[fourth][0], np.zeros_like(cases[fourth][1])),
+        first: cases[second][1],
+        second: cases[first][1],
+        third: shifted(cases[third][1], 0, 40),
+        fourth: np.zeros_like(cases[fourth][1]),
     }
-    _, fingerprint = extract({**cases, **wrong})
-    assert named(fingerprint) == {(case, "empty" if case == fourth else "misplaced") for case in wrong}
+    shutil.rmtree(tmp_path / "nnUNet_raw")
+    _, planted = extract(
+        {**cases, **{name: (cases[name][0], mask) for name, mask in wrong.items()}}, spacing=(0.5, 0.5, 3)
+    )
+    assert set(named(planted)) == set(wrong)
+    assert named(planted)[fourth] == ["empty"]
 
 
 def test_every_tumor_label_and_channel_is_measured(extract, arrays):
@@ -260,7 +307,7 @@ def test_a_dataset_without_any_lesion_is_described(extract, arrays):
     _, fingerprint = extract(empty)
     assert fingerprint["dataset"]["max_lesion_extent_mm"] is None
     assert fingerprint["dataset"]["lesion_volume_cm3"] is None
-    assert named(fingerprint) == {(name, "empty") for name in arrays}
+    assert named(fingerprint) == {name: ["empty"] for name in arrays}
     with pytest.raises(RectalError, match="cannot be planned from 0 lesions"):
         planned_augmentation(fingerprint)
 
@@ -268,6 +315,21 @@ def test_a_dataset_without_any_lesion_is_described(extract, arrays):
 def test_a_mask_of_another_grid_is_named(extract, arrays):
     with pytest.raises(RectalError, match=r"Case case2: .*case2.nii.gz has 64 x 72 x 19 voxels .* 64 x 72 x 20"):
         extract({**arrays, "case2": (arrays["case2"][0], arrays["case2"][1][:-1])})
+
+
+def test_an_unreadable_mask_is_named(extract, arrays):
+    dataset, _ = extract(arrays)
+    (dataset.folder / "labelsTr" / "case6.nii.gz").write_bytes(b"no mask")
+    with pytest.raises(RectalError, match=r"Case case6: .*case6.nii.gz cannot be read"):
+        extract_tumor_fingerprint(dataset, 1)
+
+
+def test_single_slices_are_measured_too(extract, arrays):
+    """Planning refuses them later, by name."""
+    flat = {name: (image[10:11], mask[10:11]) for name, (image, mask) in arrays.items()}
+    _, fingerprint = extract(flat)
+    assert {lesion["extent_mm"][2] for case in fingerprint["cases"].values() for lesion in case["lesions"]} == {3.0}
+    assert fingerprint["outliers"] == []
 
 
 def test_changed_raw_data_make_a_fingerprint_outdated(extract, arrays):
@@ -349,6 +411,17 @@ def test_suspected_masks_have_no_say_in_the_ranges(extract, arrays):
     assert planned_augmentation(with_odd) != expected
     accused = {**with_odd, "outliers": [{"case": "odd", "kind": "misplaced", "reason": "it hardly fits"}]}
     assert planned_augmentation(accused) == expected
+
+
+def test_lesions_brighter_than_the_window_count_as_the_transform_sees_them():
+    means = [0.5, 0.6, 0.7, 0.8, 0.9, 1.5, 1.9]
+    fingerprint = {
+        "outliers": [],
+        "channels": ["T2w"],
+        "cases": {f"case{number}": {"lesions": [lesion(mean)]} for number, mean in enumerate(means)},
+    }
+    (channel,) = planned_augmentation(fingerprint)["channels"]
+    assert (channel["scale"], channel["shift"]) == augmentation_ranges([0.5, 0.6, 0.7, 0.8, 0.9, 1, 1])
 
 
 def test_ranges_of_lesions_at_the_windows_lower_end_are_refused():

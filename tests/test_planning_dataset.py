@@ -555,6 +555,7 @@ def test_stock_nnunet_preprocesses_and_reads_without_this_package(planned, tmp_p
     script = tmp_path / "stock.py"
     script.write_text(STOCK)
     shutil.rmtree(planned / DATA)
+    assert (planned / "rectal_fingerprint.json").is_file()  # beside nnU-Net's files, and no hindrance
     done = subprocess.run(
         [sys.executable, str(script), str(planned / DATA)],
         env={**os.environ, "PYTHONPATH": str(blocker)},

@@ -185,10 +185,10 @@ def test_the_recipe_reaches_loaders_optimizer_and_schedule(plans, small_dataset,
     assert trainer.network.window_low.flatten().tolist() == pytest.approx([low for low, _ in window])
 
 
-def with_augmentation(plans, **settings):
+def with_augmentation(plans):
     """The plans with planned ranges of the tumour-aware augmentation."""
     channels = [{"name": "T2w", "scale": [0.8, 1.3], "shift": [-0.05, 0.1]}]
-    record = {"ranges": "planned", "lesion_wise": True, "channels": channels, **settings}
+    record = {"ranges": "planned", "lesion_wise": True, "channels": channels}
     return {**plans, "rectal_nnformer": {**plans["rectal_nnformer"], "augmentation": record}}
 
 

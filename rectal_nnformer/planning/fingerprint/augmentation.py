@@ -28,7 +28,8 @@ def planned_augmentation(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     (s M + o) / M then covers the 5th to 95th percentile of the ratios; a uniform draw between these percentiles has
     0.95 times the standard deviation of a normal distribution that has them.
 
-    Lesions of cases that are named as outliers are left out.
+    Means are clamped to the window, since the transform sees clamped intensities. Lesions of cases that are named as
+    outliers are left out.
 
     Args:
         fingerprint: content of `rectal_fingerprint.json`.
@@ -95,7 +96,7 @@ def _required_fingerprint(dataset: RawDataset) -> dict[str, Any]:
 
 
 def _channel_ranges(lesions: Sequence[Mapping[str, Any]], channel: int, name: str) -> dict[str, Any]:
-    means = [float(lesion["channels"][channel]["inside"]["mean"]) for lesion in lesions]
+    means = np.clip([lesion["channels"][channel]["inside"]["mean"] for lesion in lesions], 0, 1)
     median = float(np.median(means))
     if median < MIN_MEDIAN:
         raise RectalError(

@@ -1,10 +1,14 @@
-"""Masks that look wrong: empty, outside the image, copied from another case, swapped or shifted."""
+"""Masks that look wrong: empty, outside the image, copied from another case, swapped or shifted.
+
+Distances from the cohort are in robust deviations from its median, 1.4826 times the median absolute deviation.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rectal_nnformer.components import MIN_VOXELS
 from rectal_nnformer.wording import plural
@@ -15,8 +19,12 @@ MIN_CASES = 5
 """With fewer cases there is no cohort to compare a mask with."""
 LOW_SCORE, VERY_LOW_SCORE = -2.0, -3.5
 MAX_BETTER_SHARE = 0.05
-MIN_SCALE = 0.2
-"""A cohort's separations are never taken for closer together than this, in natural logarithms."""
+MAX_DISTANCE = 3.5
+"""Iglewicz and Hoaglin (1993) call a value an outlier beyond this many robust deviations."""
+KIND_DISTANCE, KIND_SIZE = 2.0, 2
+"""A mask with this many others within this distance looks like a kind of tumour, however rare."""
+MIN_LOG_SCALE, MIN_MEAN_SCALE = 0.2, 0.05
+"""Deviations are never taken for smaller, in natural logarithms and in units of the window."""
 
 _MIN_SEPARATION = 1e-4
 
@@ -25,13 +33,15 @@ def find_outliers(cases: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]
     """Return `case`, `kind` and `reason` of each mask that looks wrong, in the order of the cases.
 
     Kinds: `empty` (no lesion), `outside` (partly where the image is empty), `copied` (voxel by voxel that of another
-    case) and `misplaced` (fits its image worse than the others fit theirs). A case can be named more than once.
+    case), `misplaced` (fits its image worse than the others fit theirs) and `unlike` (holds what looks like no other
+    tumour). A case can be named more than once.
 
     Args:
-        cases: records of the cases.
+        cases: records of the cases, intensities in units of the window.
     """
     copies = _copied_masks(cases)
     scores = separation_scores(cases)
+    unlike = _unlike(cases)
     found = []
     for name, case in cases.items():
         reasons = {
@@ -39,6 +49,7 @@ def find_outliers(cases: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]
             "outside": _outside(case),
             "copied": copies.get(name),
             "misplaced": _misplaced(case, scores[name], cases) if name in scores else None,
+            "unlike": unlike.get(name),
         }
         found += [{"case": name, "kind": kind, "reason": reason} for kind, reason in reasons.items() if reason]
     return found
@@ -53,20 +64,55 @@ def describe_outliers(fingerprint: Mapping[str, Any]) -> list[str]:
 
 
 def separation_scores(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return how far the logarithm of each case's separation is from the cohort's median, in robust deviations.
-
-    The scale is 1.4826 times the median absolute deviation, at least 0.2. Empty for fewer than 5 cases.
-    """
+    """Return how far the logarithm of each case's separation is from the cohort's; empty for fewer than 5 cases."""
     values = {
-        name: np.log(max(case["placement"]["separation"], 0) + _MIN_SEPARATION)
+        name: [np.log(max(case["placement"]["separation"], 0) + _MIN_SEPARATION)]
         for name, case in cases.items()
         if case["placement"]
     }
+    return {name: float(score[0]) for name, score in _robust_distances(values, [MIN_LOG_SCALE]).items()}
+
+
+def case_appearance(case: Mapping[str, Any]) -> list[float]:
+    """Return mean and logarithm of the spread of all lesions of a case together, for each channel in turn."""
+    voxels = [lesion["voxels"] for lesion in case["lesions"]]
+    appearance = []
+    for channel in range(len(case["lesions"][0]["channels"])):
+        inside = [lesion["channels"][channel]["inside"] for lesion in case["lesions"]]
+        mean = np.average([values["mean"] for values in inside], weights=voxels)
+        square = np.average([values["mean"] ** 2 + values["spread"] ** 2 for values in inside], weights=voxels)
+        appearance += [float(mean), float(np.log(max(square - mean**2, 1e-8)) / 2)]
+    return appearance
+
+
+def _robust_distances(values: Mapping[str, list[float]], min_scale: list[float]) -> dict[str, NDArray[np.float64]]:
+    """Return each case's distance from the cohort's median in robust deviations, feature by feature."""
     if len(values) < MIN_CASES:
         return {}
-    median = np.median(list(values.values()))
-    scale = max(1.4826 * float(np.median(np.abs(np.array(list(values.values())) - median))), MIN_SCALE)
-    return {name: float((value - median) / scale) for name, value in values.items()}
+    features = np.array(list(values.values()))
+    deviations = features - np.median(features, axis=0)
+    scale = np.maximum(1.4826 * np.median(np.abs(deviations), axis=0), min_scale)
+    return dict(zip(values, deviations / scale, strict=True))
+
+
+def _unlike(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return a reason for each case whose lesions are far from the cohort's and from those of all but one other."""
+    values = {name: case_appearance(case) for name, case in cases.items() if case["lesions"]}
+    num_channels = len(next(iter(values.values()), ())) // 2
+    distances = _robust_distances(values, [MIN_MEAN_SCALE, MIN_LOG_SCALE] * num_channels)
+    medians = np.median(list(values.values()), axis=0) if values else np.empty(0)
+    reasons = {}
+    for name, distance in distances.items():
+        alike = sum(bool(np.abs(other - distance).max() <= KIND_DISTANCE) for other in distances.values()) - 1
+        if np.abs(distance).max() > MAX_DISTANCE and alike < KIND_SIZE:
+            feature = int(np.abs(distance).argmax())
+            value, usual = values[name][feature], medians[feature]
+            which, value, usual = ("spread", np.exp(value), np.exp(usual)) if feature % 2 else ("mean", value, usual)
+            reasons[name] = (
+                f"it covers what no other case's lesions look like ({which} {value:.2f} of the window, the cohort's "
+                f"median {usual:.2f}; swapped, shifted or rare?)"
+            )
+    return reasons
 
 
 def _empty(case: Mapping[str, Any]) -> str | None:
