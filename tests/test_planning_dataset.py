@@ -435,6 +435,11 @@ def test_command_line_plans_and_says_what_and_why(planned, stock_preprocessing, 
     run_cli("-d", "501", "-b", "smit", "--no_pp", "-overwrite_target_spacing", "3", "0.5", "0.5")
     assert read_plans(planned, "nnUNetRectalSMITPlans")["configurations"]["3d_fullres"]["spacing"] == [3, 0.5, 0.5]
     assert not stock_preprocessing
+    capsys.readouterr()
+    main(["plan", "-d", "501", "-b", "smit_small", "-gpu_memory_target", "8", "-npfp", "1"])
+    assert describe_plans(read_plans(planned)) in capsys.readouterr().out
+    assert read_plans(planned)["rectal_nnformer"]["gpu_memory_target"] == 8
+    assert not stock_preprocessing
 
 
 def test_command_line_warns_of_a_reader_that_does_not_reorient(planned, stock_fingerprint, capsys):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
 from rectal_nnformer.errors import RectalError
@@ -13,6 +14,7 @@ from rectal_nnformer.planning.gpu_memory import MemoryTarget, memory_target
 from rectal_nnformer.training.memory import (
     GIB,
     LiveBytes,
+    MixedPrecision,
     StepMemory,
     planned_network,
     step_memory,
@@ -81,6 +83,27 @@ def test_parameters_moments_and_gradients_are_counted():
     assert memory.weights > parameters
     assert memory.forward_backward > memory.weights + memory.optimizer + memory.activations
     assert memory.required > memory.reserved > memory.peak
+
+
+@pytest.mark.parametrize(("heads", "strided", "fused"), [(16, False, True), (12, False, False), (16, True, False)])
+def test_attention_counts_as_the_kernel_that_a_gpu_takes(heads, strided, fused):
+    # 10 windows of 3 heads and 60 tokens; plain operations keep the whole attention, in full precision.
+    query, key, value = (torch.empty(10, 3, 60, heads, device="meta", requires_grad=True) for _ in range(3))
+    bias = torch.empty(1, 3, 60, 60, device="meta", requires_grad=True)
+    saved = set()
+
+    def pack(tensor):
+        saved.add(tuple(tensor.shape))
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor), MixedPrecision():
+        mask = bias.transpose(2, 3) if strided else bias
+        update = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    assert update.shape == query.shape
+    assert any(shape[-2:] == (60, 60) and shape[0] in (10, 30) for shape in saved) != fused
+    update.sum().backward()
+    assert bias.grad.shape == bias.shape
+    assert query.grad.shape == query.shape
 
 
 def test_memory_is_linear_in_the_batch_and_grows_with_patch_channels_and_classes():

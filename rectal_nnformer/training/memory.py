@@ -137,7 +137,7 @@ def _count(network: PlannedNetwork, patch_size: tuple[int, ...], batch_size: int
         weights = live.now
         image = torch.empty(batch_size, network.window_low.shape[1], *shape[2:], device="meta")
         target = torch.empty(shape, dtype=torch.int16, device="meta")
-        with _MixedPrecision():
+        with MixedPrecision():
             loss = training_loss()(network(image), target)
         after_forward = live.now
         loss.backward()
@@ -218,7 +218,7 @@ class _FusedAttention(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), bias_gradient
 
 
-class _MixedPrecision(TorchFunctionMode):
+class MixedPrecision(TorchFunctionMode):
     """What `torch.autocast("cuda")` does to the functions that these networks and their loss call.
 
     Autocast itself does nothing on the `meta` device. Sources: PyTorch's documentation of autocast, its lists of CUDA
