@@ -111,7 +111,8 @@ def check_plan(dataset, cohort, backbone, gigabytes):
     assert known.is_admissible(patch)
     assert set(cubic.patch_size) == {known.largest}
     # Inside memory by a count of exactly this step, not by what the planner derives from smaller batches.
-    assert step_memory(known.network, patch, batch).required / GIB <= gigabytes + 0.05
+    step = step_memory(known.network, patch, batch, backbone_kwargs=known.kwargs)
+    assert step.required / GIB <= gigabytes + 0.05
     assert batch == 2 or batch <= min(record["batch_size_limits"])
     assert cubic.batch_size == batch
     for axis, needed in enumerate((np.max(cohort[2], axis=0) + 10) / fullres.spacing[0]):
