@@ -26,6 +26,8 @@ MAX_EXPANSION = 200
 """How many times its own size a bundle may unpack to, beyond `FREE_EXPANSION` bytes."""
 FREE_EXPANSION = 256 << 20
 RECORD = 20 * BLOCK
+MAX_DEPTH = 6
+"""Folders in a path, the file included."""
 
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -196,7 +198,7 @@ def check_paths(paths: Sequence[str]) -> None:
     seen: dict[str, str] = {MANIFEST: MANIFEST}
     for path in paths:
         parts = path.split("/")
-        if not all(_is_safe_name(part) for part in parts) or len(parts) > 4:
+        if not all(_is_safe_name(part) for part in parts) or len(parts) > MAX_DEPTH:
             raise RectalError(f"A bundle cannot hold a file called {path!r}: that is no plain relative path.")
         folded = unicodedata.normalize("NFC", path).casefold()
         if folded in seen:

@@ -10,12 +10,13 @@ MAX_BYTES = 64 << 20
 MAX_DEPTH = 64
 
 
-def load_json(data: bytes, name: str) -> Any:
+def load_json(data: bytes, name: str, *, nan_as_none: bool = False) -> Any:
     """Return the content of a JSON text.
 
     Args:
         data: UTF-8 text.
         name: What it is called in messages.
+        nan_as_none: Take NaN and Infinity for null, as in scores that are undefined, instead of refusing them.
 
     Raises:
         RectalError: it is no JSON, larger than `MAX_BYTES`, nested deeper than `MAX_DEPTH`, names a key twice, or holds
@@ -24,7 +25,12 @@ def load_json(data: bytes, name: str) -> Any:
     if len(data) > MAX_BYTES:
         raise RectalError(f"{name} has {len(data)} bytes, more than the {MAX_BYTES} that are read.")
     try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+        content = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_none if nan_as_none else _refuse,
+            parse_float=_finite,
+        )
         _check_depth(content, MAX_DEPTH)
     except (ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0] or "nested too deep"
@@ -46,6 +52,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"it holds {constant}")
+
+
+def _none(constant: str) -> None:
+    return None
 
 
 def _finite(text: str) -> float:
