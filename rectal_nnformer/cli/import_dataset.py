@@ -22,4 +22,6 @@ def run(arguments: argparse.Namespace) -> None:
     plans = sorted(path.stem for path in folder.glob("*Plans*.json"))
     print(f"Imported {folder}")
     print(f"Train with: nnUNetv2_train {folder.name} CONFIGURATION FOLD -p PLANS; plans: {', '.join(plans)}")
-    print("Plans of rectal_nnformer need its trainers: rectal_nnformer train, or nnUNetv2_train -tr nnUNetTrainerSMIT_ACT")
+    print(
+        "Plans of rectal_nnformer need its trainers: rectal_nnformer train, or nnUNetv2_train -tr nnUNetTrainerSMIT_ACT"
+    )

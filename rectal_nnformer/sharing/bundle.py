@@ -114,7 +114,9 @@ class BundleReader(SealedReader):
     def verify(self) -> None:
         """Read all of the bundle as `extract` does, writing nothing."""
         files: dict[str, Any] = self.manifest["files"]
-        with tqdm(total=sum(e["size"] for e in files.values()), desc="Reading bundle", unit="B", unit_scale=True) as bar:
+        with tqdm(
+            total=sum(e["size"] for e in files.values()), desc="Reading bundle", unit="B", unit_scale=True
+        ) as bar:
             for name, entry in files.items():
                 self._extract(name, entry, None, bar)
         self._expect(_end(_tar_size(self._manifest_size, files)))

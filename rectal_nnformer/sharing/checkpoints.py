@@ -49,7 +49,9 @@ def read_model_checkpoint(path: Path) -> dict[str, Any]:
     trainer, configuration = content.get("trainer_name"), arguments.get("configuration")
     fold, axes = arguments.get("fold"), content.get("inference_allowed_mirroring_axes")
     _expect(isinstance(trainer, str) and IDENTIFIER.fullmatch(trainer), path, "trainer_name", trainer)
-    _expect(isinstance(configuration, str) and PLAIN_NAME.fullmatch(configuration), path, "configuration", configuration)
+    _expect(
+        isinstance(configuration, str) and PLAIN_NAME.fullmatch(configuration), path, "configuration", configuration
+    )
     _expect(fold == "all" or (type(fold) is int and 0 <= fold < 1000), path, "fold", fold)
     plain = axes is None or (isinstance(axes, list | tuple) and all(type(a) is int and 0 <= a < 3 for a in axes))
     _expect(plain, path, "inference_allowed_mirroring_axes", axes)

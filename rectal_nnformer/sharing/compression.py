@@ -11,7 +11,7 @@ import lzma
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from rectal_nnformer.errors import RectalError
 
@@ -22,6 +22,9 @@ XZ_MAGIC = b"\xfd7zXZ\x00"
 XZ_MEMORY_LIMIT = 256 << 20
 """Bytes that decompressing xz may take; the highest preset needs 65 MiB."""
 DAMAGED = "it is damaged or was changed, or does not end where it should; have it sent again"
+
+
+Reader = TypeVar("Reader", bound="SealedReader")
 
 
 class _Compressor(Protocol):
@@ -118,7 +121,7 @@ class SealedReader:
         if self.kind == "gz" and self._raw(len(GZIP_HEADER)) != GZIP_HEADER:
             raise self.damaged()
 
-    def __enter__(self) -> "SealedReader":
+    def __enter__(self: Reader) -> Reader:
         return self
 
     def __exit__(self, *exception: object) -> None:

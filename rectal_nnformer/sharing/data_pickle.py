@@ -75,7 +75,7 @@ class _Machine:
 
 
 def load_data_pickle(path: Path) -> Any:
-    """Return what a pickle holds: None, bool, int, float, str, bytes, list, tuple, dict, set and numpy arrays or numbers.
+    """Return what a pickle holds: None, bool, int, float, str, bytes, list, tuple, dict, numpy arrays and numbers.
 
     Args:
         path: A file of at most `MAX_BYTES`.
@@ -89,7 +89,9 @@ def load_data_pickle(path: Path) -> Any:
     try:
         return parse(path.read_bytes())
     except UnsafePickle as error:
-        raise RectalError(f"{path} was not opened: {error}. Do not open it with other programs; ask its sender.") from None
+        raise RectalError(
+            f"{path} was not opened: {error}. Do not open it with other programs; ask its sender."
+        ) from None
 
 
 def parse(data: bytes) -> Any:
@@ -194,7 +196,12 @@ def _build(machine: _Machine) -> None:
     """Give a dtype its byte order, an array its content."""
     state = machine.stack.pop()
     target = machine.stack[-1]
-    if isinstance(target, _Dtype) and isinstance(state, tuple) and state[1] in ("<", ">", "|", "=") and not any(state[2:5]):
+    if (
+        isinstance(target, _Dtype)
+        and isinstance(state, tuple)
+        and state[1] in ("<", ">", "|", "=")
+        and not any(state[2:5])
+    ):
         target.order = state[1]
     elif isinstance(target, _Array) and target.value is None and isinstance(state, tuple):
         _, shape, dtype, is_fortran, raw = state

@@ -81,11 +81,11 @@ def export_dataset(
         dataset_id: 501 or "Dataset501_Name", in nnUNet_preprocessed.
         output: The file, written under exactly this name, replacing one that is there. `.tar`, `.tar.gz` or `.tgz`,
             `.tar.xz`; a plain tar under any other ending.
-        pseudonymize: Give cases random names everywhere. `pseudonyms.csv` in the dataset's folder, which does not travel,
-            tells which is which; later exports take the names that are there.
+        pseudonymize: Give cases random names everywhere. `pseudonyms.csv` in the dataset's folder, which does not
+            travel, tells which is which; later exports take the names that are there.
         with_ground_truth: Whether the masks on the original grid travel. Without them training works, scoring does not.
-        folds: Numbers of the folds that travel, with their training and validation cases alone. They keep their numbers;
-            the others become empty, so that training one of them fails. None: all cases and folds.
+        folds: Numbers of the folds that travel, with their training and validation cases alone. They keep their
+            numbers; the others become empty, so that training one of them fails. None: all cases and folds.
 
     Returns:
         The path of the file.
@@ -209,7 +209,11 @@ def _without_other_cases(content: Any, export: _Export) -> Any:
     if isinstance(content, dict):
         return {key: _without_other_cases(value, export) for key, value in content.items() if key not in others}
     if isinstance(content, list):
-        return [_without_other_cases(value, export) for value in content if not isinstance(value, str) or value not in others]
+        return [
+            _without_other_cases(value, export)
+            for value in content
+            if not isinstance(value, str) or value not in others
+        ]
     return content
 
 
@@ -220,7 +224,8 @@ def _add_cases(export: _Export, data_folders: Iterable[str], cases: Sequence[str
         missing = [e for e in CASE_ENDINGS if not (export.folder / name / f"{case}{e}").is_file()]
         if missing:
             raise RectalError(
-                f"Case {case} has no {case}{missing[0]} in {export.folder / name}. Preprocess again, or remove that folder."
+                f"Case {case} has no {case}{missing[0]} in {export.folder / name}. Preprocess again, or remove that "
+                "folder."
             )
         for ending in CASE_ENDINGS[:2]:
             _add_array(export, export.folder / name / f"{case}{ending}", f"{name}/{export.renamer[case]}{ending}")
@@ -263,9 +268,11 @@ def _note_keys(export: _Export, name: str, before: Mapping[str, Any], after: Map
 
 
 def _note_absent(export: _Export, plans: Mapping[str, Any]) -> None:
-    """Note files of the dataset's folder that stay at home; names that are not known could tell something themselves."""
+    """Note files of the dataset's folder that stay at home; unknown names could tell something themselves."""
     sent = {Path(member.path).parts[0] for member in export.members} | {f"{name}.json" for name in plans}
     for path in export.folder.iterdir():
         if path.name not in sent and not path.name.startswith("."):
-            known = path.name if path.name in (PATIENTS_FILE, REFERENCES, "pseudonyms.csv") else "another file or folder"
+            known = (
+                path.name if path.name in (PATIENTS_FILE, REFERENCES, "pseudonyms.csv") else "another file or folder"
+            )
             export.removed[f"file: {'record of raw files' if path.name.endswith('_source.json') else known}"] += 1

@@ -22,7 +22,8 @@ from rectal_nnformer.sharing.strict_json import load_json
 def import_dataset(path: str | Path) -> Path:
     """Put a bundle written by `export_dataset` into nnUNet_preprocessed, under the id and name it had.
 
-    The bundle is unpacked beside its place, verified whole, and moved there in one step. Case properties are written anew.
+    The bundle is unpacked beside its place, verified whole, and moved there in one step. Case properties are written
+    anew.
 
     Args:
         path: The bundle.
@@ -38,7 +39,9 @@ def import_dataset(path: str | Path) -> Path:
         name = check_kind(bundle, "dataset")
         target = nnunet_folder("nnUNet_preprocessed") / name
         if target.exists():
-            raise RectalError(f"{target} exists. Move it away, or remove it if it is no longer needed, then import again.")
+            raise RectalError(
+                f"{target} exists. Move it away, or remove it if it is no longer needed, then import again."
+            )
         check_id_is_free(name)
         _check_places(bundle.manifest["files"])
         try:
@@ -59,9 +62,12 @@ def check_kind(bundle: BundleReader, kind: str) -> str:
     manifest = bundle.manifest
     if manifest.get("kind") != kind:
         other = "model" if kind == "dataset" else "dataset"
-        raise RectalError(f"{bundle.path} holds no {kind}. If it holds a {other}, use 'rectal_nnformer import_{other}'.")
-    dataset = manifest.get("dataset")
-    name = dataset.get("name") if isinstance(dataset, dict) else None
+        raise RectalError(
+            f"{bundle.path} holds no {kind}. If it holds a {other}, use 'rectal_nnformer import_{other}'."
+        )
+    told = manifest.get("dataset")
+    dataset = told if isinstance(told, dict) else {}
+    name = dataset.get("name")
     if vetting.check_dataset_name(name) != dataset.get("id"):
         raise RectalError(f"{bundle.path} names the dataset {name} with another id.")
     return str(name)
@@ -130,7 +136,9 @@ def _check_case_files(files: Collection[str], identifiers: Collection[str], file
             wrong = sorted(names ^ expected)[:1]
             raise RectalError(f"The folder {folder} of the bundle is in no plans, or lacks or has too much: {wrong}.")
     if not folders or references not in (set(), {f"{case}{file_ending}" for case in cases}):
-        raise RectalError("The bundle has no preprocessed data, or ground truth for other cases than those of the data.")
+        raise RectalError(
+            "The bundle has no preprocessed data, or ground truth for other cases than those of the data."
+        )
     return cases
 
 

@@ -1,12 +1,11 @@
-"""Blosc2 files (.b2nd) from elsewhere: only plain arrays as nnU-Net writes them, checked byte by byte before anyone opens them.
+"""Blosc2 files (.b2nd) from elsewhere: plain arrays as nnU-Net writes them, checked before anyone opens them.
 
 `blosc2.open` looks for metadata that name expressions to evaluate, other files or addresses to read; compressed chunks
-can name plug-ins to load; and neither metadata nor gaps between chunks need be visible to anyone. So a file is read here
-without the library: its header must be exactly the one that its shape asks for, its chunks must follow each other
+can name plug-ins to load; and neither metadata nor gaps between chunks need be visible to anyone. So a file is read
+here without the library: its header must be exactly the one that its shape asks for, its chunks must follow each other
 without a gap, compressed by the codecs of the library itself, and its trailer must be empty.
 """
 
-import itertools
 import itertools
 import math
 import re
@@ -54,7 +53,7 @@ class Frame:
 
 
 def check_frame(path: Path) -> Frame:
-    """Return what a file says it holds, after making sure that there is nothing but a plain four-dimensional array in it.
+    """Return what a file says it holds, after making sure that there is but a plain four-dimensional array in it.
 
     Raises:
         UnexpectedFrame: there is, or the file is damaged.
@@ -181,7 +180,7 @@ def _check_chunks(file: BinaryIO, start: int, compressed: int, offsets: list[int
     if stored[:1] not in ([0], []) or (not stored and compressed):
         raise UnexpectedFrame("there is something before its chunks")
     for offset, end in itertools.pairwise([*stored, compressed] if stored else []):
-        if not 32 <= end - offset:
+        if end - offset < 32:
             raise UnexpectedFrame("its chunks overlap")
         file.seek(start + offset)
         _check_chunk_header(file.read(32), end - offset, chunksize)

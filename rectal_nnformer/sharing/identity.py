@@ -161,5 +161,7 @@ def _read_key(path: Path) -> dict[str, str]:
     rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
     names = {row[0]: row[1] for row in rows[1:] if len(row) == 2}
     if rows[:1] != [["case", "pseudonym"]] or len(set(names.values())) != len(rows) - 1:
-        raise RectalError(f"{path} is not the key file that this program wrote. Mend it, or move it away for new names.")
+        raise RectalError(
+            f"{path} is not the key file that this program wrote. Mend it, or move it away for new names."
+        )
     return names

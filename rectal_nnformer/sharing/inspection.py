@@ -80,7 +80,9 @@ def _describe_bundle(path: Path) -> list[str]:
         f"a bundle of a {manifest.get('kind')}, format version {manifest['version']}: every byte is as it was written",
         f"digest {manifest['digest']}: compare it with what the sender reads, for instance by telephone",
     ]
-    shown = {key: value for key, value in manifest.items() if key not in ("files", "digest", "format", "version", "kind")}
+    shown = {
+        key: value for key, value in manifest.items() if key not in ("files", "digest", "format", "version", "kind")
+    }
     lines += [f"{key}: {value}" for key, value in shown.items()]
     lines.append(f"{plural(len(files), 'file')} of {sum(entry['size'] for entry in files.values())} bytes:")
     return lines + _shortened([f"  {name}: {size} bytes" for name, size in sorted(kinds.items())])
@@ -89,16 +91,19 @@ def _describe_bundle(path: Path) -> list[str]:
 def _describe_zip(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
+            # PyTorch reads its files by other paths than unpacking.
+            if any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist()):
+                return _describe_checkpoint(path)
             entries = checked_entries(path, archive)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise RectalError(f"{path} begins like a zip file, but cannot be read ({error}).") from None
     names = [entry.filename for entry in entries]
-    if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
-        return _describe_checkpoint(path)
     lines = [f"a zip file of {plural(len(names), 'file')}, none of them a link or outside of the folder:"]
     lines += _shortened([f"  {entry.filename}: {entry.file_size} bytes" for entry in entries])
     if any(name.endswith(".pth") for name in names):
-        lines.append("It looks like a model of nnU-Net. 'rectal_nnformer import_model' reads it without running anything.")
+        lines.append(
+            "It looks like a model of nnU-Net. 'rectal_nnformer import_model' reads it without running anything."
+        )
     return lines
 
 
@@ -138,7 +143,11 @@ def _describe_pickle(path: Path) -> list[str]:
 
 
 def _named(names: list[str]) -> list[str]:
-    return ["Opened by an ordinary program it would import:", *_shortened([f"  {name}" for name in names])] if names else []
+    return (
+        ["Opened by an ordinary program it would import:", *_shortened([f"  {name}" for name in names])]
+        if names
+        else []
+    )
 
 
 def _tree(content: Any, depth: int = 0) -> list[str]:

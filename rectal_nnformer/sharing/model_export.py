@@ -71,9 +71,9 @@ def _case_names(source: Path, dataset_name: str, pseudonymize: bool) -> dict[str
     """Return what to put in place of the names of cases, and of patients, who never travel."""
     preprocessed = nnunet_folder("nnUNet_preprocessed") / dataset_name
     patients = read_patients(preprocessed) if preprocessed.is_dir() else {}
-    names = {patient: "(patient)" for patient in patients.values()}
+    names = dict.fromkeys(patients.values(), "(patient)")
     if not pseudonymize:
-        return names | {case: case for case in patients}
+        return {**names, **dict(zip(patients, patients, strict=True))}
     if not preprocessed.is_dir():
         raise RectalError(f"{preprocessed} is missing, where the key of the pseudonyms ({KEY_FILE}) is to be kept.")
     cases = {path.name.removesuffix(".b2nd") for path in preprocessed.glob("*/*.b2nd") if "_seg." not in path.name}

@@ -1,4 +1,4 @@
-"""A model folder of nnU-Net's, written anew from vetted content: what travels of a model, and what is kept of an imported one."""
+"""A model folder of nnU-Net's written anew from vetted content: what travels, and what is kept of an imported one."""
 
 import csv
 import io
@@ -56,7 +56,9 @@ class Model:
 
 def fold_folders(folder: Path) -> dict[str, Path]:
     """Return the folders of finished folds by number or "all"."""
-    found = {path.name.removeprefix("fold_"): path for path in sorted(folder.glob("fold_*")) if FOLD.fullmatch(path.name)}
+    found = {
+        path.name.removeprefix("fold_"): path for path in sorted(folder.glob("fold_*")) if FOLD.fullmatch(path.name)
+    }
     return {name: path for name, path in found.items() if (path / CHECKPOINT).is_file()}
 
 
@@ -105,7 +107,9 @@ def _rewrite_folds(
     present = fold_folders(source)
     missing = [fold for fold in folds or () if fold not in present]
     if missing or not present:
-        raise RectalError(f"{source} has no {CHECKPOINT} in fold_{missing[0] if missing else '*'}. Train it to the end.")
+        raise RectalError(
+            f"{source} has no {CHECKPOINT} in fold_{missing[0] if missing else '*'}. Train it to the end."
+        )
     models = set()
     for fold in tqdm(folds or list(present), desc="Checkpoints", unit="fold"):
         content = read_model_checkpoint(present[fold] / CHECKPOINT)
@@ -137,7 +141,9 @@ def _rewrite_summaries(source: Path, target: Path, renamer: Renamer, traces: Tra
     if (source / f"{SUMMARY}.csv").is_file():
         write_text(target / f"{SUMMARY}.csv", _clean_table(_text_of(source / f"{SUMMARY}.csv"), text))
     if (source / f"{SUMMARY}.md").is_file():
-        lines = [line for line in _text_of(source / f"{SUMMARY}.md").splitlines() if "![" not in line and "<" not in line]
+        lines = [
+            line for line in _text_of(source / f"{SUMMARY}.md").splitlines() if "![" not in line and "<" not in line
+        ]
         write_text(target / f"{SUMMARY}.md", "".join(f"{text(line)}\n" for line in lines))
     if (source / REPORT).is_file():
         write_text(target / REPORT, clean_page(_text_of(source / REPORT), text))

@@ -21,8 +21,8 @@ from rectal_nnformer.sharing.model_files import MODEL_FOLDER, rewrite_model
 def import_model(path: str | Path) -> list[Path]:
     """Put a model into nnUNet_results, under the names it had, from a bundle or from a model zip that nnU-Net exported.
 
-    The file is unpacked beside its place, verified, and every file of it written anew from vetted content. Of a zip, all
-    models in it are taken, and what is neither plans, dataset.json, checkpoint nor summary is left out.
+    The file is unpacked beside its place, verified, and every file of it written anew from vetted content. Of a zip,
+    all models in it are taken, and what is neither plans, dataset.json, checkpoint nor summary is left out.
 
     Args:
         path: Written by `export_model`, or by nnUNetv2_export_model_to_zip.
@@ -132,7 +132,9 @@ def checked_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInf
     check_paths([entry.orig_filename for entry in entries])
     total, size = sum(entry.file_size for entry in entries), path.stat().st_size
     if len(entries) > MAX_FILES or total > MAX_EXPANSION * size + FREE_EXPANSION:
-        raise RectalError(f"{path} has {size} bytes and would unpack to {total} in {len(entries)} files: no model does.")
+        raise RectalError(
+            f"{path} has {size} bytes and would unpack to {total} in {len(entries)} files: no model does."
+        )
     return entries
 
 

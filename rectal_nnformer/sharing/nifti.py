@@ -1,4 +1,4 @@
-"""NIfTI files reduced to what an image is: grid, type and voxels. Every text, extension and unused field becomes zero."""
+"""NIfTI files reduced to what an image is: grid, type and voxels; texts, extensions and unused fields become zero."""
 
 import gzip
 import math
@@ -19,7 +19,7 @@ MAX_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the fields of one version of the header are: bytes kept, and dim, pixdim and vox_offset with their types."""
+    """Where the fields of a version of the header are: bytes kept; dim, pixdim and vox_offset with their types."""
 
     size: int
     kept: tuple[tuple[int, int], ...]
@@ -152,7 +152,6 @@ def _voxels(path: Path, file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
             raise RectalError(f"{path} ends before its image does.")
         num_bytes -= len(data)
         yield data
-
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""HTML reports from elsewhere: text, tables and drawings alone, rebuilt from an allow-list; no script, picture or link out."""
+"""HTML reports rebuilt from an allow-list: text, tables and drawings alone; no script, picture or link out."""
 
 import re
 from collections.abc import Callable
@@ -6,20 +6,23 @@ from html import escape
 from html.parser import HTMLParser
 
 MAX_BYTES = 32 << 20
-TAGS = frozenset(
-    "html head title meta style body header main footer nav section article div span p h1 h2 h3 h4 h5 h6 a b i em strong "
-    "small sub sup code pre br hr ul ol li dl dt dd table caption thead tbody tfoot tr th td figure figcaption details "
-    "summary svg g path rect circle ellipse line polyline polygon text tspan desc".split()
-)
+_TAG_WORDS = """
+    html head title meta style body header main footer nav section article div span p h1 h2 h3 h4 h5 h6 a b i em strong
+    small sub sup code pre br hr ul ol li dl dt dd table caption thead tbody tfoot tr th td figure figcaption details
+    summary svg g path rect circle ellipse line polyline polygon text tspan desc
+"""
+_SILENT_WORDS = "script iframe object embed template noscript video audio canvas select button form"
+_ATTRIBUTE_WORDS = """
+    class id lang charset colspan rowspan scope open role title aria-label aria-hidden aria-labelledby viewbox width
+    height x y x1 y1 x2 y2 dx dy d points r cx cy rx ry transform fill stroke stroke-width stroke-dasharray
+    stroke-linecap stroke-linejoin stroke-opacity fill-opacity opacity text-anchor dominant-baseline font-size
+    font-weight preserveaspectratio
+"""
+TAGS = frozenset(_TAG_WORDS.split())
 VOID_TAGS = frozenset(("meta", "br", "hr"))
-SILENT_TAGS = frozenset("script iframe object embed template noscript video audio canvas select button form".split())
+SILENT_TAGS = frozenset(_SILENT_WORDS.split())
 """Tags whose content is left out with them."""
-ATTRIBUTES = frozenset(
-    "class id lang charset colspan rowspan scope open role title aria-label aria-hidden aria-labelledby viewbox width "
-    "height x y x1 y1 x2 y2 dx dy d points r cx cy rx ry transform fill stroke stroke-width stroke-dasharray "
-    "stroke-linecap stroke-linejoin stroke-opacity fill-opacity opacity text-anchor dominant-baseline font-size "
-    "font-weight preserveaspectratio".split()
-)
+ATTRIBUTES = frozenset(_ATTRIBUTE_WORDS.split())
 _UNSAFE_STYLE = re.compile(r"url\s*\(|@import|expression|\\|<|image-set", re.IGNORECASE)
 _DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?\b")
 _UPPER = {"viewbox": "viewBox", "preserveaspectratio": "preserveAspectRatio"}

@@ -1,7 +1,7 @@
 """What dataset.json, plans and splits may say: nnU-Net's keys alone, and values that stay within the dataset's folder.
 
-nnU-Net takes folder names, class names and file endings from these files without asking. Plans can name any class of any
-module to be imported and called, and any folder to read pickles from.
+nnU-Net takes folder names, class names and file endings from these files without asking. Plans can name any class of
+any module to be imported and called, and any folder to read pickles from.
 """
 
 import re
@@ -17,7 +17,9 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*", re.ASCII)
 FILE_ENDING = re.compile(r"(\.[A-Za-z0-9]+){1,2}")
 OUR_KEY = "rectal_nnformer"
 OUR_NETWORK = "rectal_nnformer.networks.adapter.PlannedNetwork"
-NETWORKS = re.compile(rf"dynamic_network_architectures\.architectures\.\w+\.[A-Z]\w*|{re.escape(OUR_NETWORK)}", re.ASCII)
+NETWORKS = re.compile(
+    rf"dynamic_network_architectures\.architectures\.\w+\.[A-Z]\w*|{re.escape(OUR_NETWORK)}", re.ASCII
+)
 LAYERS = re.compile(
     r"torch\.nn\.(?:modules\.(?:conv|instancenorm|batchnorm|normalization|activation|dropout)\.)?[A-Z]\w*", re.ASCII
 )
@@ -33,7 +35,17 @@ DATASET_KEYS = (
     "file_ending",
     "overwrite_image_reader_writer",
 )
-TOLD_DATASET_KEYS = ("description", "reference", "licence", "license", "release", "author", "dataset", "training", "test")
+TOLD_DATASET_KEYS = (
+    "description",
+    "reference",
+    "licence",
+    "license",
+    "release",
+    "author",
+    "dataset",
+    "training",
+    "test",
+)
 """Keys whose removal is told by name; names of others could tell something themselves."""
 
 FINGERPRINT_KEYS = (
@@ -129,7 +141,9 @@ def check_dataset_json(content: Any, name: str) -> None:
     _check_keys(content, DATASET_KEYS, name)
     _expect(FILE_ENDING.fullmatch(str(content.get("file_ending"))), name, "file_ending", content.get("file_ending"))
     channels = content.get("channel_names", content.get("modality"))
-    _expect(isinstance(channels, dict) and all(isinstance(c, str) for c in channels.values()), name, "channel_names", "")
+    _expect(
+        isinstance(channels, dict) and all(isinstance(c, str) for c in channels.values()), name, "channel_names", ""
+    )
     labels = content.get("labels")
     _expect(isinstance(labels, dict) and all(_is_label(value) for value in labels.values()), name, "labels", labels)
     reader = content.get("overwrite_image_reader_writer", "None")
