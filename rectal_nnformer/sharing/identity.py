@@ -20,7 +20,7 @@ LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 NUM_LETTERS = 8
 PRIVATE_KEYS = ("raw_signature", "patient", "patients", "patient_id", "date", "path", "folder", "host", "user")
 """Keys of JSON files that do not travel, wherever they are."""
-SHORTEST_TRACE = 3
+SHORTEST_TRACE = 2
 PLAN_WORDS = ("smit", "swin", "unetr", "swin_unetr", "nnunet", "rectal", "tumor", "planned", "published")
 """Words that plans need; an account of such a name does not tell whose it is."""
 
