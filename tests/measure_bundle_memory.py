@@ -1,7 +1,7 @@
-"""Measure the memory that exporting and importing a large dataset takes: python tests/measure_bundle_memory.py GB FOLDER.
+"""Measure the memory that sharing a large dataset takes: python tests/measure_bundle_memory.py GB FOLDER [tar.gz].
 
-Writes a preprocessed dataset of about that size into FOLDER (three times that much is needed in all), exports and imports
-it as a user does, and prints the time and the peak of resident memory of each command.
+Writes a preprocessed dataset of about that size into FOLDER (three times that much is needed in all), exports and
+imports it as a user does, and prints the time and the peak of resident memory of each command.
 """
 
 import os
@@ -34,7 +34,9 @@ def write_large_dataset(preprocessed, num_bytes):
 def peak(*arguments, folders):
     """Run a command of rectal_nnformer; return its seconds and its peak of resident memory in MiB."""
     start = time.monotonic()
-    process = subprocess.Popen([COMMAND, *map(str, arguments)], env={**os.environ, **folders}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [COMMAND, *map(str, arguments)], env={**os.environ, **folders}, stderr=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, arguments
@@ -42,7 +44,7 @@ def peak(*arguments, folders):
 
 
 def measure(base, num_bytes, ending="tar"):
-    """Return bytes of the bundle, and seconds and MiB of exporting, inspecting and importing a large dataset in `base`."""
+    """Return the bytes of a large bundle, and seconds and MiB of exporting, inspecting and importing it in `base`."""
     places = {}
     for side in ("home", "away"):
         places[side] = {n: str(base / side / n) for n in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}

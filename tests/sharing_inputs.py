@@ -1,4 +1,4 @@
-"""What the tests of sharing have in common: a small preprocessed dataset, made without nnU-Net's commands, and bundles."""
+"""What the tests of sharing have in common: a small preprocessed dataset, bundles of it, and things that run code."""
 
 import json
 import pickle
@@ -85,7 +85,7 @@ def texts(folder, cases):
         "rectal_fingerprint.json": {
             "raw_signature": "0" * 64,
             "cases": {case: {"volume": 3.5} for case in cases},
-            "outliers": [{"case": cases[0], "reason": f"mask of {cases[0]} equals that of {cases[1]}"}],
+            "outliers": [{"case": cases[0], "reason": f"mask of {cases[0]} equals that of {cases[-1]}"}],
             "read_from": f"{folder}/imagesTr",
         },
         "splits_final.json": [

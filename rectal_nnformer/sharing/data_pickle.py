@@ -19,8 +19,8 @@ import numpy as np
 from rectal_nnformer.errors import RectalError
 
 MAX_BYTES = 256 << 20
-MAX_INSTRUCTIONS = 2_000_000
-MAX_VALUES = 1_000_000
+MAX_INSTRUCTIONS = 500_000
+MAX_VALUES = 100_000
 MAX_DEPTH = 32
 
 _ARRAY, _NDARRAY, _DTYPE, _SCALAR, _BUFFER = "array", "ndarray", "dtype", "scalar", "buffer"

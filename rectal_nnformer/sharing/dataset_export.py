@@ -16,7 +16,7 @@ from rectal_nnformer.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import vetting
 from rectal_nnformer.sharing.bundle import Member, write_bundle
 from rectal_nnformer.sharing.frames import UnexpectedFrame, check_frame, rewrite_frame
-from rectal_nnformer.sharing.identity import Renamer, Traces, pseudonyms, scrubbed, write_key
+from rectal_nnformer.sharing.identity import KEY_FILE, Renamer, Traces, pseudonyms, scrubbed, write_key
 from rectal_nnformer.sharing.nifti import clean_nifti
 from rectal_nnformer.sharing.properties import read_properties, write_properties
 from rectal_nnformer.sharing.software import software_versions
@@ -98,11 +98,11 @@ def export_dataset(
     folder = find_dataset("nnUNet_preprocessed", dataset_id)
     number = vetting.check_dataset_name(folder.name)
     plans, data_folders = _plans_with_data(folder)
-    cases, splits = _cases_and_splits(folder, data_folders, folds)
+    cases, absent, splits = _cases_and_splits(folder, data_folders, folds)
     names = pseudonyms(folder, cases) if pseudonymize else {case: case for case in cases}
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".partial", dir=output.parent) as scratch:
-        export = _Export(folder, Path(scratch), Renamer(names), Traces())
+        export = _Export(folder, Path(scratch), Renamer(names, absent), Traces())
         _add_texts(export, plans, splits)
         _add_cases(export, data_folders, cases)
         if with_ground_truth:
@@ -154,21 +154,22 @@ def _plans_with_data(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]
 
 def _cases_and_splits(
     folder: Path, data_folders: Sequence[str], folds: Sequence[int] | None
-) -> tuple[list[str], list[dict[str, list[str]]] | None]:
-    """Return the cases that travel, and the splits with the folds that do."""
+) -> tuple[list[str], set[str], list[dict[str, list[str]]] | None]:
+    """Return the cases that travel, those that do not, and the splits with the folds that do."""
     present = {case for name in data_folders for case in _cases_in(folder / name)}
     path = folder / SPLITS
     splits = read_json(path) if path.is_file() else None
     if splits is not None:
         vetting.check_splits(splits, str(path), present)
     if folds is None:
-        return sorted(present), splits
+        return sorted(present), set(), splits
     missing = sorted(set(folds) - set(range(len(splits or []))))
     if missing or not folds:
         raise RectalError(f"{path} has no fold {', '.join(map(str, missing))}: mend --folds.")
     assert splits is not None
     kept = [fold if number in folds else {"train": [], "val": []} for number, fold in enumerate(splits)]
-    return sorted({case for fold in kept for part in fold.values() for case in part}), kept
+    cases = {case for fold in kept for part in fold.values() for case in part}
+    return sorted(cases), present - cases, kept
 
 
 def _cases_in(folder: Path) -> list[str]:
@@ -197,24 +198,10 @@ def _add_texts(export: _Export, plans: Mapping[str, Any], splits: list[dict[str,
     export.add_json(FINGERPRINT, fingerprint)
     for name in OUR_FILES:
         if (export.folder / name).is_file():
-            export.add_json(name, export.scrub(_without_other_cases(read_json(export.folder / name), export)))
+            export.add_json(name, export.scrub(read_json(export.folder / name)))
     if splits is not None:
         renamed = [{part: sorted(map(export.renamer.text, names)) for part, names in fold.items()} for fold in splits]
         export.add_json(SPLITS, renamed)
-
-
-def _without_other_cases(content: Any, export: _Export) -> Any:
-    """Return a JSON content without records of cases that do not travel, which are kept by case name."""
-    others = {path.name.removesuffix(".b2nd") for path in export.folder.glob("*/*.b2nd")} - export.renamer.names.keys()
-    if isinstance(content, dict):
-        return {key: _without_other_cases(value, export) for key, value in content.items() if key not in others}
-    if isinstance(content, list):
-        return [
-            _without_other_cases(value, export)
-            for value in content
-            if not isinstance(value, str) or value not in others
-        ]
-    return content
 
 
 def _add_cases(export: _Export, data_folders: Iterable[str], cases: Sequence[str]) -> None:
@@ -271,8 +258,7 @@ def _note_absent(export: _Export, plans: Mapping[str, Any]) -> None:
     """Note files of the dataset's folder that stay at home; unknown names could tell something themselves."""
     sent = {Path(member.path).parts[0] for member in export.members} | {f"{name}.json" for name in plans}
     for path in export.folder.iterdir():
-        if path.name not in sent and not path.name.startswith("."):
-            known = (
-                path.name if path.name in (PATIENTS_FILE, REFERENCES, "pseudonyms.csv") else "another file or folder"
-            )
-            export.removed[f"file: {'record of raw files' if path.name.endswith('_source.json') else known}"] += 1
+        if path.name in sent or path.name == KEY_FILE or path.name.startswith("."):
+            continue
+        known = path.name if path.name in (PATIENTS_FILE, REFERENCES) else "another file or folder"
+        export.removed[f"file: {'record of raw files' if path.name.endswith('_source.json') else known}"] += 1

@@ -60,10 +60,16 @@ def whole_names(names: Iterable[str]) -> re.Pattern[str] | None:
 
 
 class Renamer:
-    """Puts new names in place of case names, in file names, texts and JSON."""
+    """Puts new names in place of case names, in file names, texts and JSON.
 
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self.names = dict(names)
+    Args:
+        names: The new name of each case, which may be the old one.
+        absent: Cases that do not travel; texts that name them do not either.
+    """
+
+    def __init__(self, names: Mapping[str, str], absent: Collection[str] = ()) -> None:
+        self.names, self.absent = dict(names), frozenset(absent)
+        self._absent = whole_names(absent)
         self._pattern = whole_names([old for old, new in names.items() if old != new])
 
     def __getitem__(self, case: str) -> str:
@@ -72,6 +78,10 @@ class Renamer:
     def text(self, text: str) -> str:
         """Return a text with every case name in it replaced."""
         return self._pattern.sub(lambda match: self.names[match.group()], text) if self._pattern else text
+
+    def names_absent(self, text: str) -> bool:
+        """Whether a text names a case that does not travel."""
+        return bool(self._absent and self._absent.search(text))
 
     def found_in(self, content: Any) -> str | None:
         """Return the first original name in a JSON content's texts and keys; None if there is none."""
@@ -103,13 +113,17 @@ def scrubbed(content: Any, renamer: Renamer, traces: Traces, removed: set[str]) 
                 removed.add(f"key '{key.lower()}'")
             elif traces.in_text(key):
                 removed.add("keys with a path, user or host name")
-            else:
+            elif not renamer.names_absent(key):
                 kept[renamer.text(key)] = scrubbed(value, renamer, traces, removed)
         # The old order would tell how the old names were ordered.
         return dict(sorted(kept.items())) if kept.keys() - content.keys() else kept
     if isinstance(content, list):
-        return [scrubbed(value, renamer, traces, removed) for value in content]
+        kept_values = [value for value in content if not isinstance(value, str) or value not in renamer.absent]
+        return [scrubbed(value, renamer, traces, removed) for value in kept_values]
     if isinstance(content, str):
+        if renamer.names_absent(content):
+            removed.add("texts about cases that do not travel")
+            return ""
         if traces.in_text(content):
             removed.add("texts with a path, user or host name")
             return ""
