@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Export and say what to do with the file."""
-    from rectal_nnformer.sharing import export_model
+    from rectal_nnformer.sharing.model_export import export_model
 
     path = export_model(
         arguments.d,

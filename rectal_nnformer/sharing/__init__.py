@@ -1,9 +1,10 @@
-"""Datasets and models as single files for collaborators, and reading such files without trusting them."""
+"""Datasets and models as single files for collaborators, and reading such files without trusting them.
+
+Models are shared by `model_export.export_model` and `model_import.import_model`; `inspection.inspect_file` tells what is
+in a file. Models need PyTorch, which takes seconds and a gigabyte of memory to load; datasets do not.
+"""
 
 from rectal_nnformer.sharing.dataset_export import export_dataset
 from rectal_nnformer.sharing.dataset_import import import_dataset
-from rectal_nnformer.sharing.inspection import inspect_file
-from rectal_nnformer.sharing.model_export import export_model
-from rectal_nnformer.sharing.model_import import import_model
 
-__all__ = ["export_dataset", "export_model", "import_dataset", "import_model", "inspect_file"]
+__all__ = ["export_dataset", "import_dataset"]

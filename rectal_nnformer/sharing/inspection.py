@@ -8,18 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.networks.pretrained import read_checkpoint
-from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, md5_of
 from rectal_nnformer.sharing.bundle import MANIFEST, BundleReader
-from rectal_nnformer.sharing.checkpoints import check_container
 from rectal_nnformer.sharing.compression import XZ_MAGIC
 from rectal_nnformer.sharing.data_pickle import MAX_BYTES as MAX_PICKLE_BYTES
 from rectal_nnformer.sharing.data_pickle import UnsafePickle, names_in_pickle, parse
 from rectal_nnformer.sharing.frames import UnexpectedFrame, check_frame
-from rectal_nnformer.sharing.model_import import checked_entries
+from rectal_nnformer.sharing.zips import checked_entries
 from rectal_nnformer.wording import plural
 
 MAX_LINES = 40
@@ -108,6 +104,11 @@ def _describe_zip(path: Path) -> list[str]:
 
 
 def _describe_checkpoint(path: Path) -> list[str]:
+    # Here, since PyTorch takes long to load and nothing else in this module needs it.
+    from rectal_nnformer.networks.pretrained import read_checkpoint
+    from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, md5_of
+    from rectal_nnformer.sharing.checkpoints import check_container
+
     md5 = md5_of(path)
     known = next((file.name for file in PRETRAINED_FILES if file.md5 == md5), "no published file known here")
     lines = [f"a PyTorch file, MD5 {md5}: {known}"]
@@ -155,7 +156,7 @@ def _tree(content: Any, depth: int = 0) -> list[str]:
     indent = "  " * (depth + 1)
     if not isinstance(content, Mapping):
         return [f"{indent}{_kind(content)}"]
-    tensors = [value for value in content.values() if isinstance(value, Tensor)]
+    tensors = [value for value in content.values() if hasattr(value, "untyped_storage")]
     if len(tensors) > 4:
         total = sum(tensor.numel() for tensor in tensors)
         return [f"{indent}{plural(len(tensors), 'tensor')} of {total} values in all"]
@@ -168,10 +169,8 @@ def _tree(content: Any, depth: int = 0) -> list[str]:
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"tensor {tuple(value.shape)} {value.dtype}"
-    if isinstance(value, np.ndarray):
-        return f"array {value.shape} {value.dtype}"
+    if isinstance(value, np.ndarray) or hasattr(value, "untyped_storage"):
+        return f"{'array' if isinstance(value, np.ndarray) else 'tensor'} {tuple(value.shape)} {value.dtype}"
     if isinstance(value, Mapping | list | tuple) and len(value) > 4:
         return f"{type(value).__name__} of {len(value)}"
     return type(value).__name__ if isinstance(value, Mapping) else repr(value)[:MAX_WORDS]

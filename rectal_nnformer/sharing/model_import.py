@@ -1,7 +1,6 @@
 """A model from elsewhere, a bundle or a zip of nnU-Net's, written anew as a model folder to predict with."""
 
 import shutil
-import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -11,11 +10,11 @@ from pathlib import Path
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.paths import nnunet_folder
 from rectal_nnformer.sharing import vetting
-from rectal_nnformer.sharing.bundle import FREE_EXPANSION, MAX_EXPANSION, MAX_FILES, BundleReader, check_paths
-from rectal_nnformer.sharing.compression import CHUNK
+from rectal_nnformer.sharing.bundle import BundleReader
 from rectal_nnformer.sharing.dataset_import import check_id_is_free, check_kind
 from rectal_nnformer.sharing.identity import Renamer
 from rectal_nnformer.sharing.model_files import MODEL_FOLDER, rewrite_model
+from rectal_nnformer.sharing.zips import checked_entries, unpack_entry
 
 
 def import_model(path: str | Path) -> list[Path]:
@@ -107,7 +106,7 @@ def _unpack_zip(path: Path, folder: Path) -> list[Path]:
         with zipfile.ZipFile(path) as archive:
             entries = checked_entries(path, archive)
             for entry in entries:
-                _unpack_entry(archive, entry, folder / entry.filename)
+                unpack_entry(archive, entry, folder / entry.filename)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise RectalError(f"{path} cannot be unpacked ({error}); have it sent again.") from None
     models = [path for path in sorted(folder.glob("*/*")) if path.is_dir() and MODEL_FOLDER.fullmatch(path.name)]
@@ -116,34 +115,3 @@ def _unpack_zip(path: Path, folder: Path) -> list[Path]:
     for model in models:
         vetting.check_dataset_name(model.parent.name)
     return models
-
-
-def checked_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """Return the files of a zip.
-
-    Raises:
-        RectalError: a path is not plain, an entry is a link or device, or there are too many or too large files.
-    """
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    for entry in entries:
-        kind = stat.S_IFMT(entry.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG) or entry.flag_bits & 1:
-            raise RectalError(f"{path} holds {entry.filename!r}, which is a link, a device or encrypted.")
-    check_paths([entry.orig_filename for entry in entries])
-    total, size = sum(entry.file_size for entry in entries), path.stat().st_size
-    if len(entries) > MAX_FILES or total > MAX_EXPANSION * size + FREE_EXPANSION:
-        raise RectalError(
-            f"{path} has {size} bytes and would unpack to {total} in {len(entries)} files: no model does."
-        )
-    return entries
-
-
-def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    left = entry.file_size
-    with archive.open(entry) as source, target.open("xb") as file:
-        while data := source.read(CHUNK):
-            left -= len(data)
-            if left < 0:
-                raise RectalError(f"{entry.filename} unpacks to more bytes than the zip tells.")
-            file.write(data)
