@@ -34,7 +34,7 @@ class ShortStockAlone(nnUNetTrainer):
 @pytest.fixture(scope="module")
 def partner(small_dataset, tmp_path_factory):
     """Environment and folders of a partner who imported the dataset, and the bundle, with pseudonyms."""
-    variables, base = small_dataset
+    variables, _ = small_dataset
     for arguments in (
         ("nnUNetv2_plan_experiment", "-d", 7, "-overwrite_target_spacing", 3, 3, 3),
         ("nnUNetv2_preprocess", "-d", 7, "-c", "3d_fullres", "-np", 1),

@@ -1,7 +1,7 @@
 """Datasets and models as single files for collaborators, and reading such files without trusting them.
 
-Models are shared by `model_export.export_model` and `model_import.import_model`; `inspection.inspect_file` tells what is
-in a file. Models need PyTorch, which takes seconds and a gigabyte of memory to load; datasets do not.
+`model_export.export_model` and `model_import.import_model` share models; `inspection.inspect_file` tells what is in a
+file. Models need PyTorch, which takes seconds and a gigabyte of memory to load; datasets do not.
 """
 
 from rectal_nnformer.sharing.dataset_export import export_dataset

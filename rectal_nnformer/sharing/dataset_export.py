@@ -194,14 +194,21 @@ def _add_texts(export: _Export, plans: Mapping[str, Any], splits: list[dict[str,
         _note_keys(export, "plans", content, cleaned)
         vetting.check_plans(cleaned, str(export.folder / f"{name}.json"), export.folder.name)
         export.add_json(f"{name}.json", cleaned)
-    fingerprint = vetting.only(read_json(export.folder / FINGERPRINT), vetting.FINGERPRINT_KEYS)
-    export.add_json(FINGERPRINT, fingerprint)
+    export.add_json(FINGERPRINT, _fingerprint(read_json(export.folder / FINGERPRINT)))
     for name in OUR_FILES:
         if (export.folder / name).is_file():
             export.add_json(name, export.scrub(read_json(export.folder / name)))
     if splits is not None:
         renamed = [{part: sorted(map(export.renamer.text, names)) for part, names in fold.items()} for fold in splits]
         export.add_json(SPLITS, renamed)
+
+
+def _fingerprint(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nnU-Net's fingerprint; its lists over cases are sorted, since their order is that of the case names."""
+    fingerprint = vetting.only(content, vetting.FINGERPRINT_KEYS)
+    lists = [key for key in ("spacings", "shapes_after_crop") if key in fingerprint]
+    ordered = sorted(zip(*(fingerprint[key] for key in lists), strict=True))
+    return fingerprint | {key: [values[index] for values in ordered] for index, key in enumerate(lists)}
 
 
 def _add_cases(export: _Export, data_folders: Iterable[str], cases: Sequence[str]) -> None:

@@ -92,18 +92,18 @@ def _check(file: BinaryIO, size: int) -> Frame:
     header = header[:length]
     _check_fixed(header, size)
     shape, chunks, blocks, dtype = _array_metadata(header)
-    typesize, _, chunksize = (struct.unpack(">i", header[i : i + 4])[0] for i in (48, 53, 58))
+    typesize, blocksize, chunksize = (struct.unpack(">i", header[i : i + 4])[0] for i in (48, 53, 58))
     counts = [-(-n // chunk) for n, chunk in zip(shape, chunks, strict=True)]
     if typesize != dtype.itemsize or not 0 < chunksize <= MAX_CHUNK_BYTES or math.prod(counts) > MAX_CHUNKS:
         raise UnexpectedFrame("its chunks are of an impossible size")
     padded = [-(-chunk // block) * block for chunk, block in zip(chunks, blocks, strict=True)]
-    if math.prod(padded) * typesize != chunksize:
+    if (math.prod(blocks) * typesize, math.prod(padded) * typesize) != (blocksize, chunksize):
         raise UnexpectedFrame("its chunks are not of the size that their shape needs")
     compressed = struct.unpack(">q", header[39:47])[0]
     if not 0 <= compressed <= size - length - len(TRAILER):
         raise UnexpectedFrame("it is damaged")
     offsets = _offsets(file, length + compressed, size, math.prod(counts))
-    _check_chunks(file, length, compressed, offsets, chunksize)
+    _check_chunks(file, length, compressed, offsets, (chunksize, blocksize))
     return Frame(shape, dtype)
 
 
@@ -171,7 +171,7 @@ def _offsets(file: BinaryIO, start: int, size: int, count: int) -> list[int]:
     return list(struct.unpack(f"<{count}q", raw))
 
 
-def _check_chunks(file: BinaryIO, start: int, compressed: int, offsets: list[int], chunksize: int) -> None:
+def _check_chunks(file: BinaryIO, start: int, compressed: int, offsets: list[int], sizes: tuple[int, int]) -> None:
     """Check that the chunks fill their part of the file, one after the other; those of zeros take no place."""
     stored = [offset for offset in offsets if offset >= 0]
     special = {offset & ~(0x7F << 56) for offset in offsets if offset < 0}
@@ -183,7 +183,10 @@ def _check_chunks(file: BinaryIO, start: int, compressed: int, offsets: list[int
         if end - offset < 32:
             raise UnexpectedFrame("its chunks overlap")
         file.seek(start + offset)
-        _check_chunk_header(file.read(32), end - offset, chunksize)
+        header = file.read(32)
+        _check_chunk_header(header, end - offset, sizes[0])
+        if struct.unpack("<i", header[8:12])[0] != sizes[1]:
+            raise UnexpectedFrame("a chunk has other blocks than its place needs")
 
 
 def _check_chunk_header(header: bytes, compressed: int, uncompressed: int) -> None:

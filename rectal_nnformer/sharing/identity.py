@@ -70,6 +70,8 @@ class Renamer:
     def __init__(self, names: Mapping[str, str], absent: Collection[str] = ()) -> None:
         self.names, self.absent = dict(names), frozenset(absent)
         self._absent = whole_names(absent)
+        # These do not occur by chance, and must not remain within longer words either.
+        self._distinctive = [n for n, new in names.items() if n != new and len(n) > 4 and re.search(r"\D\d", n)]
         self._pattern = whole_names([old for old, new in names.items() if old != new])
 
     def __getitem__(self, case: str) -> str:
@@ -89,7 +91,7 @@ class Renamer:
             return None
         if isinstance(content, str):
             found = self._pattern.search(content)
-            return found.group() if found else None
+            return found.group() if found else next((name for name in self._distinctive if name in content), None)
         if isinstance(content, Mapping):
             content = [*content.keys(), *content.values()]
         if isinstance(content, list):

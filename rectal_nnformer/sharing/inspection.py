@@ -2,6 +2,7 @@
 
 import gzip
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,8 @@ def _describe(path: Path) -> list[str]:
         return _describe_array(path)
     if start.startswith(MANIFEST.encode()) or start.startswith(XZ_MAGIC) or _is_gzip_bundle(path, start):
         return _describe_bundle(path)
+    if start[:1] == b"\x80" and path.suffix in (".pt", ".pth", ".ckpt"):
+        return _describe_checkpoint(path)
     if start[:1] == b"\x80" or path.suffix in (".pkl", ".pickle"):
         return _describe_pickle(path)
     return ["no bundle, model zip, checkpoint, array or pickle; nothing more is known of it"]
@@ -59,7 +62,7 @@ def _is_gzip_bundle(path: Path, start: bytes) -> bool:
     try:
         with gzip.open(path) as file:
             return file.read(len(MANIFEST)) == MANIFEST.encode()
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return False
 
 
@@ -113,15 +116,23 @@ def _describe_checkpoint(path: Path) -> list[str]:
     known = next((file.name for file in PRETRAINED_FILES if file.md5 == md5), "no published file known here")
     lines = [f"a PyTorch file, MD5 {md5}: {known}"]
     try:
-        check_container(path)
+        # Before PyTorch 1.6 files were no zip files.
+        if zipfile.is_zipfile(path):
+            check_container(path)
         content = read_checkpoint(path)
     except RectalError as error:
-        with zipfile.ZipFile(path) as archive:
-            pickled = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
-            small = bool(pickled) and pickled[0].file_size <= min(MAX_PICKLE_BYTES, path.stat().st_size)
-            names = names_in_pickle(archive.read(pickled[0])) if small else []
-        return [*lines, f"NOT SAFE or not readable: {error}", *_named(names)]
+        return [*lines, f"NOT SAFE or not readable: {error}", *_named(_names_in_checkpoint(path))]
     return lines + _tree(content)
+
+
+def _names_in_checkpoint(path: Path) -> list[str]:
+    """Return what the pickle in a PyTorch file names."""
+    if not zipfile.is_zipfile(path):
+        return names_in_pickle(path.read_bytes()) if path.stat().st_size <= MAX_PICKLE_BYTES else []
+    with zipfile.ZipFile(path) as archive:
+        pickled = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
+        small = bool(pickled) and pickled[0].file_size <= min(MAX_PICKLE_BYTES, path.stat().st_size)
+        return names_in_pickle(archive.read(pickled[0])) if small else []
 
 
 def _describe_array(path: Path) -> list[str]:

@@ -141,13 +141,16 @@ def _rewrite_summaries(source: Path, target: Path, renamer: Renamer, traces: Tra
     if (source / f"{SUMMARY}.csv").is_file():
         write_text(target / f"{SUMMARY}.csv", _clean_table(_text_of(source / f"{SUMMARY}.csv"), text))
     if (source / f"{SUMMARY}.md").is_file():
-        lines = [
-            line for line in _text_of(source / f"{SUMMARY}.md").splitlines() if "![" not in line and "<" not in line
-        ]
-        write_text(target / f"{SUMMARY}.md", "".join(f"{text(line)}\n" for line in lines))
+        lines = [line for line in _text_of(source / f"{SUMMARY}.md").splitlines() if "![" not in line]
+        write_text(target / f"{SUMMARY}.md", "".join(f"{_plain_markdown(text(line))}\n" for line in lines))
     if (source / REPORT).is_file():
         write_text(target / REPORT, clean_page(_text_of(source / REPORT), text))
         removed.add("pictures, scripts and dates of the report")
+
+
+def _plain_markdown(line: str) -> str:
+    """Return a line of Markdown in which neither tags nor links work."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", "] (")
 
 
 def _clean_table(table: str, text: Any) -> str:
