@@ -219,6 +219,14 @@ def test_interruption_leaves_nothing(bundle, tmp_path, monkeypatch):
     assert [path for path in all_files(tmp_path / "away") if "/" in path] == []
 
 
+@pytest.mark.parametrize("part", range(12))
+def test_a_flipped_byte_is_found_and_nothing_is_left(bundle, tmp_path, part):
+    content = bytearray(bundle.read_bytes())
+    content[part * len(content) // 12 + 7] ^= 0x20
+    bundle.write_bytes(content)
+    refused(bundle, tmp_path, "cannot be read|no bundle")
+
+
 def test_a_pickle_that_runs_code_is_refused_and_not_run(bundle, tmp_path):
     proof = tmp_path / "executed"
     evil = repacked(bundle, tmp_path / "evil.tar", {f"{DATA}/{CASES[1]}.pkl": evil_pickle(proof)}, tmp_path)

@@ -24,7 +24,7 @@ XZ_MEMORY_LIMIT = 256 << 20
 DAMAGED = "it is damaged or was changed, or does not end where it should; have it sent again"
 
 
-Reader = TypeVar("Reader", bound="SealedReader")
+_Reader = TypeVar("_Reader", bound="SealedReader")
 
 
 class _Compressor(Protocol):
@@ -121,7 +121,7 @@ class SealedReader:
         if self.kind == "gz" and self._raw(len(GZIP_HEADER)) != GZIP_HEADER:
             raise self.damaged()
 
-    def __enter__(self: Reader) -> Reader:
+    def __enter__(self: _Reader) -> _Reader:
         return self
 
     def __exit__(self, *exception: object) -> None:

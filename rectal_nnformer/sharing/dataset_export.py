@@ -116,12 +116,11 @@ def export_dataset(
             "pseudonymized": pseudonymize,
             "ground_truth": with_ground_truth,
             "folds": sorted(set(folds)) if folds is not None else None,
-            "software": software_versions(),
-            "removed": dict(export.removed),
         }
         if pseudonymize:
             print(f"The key of the pseudonyms stays here: {write_key(folder, names)}")
-        write_bundle(output, about, export.members)
+        made = {"software": software_versions(), "removed": dict(export.removed)}
+        write_bundle(output, {**about, **made}, export.members)
     return output
 
 

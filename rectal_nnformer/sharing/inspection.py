@@ -110,15 +110,11 @@ def _describe_checkpoint(path: Path) -> list[str]:
     # Here, since PyTorch takes long to load and nothing else in this module needs it.
     from rectal_nnformer.networks.pretrained import read_checkpoint
     from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, md5_of
-    from rectal_nnformer.sharing.checkpoints import check_container
 
     md5 = md5_of(path)
     known = next((file.name for file in PRETRAINED_FILES if file.md5 == md5), "no published file known here")
     lines = [f"a PyTorch file, MD5 {md5}: {known}"]
     try:
-        # Before PyTorch 1.6 files were no zip files.
-        if zipfile.is_zipfile(path):
-            check_container(path)
         content = read_checkpoint(path)
     except RectalError as error:
         return [*lines, f"NOT SAFE or not readable: {error}", *_named(_names_in_checkpoint(path))]
