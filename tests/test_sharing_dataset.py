@@ -31,7 +31,7 @@ from sharing_inputs import (
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.sharing import export_dataset, import_dataset
+from rectal_nnformer.sharing import export_dataset, import_dataset, strict_json
 from rectal_nnformer.sharing.dataset_import import BundleReader
 
 
@@ -305,6 +305,12 @@ def test_plans_that_lead_elsewhere_are_refused(bundle, tmp_path, change, message
 )
 def test_files_of_other_content_are_refused(bundle, tmp_path, name, content, message):
     refused(repacked(bundle, tmp_path / "evil.tar", {name: content}, tmp_path), tmp_path, message)
+
+
+def test_huge_texts_are_not_read(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(strict_json, "MAX_BYTES", 100_000)
+    evil = repacked(bundle, tmp_path / "evil.tar", {"dataset_fingerprint.json": b" " * 100_001}, tmp_path)
+    refused(evil, tmp_path, "dataset_fingerprint.json has more than the 100000 bytes")
 
 
 def test_missing_files_are_noticed(bundle, tmp_path):

@@ -20,7 +20,7 @@ from rectal_nnformer.sharing.identity import KEY_FILE, Renamer, Traces, pseudony
 from rectal_nnformer.sharing.nifti import clean_nifti
 from rectal_nnformer.sharing.properties import read_properties, write_properties
 from rectal_nnformer.sharing.software import software_versions
-from rectal_nnformer.sharing.strict_json import load_json
+from rectal_nnformer.sharing.strict_json import load_json_file
 
 REFERENCES = "gt_segmentations"
 DATASET, SPLITS, FINGERPRINT = "dataset.json", "splits_final.json", "dataset_fingerprint.json"
@@ -131,7 +131,7 @@ def read_json(path: Path) -> Any:
         RectalError: it is missing or cannot be read.
     """
     try:
-        return load_json(path.read_bytes(), str(path))
+        return load_json_file(path, str(path))
     except FileNotFoundError:
         raise RectalError(f"{path} is missing: plan and preprocess the dataset first.") from None
 

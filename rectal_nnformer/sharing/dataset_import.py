@@ -16,7 +16,7 @@ from rectal_nnformer.sharing.dataset_export import CASE_ENDINGS, DATASET, FINGER
 from rectal_nnformer.sharing.frames import UnexpectedFrame, check_frame
 from rectal_nnformer.sharing.nifti import check_nifti
 from rectal_nnformer.sharing.properties import read_properties, write_properties
-from rectal_nnformer.sharing.strict_json import load_json
+from rectal_nnformer.sharing.strict_json import load_json_file
 
 
 def import_dataset(path: str | Path) -> Path:
@@ -101,7 +101,7 @@ def _check_places(files: Collection[str]) -> None:
 
 def _vet(folder: Path, name: str, files: Collection[str]) -> None:
     """Check the content of every file, and that they belong together; write properties anew."""
-    texts = {path: load_json((folder / path).read_bytes(), path) for path in files if "/" not in path}
+    texts = {path: load_json_file(folder / path, path) for path in files if "/" not in path}
     for needed in (DATASET, FINGERPRINT):
         if needed not in texts:
             raise RectalError(f"The bundle has no {needed}.")

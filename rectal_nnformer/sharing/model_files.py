@@ -17,7 +17,7 @@ from rectal_nnformer.sharing.checkpoints import read_model_checkpoint, write_mod
 from rectal_nnformer.sharing.identity import Renamer, Traces, scrubbed
 from rectal_nnformer.sharing.pages import MAX_BYTES as MAX_PAGE_BYTES
 from rectal_nnformer.sharing.pages import clean_page
-from rectal_nnformer.sharing.strict_json import load_json
+from rectal_nnformer.sharing.strict_json import load_json_file
 
 CHECKPOINT = "checkpoint_final.pth"
 PLANS, DATASET, FINGERPRINT = "plans.json", "dataset.json", "dataset_fingerprint.json"
@@ -176,7 +176,7 @@ def _numbers_only(content: Any) -> Any:
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise RectalError(f"The model has no {path.name}.")
-    return load_json(path.read_bytes(), path.name, nan_as_none=path.name in (f"{SUMMARY}.json", "summary.json"))
+    return load_json_file(path, path.name, nan_as_none=path.name in (f"{SUMMARY}.json", "summary.json"))
 
 
 def _text_of(path: Path) -> str:

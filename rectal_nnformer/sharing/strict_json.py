@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rectal_nnformer.errors import RectalError
@@ -23,7 +24,7 @@ def load_json(data: bytes, name: str, *, nan_as_none: bool = False) -> Any:
             NaN or an infinite number.
     """
     if len(data) > MAX_BYTES:
-        raise RectalError(f"{name} has {len(data)} bytes, more than the {MAX_BYTES} that are read.")
+        raise RectalError(f"{name} has more than the {MAX_BYTES} bytes that are read of JSON.")
     try:
         content = json.loads(
             data.decode("utf-8"),
@@ -36,6 +37,17 @@ def load_json(data: bytes, name: str, *, nan_as_none: bool = False) -> Any:
         reason = str(error).partition("\n")[0] or "nested too deep"
         raise RectalError(f"{name} cannot be read as JSON: {reason}. Have it sent again.") from None
     return content
+
+
+def load_json_file(path: Path, name: str, *, nan_as_none: bool = False) -> Any:
+    """Return the content of a JSON file, as `load_json`; one that is too large is not read.
+
+    Raises:
+        RectalError: see `load_json`.
+        FileNotFoundError: there is no such file.
+    """
+    with path.open("rb") as file:
+        return load_json(file.read(MAX_BYTES + 1), name, nan_as_none=nan_as_none)
 
 
 def canonical_json(content: Any) -> bytes:
