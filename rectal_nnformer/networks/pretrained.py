@@ -230,8 +230,8 @@ def _check_size(path: Path) -> None:
         return  # PyTorch's own reader says what is wrong.
     if total > path.stat().st_size:
         raise RectalError(
-            f"{path} would unpack to {total} bytes, more than the {path.stat().st_size} it has, as nothing that PyTorch "
-            "writes does. Nothing of it was loaded."
+            f"{path} would unpack to {total} bytes, more than the {path.stat().st_size} it has, as no file of "
+            "PyTorch does. Nothing of it was loaded."
         )
 
 
