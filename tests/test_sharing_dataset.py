@@ -135,6 +135,18 @@ def test_pseudonyms_are_everywhere_and_their_key_stays(home, tmp_path, monkeypat
         assert (folder / DATA / f"{key[case]}.b2nd").read_bytes() == (home / DATA / f"{case}.b2nd").read_bytes()
 
 
+def test_numbers_as_case_names_are_told_from_other_numbers(tmp_path, monkeypatch):
+    preprocessed = set_folders(monkeypatch, tmp_path / "home_of_sender")
+    home = write_dataset(preprocessed, ("005", "100", "250"), size=(8, 8, 8))
+    fingerprint = {"volume": {"0": 1.0, "100": 2.0, "250": 3.0, "9": 4.0}, "cases": {"100": 1, "250": 2}}
+    (home / "rectal_fingerprint.json").write_text(json.dumps(fingerprint))
+    folder = unpacked(export_dataset(501, tmp_path / "sent.tar", pseudonymize=True), tmp_path / "unpacked")
+    key = dict(list(csv.reader((home / "pseudonyms.csv").open()))[1:])
+    sent = json.loads((folder / "rectal_fingerprint.json").read_text())
+    assert sent["volume"] == fingerprint["volume"]
+    assert sent["cases"] == {key["100"]: 1, key["250"]: 2}
+
+
 def test_later_exports_use_the_same_pseudonyms(home, tmp_path):
     bundles = [export_dataset(501, tmp_path / name, pseudonymize=True) for name in ("one.tar", "two.tar")]
     assert bundles[0].read_bytes() == bundles[1].read_bytes()

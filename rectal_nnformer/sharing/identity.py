@@ -93,7 +93,7 @@ class Renamer:
             found = self._pattern.search(content)
             return found.group() if found else next((name for name in self._distinctive if name in content), None)
         if isinstance(content, Mapping):
-            content = [*content.keys(), *content.values()]
+            content = [*(key for key in content if not key.isdecimal()), *content.values()]
         if isinstance(content, list):
             return next((name for name in map(self.found_in, content) if name), None)
         return None
@@ -110,8 +110,13 @@ def scrubbed(content: Any, renamer: Renamer, traces: Traces, removed: set[str]) 
     """
     if isinstance(content, dict):
         kept = {}
+        cases = renamer.names.keys() | renamer.absent
+        about_cases = content.keys() <= cases
         for key, value in content.items():
-            if key.lower() in PRIVATE_KEYS:
+            if key.isdecimal() and not about_cases:
+                # A percentile or a channel, though a case may have the same number for a name.
+                kept[key] = scrubbed(value, renamer, traces, removed)
+            elif key.lower() in PRIVATE_KEYS:
                 removed.add(f"key '{key.lower()}'")
             elif traces.in_text(key):
                 removed.add("keys with a path, user or host name")
