@@ -23,6 +23,11 @@ COMMANDS = (
     "crossval",
     "evaluate",
     "weights",
+    "export_dataset",
+    "import_dataset",
+    "export_model",
+    "import_model",
+    "inspect",
     "env",
 )
 

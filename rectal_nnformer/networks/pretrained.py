@@ -12,6 +12,7 @@ The published files wrap the same encoder in different ways. All of them are rea
 import argparse
 import pathlib
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,7 @@ def read_checkpoint(path: Path) -> Any:
     """Return what a PyTorch file holds, executing nothing from it."""
     if not path.is_file():
         raise RectalError(f"There is no weights file {path}.")
+    _check_size(path)
     try:
         with torch.serialization.safe_globals(SAFE_TYPES):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -215,6 +217,22 @@ def read_checkpoint(path: Path) -> Any:
             f"{path} cannot be read as weights: {hint} ({type(error).__name__}: {reason}). "
             f"Download it again and compare its MD5 (see {DOCUMENTATION})."
         ) from error
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file made to fill the memory: PyTorch does not compress, so none of its files unpacks to more."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return  # PyTorch's own reader says what is wrong.
+    if total > path.stat().st_size:
+        raise RectalError(
+            f"{path} would unpack to {total} bytes, more than the {path.stat().st_size} it has, as no file of "
+            "PyTorch does. Nothing of it was loaded."
+        )
 
 
 def _normalize(name: str) -> str:

@@ -1,0 +1,26 @@
+"""Put a model that 'rectal_nnformer export_model' or nnUNetv2_export_model_to_zip wrote into nnUNet_results.
+
+Nothing of the file is executed: checkpoints are read as data and written anew, as nnU-Net opens them unrestricted.
+"""
+
+import argparse
+from pathlib import Path
+
+HELP = "verify a model from a collaborator and put it into nnUNet_results"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this subcommand."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="written by export_model, or a model zip of nnU-Net's")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Import and say how to predict."""
+    from rectal_nnformer.sharing.model_import import import_model
+
+    for folder in import_model(arguments.file):
+        trainer, plans, configuration = folder.name.split("__")
+        folds = " ".join(sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*")))
+        options = f"-d {folder.parent.name} -tr {trainer} -p {plans} -c {configuration} -f {folds}"
+        print(f"Imported {folder}")
+        print(f"Predict with: rectal_nnformer predict {options} -i INPUT -o OUTPUT")

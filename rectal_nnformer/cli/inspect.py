@@ -1,0 +1,22 @@
+"""Tell what is in a file from elsewhere without executing anything of it.
+
+Knows bundles of datasets and models, which are verified to the last byte, nnU-Net's model zips, checkpoints, pretrained
+weights, preprocessed arrays (.b2nd) and case properties (.pkl).
+"""
+
+import argparse
+from pathlib import Path
+
+HELP = "tell what is in a bundle, model zip, checkpoint or pickle, executing nothing"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this subcommand."""
+    parser.add_argument("file", metavar="FILE", type=Path)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the description."""
+    from rectal_nnformer.sharing.inspection import inspect_file
+
+    print(inspect_file(arguments.file))

@@ -1,0 +1,380 @@
+"""Datasets as single files: what travels, what does not, and that nothing of a file from elsewhere is trusted."""
+
+import csv
+import gzip
+import json
+import lzma
+import pickle
+import socket
+import struct
+
+import blosc2
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from sharing_inputs import (
+    CASES,
+    DATA,
+    HOST,
+    NAME,
+    PLANS,
+    SECRETS,
+    USER,
+    all_files,
+    evil_pickle,
+    nifti_with_extension,
+    repacked,
+    set_folders,
+    unpacked,
+    write_dataset,
+)
+
+from rectal_nnformer import cli
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.sharing import export_dataset, import_dataset, strict_json
+from rectal_nnformer.sharing.dataset_import import BundleReader
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: HOST)
+    monkeypatch.setenv("LOGNAME", USER)
+    folder = write_dataset(set_folders(monkeypatch, tmp_path / "home_of_sender"))
+    return folder
+
+
+@pytest.fixture
+def bundle(home, tmp_path, monkeypatch):
+    """A bundle, with nnU-Net's folders now those of somebody else."""
+    path = export_dataset(501, tmp_path / "sent.tar")
+    set_folders(monkeypatch, tmp_path / "away")
+    return path
+
+
+def all_bytes(bundle, folder):
+    """Return everything that is in a bundle, paths included, with compressed files unpacked."""
+    texts = []
+    for path in sorted(unpacked(bundle, folder).rglob("*")):
+        texts.append(path.relative_to(folder).as_posix().encode())
+        if path.is_file():
+            texts.append(path.read_bytes())
+            if path.suffix == ".gz":
+                texts.append(gzip.decompress(path.read_bytes()))
+            if path.suffix == ".b2nd":
+                texts.append(blosc2.open(str(path))[:].tobytes())
+    raw = bundle.read_bytes()
+    opened = {b"\x1f\x8b": gzip.decompress, b"\xfd7": lzma.decompress}.get(raw[:2], bytes)(raw)
+    return b"\n".join([*texts, raw, opened])
+
+
+def traces(home):
+    return {USER, HOST, HOST.partition(".")[0], str(home), str(home.parents[1]), "/tmp/", *SECRETS}
+
+
+def refused(path, tmp_path, message):
+    """Importing `path` must fail with `message` and leave nothing."""
+    before = all_files(tmp_path / "away")
+    with pytest.raises(RectalError, match=message):
+        import_dataset(path)
+    assert all_files(tmp_path / "away") == before
+
+
+@pytest.mark.parametrize("name", ["sent.tar", "sent.tar.gz", "sent.tgz", "sent.tar.xz", "sent"])
+def test_a_dataset_arrives_as_it_was(home, tmp_path, monkeypatch, name):
+    assert export_dataset(501, tmp_path / name) == tmp_path / name
+    preprocessed = set_folders(monkeypatch, tmp_path / "away")
+    folder = import_dataset(tmp_path / name)
+    assert folder == preprocessed / NAME
+    for case in CASES:
+        for file in (f"{case}.b2nd", f"{case}_seg.b2nd"):
+            assert (folder / DATA / file).read_bytes() == (home / DATA / file).read_bytes()
+        ours, theirs = (pickle.loads((place / DATA / f"{case}.pkl").read_bytes()) for place in (home, folder))
+        assert np.array_equal(ours["class_locations"][1], theirs["class_locations"][1])
+        assert theirs.keys() == ours.keys() - {"patient_name"}
+        assert theirs["spacing"] == ours["spacing"] and theirs["sitk_stuff"] == ours["sitk_stuff"]
+        images = [sitk.ReadImage(str(place / "gt_segmentations" / f"{case}.nii.gz")) for place in (home, folder)]
+        assert np.array_equal(*map(sitk.GetArrayFromImage, images))
+        assert images[0].GetSpacing() == images[1].GetSpacing() and images[0].GetDirection() == images[1].GetDirection()
+    assert json.loads((folder / "splits_final.json").read_text()) == json.loads(
+        (home / "splits_final.json").read_text()
+    )
+
+
+def test_the_manifest_lists_every_file(bundle, tmp_path):
+    folder = unpacked(bundle, tmp_path / "unpacked")
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    present = {path for path in all_files(folder) if (folder / path).is_file()}
+    assert set(files) | {"manifest.json"} == present
+    assert all(entry.keys() == {"sha256", "size"} for entry in files.values())
+    assert not {"patients.csv", f"{DATA}_source.json", "notes.txt"} & present
+    assert {"rectal_fingerprint.json", "dataset_fingerprint.json", f"{PLANS}.json"} < present
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.xz"])
+def test_nothing_of_sender_or_patients_is_in_the_bytes(home, tmp_path, ending):
+    content = all_bytes(export_dataset(501, tmp_path / f"sent.{ending}"), tmp_path / "unpacked")
+    assert [text for text in traces(home) if text.encode() in content] == []
+    assert all(case.encode() in content for case in CASES)
+
+
+def test_pseudonyms_are_everywhere_and_their_key_stays(home, tmp_path, monkeypatch):
+    sent = export_dataset(501, tmp_path / "sent.tar", pseudonymize=True)
+    content = all_bytes(sent, tmp_path / "unpacked")
+    assert [text for text in traces(home) | set(CASES) if text.encode() in content] == []
+    key = dict(list(csv.reader((home / "pseudonyms.csv").open()))[1:])
+    assert set(key) == set(CASES)
+    assert (home / "pseudonyms.csv").stat().st_mode & 0o077 == 0
+    set_folders(monkeypatch, tmp_path / "away")
+    folder = import_dataset(sent)
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert [fold["val"] for fold in splits] == [[key[case]] for case in CASES]
+    fingerprint = json.loads((folder / "rectal_fingerprint.json").read_text())
+    assert set(fingerprint["cases"]) == set(key.values())
+    assert fingerprint["outliers"][0]["reason"] == f"mask of {key[CASES[0]]} equals that of {key[CASES[-1]]}"
+    for case in CASES:
+        assert (folder / DATA / f"{key[case]}.b2nd").read_bytes() == (home / DATA / f"{case}.b2nd").read_bytes()
+
+
+def test_numbers_as_case_names_are_told_from_other_numbers(tmp_path, monkeypatch):
+    preprocessed = set_folders(monkeypatch, tmp_path / "home_of_sender")
+    home = write_dataset(preprocessed, ("005", "100", "250"), size=(8, 8, 8))
+    fingerprint = {"volume": {"0": 1.0, "100": 2.0, "250": 3.0, "9": 4.0}, "cases": {"100": 1, "250": 2}}
+    (home / "rectal_fingerprint.json").write_text(json.dumps(fingerprint))
+    folder = unpacked(export_dataset(501, tmp_path / "sent.tar", pseudonymize=True), tmp_path / "unpacked")
+    key = dict(list(csv.reader((home / "pseudonyms.csv").open()))[1:])
+    sent = json.loads((folder / "rectal_fingerprint.json").read_text())
+    assert sent["volume"] == fingerprint["volume"]
+    assert sent["cases"] == {key["100"]: 1, key["250"]: 2}
+
+
+def test_later_exports_use_the_same_pseudonyms(home, tmp_path):
+    bundles = [export_dataset(501, tmp_path / name, pseudonymize=True) for name in ("one.tar", "two.tar")]
+    assert bundles[0].read_bytes() == bundles[1].read_bytes()
+
+
+def test_bundles_do_not_depend_on_when_and_where_they_are_written(home, tmp_path, monkeypatch):
+    first = export_dataset(501, tmp_path / "one.tar.gz").read_bytes()
+    for path in home.rglob("*"):
+        path.touch()
+    monkeypatch.setenv("USER", "somebody_else")
+    assert export_dataset(501, tmp_path / "other/two.tar.gz").read_bytes() == first
+
+
+def test_chosen_folds_keep_their_numbers(home, tmp_path, monkeypatch):
+    splits = json.loads((home / "splits_final.json").read_text())
+    splits[1] = {"train": [CASES[0], CASES[2]], "val": [CASES[1]]}
+    (home / "splits_final.json").write_text(json.dumps(splits))
+    sent = export_dataset(501, tmp_path / "sent.tar", folds=[1])
+    content = all_bytes(sent, tmp_path / "unpacked")
+    assert CASES[3].encode() not in content and CASES[4].encode() not in content
+    set_folders(monkeypatch, tmp_path / "away")
+    arrived = json.loads((import_dataset(sent) / "splits_final.json").read_text())
+    assert arrived[1] == splits[1]
+    assert all(fold == {"train": [], "val": []} for number, fold in enumerate(arrived) if number != 1)
+    set_folders(monkeypatch, tmp_path / "home_of_sender")
+    with pytest.raises(RectalError, match="has no fold 7"):
+        export_dataset(501, tmp_path / "sent.tar", folds=[7])
+
+
+def test_ground_truth_can_stay(home, tmp_path, monkeypatch):
+    sent = export_dataset(501, tmp_path / "sent.tar", with_ground_truth=False)
+    set_folders(monkeypatch, tmp_path / "away")
+    assert not (import_dataset(sent) / "gt_segmentations").exists()
+
+
+def test_metadata_in_arrays_are_left_behind(home, tmp_path):
+    path = home / DATA / f"{CASES[0]}.b2nd"
+    array = blosc2.open(str(path), mode="a")
+    array.schunk.vlmeta["note"] = "Dr. Mueller"
+    voxels = array[:]
+    sent = export_dataset(501, tmp_path / "sent.tar")
+    content = all_bytes(sent, tmp_path / "unpacked")
+    assert b"Mueller" not in content
+    arrived = blosc2.open(str(tmp_path / "unpacked" / DATA / f"{CASES[0]}.b2nd"))
+    assert np.array_equal(arrived[:], voxels)
+
+
+def test_incomplete_datasets_are_not_sent(home, tmp_path):
+    (home / DATA / f"{CASES[2]}_seg.b2nd").unlink()
+    with pytest.raises(RectalError, match=CASES[2]):
+        export_dataset(501, tmp_path / "sent.tar")
+    assert [path for path in all_files(tmp_path) if not path.startswith("home")] == []
+
+
+def test_a_dataset_that_is_there_is_not_replaced(bundle, tmp_path):
+    folder = import_dataset(bundle)
+    (folder / "mine.txt").write_text("mine")
+    refused(bundle, tmp_path, f"{NAME} exists")
+
+
+@pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
+def test_an_id_of_another_dataset_is_refused(bundle, tmp_path, variable):
+    (tmp_path / "away" / variable / "Dataset501_Other").mkdir()
+    refused(bundle, tmp_path, "Dataset501_Other")
+
+
+def test_a_bundle_that_does_not_fit_on_the_disk_is_refused(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    refused(bundle, tmp_path, "has room for 1000")
+
+
+def test_interruption_leaves_nothing(bundle, tmp_path, monkeypatch):
+    extract = BundleReader.extract
+
+    def interrupted(self, folder):
+        extract(self, folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BundleReader, "extract", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_dataset(bundle)
+    assert [path for path in all_files(tmp_path / "away") if "/" in path] == []
+
+
+@pytest.mark.parametrize("part", range(12))
+def test_a_flipped_byte_is_found_and_nothing_is_left(bundle, tmp_path, part):
+    content = bytearray(bundle.read_bytes())
+    content[part * len(content) // 12 + 7] ^= 0x20
+    bundle.write_bytes(content)
+    refused(bundle, tmp_path, "cannot be read|no bundle")
+
+
+def test_a_pickle_that_runs_code_is_refused_and_not_run(bundle, tmp_path):
+    proof = tmp_path / "executed"
+    evil = repacked(bundle, tmp_path / "evil.tar", {f"{DATA}/{CASES[1]}.pkl": evil_pickle(proof)}, tmp_path)
+    refused(evil, tmp_path, "which opening it would import")
+    assert not proof.exists()
+
+
+def properties(**changes):
+    size = (20, 24, 28)
+    content = {"spacing": [1.0, 1.0, 1.0], "shape_before_cropping": size, "class_locations": {1: np.zeros((1, 4), int)}}
+    return pickle.dumps(content | changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (properties(note="Dr. Mueller"), "fields that nnU-Net does not write"),
+        (properties(class_locations={1: np.array([[0, 1, 2, 99]])}), "outside of its volume"),
+        (properties(spacing=[1.0, "x"]), "'spacing'"),
+        (properties(class_locations=np.array([None, object])), "array of type|instruction|names"),
+        (b"no pickle", "damaged"),
+    ],
+)
+def test_properties_of_other_content_are_refused(bundle, tmp_path, content, message):
+    evil = repacked(bundle, tmp_path / "evil.tar", {f"{DATA}/{CASES[1]}.pkl": content}, tmp_path)
+    refused(evil, tmp_path, message)
+
+
+def changed_plans(bundle, tmp_path, change):
+    plans = json.loads((unpacked(bundle, tmp_path / "plans") / f"{PLANS}.json").read_text())
+    change(plans)
+    return {f"{PLANS}.json": json.dumps(plans).encode()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p["configurations"]["3d_fullres"].update(data_identifier="../../evil"), "data_identifier"),
+        (lambda p: p["configurations"]["3d_fullres"].update(data_identifier="/tmp"), "data_identifier"),
+        (
+            lambda p: p["configurations"]["3d_fullres"]["architecture"].update(network_class_name="os.system"),
+            "os.system",
+        ),
+        (
+            lambda p: p["configurations"]["3d_fullres"]["architecture"].update(
+                _kw_requires_import=["backbone"], arch_kwargs={"backbone": "subprocess.Popen"}
+            ),
+            "subprocess.Popen",
+        ),
+        (lambda p: p["configurations"]["3d_fullres"].update(patch_size=[10**9] * 3), "patch_size"),
+        (lambda p: p["configurations"]["3d_fullres"].update(preprocessor_name="a.b"), "preprocessor_name"),
+        (lambda p: p.update(dataset_name="../x"), "dataset_name"),
+        (lambda p: p.update(plans_name="../x"), "plans_name"),
+    ],
+)
+def test_plans_that_lead_elsewhere_are_refused(bundle, tmp_path, change, message):
+    evil = repacked(bundle, tmp_path / "evil.tar", changed_plans(bundle, tmp_path, change), tmp_path)
+    refused(evil, tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("trainer.py", b"import os", "does not belong"),
+        ("gt_segmentations/deep/case.nii.gz", b"", "does not belong"),
+        ("other/case.pkl", b"", "is in no plans"),
+        (f"{DATA}/extra.pkl", b"", "lacks or has too much"),
+        ("dataset.json", b"[" * 100_000, "nested too deep|recursion|JSON"),
+        ("dataset.json", b'{"labels": {}, "labels": {}}', "twice"),
+        ("dataset_fingerprint.json", b'{"spacings": [NaN]}', "NaN"),
+        ("splits_final.json", b'[{"train": ["unknown"], "val": []}]', "unknown"),
+        ("dataset.json", b'{"file_ending": "/../../x"}', "file_ending"),
+        (f"gt_segmentations/{CASES[0]}.nii.gz", gzip.compress(nifti_with_extension(b"Dr. Mueller")), "header"),
+        (f"gt_segmentations/{CASES[0]}.nii.gz", b"<html>", "no gzip"),
+    ],
+)
+def test_files_of_other_content_are_refused(bundle, tmp_path, name, content, message):
+    refused(repacked(bundle, tmp_path / "evil.tar", {name: content}, tmp_path), tmp_path, message)
+
+
+def test_huge_texts_are_not_read(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(strict_json, "MAX_BYTES", 100_000)
+    evil = repacked(bundle, tmp_path / "evil.tar", {"dataset_fingerprint.json": b" " * 100_001}, tmp_path)
+    refused(evil, tmp_path, "dataset_fingerprint.json has more than the 100000 bytes")
+
+
+def test_missing_files_are_noticed(bundle, tmp_path):
+    gone = repacked(bundle, tmp_path / "evil.tar", {f"{DATA}/{CASES[0]}.b2nd": None}, tmp_path)
+    refused(gone, tmp_path, "lacks or has too much")
+    gone = repacked(bundle, tmp_path / "evil2.tar", {"dataset_fingerprint.json": None}, tmp_path)
+    refused(gone, tmp_path, "has no dataset_fingerprint.json")
+
+
+def array_with_metadata(tmp_path):
+    path = tmp_path / "array.b2nd"
+    array = blosc2.asarray(np.zeros((1, 20, 24, 28), np.float32), urlpath=str(path), mode="w", meta={"b2o": {"x": 1}})
+    del array
+    return path.read_bytes()
+
+
+def test_arrays_with_metadata_are_refused(bundle, tmp_path):
+    evil = repacked(bundle, tmp_path / "evil.tar", {f"{DATA}/{CASES[0]}.b2nd": array_with_metadata(tmp_path)}, tmp_path)
+    refused(evil, tmp_path, "were not opened")
+
+
+@pytest.mark.parametrize("where", ["header", "codec", "chunk", "trailer", "end", "shape"])
+def test_arrays_of_other_content_are_refused(bundle, home, tmp_path, where):
+    content = bytearray((home / DATA / f"{CASES[0]}.b2nd").read_bytes())
+    header = struct.unpack(">i", content[11:15])[0]
+    if where == "header":
+        content[68] = 0xC3
+    elif where == "codec":
+        content[77] = 160
+    elif where == "chunk":
+        content[header + 22] = 160
+    elif where == "trailer":
+        content[-30] ^= 1
+    elif where == "end":
+        content += b"more"
+    else:
+        content[content.index(b"b2nd", 80) + 25 + 9 + 1 : content.index(b"b2nd", 80) + 25 + 9 + 3] = b"\x7f\xff"
+    evil = repacked(bundle, tmp_path / "evil.tar", {f"{DATA}/{CASES[0]}.b2nd": bytes(content)}, tmp_path)
+    refused(evil, tmp_path, "were not opened")
+
+
+def test_the_commands(home, tmp_path, monkeypatch, capsys):
+    sent = tmp_path / "sent.tgz"
+    cli.main(
+        ["export_dataset", "-d", "501", "-o", str(sent), "--pseudonymize", "--without-ground-truth", "--folds", "0"]
+    )
+    cli.main(["inspect", str(sent)])
+    told = capsys.readouterr().out
+    assert "every byte is as it was written" in told and "pseudonymized: True" in told
+    set_folders(monkeypatch, tmp_path / "away")
+    cli.main(["import_dataset", str(sent)])
+    assert PLANS in capsys.readouterr().out
+    with pytest.raises(SystemExit) as error:
+        cli.main(["import_dataset", str(sent)])
+    assert error.value.code == 2
