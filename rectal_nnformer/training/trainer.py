@@ -1,6 +1,6 @@
 """The base of all trainers: what differs from nnU-Net's own, in terms that a recipe sets as class attributes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -15,6 +15,8 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.optim import AdamW, Optimizer
 
+from rectal_nnformer.analysis.cases import PreprocessedCases
+from rectal_nnformer.analysis.validation import ValidatedFold, analyze_validation, detection_values, log_values
 from rectal_nnformer.augmentation import extend_training_transforms
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
@@ -28,6 +30,7 @@ from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmen
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
 
 CUBIC = "3d_fullres_cubic"
+FINAL = "checkpoint_final.pth"
 
 
 class RectalTrainer(nnUNetTrainer):
@@ -72,6 +75,7 @@ class RectalTrainer(nnUNetTrainer):
         self.num_epochs = 500 if self.pretrained else 1000
         self.warmup_epochs = 50
         self._first_parameter_at_start = torch.empty(0)  # set by initialize
+        self._weights_name = FINAL  # the checkpoint that the network is
 
     def _check_recipe(self, plans: dict[str, Any], configuration: str) -> None:
         """Refuse plans or a configuration that this recipe cannot train, before any folder is made."""
@@ -147,7 +151,7 @@ class RectalTrainer(nnUNetTrainer):
         nnU-Net keeps one set of plans for all folds of a model, and would predict by the last.
         """
         model_folder = Path(self.output_folder_base)
-        others = [path.parent for path in model_folder.glob("fold_*/checkpoint_final.pth")]
+        others = [path.parent for path in model_folder.glob(f"fold_*/{FINAL}")]
         if not set(others) - {Path(self.output_folder)} or not (model_folder / "plans.json").is_file():
             return
         theirs = PlansManager(str(model_folder / "plans.json"))
@@ -227,8 +231,19 @@ class RectalTrainer(nnUNetTrainer):
         with staged_file(Path(filename)) as temporary:
             super().save_checkpoint(str(temporary))
 
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Load a checkpoint as nnU-Net does, and remember which."""
+        super().load_checkpoint(filename_or_checkpoint)
+        if isinstance(filename_or_checkpoint, str):
+            self._weights_name = Path(filename_or_checkpoint).name
+
+    def on_train_end(self) -> None:
+        """End as nnU-Net does, which writes checkpoint_final.pth."""
+        super().on_train_end()
+        self._weights_name = FINAL
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Validate as nnU-Net does, then write and log the detection of each lesion beside its summary.json."""
+        """Validate as nnU-Net does, then write and log lesion detection and analysis beside its summary.json."""
         super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
             dataset_folder = Path(self.preprocessed_dataset_folder_base)
@@ -243,6 +258,29 @@ class RectalTrainer(nnUNetTrainer):
                 ignore_position=True,
             )
             self.print_to_log_file(detection_line(result))
+            log_values(detection_values(result), self.logger.log_summary)
+            analyze_validation(self._validated_fold(cases))
+
+    def _validated_fold(self, cases: Iterable[str]) -> ValidatedFold:
+        return ValidatedFold(
+            folder=Path(self.output_folder),
+            network=self._bare_network(),
+            weights=self._weights_name,
+            cases=self._preprocessed(cases),
+            configuration=self.configuration_name,
+            device=self.device,
+            log=self.print_to_log_file,
+            log_summary=self.logger.log_summary,
+        )
+
+    def _preprocessed(self, cases: Iterable[str]) -> PreprocessedCases:
+        return PreprocessedCases(
+            folder=Path(self.preprocessed_dataset_folder),
+            names=tuple(sorted(cases)),
+            patch_size=tuple(self.configuration_manager.patch_size),
+            spacing=tuple(self.configuration_manager.spacing),
+            tumor_labels=tuple(tumor_labels(self.dataset_json)),
+        )
 
     @property
     def _intensity_window(self) -> list[list[float]]:
