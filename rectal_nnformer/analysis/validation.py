@@ -10,9 +10,15 @@ from typing import Any
 import torch
 
 from rectal_nnformer.analysis.cases import PreprocessedCases
-from rectal_nnformer.analysis.dilution_files import NAME, analyze_dilution, dilution_line, write_dilution
+from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
+from rectal_nnformer.analysis.reuse import NAME as REUSE_FILE
+from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
+from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.summary import CohortDetection
+from rectal_nnformer.files import write_json
 from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.networks.pretrained import load_pretrained
+from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
 
 Log = Callable[[str], None]
 Summary = Callable[[str, Any], None]
@@ -26,6 +32,7 @@ class ValidatedFold:
     Attributes:
         folder: `fold_X` of the model; results go into its folder `validation`.
         network: As validated; not compiled.
+        new_network: Builds the same network with random weights.
         weights: Name of the checkpoint that the network is.
         cases: The validation cases.
         configuration: Name of the configuration.
@@ -36,6 +43,7 @@ class ValidatedFold:
 
     folder: Path
     network: PlannedNetwork
+    new_network: Callable[[], PlannedNetwork]
     weights: str
     cases: PreprocessedCases
     configuration: str
@@ -45,15 +53,34 @@ class ValidatedFold:
 
 
 def analyze_validation(fold: ValidatedFold) -> None:
-    """Write attention_dilution.json and .csv into the validation folder, and log them.
+    """Write attention_dilution.json and .csv and feature_reuse.json into the validation folder, and log them.
 
-    Whatever goes wrong is logged with its cause and does not reach the caller: the validation is complete without it.
+    Feature reuse is against the pretrained file that the training started from, and left out, with the reason in the
+    log, where there is none or it is not at hand. Whatever goes wrong is logged with its cause and does not reach the
+    caller: the validation is complete without it.
     """
     with only_logged("attention dilution", fold.log):
         content = analyze_dilution(fold.network, fold.cases, fold.device, fold.weights, fold.configuration)
-        write_dilution(content, fold.folder / "validation", NAME)
+        write_dilution(content, fold.folder / "validation")
         fold.log(dilution_line(content))
         log_values(dilution_values(content["stages"]), fold.log_summary)
+    with only_logged("feature reuse", fold.log):
+        _analyze_reuse(fold)
+
+
+def _analyze_reuse(fold: ValidatedFold) -> None:
+    try:
+        path = recorded_pretrained_file(fold.folder)
+    except RectalError as reason:
+        fold.log(f"Feature reuse was not measured. {reason}")
+        return
+    pretrained = fold.new_network()
+    load_pretrained(pretrained.backbone, path)
+    subjects = Subject(fold.weights, fold.network, fold.cases), Subject(path.name, pretrained, fold.cases)
+    content = compare_features(*subjects, fold.device)
+    write_json(fold.folder / "validation" / f"{REUSE_FILE}.json", content)
+    fold.log(reuse_line(content))
+    log_values(reuse_values(content), fold.log_summary)
 
 
 @contextmanager
@@ -88,3 +115,9 @@ def detection_values(result: CohortDetection) -> dict[str, float | None]:
 def dilution_values(stages: list[dict[str, Any]]) -> dict[str, float | None]:
     """Return what the logger gets of the attention dilution: `adi/stage_0` and so on."""
     return {f"{name}/stage_{stage['stage']}": stage[name] for stage in stages for name in LOGGED}
+
+
+def reuse_values(content: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what the logger gets of the feature reuse, by the debiased estimator."""
+    debiased = content["debiased"] or {}
+    return {f"cka_{name}": debiased.get(name) for name in ("mean_diagonal", "drift", "best_match_distance")}

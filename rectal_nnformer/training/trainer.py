@@ -25,6 +25,7 @@ from rectal_nnformer.files import staged_file
 from rectal_nnformer.labels import tumor_labels
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
+from rectal_nnformer.networks.starting_weights import StartingWeights
 from rectal_nnformer.patients import read_patients
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
@@ -170,10 +171,15 @@ class RectalTrainer(nnUNetTrainer):
         """
         network = self._bare_network()
         network.set_intensity_window(self._intensity_window)
-        replaced = not torch.equal(next(network.parameters()), self._first_parameter_at_start)
-        if self.pretrained and not replaced:
+        started = StartingWeights("random")
+        if not torch.equal(next(network.parameters()), self._first_parameter_at_start):
+            started = StartingWeights("checkpoint")
+        elif self.pretrained:
             report = load_pretrained(network.backbone, find_pretrained(self.backbone))
             self.print_to_log_file(str(report))
+            started = StartingWeights("pretrained", report.path.name, report.md5)
+        if self.local_rank == 0:
+            started.write(Path(self.output_folder))
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:
         """Return nnU-Net's training transforms with those of this recipe added; the arguments are nnU-Net's."""
@@ -265,6 +271,7 @@ class RectalTrainer(nnUNetTrainer):
         return ValidatedFold(
             folder=Path(self.output_folder),
             network=self._bare_network(),
+            new_network=self._new_network,
             weights=self._weights_name,
             cases=self._preprocessed(cases),
             configuration=self.configuration_name,
@@ -272,6 +279,17 @@ class RectalTrainer(nnUNetTrainer):
             log=self.print_to_log_file,
             log_summary=self.logger.log_summary,
         )
+
+    def _new_network(self) -> PlannedNetwork:
+        """Return a network like this one with random weights."""
+        network = self.build_network_architecture(
+            self.plans_manager,
+            self.configuration_manager,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+        )
+        assert isinstance(network, PlannedNetwork)
+        return network
 
     def _preprocessed(self, cases: Iterable[str]) -> PreprocessedCases:
         return PreprocessedCases(
