@@ -16,7 +16,14 @@ from torch._dynamo import OptimizedModule
 from torch.optim import AdamW, Optimizer
 
 from rectal_nnformer.analysis.cases import PreprocessedCases
-from rectal_nnformer.analysis.validation import ValidatedFold, analyze_validation, detection_values, log_values
+from rectal_nnformer.analysis.epochs import EpochFollower, epochs_between
+from rectal_nnformer.analysis.validation import (
+    ValidatedFold,
+    analyze_validation,
+    detection_values,
+    log_values,
+    only_logged,
+)
 from rectal_nnformer.augmentation import extend_training_transforms
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
@@ -51,6 +58,8 @@ class RectalTrainer(nnUNetTrainer):
         pretrained: start from the CT-pretrained encoder; False starts from random weights.
         tumor_aware: add the tumour-aware intensity augmentation to nnU-Net's own.
         planned_patch_only: refuse the configuration `3d_fullres_cubic`.
+        attention_every: measure attention dilution after every so many epochs on one fixed crop; 0 never does. The
+            environment variable RECTAL_NNFORMER_ATTENTION_EVERY overrides it.
     """
 
     backbone: ClassVar[str]
@@ -59,6 +68,7 @@ class RectalTrainer(nnUNetTrainer):
     pretrained: ClassVar[bool] = True
     tumor_aware: ClassVar[bool] = False
     planned_patch_only: ClassVar[bool] = False
+    attention_every: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -77,6 +87,8 @@ class RectalTrainer(nnUNetTrainer):
         self.warmup_epochs = 50
         self._first_parameter_at_start = torch.empty(0)  # set by initialize
         self._weights_name = FINAL  # the checkpoint that the network is
+        self._epochs_between = epochs_between(self.attention_every)
+        self._follower: EpochFollower | None = None
 
     def _check_recipe(self, plans: dict[str, Any], configuration: str) -> None:
         """Refuse plans or a configuration that this recipe cannot train, before any folder is made."""
@@ -145,6 +157,29 @@ class RectalTrainer(nnUNetTrainer):
                 "not differ in shape from the pretraining input."
             )
         super().on_train_start()
+        if self._epochs_between and self.local_rank == 0:
+            with only_logged("attention in training", self.print_to_log_file):
+                self._follower = self._new_follower()
+
+    def _new_follower(self) -> EpochFollower:
+        _, cases = self.do_split()
+        return EpochFollower(
+            self._bare_network(),
+            self._preprocessed(cases),
+            self.device,
+            Path(self.output_folder),
+            self._epochs_between,
+            self.print_to_log_file,
+            self.logger.loggers,
+        )
+
+    def on_epoch_end(self) -> None:
+        """End the epoch as nnU-Net does, then measure attention dilution if that was asked for."""
+        epoch = self.current_epoch
+        super().on_epoch_end()
+        if self._follower is not None:
+            with only_logged("attention in training", self.print_to_log_file):
+                self._follower.after_epoch(epoch)
 
     def _refuse_other_plans(self) -> None:
         """Refuse to add a fold to a model whose other folds were trained by other plans.
