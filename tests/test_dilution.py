@@ -23,6 +23,7 @@ from rectal_nnformer.analysis.dilution import (
     stage_records,
 )
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, write_dilution
+from rectal_nnformer.analysis.validation import forget_analysis
 from rectal_nnformer.geometry import scattered_padding_share
 from rectal_nnformer.networks import SMIT
 from rectal_nnformer.networks.adapter import PlannedNetwork
@@ -211,6 +212,16 @@ def test_files_hold_blocks_stages_and_cases(cases, tmp_path):
     lines = (tmp_path / "out/attention_dilution.csv").read_text().splitlines()
     assert len(lines) == 1 + 4 + 2 + 2 * 2
     assert lines[0].startswith("case,stage,block,adi")
+
+
+def test_a_new_training_removes_what_was_written_of_an_earlier_one(tmp_path):
+    names = ("attention_epochs.json", "validation/attention_dilution.json", "validation/attention_dilution.csv")
+    kept = tmp_path / "validation/summary.json"
+    (tmp_path / "validation").mkdir()
+    for path in (*(tmp_path / name for name in names), tmp_path / "validation/feature_reuse.json", kept):
+        path.touch()
+    forget_analysis(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
 
 
 def test_recording_holds_less_than_one_attention_more_than_a_plain_pass():

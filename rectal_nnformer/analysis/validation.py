@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from rectal_nnformer.analysis.cases import PreprocessedCases
+from rectal_nnformer.analysis.dilution_files import NAME as DILUTION_FILE
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
+from rectal_nnformer.analysis.epochs import FILE as EPOCHS_FILE
 from rectal_nnformer.analysis.reuse import NAME as REUSE_FILE
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
@@ -66,6 +68,13 @@ def analyze_validation(fold: ValidatedFold) -> None:
         log_values(dilution_values(content["stages"]), fold.log_summary)
     with only_logged("feature reuse", fold.log):
         _analyze_reuse(fold)
+
+
+def forget_analysis(fold_folder: Path) -> None:
+    """Remove what was written of an earlier training in the folder of a fold, which a new one begins to overwrite."""
+    names = (f"{DILUTION_FILE}.json", f"{DILUTION_FILE}.csv", f"{REUSE_FILE}.json")
+    for path in (fold_folder / EPOCHS_FILE, *(fold_folder / "validation" / name for name in names)):
+        path.unlink(missing_ok=True)
 
 
 def _analyze_reuse(fold: ValidatedFold) -> None:

@@ -21,6 +21,7 @@ from rectal_nnformer.analysis.validation import (
     ValidatedFold,
     analyze_validation,
     detection_values,
+    forget_analysis,
     log_values,
     only_logged,
 )
@@ -215,6 +216,7 @@ class RectalTrainer(nnUNetTrainer):
             started = StartingWeights("pretrained", report.path.name, report.md5)
         if self.local_rank == 0:
             started.write(Path(self.output_folder))
+            forget_analysis(Path(self.output_folder))
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:
         """Return nnU-Net's training transforms with those of this recipe added; the arguments are nnU-Net's."""
