@@ -206,6 +206,7 @@ def test_files_hold_blocks_stages_and_cases(cases, tmp_path):
     assert read["stages"][0]["real_token_fraction"] == pytest.approx(20 / 32)
     assert read["cases"][0]["stages"][0]["tumor_adi"] is not None
     assert read["cases"][1]["stages"][0]["tumor_adi"] is None
+    assert [len(case["blocks"]) for case in read["cases"]] == [4, 4]
     assert {"adi", "a_rr", "a_rp", "a_pr", "a_pp", "entropy", "padding_entropy", "uniform_adi"} <= set(
         read["blocks"][0]
     )

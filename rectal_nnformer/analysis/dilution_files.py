@@ -51,7 +51,12 @@ def analyze_dilution(
         "blocks": block_records(together),
         "stages": stage_records(together),
         "cases": [
-            {"case": name, "tiles": num_tiles[name], "stages": stage_records(blocks)}
+            {
+                "case": name,
+                "tiles": num_tiles[name],
+                "stages": stage_records(blocks),
+                "blocks": block_records(blocks),
+            }
             for name, blocks in measured.items()
         ],
         "settings": {

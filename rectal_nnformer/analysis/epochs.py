@@ -133,7 +133,10 @@ def _panel(records: Sequence[dict[str, Any]], width: int) -> np.ndarray:
         axes.set_xlabel("epoch", fontsize=30)
         axes.set_ylabel(title, fontsize=30)
         axes.tick_params(labelsize=26)
-        axes.legend(title="dotted: uniform attention", fontsize=24, title_fontsize=24)
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    title = "dotted: uniform attention"
+    place = "outside upper center"
+    figure.legend(lines, labels, loc=place, ncols=len(labels), title=title, fontsize=24, title_fontsize=24)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3] / 255
