@@ -135,8 +135,9 @@ def _panel(records: Sequence[dict[str, Any]], width: int) -> np.ndarray:
         axes.tick_params(labelsize=26)
     lines, labels = figure.axes[0].get_legend_handles_labels()
     title = "dotted: uniform attention"
-    place = "outside upper center"
-    figure.legend(lines, labels, loc=place, ncols=len(labels), title=title, fontsize=24, title_fontsize=24)
+    figure.legend(
+        lines, labels, loc="outside upper center", ncols=len(labels), title=title, fontsize=24, title_fontsize=24
+    )
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3] / 255

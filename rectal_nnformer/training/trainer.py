@@ -203,7 +203,8 @@ class RectalTrainer(nnUNetTrainer):
     def _load_starting_weights(self) -> None:
         """Load the pretrained encoder, unless `-pretrained_weights` already replaced the weights.
 
-        That option copies buffers too, so the intensity window of this dataset's plans is set again.
+        That option copies buffers too, so the intensity window of this dataset's plans is set again. What the training
+        starts from is noted in the folder of the fold.
         """
         network = self._bare_network()
         network.set_intensity_window(self._intensity_window)
