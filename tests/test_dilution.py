@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +24,9 @@ from rectal_nnformer.analysis.dilution import (
     stage_records,
 )
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, write_dilution
+from rectal_nnformer.analysis.epochs import epochs_between, fixed_crop
 from rectal_nnformer.analysis.validation import forget_analysis
+from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import scattered_padding_share
 from rectal_nnformer.networks import SMIT
 from rectal_nnformer.networks.adapter import PlannedNetwork
@@ -223,6 +226,28 @@ def test_a_new_training_removes_what_was_written_of_an_earlier_one(tmp_path):
         path.touch()
     forget_analysis(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, 3), ("", 3), ("0", 0), ("10", 10)])
+def test_the_variable_overrides_the_recipe(monkeypatch, value, expected):
+    monkeypatch.delenv("RECTAL_NNFORMER_ATTENTION_EVERY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("RECTAL_NNFORMER_ATTENTION_EVERY", value)
+    assert epochs_between(3) == expected
+
+
+@pytest.mark.parametrize("value", ["often", "-1", "2.5"])
+def test_a_variable_that_is_no_number_of_epochs_is_refused(monkeypatch, value):
+    monkeypatch.setenv("RECTAL_NNFORMER_ATTENTION_EVERY", value)
+    with pytest.raises(RectalError, match="RECTAL_NNFORMER_ATTENTION_EVERY"):
+        epochs_between(0)
+
+
+def test_the_fixed_crop_holds_the_tumor_of_the_first_case_with_one(cases):
+    crop = fixed_crop(replace(cases, names=("case_1", "case_0")))
+    assert crop.image.shape == (1, 32, 32, 48) and crop.tumor.shape == (32, 32, 48)
+    assert int(crop.tumor.sum()) == 4 * 10 * 10
+    assert int((crop.image[0] != 0).any(dim=2).any(dim=1).sum()) == 20
 
 
 def test_recording_holds_less_than_one_attention_more_than_a_plain_pass():
