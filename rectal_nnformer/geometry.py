@@ -217,21 +217,22 @@ def mask_budget(
     return budgets
 
 
-def scattered_padding_share(real_tokens: Mask, window: int) -> float:
+def scattered_padding_share(real_tokens: Mask, window: int, shift: int | Sequence[int] = 0) -> float:
     """Return the share of real positions to which SMIT's published code adds an update computed for a padding query.
 
     That code puts windows back with the axis permutation that cut them instead of its inverse, so the output of
-    attention lands on other tokens than those that asked for it. Without padding the share is 0. The scatter is a
-    permutation of the whole grid, so unshifted blocks stand for shifted ones.
+    attention lands on other tokens than those that asked for it. Without padding the share is 0.
 
     Args:
         real_tokens: bool array or tensor (x, y, z) of one stage.
         window: tokens per axis of a window.
+        shift: tokens by which the windows are shifted, one number or one per axis.
 
     Returns:
         Between 0 and 1; nan where no token is real.
     """
     padded = _pad_at_end(_bool_tensor(real_tokens, "real_tokens"), _per_axis(window))
+    padded = padded.roll([-s for s in _per_axis(shift)], dims=(-3, -2, -1))
     cut_order = (0, 1, 3, 5, 2, 4, 6)
     windows = _blocks(padded, _per_axis(window)).permute(cut_order)
     landed = windows.permute(cut_order).reshape(padded.shape)

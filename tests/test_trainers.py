@@ -151,6 +151,11 @@ def test_a_fold_trains_validates_and_tells_its_lesions(small_dataset):
     assert {case["case"] for case in result["cases"]} == set(splits[0]["val"])
     assert f"of {result['n_reference']} lesions" in printed
     assert (fold / "validation/lesion_detection.csv").is_file()
+    dilution = json.loads((fold / "validation/attention_dilution.json").read_text())
+    assert {case["case"] for case in dilution["cases"]} == set(splits[0]["val"])
+    assert all(case["stages"][0]["tumor_adi"] is not None for case in dilution["cases"])
+    assert "Attention dilution by stage: 0: ADI" in printed
+    assert "Feature reuse was not measured. The training started from random weights." in printed
     assert (fold / "checkpoint_final.pth").is_file()
     assert not list(Path(fold).glob(".*partial*"))
 

@@ -1,9 +1,14 @@
-"""A pretrained training through nnU-Net: interrupted, resumed, validated, predicted, shared, passed on."""
+"""A pretrained training through nnU-Net: interrupted, resumed, validated, analyzed, predicted, shared, passed on."""
 
+import hashlib
+import json
 import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.image
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -11,7 +16,11 @@ from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
+from rectal_nnformer.analysis.validation import analyze_validation
+from rectal_nnformer.cli import main
+from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks import SMIT
+from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
 from rectal_nnformer.paths import trainers_folder
 from rectal_nnformer.planning.backbones import SMALL_SMIT
 from rectal_nnformer.training.learning_rate import warmup_cosine
@@ -32,6 +41,22 @@ def new_trainer():
         1,
     )
     return trainer
+
+
+class Recorder:
+    """A logger beside nnU-Net's own, as that of Weights & Biases is."""
+
+    def __init__(self):
+        self.values, self.summary, self.config = {}, {}, {}
+
+    def update_config(self, config):
+        self.config.update(config)
+
+    def log(self, key, value, step):
+        self.values[key, step] = value
+
+    def log_summary(self, key, value):
+        self.summary[key] = value
 
 
 def logits(network):
@@ -73,7 +98,10 @@ def trained(environment):
     encoder = SMIT(**SMALL_SMIT).transformer.state_dict()
     torch.save({"student": encoder}, weights / "model_smit_ct10k.pth")
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(weights))
+    monkeypatch.setenv("RECTAL_NNFORMER_ATTENTION_EVERY", "2")
     trainer = new_trainer()
+    recorder = Recorder()
+    trainer.logger.loggers.append(recorder)
     interrupted = folder / "interrupted.pth"
     save = trainer.save_checkpoint
 
@@ -82,18 +110,51 @@ def trained(environment):
         if trainer.current_epoch + 1 == INTERRUPTED_AFTER and filename.endswith("latest.pth"):
             shutil.copy(filename, interrupted)
 
+    first = {}
+    start = trainer.on_train_start
+
+    def start_and_note():
+        start()
+        parameters = trainer.network.backbone.transformer.named_parameters()
+        first.update({name: value.clone() for name, value in parameters})
+
     trainer.save_checkpoint = save_and_keep
-    trainer.on_train_start()
-    first = {name: value.clone() for name, value in trainer.network.backbone.transformer.named_parameters()}
-    started_from_file = all(torch.equal(encoder[name], value) for name, value in first.items())
+    trainer.on_train_start = start_and_note
     trainer.run_training()
-    monkeypatch.delenv("RECTAL_NNFORMER_WEIGHTS")
-    return SimpleNamespace(trainer=trainer, interrupted=interrupted, started_from_file=started_from_file)
+    started_from_file = all(torch.equal(encoder[name], value) for name, value in first.items())
+    for name in ("WEIGHTS", "ATTENTION_EVERY"):
+        monkeypatch.delenv(f"RECTAL_NNFORMER_{name}")
+    return SimpleNamespace(
+        trainer=trainer,
+        interrupted=interrupted,
+        started_from_file=started_from_file,
+        weights=weights,
+        recorder=recorder,
+    )
 
 
 def test_a_training_starts_from_the_pretrained_file(trained):
     assert trained.started_from_file
     assert rates(trained.trainer) == pytest.approx(RATES)
+
+
+def test_the_fold_remembers_which_file_it_started_from(trained):
+    record = json.loads((Path(trained.trainer.output_folder) / "starting_weights.json").read_text())
+    md5 = hashlib.md5((trained.weights / "model_smit_ct10k.pth").read_bytes(), usedforsecurity=False).hexdigest()
+    assert record == {"source": "pretrained", "file": "model_smit_ct10k.pth", "md5": md5}
+
+
+def test_attention_is_followed_every_second_epoch(trained):
+    """In a file, the log, the progress plot and the loggers that take any value."""
+    folder = Path(trained.trainer.output_folder)
+    records = json.loads((folder / "attention_epochs.json").read_text())
+    assert [record["epoch"] for record in records] == [0, 2]
+    assert [stage["stage"] for stage in records[0]["stages"]] == [0, 1]
+    assert {"adi", "a_rp", "uniform_adi"} <= set(records[0]["stages"][0])
+    assert Path(trained.trainer.log_file).read_text().count("Attention dilution by stage") == 2
+    assert trained.recorder.values["adi/stage_0", 2] == records[1]["stages"][0]["adi"]
+    rows, columns, _ = matplotlib.image.imread(folder / "progress.png").shape
+    assert (rows, columns) == (5400 + 1200, 3000)  # nnU-Net's plot and a panel under it
 
 
 def test_a_resumed_training_has_the_learning_rates_of_an_uninterrupted_one_and_reads_no_weights(trained, tmp_path):
@@ -114,11 +175,84 @@ def test_a_resumed_training_has_the_learning_rates_of_an_uninterrupted_one_and_r
 
 @pytest.fixture(scope="module")
 def validated(trained):
-    """As `--val`: a new trainer loads the final checkpoint and validates."""
+    """As `--val`: a new trainer loads the final checkpoint and validates, with the pretrained file at hand again."""
     trainer = new_trainer()
+    trainer.logger.loggers.append(Recorder())
     maybe_load_checkpoint(trainer, continue_training=False, validation_only=True)
-    trainer.perform_actual_validation()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(trained.weights))
+        trainer.perform_actual_validation()
     return trainer
+
+
+def test_validation_measures_dilution_and_reuse_and_logs_them(validated):
+    folder = Path(validated.output_folder) / "validation"
+    dilution = json.loads((folder / "attention_dilution.json").read_text())
+    assert (dilution["weights"], dilution["mask_padding"]) == ("checkpoint_final.pth", True)
+    assert len(dilution["cases"]) == 1
+    reuse = json.loads((folder / "feature_reuse.json").read_text())
+    assert (reuse["first"], reuse["second"]) == ("checkpoint_final.pth", "model_smit_ct10k.pth")
+    assert reuse["debiased"] is None and "at least 4 cases" in reuse["note"]
+    summary = validated.logger.loggers[-1].summary
+    assert summary["final_val/adi/stage_0"] == dilution["stages"][0]["adi"]
+    assert summary["final_val/lesions"] == 1 and "final_val/detection_rate" in summary
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_without_the_file_that_it_started_from_reuse_is_left_out_and_the_log_says_why(
+    trained, validated, monkeypatch, tmp_path, change
+):
+    if change == "other":
+        (tmp_path / "model_smit_ct10k.pth").write_bytes(b"other")
+    monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
+    fold, lines = validated._validated_fold([]), []
+    with pytest.raises(RectalError, match="not in" if change == "gone" else "has MD5"):
+        recorded_pretrained_file(fold.folder)
+    analyze_validation(replace(fold, folder=fold.folder, log=lines.append, cases=replace(fold.cases, names=("no",))))
+    assert "attention dilution failed" in lines[0] and "FileNotFoundError" in lines[0]
+    assert lines[1].startswith("Feature reuse was not measured. The training started from model_smit_ct10k.pth") or (
+        "has MD5" in lines[1]
+    )
+
+
+def test_analysis_on_demand(trained, validated, environment, capsys, tmp_path):
+    """Of a checkpoint, of random weights for which nothing need be trained, of a fold against a file and a fold."""
+    fold = Path(validated.output_folder)
+    names = ("-d", "7", "-tr", TRAINER, "-p", PLANS, "-device", "cpu")
+    stored = json.loads((fold / "validation/attention_dilution.json").read_text())
+    main(["attention", *names, "-o", str(tmp_path)])
+    repeated = json.loads((tmp_path / "fold_0/attention_dilution.json").read_text())
+    whole_fold = {case["case"]: case for case in repeated["cases"]}
+    case = stored["cases"][0]
+    assert whole_fold[case["case"]]["stages"][0]["adi"] == pytest.approx(case["stages"][0]["adi"], abs=1e-6)
+    main(["attention", *names, "-c", "3d_fullres_cubic", "--weights", "random", "-o", str(tmp_path)])
+    cubic = json.loads((tmp_path / "fold_0/attention_dilution_random.json").read_text())
+    assert len(set(cubic["patch_size"])) == 1 and cubic["weights"] == "random"
+    main(["feature_reuse", str(fold), str(fold), "-o", str(tmp_path / "same.json"), "-device", "cpu"])
+    assert json.loads((tmp_path / "same.json").read_text())["biased"]["mean_diagonal"] == pytest.approx(1)
+    main(["feature_reuse", str(fold), str(trained.weights / "model_smit_ct10k.pth"), "-device", "cpu"])
+    against_file = json.loads((fold / "validation/feature_reuse.json").read_text())
+    assert against_file["second"] == "model_smit_ct10k.pth" and against_file["num_cases"] == 2
+    assert "Feature reuse" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention", "-d", "7", "-tr", TRAINER, "-p", PLANS, "-f", "9"], "no fold 9"),
+        (["attention", "-d", "7", "-tr", TRAINER, "-p", "No", "-f", "0"], "No.json"),
+        (["attention", "-d", "7", "-tr", TRAINER, "-p", PLANS, "-c", "2d"], "no configuration '2d'"),
+        (["attention", "-d", "7", "-tr", TRAINER, "-p", PLANS, "--weights", "latest"], "checkpoints of this fold"),
+        (["attention", "-d", "7", "-tr", "nnUNetTrainerNone", "-p", PLANS], "no trainer nnUNetTrainerNone"),
+        (["feature_reuse", "here", "there"], "not the folder of a fold"),
+    ],
+)
+def test_analysis_of_what_is_not_there_says_so(validated, capsys, tmp_path, arguments, message):
+    output = [] if arguments[0] == "feature_reuse" else ["-o", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, *output, "-device", "cpu"])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_logits_survive_checkpoint_validation_and_model_zip(trained, validated, environment, tmp_path):

@@ -1,6 +1,6 @@
 """What a network does with padding, and how far its features are from those that it started from."""
 
 from rectal_nnformer.analysis.attention import AttentionFlow, attention_flow
-from rectal_nnformer.analysis.cka import linear_cka
+from rectal_nnformer.analysis.cka import debiased_cka, linear_cka
 
-__all__ = ["AttentionFlow", "attention_flow", "linear_cka"]
+__all__ = ["AttentionFlow", "attention_flow", "debiased_cka", "linear_cka"]

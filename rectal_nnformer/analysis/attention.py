@@ -17,6 +17,8 @@ from math import nan
 import torch
 from torch import Tensor
 
+_TINY = torch.finfo(torch.float32).tiny
+
 
 @dataclass(frozen=True)
 class AttentionFlow:
@@ -26,18 +28,20 @@ class AttentionFlow:
 
     Attributes:
         real_queries: Number of real queries.
-        padding_queries: Number of padding queries in windows that hold a real token.
         entropy_sum: Sum of H over real queries, nats.
         padding_entropy_sum: Sum of H^p over real queries, nats.
         real_mass_on_padding: Attention of real queries to padding keys, summed over queries; the rest is on real keys.
-        padding_mass_on_padding: The same of padding queries.
+        uniform_mass_on_padding: The same if every query attended equally to all keys of its window.
+        padding_queries: Number of padding queries in windows that hold a real token.
+        padding_mass_on_padding: Attention of padding queries to padding keys, summed over queries.
     """
 
-    real_queries: int
-    padding_queries: int
+    real_queries: float
     entropy_sum: float
     padding_entropy_sum: float
     real_mass_on_padding: float
+    uniform_mass_on_padding: float
+    padding_queries: float
     padding_mass_on_padding: float
 
     def __add__(self, other: "AttentionFlow") -> "AttentionFlow":
@@ -48,6 +52,11 @@ class AttentionFlow:
     def adi(self) -> float:
         """Attention dilution index, 0 (no dilution) to 1; nan where no real query has any entropy."""
         return _ratio(self.padding_entropy_sum, self.entropy_sum)
+
+    @property
+    def uniform_adi(self) -> float:
+        """ADI if every real query attended equally to all keys of its window: the share of padding among the keys."""
+        return _ratio(self.uniform_mass_on_padding, self.real_queries)
 
     @property
     def a_rr(self) -> float:
@@ -99,24 +108,35 @@ def attention_flow(attention: Tensor, real_tokens: Tensor) -> AttentionFlow:
         )
     if real_tokens.dtype != torch.bool:
         raise ValueError(f"real_tokens must be bool, got {real_tokens.dtype}")
-    taking_part = real_tokens.any(dim=1)
-    real = real_tokens[taking_part]
-    weights = attention[taking_part].mean(dim=1, dtype=torch.float32)
-    padding_keys = ~real.unsqueeze(1)
-    entropies = torch.special.entr(weights)
-    padding_mass = (weights * padding_keys).sum(dim=2)
-    return AttentionFlow(
-        real_queries=int(real.sum()),
-        padding_queries=int((~real).sum()),
-        entropy_sum=_sum(entropies.sum(dim=2)[real]),
-        padding_entropy_sum=_sum((entropies * padding_keys).sum(dim=2)[real]),
-        real_mass_on_padding=_sum(padding_mass[real]),
-        padding_mass_on_padding=_sum(padding_mass[~real]),
-    )
+    return AttentionFlow(*flow_sums(attention, real_tokens, real_tokens.unsqueeze(0))[0].tolist())
 
 
-def _sum(values: Tensor) -> float:
-    return float(values.sum(dtype=torch.float64))
+@torch.no_grad()
+def flow_sums(attention: Tensor, real_tokens: Tensor, queries: Tensor) -> Tensor:
+    """Return the sums of `AttentionFlow` for several choices of real queries, without waiting for the device.
+
+    Args:
+        attention: As in `attention_flow`.
+        real_tokens: As in `attention_flow`.
+        queries: Bool (choices, windows, N), the real queries that count.
+
+    Returns:
+        (choices, 7), the fields of `AttentionFlow` in their order, in float64 where the device has it.
+    """
+    padding = ~real_tokens
+    weights = attention.mean(dim=1, dtype=torch.float32)
+    padding_mass = (weights * padding.unsqueeze(1)).sum(dim=2)
+    # -a log a with 0 log 0 = 0; torch.special.entr is the same, several times slower on a CPU.
+    entropies = weights.clamp_min(_TINY).log_().mul_(weights).neg_()
+    entropy = entropies.sum(dim=2)
+    padding_entropy = entropies.mul_(padding.unsqueeze(1)).sum(dim=2)
+    uniform_mass = padding.float().mean(dim=1, keepdim=True).expand_as(padding_mass)
+    one = torch.ones_like(padding_mass)
+    of_real = torch.stack((one, entropy, padding_entropy, padding_mass, uniform_mass))
+    of_padding = torch.stack((one, padding_mass)) * (padding & real_tokens.any(dim=1, keepdim=True))
+    dtype = torch.float32 if attention.device.type == "mps" else torch.float64
+    sums = (of_real * queries.unsqueeze(1)).sum(dim=(2, 3), dtype=dtype)
+    return torch.cat((sums, of_padding.sum(dim=(1, 2), dtype=dtype).expand(len(queries), 2)), dim=1)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

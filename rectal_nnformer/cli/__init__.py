@@ -22,6 +22,8 @@ COMMANDS = (
     "predict",
     "crossval",
     "evaluate",
+    "attention",
+    "feature_reuse",
     "weights",
     "export_dataset",
     "import_dataset",

@@ -11,7 +11,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.smit import SMIT
 from rectal_nnformer.networks.swin_unetr import SwinUNETR
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
+BACKBONES: dict[str, Callable[..., SMIT | SwinUNETR]] = {
     "smit": SMIT,
     "swin_unetr": SwinUNETR,
     "swin_unetr_v2": partial(SwinUNETR, use_v2=True),
@@ -55,6 +55,7 @@ class PlannedNetwork(nn.Module):
         super().__init__()
         if backbone not in BACKBONES:
             raise RectalError(f"The plans name the backbone '{backbone}'; known are {', '.join(sorted(BACKBONES))}.")
+        self.backbone_name = backbone
         self.backbone = BACKBONES[backbone](in_channels, out_channels, **backbone_kwargs)
         low, high = _window_tensors(intensity_window, in_channels)
         self.window_low: Tensor

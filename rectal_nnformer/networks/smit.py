@@ -244,6 +244,7 @@ class SMIT(nn.Module):
         super().__init__()
         if window_reverse not in REVERSE_ORDERS:
             raise ValueError(f"window_reverse must be one of {sorted(REVERSE_ORDERS)}, not {window_reverse!r}")
+        self.window_reverse = window_reverse
         self.mask_padding = mask_padding
         self.num_stages = len(depths)
         self.transformer = Encoder(
@@ -292,7 +293,14 @@ class SMIT(nn.Module):
         """Return all blocks in the order in which they run; windows are the same for every `image_size`."""
         stages: list[Any] = list(self.transformer.layers)
         return [
-            AttentionBlock(f"transformer.layers.{s}.blocks.{i}", s, block.attn, block.window, block.shift)
+            AttentionBlock(
+                f"transformer.layers.{s}.blocks.{i}",
+                s,
+                block.attn,
+                block.window,
+                block.shift,
+                scatters=block.window_reverse == "published",
+            )
             for s, stage in enumerate(stages)
             for i, block in enumerate(stage.blocks)
         ]

@@ -4,7 +4,7 @@ Token grids are channels-last, (batch, x, y, z, channel). Windows are (batch, wi
 the tokens inside them in the order of a C-contiguous (x, y, z) array.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,29 +55,39 @@ class WindowAttention(nn.Module):
             windows: (batch, windows, tokens, channel).
             mask: Added to the attention logits of every head; broadcasts to (batch, windows, tokens, tokens).
         """
-        query, key, value = self._query_key_value(windows)
+        query, key, value = self._split_heads(self.qkv(windows))
         bias = self.logit_bias(windows.shape[2], mask, len(windows), query.dtype)
         update = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.proj(update.transpose(1, 2).reshape(windows.shape))
 
-    def attention(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the attention itself, after softmax, which `forward` never holds.
+    def attention_parts(
+        self, projected: Tensor, mask: Tensor | None, windows_at_once: int
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the attention itself, after softmax, which `forward` never holds, for some windows after the others.
 
         Args:
-            windows: As in `forward`.
+            projected: What `qkv` returned for the windows, (batch, windows, tokens, 3 * channel).
             mask: As in `forward`.
+            windows_at_once: Windows in a part.
 
-        Returns:
-            (batch * windows, heads, tokens, tokens), queries before keys.
+        Yields:
+            Which of the batch * windows, and their attention (part, heads, tokens, tokens), queries before keys.
         """
-        query, key, _ = self._query_key_value(windows)
-        logits = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
-        return (logits + self.logit_bias(windows.shape[2], mask, len(windows), query.dtype)).softmax(dim=-1)
+        query, key, _ = self._split_heads(projected)
+        tokens, scale = query.shape[2], query.shape[3] ** -0.5
+        bias = self.logit_bias(tokens, None, 1, query.dtype)
+        flat_mask = None if mask is None else mask.expand(len(projected), -1, -1, -1).flatten(0, 1).unsqueeze(1)
+        for start in range(0, len(query), windows_at_once):
+            part = slice(start, start + windows_at_once)
+            logits = ((query[part] * scale) @ key[part].transpose(2, 3)).add_(bias)
+            if flat_mask is not None:
+                logits.add_(flat_mask[part])
+            yield part, logits.softmax(dim=-1)
 
-    def _query_key_value(self, windows: Tensor) -> Tensor:
-        """Return (3, batch * windows, heads, tokens, channel of a head)."""
-        batch, count, tokens, channels = windows.shape
-        qkv = self.qkv(windows).reshape(batch * count, tokens, 3, self.num_heads, channels // self.num_heads)
+    def _split_heads(self, projected: Tensor) -> Tensor:
+        """Return (3, batch * windows, heads, tokens, channel of a head): queries, keys and values."""
+        batch, count, tokens, channels = projected.shape
+        qkv = projected.reshape(batch * count, tokens, 3, self.num_heads, channels // (3 * self.num_heads))
         return qkv.permute(2, 0, 3, 1, 4)
 
     def logit_bias(self, tokens: int, mask: Tensor | None, batch: int, dtype: torch.dtype) -> Tensor:
@@ -100,6 +110,7 @@ class AttentionBlock:
         attention: Its attention.
         window: Tokens per axis of a window.
         shift: Tokens per axis by which the windows are shifted.
+        scatters: Whether windows are put back scattered, see `REVERSE_ORDERS`.
     """
 
     name: str
@@ -107,6 +118,7 @@ class AttentionBlock:
     attention: WindowAttention
     window: Size
     shift: Size
+    scatters: bool = False
 
 
 def relative_position_index(window: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The base of all trainers: what differs from nnU-Net's own, in terms that a recipe sets as class attributes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -15,6 +15,16 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.optim import AdamW, Optimizer
 
+from rectal_nnformer.analysis.cases import PreprocessedCases
+from rectal_nnformer.analysis.epochs import EpochFollower, epochs_between
+from rectal_nnformer.analysis.validation import (
+    ValidatedFold,
+    analyze_validation,
+    detection_values,
+    forget_analysis,
+    log_values,
+    only_logged,
+)
 from rectal_nnformer.augmentation import TumorAugmentation, augmentation_of_plans, extend_training_transforms
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
@@ -24,9 +34,12 @@ from rectal_nnformer.labels import tumor_labels
 from rectal_nnformer.names import CUBIC
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
+from rectal_nnformer.networks.starting_weights import StartingWeights
 from rectal_nnformer.patients import read_patients
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
+
+FINAL = "checkpoint_final.pth"
 
 
 class RectalTrainer(nnUNetTrainer):
@@ -46,6 +59,8 @@ class RectalTrainer(nnUNetTrainer):
         pretrained: start from the CT-pretrained encoder; False starts from random weights.
         tumor_aware: add the tumour-aware intensity augmentation to nnU-Net's own.
         planned_patch_only: refuse the configuration `3d_fullres_cubic`.
+        attention_every: measure attention dilution after every so many epochs on one fixed crop; 0 never does. The
+            environment variable RECTAL_NNFORMER_ATTENTION_EVERY overrides it.
     """
 
     backbone: ClassVar[str]
@@ -54,6 +69,7 @@ class RectalTrainer(nnUNetTrainer):
     pretrained: ClassVar[bool] = True
     tumor_aware: ClassVar[bool] = False
     planned_patch_only: ClassVar[bool] = False
+    attention_every: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -71,6 +87,9 @@ class RectalTrainer(nnUNetTrainer):
         self.num_epochs = 500 if self.pretrained else 1000
         self.warmup_epochs = 50
         self._first_parameter_at_start = torch.empty(0)  # set by initialize
+        self._weights_name = FINAL  # the checkpoint that the network is
+        self._epochs_between = epochs_between(self.attention_every)
+        self._follower: EpochFollower | None = None
 
     def _check_recipe(self, plans: dict[str, Any], configuration: str) -> None:
         """Refuse plans or a configuration that this recipe cannot train, before any folder is made."""
@@ -141,6 +160,29 @@ class RectalTrainer(nnUNetTrainer):
                 "not differ in shape from the pretraining input."
             )
         super().on_train_start()
+        if self._epochs_between and self.local_rank == 0:
+            with only_logged("attention in training", self.print_to_log_file):
+                self._follower = self._new_follower()
+
+    def _new_follower(self) -> EpochFollower:
+        _, cases = self.do_split()
+        return EpochFollower(
+            self._bare_network(),
+            self._preprocessed(cases),
+            self.device,
+            Path(self.output_folder),
+            self._epochs_between,
+            self.print_to_log_file,
+            self.logger.loggers,
+        )
+
+    def on_epoch_end(self) -> None:
+        """End the epoch as nnU-Net does, then measure attention dilution if that was asked for."""
+        epoch = self.current_epoch
+        super().on_epoch_end()
+        if self._follower is not None:
+            with only_logged("attention in training", self.print_to_log_file):
+                self._follower.after_epoch(epoch)
 
     def _refuse_other_plans(self) -> None:
         """Refuse to add a fold to a model whose other folds were trained by other plans.
@@ -148,7 +190,7 @@ class RectalTrainer(nnUNetTrainer):
         nnU-Net keeps one set of plans for all folds of a model, and would predict by the last.
         """
         model_folder = Path(self.output_folder_base)
-        others = [path.parent for path in model_folder.glob("fold_*/checkpoint_final.pth")]
+        others = [path.parent for path in model_folder.glob(f"fold_*/{FINAL}")]
         if not set(others) - {Path(self.output_folder)} or not (model_folder / "plans.json").is_file():
             return
         theirs = PlansManager(str(model_folder / "plans.json"))
@@ -167,14 +209,21 @@ class RectalTrainer(nnUNetTrainer):
     def _load_starting_weights(self) -> None:
         """Load the pretrained encoder, unless `-pretrained_weights` already replaced the weights.
 
-        That option copies buffers too, so the intensity window of this dataset's plans is set again.
+        That option copies buffers too, so the intensity window of this dataset's plans is set again. What the training
+        starts from is noted in the folder of the fold.
         """
         network = self._bare_network()
         network.set_intensity_window(self._intensity_window)
-        replaced = not torch.equal(next(network.parameters()), self._first_parameter_at_start)
-        if self.pretrained and not replaced:
+        started = StartingWeights("random")
+        if not torch.equal(next(network.parameters()), self._first_parameter_at_start):
+            started = StartingWeights("checkpoint")
+        elif self.pretrained:
             report = load_pretrained(network.backbone, find_pretrained(self.backbone))
             self.print_to_log_file(str(report))
+            started = StartingWeights("pretrained", report.path.name, report.md5)
+        if self.local_rank == 0:
+            started.write(Path(self.output_folder))
+            forget_analysis(Path(self.output_folder))
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:
         """Return nnU-Net's training transforms with those of this recipe added; the arguments are nnU-Net's."""
@@ -232,8 +281,19 @@ class RectalTrainer(nnUNetTrainer):
         with staged_file(Path(filename)) as temporary:
             super().save_checkpoint(str(temporary))
 
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Load a checkpoint as nnU-Net does, and remember which."""
+        super().load_checkpoint(filename_or_checkpoint)
+        if isinstance(filename_or_checkpoint, str):
+            self._weights_name = Path(filename_or_checkpoint).name
+
+    def on_train_end(self) -> None:
+        """End as nnU-Net does, which writes checkpoint_final.pth."""
+        super().on_train_end()
+        self._weights_name = FINAL
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Validate as nnU-Net does, then write and log the detection of each lesion beside its summary.json."""
+        """Validate as nnU-Net does, then write and log lesion detection and analysis beside its summary.json."""
         super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
             dataset_folder = Path(self.preprocessed_dataset_folder_base)
@@ -248,6 +308,41 @@ class RectalTrainer(nnUNetTrainer):
                 ignore_position=True,
             )
             self.print_to_log_file(detection_line(result))
+            log_values(detection_values(result), self.logger.log_summary)
+            analyze_validation(self._validated_fold(cases))
+
+    def _validated_fold(self, cases: Iterable[str]) -> ValidatedFold:
+        return ValidatedFold(
+            folder=Path(self.output_folder),
+            network=self._bare_network(),
+            new_network=self._new_network,
+            weights=self._weights_name,
+            cases=self._preprocessed(cases),
+            configuration=self.configuration_name,
+            device=self.device,
+            log=self.print_to_log_file,
+            log_summary=self.logger.log_summary,
+        )
+
+    def _new_network(self) -> PlannedNetwork:
+        """Return a network like this one with random weights."""
+        network = self.build_network_architecture(
+            self.plans_manager,
+            self.configuration_manager,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+        )
+        assert isinstance(network, PlannedNetwork)
+        return network
+
+    def _preprocessed(self, cases: Iterable[str]) -> PreprocessedCases:
+        return PreprocessedCases(
+            folder=Path(self.preprocessed_dataset_folder),
+            names=tuple(sorted(cases)),
+            patch_size=tuple(self.configuration_manager.patch_size),
+            spacing=tuple(self.configuration_manager.spacing),
+            tumor_labels=tuple(tumor_labels(self.dataset_json)),
+        )
 
     @property
     def _intensity_window(self) -> list[list[float]]:

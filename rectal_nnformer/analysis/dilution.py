@@ -1,0 +1,240 @@
+"""Attention dilution of a network over the tiles of cases: by block, stage and case.
+
+The index and its masses are defined in `rectal_nnformer.analysis.attention`. Over the tiles of a case, and over cases,
+numerators and denominators are summed before they are divided; a stage's value is the mean over its blocks.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import reduce
+from math import isfinite, prod
+from operator import add
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rectal_nnformer.analysis.attention import AttentionFlow, flow_sums
+from rectal_nnformer.geometry import scattered_padding_share, token_masks, window_partition_mask
+from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.networks.recording import AttentionParts, num_stages, stream_attention
+from rectal_nnformer.networks.smit import SMIT
+from rectal_nnformer.networks.swin_unetr import SwinUNETR
+from rectal_nnformer.networks.window_attention import AttentionBlock
+
+ELEMENTS_AT_ONCE = {"cpu": 2**19, "cuda": 2**24, "mps": 2**24}
+"""Attention values computed at once: less than one block's, few enough for a processor's cache (2 MiB)."""
+
+FLOW_NAMES = ("adi", "a_rr", "a_rp", "a_pr", "a_pp", "uniform_adi")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a network is given at once.
+
+    Attributes:
+        image: (channel, *patch), axes as stored, padding exactly 0.
+        tumor: Bool (*patch), the reference.
+    """
+
+    image: Tensor
+    tumor: Tensor
+
+
+@dataclass(frozen=True)
+class BlockDilution:
+    """What one block did with padding, summed over tiles.
+
+    Attributes:
+        name: Name of the block in the network.
+        stage: Stage, from 0.
+        flow: Attention of all real queries.
+        tumor: Attention of the queries whose token holds tumour.
+        tokens: Tokens that attention processed.
+        scattered: Real positions that received the update of a padding query; None where tokens return to their place.
+    """
+
+    name: str
+    stage: int
+    flow: AttentionFlow
+    tumor: AttentionFlow
+    tokens: int
+    scattered: float | None
+
+    def __add__(self, other: "BlockDilution") -> "BlockDilution":
+        """Return the sums over the tiles of both."""
+        scattered = None if self.scattered is None or other.scattered is None else self.scattered + other.scattered
+        return BlockDilution(
+            self.name,
+            self.stage,
+            self.flow + other.flow,
+            self.tumor + other.tumor,
+            self.tokens + other.tokens,
+            scattered,
+        )
+
+    @property
+    def scattered_padding_share(self) -> float | None:
+        """Share of real positions that received the update of a padding query."""
+        if self.scattered is None or not self.flow.real_queries:
+            return None
+        return self.scattered / self.flow.real_queries
+
+
+Blocks = list[BlockDilution]
+
+
+class TileMeter:
+    """Reads one tile's attention, block by block; results stay on the device until they are asked for.
+
+    Args:
+        real: Bool (x, y, z), the voxels that are not padding.
+        tumor: Bool (x, y, z).
+    """
+
+    def __init__(self, real: Tensor, tumor: Tensor, num_stages: int) -> None:
+        self._real = token_masks(real, num_stages=num_stages)
+        self._tumor = token_masks(tumor & real, num_stages=num_stages)
+        self._tokens: dict[tuple[Any, ...], Tensor] = {}
+        self._scattered: dict[tuple[Any, ...], float] = {}
+        self.sums: list[Tensor] = []
+        self.blocks: list[AttentionBlock] = []
+
+    def measure(self, block: AttentionBlock, parts: AttentionParts) -> None:
+        """Add up one block's attention, part by part."""
+        tokens = self._windows(block)
+        self.blocks.append(block)
+        self.sums.append(
+            reduce(add, (flow_sums(attention, tokens[0, part], tokens[:, part]) for part, attention in parts))
+        )
+
+    def _windows(self, block: AttentionBlock) -> Tensor:
+        """Return bool (2, windows, N): the real tokens of a block, and those with tumour."""
+        key = block.stage, block.window, block.shift
+        if key not in self._tokens:
+            masks = (self._real[block.stage], self._tumor[block.stage])
+            self._tokens[key] = torch.stack([window_partition_mask(mask, block.window, block.shift) for mask in masks])
+        return self._tokens[key]
+
+    def tokens_of(self, block: AttentionBlock) -> int:
+        """Return how many tokens the attention of a block processes."""
+        return prod(self._windows(block).shape[1:])
+
+    def scattered(self, block: AttentionBlock) -> float | None:
+        """Return how many real positions of a block receive the update of a padding query."""
+        if not block.scatters:
+            return None
+        key = block.stage, block.window, block.shift
+        if key not in self._scattered:
+            mask = self._real[block.stage].cpu()
+            count = int(mask.sum())
+            share = scattered_padding_share(mask, block.window[0], block.shift)
+            self._scattered[key] = count * share if count else 0.0
+        return self._scattered[key]
+
+
+@torch.no_grad()
+def measure_dilution(network: PlannedNetwork, tiles: Iterable[Tile], device: torch.device) -> Blocks:
+    """Run a network's encoder on tiles, one at a time, and return what each of its blocks did with their padding.
+
+    On a GPU it computes in nnU-Net's mixed precision. No attention is held but a part of one block's.
+
+    Args:
+        network: In evaluation mode, on `device`, not compiled.
+        tiles: At least one.
+        device: Where to compute.
+    """
+    sums: list[Tensor] = []
+    totals: dict[str, Any] = {}
+    for tile in tiles:
+        meter = run_tile(network, tile, device)
+        sums = [a + b for a, b in zip(sums, meter.sums, strict=True)] if sums else meter.sums
+        for block in meter.blocks:
+            tokens, scattered = totals.get(block.name, (0, 0.0))
+            here = meter.scattered(block)
+            totals[block.name] = tokens + meter.tokens_of(block), None if here is None else scattered + here
+        blocks = meter.blocks
+    flows = [[AttentionFlow(*row) for row in rows] for rows in torch.stack(sums).tolist()]
+    return [
+        BlockDilution(block.name, block.stage, flow, tumor, *totals[block.name])
+        for block, (flow, tumor) in zip(blocks, flows, strict=True)
+    ]
+
+
+def run_tile(network: PlannedNetwork, tile: Tile, device: torch.device) -> TileMeter:
+    """Run the encoder on one tile and return what was read from it."""
+    inputs, real = network.prepare(tile.image.unsqueeze(0).to(device))
+    tumor = tile.tumor[None, None].to(device).permute(network.to_xyz)
+    with mixed_precision(device), reading(network.backbone, real, tumor) as meter:
+        network.backbone.encode(inputs, real)
+    return meter
+
+
+@contextmanager
+def reading(network: SMIT | SwinUNETR, real: Tensor, tumor: Tensor) -> Iterator[TileMeter]:
+    """Read the attention of a network that runs within the `with` block.
+
+    Args:
+        network: The backbone itself.
+        real: Bool (1, 1, x, y, z), the voxels that are not padding.
+        tumor: Bool (1, 1, x, y, z).
+    """
+    x, y, z = real.shape[2:]
+    meter = TileMeter(real[0, 0], tumor[0, 0], num_stages(network))
+    with stream_attention(network, (x, y, z), meter.measure, ELEMENTS_AT_ONCE[real.device.type]):
+        yield meter
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Return the precision in which nnU-Net predicts: mixed on a GPU, float32 elsewhere."""
+    return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
+
+
+def pooled(cases: Iterable[Blocks]) -> Blocks:
+    """Return the sums over cases, block by block."""
+    return [reduce(add, blocks) for blocks in zip(*cases, strict=True)]
+
+
+def block_records(blocks: Blocks) -> list[dict[str, Any]]:
+    """Return one JSON record per block; what is undefined is None."""
+    return [
+        {
+            "name": block.name,
+            "stage": block.stage,
+            **_values(block.flow, (*FLOW_NAMES, "entropy", "padding_entropy")),
+            "tumor": _values(block.tumor, ("adi", "a_rp")) if block.tumor.real_queries else None,
+            "scattered_padding_share": block.scattered_padding_share,
+        }
+        for block in blocks
+    ]
+
+
+def stage_records(blocks: Blocks) -> list[dict[str, Any]]:
+    """Return one JSON record per stage: means over its blocks; what is undefined is None."""
+    stages = sorted({block.stage for block in blocks})
+    return [_stage_record(stage, [block for block in blocks if block.stage == stage]) for stage in stages]
+
+
+def _stage_record(stage: int, blocks: Blocks) -> dict[str, Any]:
+    records = block_records(blocks)
+    tumor = [record["tumor"] or {} for record in records]
+    return {
+        "stage": stage,
+        **{name: _mean([record[name] for record in records]) for name in FLOW_NAMES},
+        "tumor_adi": _mean([record.get("adi") for record in tumor]),
+        "tumor_a_rp": _mean([record.get("a_rp") for record in tumor]),
+        "scattered_padding_share": _mean([record["scattered_padding_share"] for record in records]),
+        "real_token_fraction": sum(b.flow.real_queries for b in blocks) / sum(b.tokens for b in blocks),
+    }
+
+
+def _values(flow: AttentionFlow, names: Iterable[str]) -> Mapping[str, float | None]:
+    values = {name: getattr(flow, name) for name in names}
+    return {name: value if isfinite(value) else None for name, value in values.items()}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None

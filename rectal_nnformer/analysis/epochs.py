@@ -1,0 +1,143 @@
+"""Attention dilution during training, on one fixed crop: a file, the log, a panel under nnU-Net's progress plot."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from rectal_nnformer.analysis.cases import PreprocessedCases
+from rectal_nnformer.analysis.dilution import Tile, measure_dilution, stage_records
+from rectal_nnformer.analysis.dilution_files import dilution_line
+from rectal_nnformer.analysis.features import cut_crop
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.files import staged_file, write_json
+from rectal_nnformer.networks.adapter import PlannedNetwork
+
+VARIABLE = "RECTAL_NNFORMER_ATTENTION_EVERY"
+FILE = "attention_epochs.json"
+PROGRESS_PLOT = "progress.png"
+STAGE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+PANELS = (("adi", "attention dilution index"), ("a_rp", "attention to padding"))
+
+
+def epochs_between(default: int) -> int:
+    """Return after how many epochs attention is measured: what the variable says, or `default`; 0 is never.
+
+    Raises:
+        RectalError: The variable is no whole number from 0 on.
+    """
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal():
+        raise RectalError(f"The environment variable {VARIABLE} is '{text}'. Set it to a number of epochs, or 0.")
+    return int(text)
+
+
+def fixed_crop(cases: PreprocessedCases) -> Tile:
+    """Return one patch around the tumour of the first case, by name, that has one; the same in every epoch."""
+    for name in sorted(cases.names):
+        case = cases.load(name)
+        if bool(case.tumor.any()):
+            break
+    both = Tile(torch.cat((case.image, case.tumor.unsqueeze(0).float())), case.tumor)
+    crop = cut_crop(both, cases.patch_size, cases.patch_size)
+    return Tile(crop.image[:-1], crop.image[-1] > 0)
+
+
+class EpochFollower:
+    """Measures attention dilution after every so many epochs of a training.
+
+    Args:
+        network: The network that is trained, not compiled.
+        cases: The validation cases.
+        device: Where the network is.
+        fold_folder: Where the files go.
+        every: Epochs from one measurement to the next.
+        log: Writes a line to the log of the training.
+        loggers: nnU-Net's loggers beside its own one, which takes no other values than nnU-Net's.
+    """
+
+    def __init__(
+        self,
+        network: PlannedNetwork,
+        cases: PreprocessedCases,
+        device: torch.device,
+        fold_folder: Path,
+        every: int,
+        log: Callable[[str], None],
+        loggers: Iterable[Any] = (),
+    ) -> None:
+        self._network, self._device, self._every = network, device, every
+        self._crop = fixed_crop(cases)
+        self._folder, self._log, self._loggers = fold_folder, log, loggers
+
+    def after_epoch(self, epoch: int) -> None:
+        """Measure if it is time, and draw all epochs so far under nnU-Net's progress plot, which it has drawn anew."""
+        if epoch % self._every == 0:
+            # nnU-Net sets the network to training again when the next epoch starts.
+            blocks = measure_dilution(self._network.eval(), [self._crop], self._device)
+            record = {"epoch": epoch, "stages": stage_records(blocks)}
+            # Epochs that a resumed training repeats are replaced.
+            earlier = [other for other in read_epochs(self._folder) if other["epoch"] < epoch]
+            write_json(self._folder / FILE, [*earlier, record])
+            self._log(dilution_line(record))
+            for logger in self._loggers:
+                for name, value in epoch_values(record).items():
+                    logger.log(name, value, epoch)
+        extend_progress_plot(self._folder)
+
+
+def read_epochs(fold_folder: Path) -> list[dict[str, Any]]:
+    """Return what attention_epochs.json holds; nothing where there is none."""
+    path = fold_folder / FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def epoch_values(record: dict[str, Any]) -> dict[str, float]:
+    """Return what a logger gets of an epoch: `adi/stage_0` and so on."""
+    values = {f"{name}/stage_{stage['stage']}": stage[name] for stage in record["stages"] for name, _ in PANELS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def extend_progress_plot(fold_folder: Path) -> None:
+    """Add a panel with the epochs so far under the progress plot that nnU-Net has just drawn anew."""
+    path, records = fold_folder / PROGRESS_PLOT, read_epochs(fold_folder)
+    if not records or not path.is_file():
+        return
+    above = matplotlib.image.imread(path)[..., :3]
+    panel = _panel(records, width=above.shape[1])
+    with staged_file(path) as temporary:
+        matplotlib.image.imsave(temporary, np.concatenate((above, panel)))
+
+
+def _panel(records: Sequence[dict[str, Any]], width: int) -> np.ndarray:
+    """Return a picture (rows, width, 3) of floats from 0 to 1: the measures of each stage over the epochs."""
+    figure = Figure(figsize=(width / 100, width / 250), dpi=100, layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        for number, _ in enumerate(records[0]["stages"]):
+            color = STAGE_COLORS[number % len(STAGE_COLORS)]
+            for key, style in ((name, "-"), ("uniform_adi", ":")):
+                points = [(record["epoch"], record["stages"][number][key]) for record in records]
+                epochs, values = zip(*points, strict=True)
+                defined = [np.nan if value is None else value for value in values]
+                label = f"stage {number}" if style == "-" else None
+                axes.plot(epochs, defined, style, color=color, label=label, linewidth=4, marker="o")
+        axes.set_xlabel("epoch", fontsize=30)
+        axes.set_ylabel(title, fontsize=30)
+        axes.tick_params(labelsize=26)
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    title = "dotted: uniform attention"
+    figure.legend(
+        lines, labels, loc="outside upper center", ncols=len(labels), title=title, fontsize=24, title_fontsize=24
+    )
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3] / 255

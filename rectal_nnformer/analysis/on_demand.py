@@ -1,0 +1,113 @@
+"""Attention dilution and feature reuse of what has been trained, when somebody asks for them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rectal_nnformer.analysis.dilution_files import NAME as DILUTION
+from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
+from rectal_nnformer.analysis.models import FINAL, Fold, fold_in, named_fold
+from rectal_nnformer.analysis.reuse import NAME as REUSE
+from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.files import write_json
+from rectal_nnformer.networks.pretrained import load_pretrained
+
+
+def dilution_of_fold(
+    dataset: str,
+    trainer: str,
+    plans: str,
+    configuration: str,
+    fold: str,
+    *,
+    weights: str = FINAL,
+    output: Path | None = None,
+    device: str = "cuda",
+) -> tuple[str, Path]:
+    """Measure the attention dilution of a fold on its validation cases and write attention_dilution.json and .csv.
+
+    Args:
+        dataset: Id or name of a planned and preprocessed dataset.
+        trainer: Name of the trainer.
+        plans: Name of the plans.
+        configuration: A configuration of the plans.
+        fold: Number of the fold, or "all".
+        weights: A checkpoint of the fold, "pretrained" or "random".
+        output: Write to its folder `fold_X`; None writes to the folder `validation` of the trained fold.
+        device: "cuda", "cpu" or "mps".
+
+    Returns:
+        The result in one line, and the JSON file.
+
+    Raises:
+        RectalError: Something named is not there.
+    """
+    chosen = named_fold(dataset, trainer, plans, configuration, fold)
+    if output is None and not chosen.folder.is_dir():
+        raise RectalError(f"{chosen.folder} does not exist: the fold is not trained. Name a folder with -o.")
+    folder = chosen.folder / "validation" if output is None else output / f"fold_{fold}"
+    cases = chosen.cases()
+    label, network = chosen.network(weights)
+    content = analyze_dilution(network, cases, find_device(device), label, configuration)
+    name = DILUTION if label == FINAL else f"{DILUTION}_{weights.removesuffix('.pth')}"
+    write_dilution(content, folder, name)
+    return dilution_line(content), folder / f"{name}.json"
+
+
+def reuse_of_fold(first: Path, second: Path, output: Path | None = None, device: str = "cuda") -> tuple[str, Path]:
+    """Compare the features of a fold with those of another one, or of a pretrained file, and write a JSON file.
+
+    Args:
+        first: Folder of a trained fold, whose validation cases are used.
+        second: Folder of a trained fold of the same dataset, or a pretrained file for the network of the first.
+        output: The file; None takes the folder `validation` of the first.
+        device: "cuda", "cpu" or "mps".
+
+    Returns:
+        The result in one line, and the file.
+
+    Raises:
+        RectalError: Something named is not there, or the folds are of different datasets.
+    """
+    fold = fold_in(first)
+    cases = fold.cases()
+    label, network = fold.network()
+    subject = Subject(label, network, cases)
+    if second.is_dir():
+        other_fold = fold_in(second)
+        other, name = _other_fold(fold, other_fold), f"{REUSE}_{other_fold.trainer}_fold_{other_fold.fold}"
+        subject = replace(subject, label=fold_label(fold))
+    else:
+        _, pretrained = fold.network("random")
+        load_pretrained(pretrained.backbone, second)
+        other, name = Subject(second.name, pretrained, cases), REUSE
+    # The second fold validates other cases: features can only be compared where they are of the same patients.
+    other = replace(other, cases=replace(other.cases, names=cases.names))
+    content = compare_features(subject, other, find_device(device))
+    path = output or first / "validation" / f"{name}.json"
+    write_json(path, content)
+    return reuse_line(content), path
+
+
+def _other_fold(fold: Fold, other: Fold) -> Subject:
+    if other.dataset != fold.dataset:
+        raise RectalError(f"The folds are of different datasets, {fold.dataset} and {other.dataset}.")
+    return Subject(fold_label(other), other.network()[1], other.cases())
+
+
+def fold_label(fold: Fold) -> str:
+    """Return how a fold is called in results."""
+    return f"{fold.trainer} {fold.configuration} fold {fold.fold}"
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device.
+
+    Raises:
+        RectalError: There is no GPU where one is asked for.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RectalError("There is no CUDA device. Use -device cpu.")
+    return torch.device(name)

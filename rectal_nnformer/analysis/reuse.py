@@ -1,0 +1,151 @@
+"""Feature reuse: CKA between the blocks of two networks over the same crops, as the content of feature_reuse.json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rectal_nnformer.analysis.cases import PreprocessedCases
+from rectal_nnformer.analysis.cka import (
+    FEWEST_SAMPLES,
+    NUM_DRAWS,
+    bootstrap_diagonal,
+    centre,
+    centre_unbiased,
+    cosines,
+    permutation_null,
+)
+from rectal_nnformer.analysis.features import MOST_CELLS, common_extent, feature_grams
+from rectal_nnformer.networks.adapter import PlannedNetwork
+
+NAME = "feature_reuse"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to compare.
+
+    Attributes:
+        label: What it is called in the result.
+        network: Not compiled.
+        cases: The cases, as its configuration sees them; the same ones for both networks.
+    """
+
+    label: str
+    network: PlannedNetwork
+    cases: PreprocessedCases
+
+
+def compare_features(first: Subject, second: Subject, device: torch.device) -> dict[str, Any]:
+    """Compare the blocks of two networks and return the content of feature_reuse.json.
+
+    One crop per case is a sample. Where the networks have other numbers of blocks there is no diagonal. With fewer than
+    4 cases the debiased estimator is undefined; `note` then says so.
+    """
+    extent = common_extent([(subject.network, subject.cases) for subject in (first, second)])
+    grams = []
+    for subject in (first, second):
+        grams.append(feature_grams(subject.network, subject.cases, extent, device))
+    num_cases = len(first.cases.names)
+    enough = num_cases >= FEWEST_SAMPLES
+    blocks = block_names(first.network, first.cases.patch_size)
+    return {
+        "first": first.label,
+        "second": second.label,
+        "backbone": first.network.backbone_name,
+        "second_backbone": second.network.backbone_name,
+        "blocks": [name for name, _ in blocks],
+        "stages": [stage for _, stage in blocks],
+        "num_crops": num_cases,
+        "num_cases": num_cases,
+        "debiased": debiased_record(*grams) if enough else None,
+        "biased": similarity_record(cosines(*(centre(matrices) for matrices in grams))),
+        "note": note(num_cases),
+        "settings": {
+            "extent_mm": list(extent),
+            "most_cells": MOST_CELLS,
+            "permutations": NUM_DRAWS,
+            "bootstrap_draws": NUM_DRAWS,
+            "interval": 0.95,
+            "seed": 0,
+            "cases": list(first.cases.names),
+        },
+    }
+
+
+def note(num_cases: int) -> str:
+    """Return what to know of a result of so many cases, or an empty string."""
+    if num_cases < FEWEST_SAMPLES:
+        return f"The debiased estimator needs at least {FEWEST_SAMPLES} cases; there are {num_cases}."
+    return "" if num_cases >= 10 else f"Only {num_cases} cases: read the intervals."
+
+
+def block_names(network: PlannedNetwork, patch_size: Sequence[int]) -> list[tuple[str, int]]:
+    """Return `stage 0 block 0` and so on, each with its stage."""
+    x, y, z = (patch_size[axis - 2] for axis in network.to_xyz[2:])
+    stages = [block.stage for block in network.backbone.attention_blocks((x, y, z))]
+    return [(f"stage {stage} block {i - stages.index(stage)}", stage) for i, stage in enumerate(stages)]
+
+
+def debiased_record(first: Tensor, second: Tensor) -> dict[str, Any]:
+    """Return the debiased CKA of Gram matrices (blocks, cases, cases), its null and intervals."""
+    record = similarity_record(cosines(centre_unbiased(first), centre_unbiased(second)))
+    if len(first) != len(second):
+        return {**record, "null": None, "intervals": None}
+    null = permutation_null(first, second)
+    draws = bootstrap_diagonal(first, second)
+    diagonal = _interval(draws)
+    return {
+        **record,
+        "null": {"mean": _numbers(null.mean), "p95": _numbers(null.p95)},
+        "intervals": {"diagonal": diagonal, "drift": _interval(1 - draws.mean(1, keepdim=True))[0]},
+    }
+
+
+def similarity_record(matrix: Tensor) -> dict[str, Any]:
+    """Return a matrix (blocks, other blocks) of similarities with its diagonal and what follows from it."""
+    record: dict[str, Any] = {"matrix": [_numbers(row) for row in matrix]}
+    if matrix.shape[0] != matrix.shape[1]:
+        names = ("diagonal", "mean_diagonal", "drift", "best_match_distance")
+        return {**record, **dict.fromkeys(names)}
+    mean = matrix.diagonal().mean()
+    best = matrix.argmax(dim=1) if bool(matrix.isfinite().all()) else None
+    distance = None if best is None else float((best - torch.arange(len(matrix))).abs().double().mean())
+    return {
+        **record,
+        "diagonal": _numbers(matrix.diagonal()),
+        "mean_diagonal": _number(mean),
+        "drift": _number(1 - mean),
+        "best_match_distance": distance,
+    }
+
+
+def reuse_line(content: Mapping[str, Any]) -> str:
+    """Return the result in one line, for logs."""
+    debiased = content["debiased"]
+    if debiased is None or debiased["mean_diagonal"] is None:
+        return f"Feature reuse, {content['first']} against {content['second']}: undefined. {content['note']}"
+    interval = debiased["intervals"]["drift"]
+    words = "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+    return (
+        f"Feature reuse, {content['first']} against {content['second']}: debiased CKA {debiased['mean_diagonal']:.3f} "
+        f"on average, drift {debiased['drift']:.3f}{words}, {content['num_cases']} cases"
+    )
+
+
+def _interval(draws: Tensor) -> list[list[float] | None]:
+    """Return the 2.5th and 97.5th percentile of each column of (draws, columns), leaving out undefined draws."""
+    bounds = draws.nanquantile(torch.tensor([0.025, 0.975], dtype=draws.dtype), dim=0)
+    return [None if bool(pair.isnan().any()) else pair.tolist() for pair in bounds.T]
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    return [_number(value) for value in values]
+
+
+def _number(value: Tensor) -> float | None:
+    number = float(value)
+    return number if isfinite(number) else None

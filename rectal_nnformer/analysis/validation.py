@@ -1,0 +1,132 @@
+"""What is analyzed when a fold has been validated, and how it reaches files, log and nnU-Net's logger."""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rectal_nnformer.analysis.cases import PreprocessedCases
+from rectal_nnformer.analysis.dilution_files import NAME as DILUTION_FILE
+from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
+from rectal_nnformer.analysis.epochs import FILE as EPOCHS_FILE
+from rectal_nnformer.analysis.reuse import NAME as REUSE_FILE
+from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.summary import CohortDetection
+from rectal_nnformer.files import write_json
+from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.networks.pretrained import load_pretrained
+from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
+
+Log = Callable[[str], None]
+Summary = Callable[[str, Any], None]
+LOGGED = ("adi", "uniform_adi", "a_rp", "tumor_adi", "scattered_padding_share")
+
+
+@dataclass(frozen=True)
+class ValidatedFold:
+    """A fold whose validation is complete.
+
+    Attributes:
+        folder: `fold_X` of the model; results go into its folder `validation`.
+        network: As validated; not compiled.
+        new_network: Builds the same network with random weights.
+        weights: Name of the checkpoint that the network is.
+        cases: The validation cases.
+        configuration: Name of the configuration.
+        device: Where to compute.
+        log: Writes a line to the log of the training.
+        log_summary: Gives a final value to nnU-Net's logger.
+    """
+
+    folder: Path
+    network: PlannedNetwork
+    new_network: Callable[[], PlannedNetwork]
+    weights: str
+    cases: PreprocessedCases
+    configuration: str
+    device: torch.device
+    log: Log
+    log_summary: Summary
+
+
+def analyze_validation(fold: ValidatedFold) -> None:
+    """Write attention_dilution.json and .csv and feature_reuse.json into the validation folder, and log them.
+
+    Feature reuse is against the pretrained file that the training started from, and left out, with the reason in the
+    log, where there is none or it is not at hand. Whatever goes wrong is logged with its cause and does not reach the
+    caller: the validation is complete without it.
+    """
+    with only_logged("attention dilution", fold.log):
+        content = analyze_dilution(fold.network, fold.cases, fold.device, fold.weights, fold.configuration)
+        write_dilution(content, fold.folder / "validation")
+        fold.log(dilution_line(content))
+        log_values(dilution_values(content["stages"]), fold.log_summary)
+    with only_logged("feature reuse", fold.log):
+        _analyze_reuse(fold)
+
+
+def forget_analysis(fold_folder: Path) -> None:
+    """Remove what was written of an earlier training in the folder of a fold, which a new one begins to overwrite."""
+    names = (f"{DILUTION_FILE}.json", f"{DILUTION_FILE}.csv", f"{REUSE_FILE}.json")
+    for path in (fold_folder / EPOCHS_FILE, *(fold_folder / "validation" / name for name in names)):
+        path.unlink(missing_ok=True)
+
+
+def _analyze_reuse(fold: ValidatedFold) -> None:
+    try:
+        path = recorded_pretrained_file(fold.folder)
+    except RectalError as reason:
+        fold.log(f"Feature reuse was not measured. {reason}")
+        return
+    pretrained = fold.new_network()
+    load_pretrained(pretrained.backbone, path)
+    subjects = Subject(fold.weights, fold.network, fold.cases), Subject(path.name, pretrained, fold.cases)
+    content = compare_features(*subjects, fold.device)
+    write_json(fold.folder / "validation" / f"{REUSE_FILE}.json", content)
+    fold.log(reuse_line(content))
+    log_values(reuse_values(content), fold.log_summary)
+
+
+@contextmanager
+def only_logged(what: str, log: Log) -> Iterator[None]:
+    """Log an error of the block with its traceback instead of raising it; the user can still end the program."""
+    try:
+        yield
+    except Exception:
+        log(f"The analysis of {what} failed; training and validation are not affected.\n{traceback.format_exc()}")
+
+
+def log_values(values: Mapping[str, float | None], log_summary: Summary) -> None:
+    """Give defined final values to nnU-Net's logger, which passes them on to Weights & Biases where that is enabled."""
+    for name, value in values.items():
+        if value is not None:
+            log_summary(f"final_val/{name}", value)
+
+
+def detection_values(result: CohortDetection) -> dict[str, float | None]:
+    """Return what the logger gets of the lesion detection."""
+    return {
+        "lesions": result.n_reference,
+        "lesions_detected": result.n_detected,
+        "detection_rate": result.detection_rate.rate,
+        "strict_detection_rate": result.strict.detection_rate.rate,
+        "case_detection_rate": result.case_rate.rate,
+        "false_positives_per_case": result.false_positives_per_case,
+        "case_dice_mean": result.case_dice.mean,
+    }
+
+
+def dilution_values(stages: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Return what the logger gets of the attention dilution: `adi/stage_0` and so on."""
+    return {f"{name}/stage_{stage['stage']}": stage[name] for stage in stages for name in LOGGED}
+
+
+def reuse_values(content: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what the logger gets of the feature reuse, by the debiased estimator."""
+    debiased = content["debiased"] or {}
+    return {f"cka_{name}": debiased.get(name) for name in ("mean_diagonal", "drift", "best_match_distance")}

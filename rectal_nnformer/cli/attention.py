@@ -1,0 +1,48 @@
+"""Measure the attention dilution of folds on their validation cases; write attention_dilution.json and .csv.
+
+Every fold's validation does this for its final checkpoint. Here it can be repeated, or done with other weights:
+the pretrained file, or random weights, for which nothing need be trained. Results go into the folder validation of the
+fold, under a name that tells the weights unless they are the final checkpoint.
+"""
+
+import argparse
+from pathlib import Path
+
+HELP = "measure how much attention goes to padding, of folds, pretrained or random weights"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this subcommand, named as in nnU-Net."""
+    parser.add_argument("-d", metavar="DATASET", required=True, help="dataset id or name")
+    parser.add_argument("-tr", metavar="TRAINER", required=True, help="trainer, such as nnUNetTrainerSMIT_ACT")
+    parser.add_argument("-p", metavar="PLANS", required=True, help="plans, such as nnUNetRectalSMITPlans")
+    parser.add_argument("-c", metavar="CONFIGURATION", default="3d_fullres", help="default: %(default)s")
+    parser.add_argument("-f", metavar="FOLD", nargs="+", default=["0"], help="folds, or all (default: 0)")
+    parser.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        default="checkpoint_final.pth",
+        help="a checkpoint of the fold, 'pretrained' or 'random' (default: %(default)s)",
+    )
+    parser.add_argument("-o", metavar="DIR", type=Path, help="write to DIR/fold_X instead")
+    parser.add_argument(
+        "-device", choices=("cuda", "cpu", "mps"), default="cuda", help="device to compute on (default: %(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, write and print one line per fold."""
+    from rectal_nnformer.analysis.on_demand import dilution_of_fold
+
+    for fold in arguments.f:
+        line, path = dilution_of_fold(
+            arguments.d,
+            arguments.tr,
+            arguments.p,
+            arguments.c,
+            fold,
+            weights=arguments.weights,
+            output=arguments.o,
+            device=arguments.device,
+        )
+        print(f"fold {fold}: {line}\n  {path}")
