@@ -12,7 +12,19 @@ from collections.abc import Sequence
 from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
 
-COMMANDS = ("demo", "convert", "plan_and_preprocess", "train", "predict", "crossval", "evaluate", "weights", "env")
+COMMANDS = (
+    "demo",
+    "convert",
+    "plan_and_preprocess",
+    "train",
+    "predict",
+    "crossval",
+    "evaluate",
+    "report",
+    "compare",
+    "weights",
+    "env",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

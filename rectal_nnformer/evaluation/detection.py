@@ -65,8 +65,13 @@ class Lesion(Component):
 
 
 @dataclass(frozen=True)
-class _Components:
-    """The components of a mask: an array numbered by component, 0 elsewhere, and the box around each of them."""
+class Components:
+    """The components of a mask.
+
+    Attributes:
+        labels: An array numbered by component, from 1 in the order in which a scan along it meets them; 0 elsewhere.
+        boxes: The box around each of them.
+    """
 
     labels: NDArray[np.int32]
     boxes: list[Box]
@@ -145,7 +150,7 @@ def detect_lesions(
     """
     _check_input(prediction, reference, spacing)
     box = _bounding_box((prediction != 0) | (reference != 0))
-    lesions, predictions = (_find_components(mask[box], min_voxels) for mask in (reference, prediction))
+    lesions, predictions = (find_components(mask[box], min_voxels) for mask in (reference, prediction))
     table = _overlap_table(lesions.labels, predictions.labels)
     grouping = group_components(table)
     strict_pairs = match_strictly(table, min_iou)
@@ -185,14 +190,14 @@ def _bounding_box(mask: NDArray[np.bool_]) -> Box:
     return tuple(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1) for used in occupied)
 
 
-def _find_components(mask: NDArray[Any], min_voxels: int) -> _Components:
+def find_components(mask: NDArray[Any], min_voxels: int = MIN_VOXELS) -> Components:
     """Return the 26-connected components of at least `min_voxels`."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     large_enough = np.bincount(labels.ravel(), minlength=1) >= min_voxels
     large_enough[0] = False
     if not large_enough[1:].all():
         labels = np.where(large_enough, large_enough.cumsum(), 0).astype(np.int32)[labels]
-    return _Components(labels, ndimage.find_objects(labels))
+    return Components(labels, ndimage.find_objects(labels))
 
 
 def _overlap_table(lesions: NDArray[np.int32], predictions: NDArray[np.int32]) -> Integers:
@@ -204,7 +209,7 @@ def _overlap_table(lesions: NDArray[np.int32], predictions: NDArray[np.int32]) -
 
 
 def _group_agreement(
-    lesions: _Components, predictions: _Components, grouping: Grouping, group: int, spacing: Sequence[float]
+    lesions: Components, predictions: Components, grouping: Grouping, group: int, spacing: Sequence[float]
 ) -> dict[str, Any]:
     """Return how well one group was outlined, by the names of the fields of `Lesion`."""
     members = [
@@ -230,7 +235,7 @@ def _common_box(boxes: Sequence[Box]) -> Box:
     )
 
 
-def _describe_components(components: _Components, offset: Sequence[int], spacing: Sequence[float]) -> list[Component]:
+def _describe_components(components: Components, offset: Sequence[int], spacing: Sequence[float]) -> list[Component]:
     """Return number, size and centroid of each component; `offset` is where its array starts in the whole one."""
     voxel_cm3 = math.prod(spacing) / 1000
     described = []
