@@ -11,9 +11,9 @@ from rectal_nnformer.runs import ATTENTION_FILE, CUBIC, REUSE_FILE, Run, cubic_s
 from rectal_nnformer.wording import number, plural
 
 ADI_MEANING = (
-    "The attention dilution index (ADI) is the share of attention's entropy that falls on padding, asked by tokens that "
-    "hold image: 0 is none. Beside it stands what uniform attention would give. The padded baseline is the pretraining "
-    "input (3d_fullres_cubic) under uniform attention, from the token accounting of the plans."
+    "The attention dilution index (ADI) is the share of the entropy of attention that falls on padding, over all "
+    "tokens that hold image: 0 is none. Beside it stands what uniform attention would give. The padded baseline is the "
+    "pretraining input (3d_fullres_cubic) under uniform attention, from the token accounting of the plans."
 )
 CKA_MEANING = (
     "Centered kernel alignment (CKA, debiased) compares each block's features with those of the pretrained encoder on "
@@ -64,8 +64,8 @@ def features(run: Run) -> Markup:
 
 _WHISKERS = "Whiskers are the range over the folds, or the 95 % interval over cases where there is one fold."
 _MATRIX_CAPTION = (
-    "CKA between every two blocks: rows are blocks of this model, columns blocks of the pretrained encoder, numbered as "
-    "in the table; darker is more alike. Where features are reused, the diagonal stays dark."
+    "CKA between every two blocks: rows are blocks of this model, columns of the pretrained encoder, numbered as in "
+    "the table; darker is more alike. Where features are reused, the diagonal stays dark."
 )
 
 
@@ -136,8 +136,16 @@ def _diagonal_chart(profile: ReuseProfile) -> Markup:
         series.append(Series("unrelated features, 95th percentile", profile.null_p95, style=1))
     described = f"From {number(profile.diagonal[0])} in the first block to {number(profile.diagonal[-1])} in the last."
     places = [str(i + 1) for i in range(len(profile.blocks))]
+    # Without bias, the estimate for unrelated features may lie below 0.
+    lowest = -0.25 if min((v for v in profile.diagonal if v is not None), default=0.0) < 0 else 0.0
     return profile_chart(
-        "cka", "Similarity of each block to itself before fine-tuning", described, places, series, "block", (0.0, 1.0)
+        "cka",
+        "Similarity of each block to itself before fine-tuning",
+        described,
+        places,
+        series,
+        "block",
+        (lowest, 1.0),
     )
 
 

@@ -1,7 +1,7 @@
-"""Charts as inline SVG: in units of pixels on a phone, coloured by the style sheet of the page, told in words.
+"""Charts as inline SVG, in pixels of a phone, coloured by the style sheet and told in words.
 
-Every chart has a title and a description for screen readers; series differ by the shape of their marks and the dashes of
-their lines, not by colour alone. The numbers stand in a table beside each chart.
+Every chart has a title and a description for screen readers; series differ by the shape of their marks and the dashes
+of their lines, not by colour alone. The numbers stand in a table beside each chart.
 """
 
 import math
@@ -148,8 +148,8 @@ def heat_map(ident: str, title: str, description: str, matrix: Sequence[Sequence
             shapes.append(tag("rect", name, **place, fill=_shade(value)))
             if len(matrix) <= 8 and value is not None:
                 ink = "#ffffff" if value > 0.6 else "#10243e"
-                middle = {"x": left + (j + 0.5) * cell, "y": top + (i + 0.5) * cell + 4}
-                shapes.append(tag("text", f"{value:.2f}", **middle, text_anchor="middle", fill=ink, class_="in-cell"))
+                center = {"x": left + (j + 0.5) * cell, "y": top + (i + 0.5) * cell + 4}
+                shapes.append(tag("text", f"{value:.2f}", **center, text_anchor="middle", fill=ink, class_="in-cell"))
     every = math.ceil(len(matrix) / 9)
     for index in range(0, len(matrix), every):
         middle = (index + 0.5) * cell

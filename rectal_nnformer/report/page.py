@@ -92,7 +92,7 @@ def _header(run: Run, date: str) -> Markup:
 
 def _asset(name: str) -> Markup:
     """Return a file that is part of this package and holds nothing that would end its element."""
-    return Markup(resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8"))
+    return Markup((resources.files("rectal_nnformer.report") / "assets" / name).read_text(encoding="utf-8"))
 
 
 def _hash(content: Markup) -> str:
