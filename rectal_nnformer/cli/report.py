@@ -13,7 +13,7 @@ HELP = "write a page about a trained model: detection, pictures, attention, feat
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this subcommand."""
     parser.add_argument(
-        "run", metavar="RUN", type=Path, help="folder of the model in nnUNet_results, which holds the folds"
+        "model", metavar="RUN", type=Path, help="folder of the model in nnUNet_results, which holds the folds"
     )
     parser.add_argument("-o", metavar="FILE", type=Path, help="the page (default: report.html in RUN)")
     parser.add_argument("-np", metavar="N", type=int, default=2, help="processes at most (default: %(default)s)")
@@ -23,4 +23,4 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the page and print where it is."""
     from rectal_nnformer.report import write_report
 
-    print(f"The report is {write_report(arguments.run, arguments.o, arguments.np)}")
+    print(f"The report is {write_report(arguments.model, arguments.o, arguments.np)}")

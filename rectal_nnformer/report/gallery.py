@@ -72,7 +72,7 @@ class Picture:
     @property
     def size(self) -> int:
         """Bytes of the page that it takes."""
-        return len(self.data_uri) + sum(map(len, self.outlines.values())) + MARKUP_BYTES
+        return 4 * math.ceil(len(self.webp) / 3) + sum(map(len, self.outlines.values())) + MARKUP_BYTES
 
     @property
     def data_uri(self) -> str:
@@ -185,17 +185,27 @@ def id_of(subject: Subject) -> tuple[bool, str, int]:
 def fit_to_budget(clips: Sequence[Clip], budget: int) -> list[Clip]:
     """Return clips with so few slices that all fit; the last clips lose their pictures if a single slice is too much.
 
-    All clips are thinned alike, and the slice in which a subject is largest stays.
+    All clips are thinned alike, the first ones by one slice less where there is room. The slice in which a subject is
+    largest stays.
     """
     most = max((len(clip.pictures) for clip in clips), default=0)
     fitted = list(clips)
     while most > 1 and _bytes_of(fitted) > budget:
         most -= 1
         fitted = [_thinned(clip, most) for clip in clips]
+    left = budget - _bytes_of(fitted)
     for index in range(len(fitted) - 1, -1, -1):
-        if _bytes_of(fitted) <= budget:
+        if left >= 0:
             break
+        left += _bytes_of([fitted[index]])
         fitted[index] = replace(fitted[index], pictures=(), problem="left out to keep this page small")
+    for index, clip in enumerate(clips):
+        longer = _thinned(clip, most + 1)
+        cost = _bytes_of([longer]) - _bytes_of([fitted[index]])
+        if not fitted[index].pictures or cost > left:
+            break
+        fitted[index] = longer
+        left -= cost
     return fitted
 
 

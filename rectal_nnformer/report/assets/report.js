@@ -50,7 +50,7 @@ function filterRows() {
 
 const caseControls = document.getElementById("case-controls");
 caseControls.hidden = false;
-caseControls.addEventListener("input", filterRows);
+for (const type of ["input", "change"]) caseControls.addEventListener(type, filterRows);
 
 const cardText = document.getElementById("card-text");
 cardText.parentNode.hidden = false;
