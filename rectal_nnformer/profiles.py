@@ -67,16 +67,17 @@ def stage_profiles(attention: Mapping[int, Mapping[str, Any]]) -> list[StageProf
 
 
 def reuse_profile(reuse: Mapping[int, Mapping[str, Any]]) -> ReuseProfile | None:
-    """Return the profile of `feature_reuse.json` by fold; None without any.
+    """Return the profile of `feature_reuse.json` by fold; None without any that is defined.
 
-    Folds whose blocks are not those of the first fold are left out.
+    Left out are folds of too few cases for the debiased estimator, and those that compare other blocks than the first.
     """
-    if not reuse:
+    defined = {fold: content for fold, content in reuse.items() if (content["debiased"] or {}).get("diagonal")}
+    if not defined:
         return None
-    blocks = tuple(next(iter(reuse.values()))["blocks"])
-    same = {fold: content for fold, content in reuse.items() if tuple(content["blocks"]) == blocks}
+    blocks = tuple(next(iter(defined.values()))["blocks"])
+    same = {fold: content for fold, content in defined.items() if tuple(content["blocks"]) == blocks}
     debiased = [content["debiased"] for content in same.values()]
-    nulls = [result.get("null", {}).get("p95") or [None] * len(blocks) for result in debiased]
+    nulls = [(result.get("null") or {}).get("p95") or [None] * len(blocks) for result in debiased]
     means = {fold: content["debiased"].get("mean_diagonal") for fold, content in same.items()}
     return ReuseProfile(
         blocks=blocks,
@@ -103,7 +104,7 @@ def mean_defined(values: Iterable[float | None]) -> float | None:
 def _block_interval(debiased: Sequence[Mapping[str, Any]], index: int) -> tuple[float, float] | None:
     if len(debiased) > 1:
         return _range(result["diagonal"][index] for result in debiased)
-    intervals = debiased[0].get("intervals", {}).get("diagonal")
+    intervals = (debiased[0].get("intervals") or {}).get("diagonal")
     if not intervals or intervals[index] is None or None in intervals[index]:
         return None
     low, high = intervals[index]

@@ -63,7 +63,8 @@ def write_scan(base, case, reference, seed=0):
     mask = mask_of(reference)
     noise = np.random.default_rng(seed).normal(300, 25, mask.shape)
     _, y, x = np.indices(mask.shape)
-    body = (np.square((x - 36) / 33) + np.square((y - 32) / 29)) < 1
+    width, height, _ = SIZE_XYZ
+    body = np.square(2 * x / width - 1) + np.square(2 * y / height - 1) < 0.85
     image = np.where(body, noise - 110 * mask, 20).clip(0)
     write_volume(base / f"nnUNet_raw/{DATASET}/imagesTr/{case}_0000.nii.gz", image.astype(np.int16))
     write_volume(base / f"nnUNet_preprocessed/{DATASET}/gt_segmentations/{case}.nii.gz", mask.astype(np.uint8))

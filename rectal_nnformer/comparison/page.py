@@ -158,7 +158,7 @@ def _attention_table(runs: Sequence[RunResult]) -> list[str]:
         if run.stages
         for what, key in (("ADI", "adi"), ("ADI, uniform attention", "uniform_adi"), ("mass on padding", "a_rp"))
     ]
-    missing = _missing([run.name for run in runs if not run.stages], ATTENTION_FILE)
+    missing = _missing([run.name for run in runs if not run.stages], ATTENTION_FILE, "rectal_nnformer attention")
     return [*(table(("run", "mean over folds", *(f"stage {i}" for i in stages)), rows) if rows else []), *missing]
 
 
@@ -174,7 +174,7 @@ def _reuse_table(runs: Sequence[RunResult]) -> list[str]:
         for run in runs
         for point in run.fold_points
     ]
-    missing = _missing([run.name for run in runs if run.reuse is None], REUSE_FILE)
+    missing = _missing([run.name for run in runs if run.reuse is None], REUSE_FILE, "rectal_nnformer feature_reuse")
     words = [
         "Feature reuse is the mean CKA (debiased) of the blocks with themselves before fine-tuning.",
         "Much reuse need not mean accuracy.",
@@ -184,13 +184,13 @@ def _reuse_table(runs: Sequence[RunResult]) -> list[str]:
     return [*(words if rows else []), *missing]
 
 
-def _missing(names: Sequence[str], file: str) -> list[str]:
+def _missing(names: Sequence[str], file: str, command: str) -> list[str]:
     if not names:
         return []
     return [
         "",
-        f"Not analysed: {', '.join(names)}. No fold has a validation/{file}. It is written when a fold is validated: "
-        "validate a trained fold again with --val.",
+        f"Not analysed: {', '.join(names)}. No fold has a validation/{file} with a defined value. The validation of a "
+        f"fold writes it; '{command}' measures it later.",
     ]
 
 

@@ -28,7 +28,7 @@ def attention(run: Run) -> Markup:
     series = _attention_series(run, stages)
     content: list[Markup | None] = [tag("p", ADI_MEANING, class_="note")]
     if not stages:
-        content.append(_missing("Attention dilution", ATTENTION_FILE))
+        content.append(tag("p", _how_to_measure_attention(run), class_="hint"))
     if series:
         places = [str(i) for i in range(max(len(one.values) for one in series))]
         described = "; ".join(f"{s.name}: {', '.join(number(v, 3) for v in s.values)}" for s in series)
@@ -42,8 +42,9 @@ def features(run: Run) -> Markup:
     profile = reuse_profile(run.reuse)
     meaning = tag("p", CKA_MEANING, class_="note")
     if profile is None:
-        return section("features", "Features kept from pretraining", meaning, _missing("Feature reuse", REUSE_FILE))
-    pair = next(iter(run.reuse.values()))
+        missing = tag("p", _how_to_measure_reuse(run), class_="hint")
+        return section("features", "Features kept from pretraining", meaning, missing)
+    pair = run.reuse[min(profile.folds)]
     facts = definitions(
         [
             ("compared", f"{pair.get('first', 'this model')} with {pair.get('second', 'the pretrained encoder')}"),
@@ -69,12 +70,22 @@ _MATRIX_CAPTION = (
 )
 
 
-def _missing(what: str, file: str) -> Markup:
-    return tag(
-        "p",
-        f"{what} was not analysed: no fold has a validation/{file}. It is written when a fold is validated; validate a "
-        "trained fold again with 'rectal_nnformer train DATASET CONFIGURATION FOLD -tr TRAINER -p PLANS --val'.",
-        class_="caution",
+def _how_to_measure_attention(run: Run) -> str:
+    folds = " ".join(map(str, run.folds))
+    return (
+        f"Attention dilution was not measured: no fold has a validation/{ATTENTION_FILE}, which the validation of a fold "
+        f"writes. To measure it now: rectal_nnformer attention -d {run.dataset} -tr {run.trainer} -p {run.plans_name} "
+        f"-c {run.configuration} -f {folds}"
+    )
+
+
+def _how_to_measure_reuse(run: Run) -> str:
+    if notes := [str(content["note"]) for content in run.reuse.values() if content.get("note")]:
+        return f"Feature reuse is undefined. {notes[0]}"
+    return (
+        f"Feature reuse was not measured: no fold has a validation/{REUSE_FILE}, which the validation of a fold writes if "
+        "the training started from a pretrained file that is at hand. To compare with one now: rectal_nnformer "
+        f"feature_reuse {run.folder / f'fold_{min(run.folds)}'} PRETRAINED_FILE"
     )
 
 
@@ -100,7 +111,7 @@ def _series_table(places: Sequence[str], series: Sequence[Series]) -> Markup:
         (place, *(number(one.values[i] if i < len(one.values) else None, 3) for one in series))
         for i, place in enumerate(places)
     ]
-    return table("ADI per stage, mean over the folds", ("stage", *(one.name for one in series)), rows)
+    return table("ADI per stage", ("stage", *(one.name for one in series)), rows)
 
 
 def _flow_table(stages: Sequence[StageProfile]) -> Markup | None:
