@@ -57,6 +57,7 @@ def convert_dicom(
         Case(names[s.uid], s, ImageFile(mask_files[s.uid]) if s.uid in mask_files else None, s.patient)
         for s in sorted(findings.series, key=lambda s: names[s.uid])
     ]
+    _tell_renamed(names, findings.series)
     _warn_of_identities(names, findings.series)
     return convert_cases(cases, problems, Target(folder, masks is not None, patients, split_by_case, workers))
 
@@ -126,6 +127,13 @@ def _tell_ignored(findings: Findings) -> None:
         print(f"Ignored: {_place(uid, folder)}: {reason}")
     if findings.others:
         print(f"Ignored, not DICOM images: {plural(len(findings.others), 'file')}, such as {findings.others[0]}")
+
+
+def _tell_renamed(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:
+    """Say which series a case is, where its name is not the folder's; it is written nowhere, since paths tell names."""
+    for s in sorted(series, key=lambda s: names[s.uid]):
+        if names[s.uid] != s.folder.resolve().name:
+            print(f"Case {names[s.uid]}: {_place(s.uid, s.folder)}")
 
 
 def _plain(text: str) -> str:

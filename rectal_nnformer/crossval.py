@@ -13,6 +13,7 @@ from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.files import write_json
 from rectal_nnformer.paths import find_dataset, folder_variables, nnunet_folder
 from rectal_nnformer.patients import read_patients
+from rectal_nnformer.training.checks import check_can_train
 from rectal_nnformer.training.folds import TrainingJob, train_folds
 
 DEFAULT_FOLDS = 5
@@ -49,7 +50,8 @@ def cross_validate(
         covers all folds that are finished, those of earlier runs included.
 
     Raises:
-        RectalError: the dataset is not planned and preprocessed, a fold or GPU is not possible, or a training failed.
+        RectalError: the dataset is not planned and preprocessed; a fold, trainer or device is not possible, or the
+            pretrained file is missing; or a training failed.
     """
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
     _check_plans(preprocessed, plans, configuration)
@@ -68,7 +70,9 @@ def cross_validate(
         save_probabilities=save_probabilities,
     )
     _check_finished_folds(job, splits)
-    train_folds(job, list(dict.fromkeys(folds or range(len(splits)))), gpus)
+    wanted = list(dict.fromkeys(folds or range(len(splits))))
+    check_can_train(job, wanted)
+    train_folds(job, wanted, gpus)
     return job.model_folder, _summarize(job, preprocessed, splits)
 
 
@@ -108,9 +112,11 @@ def _check_plans(preprocessed: Path, plans: str, configuration: str) -> None:
     """Refuse plans or a configuration that do not exist, before a process is started for each fold."""
     path = preprocessed / f"{plans}.json"
     if not path.is_file():
-        present = ", ".join(sorted(p.stem for p in preprocessed.glob("*Plans*.json"))) or "none"
+        present = ", ".join(sorted(p.stem for p in preprocessed.glob("*Plans*.json")))
         raise RectalError(
-            f"{path} does not exist; plans of this dataset: {present}. Run plan_and_preprocess or mend -p."
+            f"{path} does not exist. "
+            + (f"Plans of this dataset: {present}. Mend -p, or run" if present else "Run")
+            + " 'rectal_nnformer plan_and_preprocess' first."
         )
     configurations = json.loads(path.read_text(encoding="utf-8"))["configurations"]
     if configuration not in configurations:

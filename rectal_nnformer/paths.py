@@ -7,6 +7,12 @@ from rectal_nnformer.errors import RectalError
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINERS_VARIABLE = "nnUNet_extTrainer"
+REMEDIES = {
+    "nnUNet_raw": "make it with 'rectal_nnformer convert'",
+    "nnUNet_preprocessed": "make it with 'rectal_nnformer plan_and_preprocess'",
+    "nnUNet_results": "train it with 'rectal_nnformer crossval'",
+}
+"""What fills each of nnU-Net's folders."""
 
 
 def trainers_folder() -> Path:
@@ -55,7 +61,10 @@ def find_dataset(variable: str, dataset: int | str) -> Path:
     present = sorted(path for path in folder.glob("Dataset*") if path.is_dir())
     found = [path for path in present if path.name == prefix or (prefix.endswith("_") and path.name.startswith(prefix))]
     if len(found) != 1:
-        listed = ", ".join(path.name for path in (found or present)) or "none"
+        listed = ", ".join(path.name for path in (found or present)) or "no dataset"
         problem = "More than one dataset is" if found else "No dataset is"
-        raise RectalError(f"{problem} called {dataset} in {variable} ({folder}): {listed}. Check -d and the variable.")
+        raise RectalError(
+            f"{problem} called {dataset} in {variable} ({folder}), which holds {listed}. Check -d and the variable, "
+            f"or {REMEDIES[variable]}."
+        )
     return found[0]

@@ -108,6 +108,17 @@ def test_a_users_error_is_one_message_and_exit_code_2(capsys):
     assert "nnUNet_preprocessed is not set" in error and "Traceback" not in error
 
 
+def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rectal_nnformer.cli.crossval.run", interrupt)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["crossval", "-d", "501", "-tr", "T", "-p", "P"])
+    assert exit_.value.code == 130
+    assert "Interrupted. Finished folds are kept: the same command goes on" in capsys.readouterr().err
+
+
 def test_datasets_are_found_by_id_and_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     for name in ("Dataset501_Rectal", "Dataset502_A", "Dataset502_B"):

@@ -238,7 +238,7 @@ def test_planes_by_direction_cosines(row, column, plane):
 # Names, and masks by name
 
 
-def test_series_that_share_a_folder_or_a_folder_name_get_a_suffix_of_their_own(tmp_path):
+def test_series_that_share_a_folder_or_a_folder_name_get_a_suffix_of_their_own(tmp_path, capsys):
     for patient in range(3):
         write_series(
             tmp_path / "dicom" / f"SECRET-{patient}" / "t2", scan(patient), f"1.{patient}", f"SECRET-{patient}"
@@ -249,6 +249,9 @@ def test_series_that_share_a_folder_or_a_folder_name_get_a_suffix_of_their_own(t
     names = sorted(p.name.removesuffix("_0000.nii.gz") for p in (folder / "imagesTs").iterdir())
     assert [name.rsplit("_", 1)[0] for name in names] == ["flat"] * 2 + ["t2"] * 3
     assert b"SECRET" not in every_byte_of(folder)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Case ")]
+    assert [line.split(":")[0].removeprefix("Case ") for line in told] == names
+    assert sum("SECRET-1/t2 (series 1.1)" in line for line in told) == 1
     (tmp_path / "elsewhere").mkdir()
     shutil.move(tmp_path / "dicom", tmp_path / "elsewhere" / "dicom")
     again = convert(tmp_path / "elsewhere", masks=None)

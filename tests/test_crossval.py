@@ -12,7 +12,7 @@ from rectal_nnformer.crossval import cross_validate
 from rectal_nnformer.errors import RectalError
 
 CASES = [f"case_{i}" for i in range(5)]
-MODEL = {"trainer": "Trainer", "plans": "Plans", "device": "cpu"}
+MODEL = {"trainer": "nnUNetTrainer", "plans": "Plans", "device": "cpu"}
 
 
 @pytest.fixture
@@ -114,13 +114,18 @@ def test_results_of_other_folds_are_not_taken_for_finished(preprocessed, trained
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"plans": "OtherPlans"}, r"OtherPlans\.json does not exist; plans of this dataset: Plans"),
+        ({"plans": "OtherPlans"}, r"OtherPlans\.json does not exist\. Plans of this dataset: Plans"),
         ({"configuration": "2d"}, "has no configuration '2d', but 3d_fullres"),
         ({"folds": [5]}, r"folds 0 to 4; -f names \[5\]"),
         ({"gpus": ["0"]}, "-gpus goes with -device cuda"),
+        ({"trainer": "nnUNetTrainerSMIT_ATC"}, "no trainer called nnUNetTrainerSMIT_ATC"),
+        ({"trainer": "nnUNetTrainerSMIT_ACT"}, "RECTAL_NNFORMER_WEIGHTS is not set"),
+        ({"device": "cuda"}, "sees no GPU"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_at_once(preprocessed, trained_by_nnunet, changes, message):
+def test_what_cannot_be_trained_is_refused_at_once(preprocessed, trained_by_nnunet, monkeypatch, changes, message):
+    monkeypatch.delenv("RECTAL_NNFORMER_WEIGHTS", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(RectalError, match=message):
         cross_validate("501", **{**MODEL, **changes})
     assert not trained_by_nnunet
@@ -130,3 +135,17 @@ def test_too_few_cases_for_five_folds_are_refused(preprocessed, trained_by_nnune
     (preprocessed / "gt_segmentations/case_0.nii.gz").unlink()
     with pytest.raises(RectalError, match="4 training cases, too few for 5 folds"):
         cross_validate("501", **MODEL)
+
+
+def test_a_dataset_that_was_never_planned_says_what_to_run(preprocessed):
+    with pytest.raises(RectalError, match=r"No dataset is called 502.*plan_and_preprocess"):
+        cross_validate("502", **MODEL)
+    (preprocessed / "Plans.json").unlink()
+    with pytest.raises(RectalError, match=r"Plans\.json does not exist\. Run 'rectal_nnformer plan_and_preprocess'"):
+        cross_validate("501", **MODEL)
+
+
+def test_finished_folds_need_neither_gpu_nor_weights(preprocessed, trained_by_nnunet, monkeypatch):
+    cross_validate("501", **MODEL)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cross_validate("501", **{**MODEL, "device": "cuda"})

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_runs import CASES, DATASET, FAR, NEAR, SMALL, plans, write_run
+from report_runs import CASES, DATASET, FAR, NEAR, SMALL, plans, reuse, write_run
 from scipy import ndimage
 
 from rectal_nnformer import cli
@@ -19,6 +19,7 @@ from rectal_nnformer.analysis import attention_flow
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Lesion
 from rectal_nnformer.geometry import token_masks, window_partition_mask
+from rectal_nnformer.profiles import reuse_profile
 from rectal_nnformer.report import try_report, write_report
 from rectal_nnformer.report.baseline import planned_uniform_adi
 from rectal_nnformer.report.gallery import (
@@ -185,9 +186,9 @@ def test_without_images_and_analyses_the_page_says_what_is_missing_and_how_to_ge
     (tmp_path / "nnUNet_raw").rename(tmp_path / "elsewhere")
     text = Outline(write_report(folder).read_text(encoding="utf-8")).text
     assert "6 of 6 cards have no picture" in text and "there is no file" in text
-    assert (
-        "Attention dilution was not analysed" in text and "Feature reuse was not analysed" in text and "--val" in text
-    )
+    assert "rectal_nnformer attention -d Dataset501_Rectal -tr nnUNetTrainerSMIT_ACT" in text
+    assert f"rectal_nnformer feature_reuse $nnUNet_results/{DATASET}/{folder.name}/fold_0 PRETRAINED_FILE" in text
+    assert "there is no file found_0000.nii.gz" in text and str(tmp_path) not in text
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "elsewhere"))
     assert "have no picture" not in write_report(folder).read_text(encoding="utf-8")
 
@@ -203,6 +204,21 @@ def test_models_of_other_plans_and_trainers_are_reported_too(tmp_path):
     (folder / "plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {}}}))
     (folder / "fold_0/debug.json").unlink()
     assert "were not made by rectal_nnformer" in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_folds_of_too_few_cases_for_feature_reuse_are_left_out_and_say_why(tmp_path):
+    folder = write_run(tmp_path)
+    few = {**reuse(0.9), "debiased": None, "note": "The debiased estimator needs at least 4 cases; there are 2."}
+    path = folder / "fold_0/validation/feature_reuse.json"
+    path.write_text(json.dumps(few))
+    assert reuse_profile(read_run(folder).reuse).folds.keys() == {1}
+    assert "CKA along the diagonal, 1 fold" in write_report(folder).read_text(encoding="utf-8")
+    single = {**reuse(0.9)["debiased"], "null": None, "intervals": None}
+    path.write_text(json.dumps({**few, "debiased": single}))
+    (folder / "fold_1/validation/feature_reuse.json").unlink()
+    assert reuse_profile(read_run(folder).reuse).intervals[0] is None
+    path.write_text(json.dumps(few))
+    assert "needs at least 4 cases; there are 2" in write_report(folder).read_text(encoding="utf-8")
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

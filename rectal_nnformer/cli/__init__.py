@@ -1,7 +1,8 @@
 """The console script `rectal_nnformer`: one module per subcommand.
 
-Each module offers `HELP` (one line), `add_arguments(parser)` and `run(arguments)`. Only the standard library is
-imported at module level there, so that every `--help` is instant and works before nnU-Net is set up.
+Each module offers `HELP` (one line), `add_arguments(parser)` and `run(arguments)`, and `IF_INTERRUPTED` (what is left
+after Ctrl-C and what to do) where that needs saying. Only the standard library is imported at module level there, so
+that every `--help` is instant and works before nnU-Net is set up.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         module = importlib.import_module(f"rectal_nnformer.cli.{name}")
         subparser = subparsers.add_parser(name, help=module.HELP, description=module.__doc__, allow_abbrev=False)
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(run=module.run, if_interrupted=getattr(module, "IF_INTERRUPTED", ""))
     return parser
 
 
@@ -57,5 +58,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"rectal_nnformer {parsed.command}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
+        print(f"\nInterrupted. {parsed.if_interrupted}".rstrip(), file=sys.stderr)
         raise SystemExit(130) from None

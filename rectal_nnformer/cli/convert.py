@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 HELP = "convert NIfTI files or DICOM series to nnUNet_raw/DatasetXXX_Name"
+IF_INTERRUPTED = "No dataset was written."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ fold prints goes to crossval_log.txt in its folder. At the end report.html is wr
 import argparse
 
 HELP = "train, validate and summarize the folds of a cross-validation, with a report"
+IF_INTERRUPTED = "Finished folds are kept: the same command goes on from there."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

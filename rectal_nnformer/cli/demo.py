@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 HELP = "go the whole way once on a generated cohort, in less than 20 minutes"
+IF_INTERRUPTED = "Name a new folder with --output to start again."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

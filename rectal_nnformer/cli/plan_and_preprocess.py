@@ -8,6 +8,7 @@ the dataset, and 3d_fullres_cubic, the input size of pretraining.
 import argparse
 
 HELP = "plan target spacing and patch size, and preprocess"
+IF_INTERRUPTED = "The same command again finishes the work."
 BACKBONES = ("smit", "swin_unetr", "swin_unetr_v2", "smit_small")
 CONFIGURATIONS = ("3d_fullres", "3d_fullres_cubic")
 

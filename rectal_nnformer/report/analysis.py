@@ -73,19 +73,21 @@ _MATRIX_CAPTION = (
 def _how_to_measure_attention(run: Run) -> str:
     folds = " ".join(map(str, run.folds))
     return (
-        f"Attention dilution was not measured: no fold has a validation/{ATTENTION_FILE}, which the validation of a fold "
-        f"writes. To measure it now: rectal_nnformer attention -d {run.dataset} -tr {run.trainer} -p {run.plans_name} "
-        f"-c {run.configuration} -f {folds}"
+        f"Attention dilution was not measured: no fold has a validation/{ATTENTION_FILE}, which the validation of a "
+        f"fold writes. To measure it now: rectal_nnformer attention -d {run.dataset} -tr {run.trainer} "
+        f"-p {run.plans_name} -c {run.configuration} -f {folds}"
     )
 
 
 def _how_to_measure_reuse(run: Run) -> str:
+    # The page is passed on: it tells no paths of this computer.
+    fold = f"$nnUNet_results/{run.dataset}/{run.folder.name}/fold_{min(run.folds)}"
     if notes := [str(content["note"]) for content in run.reuse.values() if content.get("note")]:
         return f"Feature reuse is undefined. {notes[0]}"
     return (
-        f"Feature reuse was not measured: no fold has a validation/{REUSE_FILE}, which the validation of a fold writes if "
-        "the training started from a pretrained file that is at hand. To compare with one now: rectal_nnformer "
-        f"feature_reuse {run.folder / f'fold_{min(run.folds)}'} PRETRAINED_FILE"
+        f"Feature reuse was not measured: no fold has a validation/{REUSE_FILE}, which the validation of a fold writes "
+        "if the training started from a pretrained file that is at hand. To compare with one now: rectal_nnformer "
+        f"feature_reuse {fold} PRETRAINED_FILE"
     )
 
 

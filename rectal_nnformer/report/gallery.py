@@ -241,8 +241,16 @@ def _draw_case(job: _CaseJob) -> list[Clip]:
     try:
         volume = _load(job)
     except RectalError as error:
-        return [Clip(subject, problem=str(error)) for subject in job.subjects]
+        problem = _without_folders(str(error), (job.image, job.reference, job.prediction))
+        return [Clip(subject, problem=problem) for subject in job.subjects]
     return [_draw(subject, volume, job.most_slices) for subject in job.subjects]
+
+
+def _without_folders(message: str, paths: Sequence[Path]) -> str:
+    """Return a message with names in place of paths: the page is passed on and tells no paths of this computer."""
+    for path in paths:
+        message = message.replace(str(path), path.name)
+    return message
 
 
 def _load(job: _CaseJob) -> _Volume:

@@ -1,0 +1,61 @@
+"""Predicting before the training, or with folds that are not there, is refused in words."""
+
+import pytest
+
+from rectal_nnformer import cli, nnunet_commands
+
+MODEL = ["-c", "3d_fullres", "-tr", "Trainer", "-p", "Plans"]
+
+
+@pytest.fixture
+def scans(tmp_path, monkeypatch):
+    """A folder with a scan, and results of one model with folds 0 and 2."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    for fold in (0, 2):
+        folder = tmp_path / f"results/Dataset501_Rectal/Trainer__Plans__3d_fullres/fold_{fold}"
+        folder.mkdir(parents=True)
+        (folder / "checkpoint_final.pth").touch()
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "case_0000.nii.gz").touch()
+    return scans
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    calls = []
+    monkeypatch.setattr(nnunet_commands, "run_command", lambda name, arguments: calls.append(arguments) or 0)
+    return calls
+
+
+def predict(*arguments):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["predict", *map(str, arguments)])
+    return exit_.value.code
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["-tr", "Other"], "has Trainer__Plans__3d_fullres: mend -tr, -p or -c"),
+        (["-f", "0", "1"], "no checkpoint_final.pth of fold 1; predict with those that do: -f 0 2"),
+        ([], "no checkpoint_final.pth of fold 1, 3, 4"),
+        (["-d", "502"], "No dataset is called 502 in nnUNet_results"),
+        (["-i", "elsewhere"], "elsewhere is no folder"),
+    ],
+)
+def test_what_is_missing_is_said(scans, predicted, capsys, changes, message):
+    assert predict("-i", scans, "-o", "out", "-d", "501", *MODEL, *changes) == 2
+    assert message in capsys.readouterr().err
+    assert not predicted
+
+
+def test_what_is_there_goes_to_nnunet_as_it_stands(scans, predicted):
+    arguments = ["-i", str(scans), "-o", "out", "-d", "501", *MODEL, "-f", "0", "2", "--disable_tta"]
+    assert predict(*arguments) == 0
+    assert predicted == [arguments]
+
+
+def test_incomplete_arguments_are_left_to_nnunet(scans, predicted):
+    assert predict("-i", scans) == 0
+    assert predicted == [["-i", str(scans)]]
