@@ -66,11 +66,11 @@ def test_folds_of_any_trainer_are_evaluated_and_summarized_without_raw_data(prep
     assert summary.picture_note and (folder / "crossval_summary.md").is_file()
 
 
-COMMAND = ["crossval", "-d", "501", "-tr", "Trainer", "-p", "Plans", "-device", "cpu"]
+COMMAND = ["crossval", "-d", "501", "-tr", MODEL["trainer"], "-p", "Plans", "-device", "cpu"]
 
 
 def test_the_command_ends_with_a_report(preprocessed, trained_by_nnunet, tmp_path, capsys):
-    model = tmp_path / "nnUNet_results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    model = tmp_path / "nnUNet_results/Dataset501_Rectal/nnUNetTrainer__Plans__3d_fullres"
     model.mkdir(parents=True)
     shutil.copy(preprocessed / "dataset.json", model)
     shutil.copy(preprocessed / "Plans.json", model / "plans.json")
@@ -85,7 +85,7 @@ def test_trouble_with_the_report_does_not_lose_the_result(
     monkeypatch.setattr("rectal_nnformer.report.write.read_run", lambda folder: 1 / 0)
     cli.main(COMMAND)
     printed = capsys.readouterr().out
-    model = tmp_path / "nnUNet_results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    model = tmp_path / "nnUNet_results/Dataset501_Rectal/nnUNetTrainer__Plans__3d_fullres"
     assert "Detected 5 of 5 lesions" in printed and (model / "crossval_summary.md").is_file()
     assert "The report could not be written (division by zero)" in printed
     assert f"rectal_nnformer report {model}" in printed

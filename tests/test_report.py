@@ -95,7 +95,7 @@ def test_the_headline_counts_tumours_with_their_interval(page):
     assert "3 of 5 tumours detected" in text
     # Wilson's interval of 3 in 5, from statsmodels.
     assert "23.1-88.2 %" in text
-    assert "0.25 (1 in all)" in text
+    assert "1, 0.25" in text
 
 
 def test_missed_tumours_come_first_in_the_pictures(page):

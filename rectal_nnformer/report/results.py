@@ -37,7 +37,7 @@ def headline(run: Run) -> Markup:
         ("detection rate", f"{percent(pooled.detection_rate.rate)}"),
         ("95 % interval (Wilson)", percent_interval(pooled.detection_rate.wilson_95)),
         ("95 % interval, by patient", percent_interval(pooled.detection_rate.patient_bootstrap_95)),
-        ("false positives per case", f"{number(pooled.false_positives_per_case)} ({pooled.n_false_positive} in all)"),
+        ("false positives, per case", f"{pooled.n_false_positive}, {number(pooled.false_positives_per_case)}"),
         ("Dice per case, median", number(pooled.case_dice.median)),
         ("cases, patients", f"{pooled.n_cases}, {pooled.n_patients}"),
     ]
