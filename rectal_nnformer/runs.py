@@ -120,16 +120,16 @@ def cubic_siblings(run: Run) -> list[tuple[str, dict[int, Mapping[str, Any]]]]:
 
 
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """Return names that tell runs apart and say no more than it takes."""
+    """Return names that tell runs apart and say no more than it takes; runs alike in all are numbered."""
     parts = [
-        [run.trainer.removeprefix("nnUNetTrainer"), run.configuration, run.plans_name, run.dataset, str(run.folder)]
+        [run.trainer.removeprefix("nnUNetTrainer") or run.trainer, run.configuration, run.plans_name, run.dataset]
         for run in runs
     ]
     for used in (1, 2, 3, 4):
         names = [", ".join(part[:used]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    return [part[-1] for part in parts]
+    return [f"{part[0]} ({number})" for number, part in enumerate(parts, start=1)]
 
 
 def _check_model_folder(folder: Path) -> tuple[str, str, str]:

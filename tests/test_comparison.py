@@ -200,6 +200,13 @@ def test_names_say_as_much_as_tells_runs_apart(tmp_path):
     assert names == ["SMIT_ACT, 3d_fullres", "SMIT_ACT, 3d_fullres_cubic"]
 
 
+def test_runs_of_one_name_in_two_places_are_numbered(tmp_path):
+    models = [write_run(tmp_path / place) for place in ("here", "there")]
+    comparison = compare_runs(models)
+    assert [run.name for run in comparison.runs] == ["SMIT_ACT (1)", "SMIT_ACT (2)"]
+    assert str(tmp_path / "there") in write_comparison(comparison, tmp_path)[0].read_text()
+
+
 def test_folds_that_differ_are_pointed_out(tmp_path):
     models = [write_run(tmp_path, trainer="A")]
     models.append(write_run(tmp_path, dict(reversed(CASES.items())), trainer="B"))

@@ -1,10 +1,12 @@
 """The comparison in one picture: rates, differences, attention and feature reuse."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rectal_nnformer.comparison.results import Comparison, FoldPoint, RunResult
 
@@ -12,6 +14,7 @@ from rectal_nnformer.comparison.results import Comparison, FoldPoint, RunResult
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKS = "os^Dvx"
 PIXELS_PER_INCH = 110
+NAME_CHARACTERS = 26
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:
@@ -36,9 +39,8 @@ def _draw_rates(axes: Axes, runs: Sequence[RunResult]) -> None:
             low, high = rate.wilson_95
             axes.plot([low, high], [index, index], color=_color(index), linewidth=5, alpha=0.35, solid_capstyle="round")
             axes.plot(rate.rate, index, _mark(index), color=_color(index), markersize=9)
-    axes.set_yticks(
-        range(len(runs)), [f"{run.name}\n{run.detection.n_detected}/{run.detection.n_reference}" for run in runs]
-    )
+    counts = [f"{run.detection.n_detected}/{run.detection.n_reference}" for run in runs]
+    axes.set_yticks(range(len(runs)), [f"{_wrap(run.name)}\n{n}" for run, n in zip(runs, counts, strict=True)])
     axes.set(xlim=(0, 1.02), title="Detection rate, 95 % Wilson interval")
     axes.set_ylim(len(runs) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
@@ -53,7 +55,7 @@ def _draw_differences(axes: Axes, comparison: Comparison) -> None:
             axes.plot(difference.patient_bootstrap_95, [index, index], color="0.6", linewidth=4, solid_capstyle="round")
         axes.plot(difference.value, index, "o", color="0.15", markersize=7)
     axes.axvline(0, color="0.15", linewidth=0.8)
-    names = [f"{pair.first} -\n{pair.second}" for pair in comparison.pairs]
+    names = [f"{_wrap(pair.first)} -\n{_wrap(pair.second)}" for pair in comparison.pairs]
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set(title="Difference in detection rate, 95 % by patient")
@@ -65,7 +67,7 @@ def _draw_attention(axes: Axes, runs: Sequence[RunResult]) -> None:
         if run.stages:
             places = [stage.stage for stage in run.stages]
             measured = [_or_nan(stage.means["adi"]) for stage in run.stages]
-            axes.plot(places, measured, color=_color(index), marker=_mark(index), label=run.name)
+            axes.plot(places, measured, color=_color(index), marker=_mark(index), label=_wrap(run.name))
             uniform = [_or_nan(stage.means["uniform_adi"]) for stage in run.stages]
             axes.plot(places, uniform, color=_color(index), linestyle=":", linewidth=1)
     _finish(axes, "Attention dilution index (dotted: uniform attention)", "stage")
@@ -79,8 +81,11 @@ def _draw_blocks(axes: Axes, runs: Sequence[RunResult]) -> None:
         if run.reuse is not None:
             places = range(1, len(run.reuse.blocks) + 1)
             values = [_or_nan(value) for value in run.reuse.diagonal]
-            axes.plot(places, values, color=_color(index), marker=_mark(index), label=run.name)
+            axes.plot(places, values, color=_color(index), marker=_mark(index), label=_wrap(run.name))
     _finish(axes, "CKA of each block with itself before fine-tuning", "block")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Whole scales, lest the least difference look large; without bias, estimates near 0 may lie below it.
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.03)
 
 
 def _draw_reuse(
@@ -90,9 +95,11 @@ def _draw_reuse(
         points = [(point.reuse, value) for point in run.fold_points if (value := value_of(point)) is not None]
         known = [(reuse, value) for reuse, value in points if reuse is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), _mark(index), color=_color(index), label=run.name, markersize=8)
+            axes.plot(*zip(*known, strict=True), _mark(index), color=_color(index), label=_wrap(run.name), markersize=8)
     _finish(axes, f"Feature reuse and {what}, a mark per fold", "feature reuse (mean CKA of the blocks)")
     axes.set_ylabel(what)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.03)
 
 
 def _finish(axes: Axes, title: str, x_title: str) -> None:
@@ -103,6 +110,11 @@ def _finish(axes: Axes, title: str, x_title: str) -> None:
         axes.legend(fontsize=8)
     else:
         axes.text(0.5, 0.5, "not analysed in any run", transform=axes.transAxes, ha="center", va="center", color="0.4")
+
+
+def _wrap(name: str) -> str:
+    """Return a name in lines short enough to leave the panels their room."""
+    return textwrap.fill(name, NAME_CHARACTERS)
 
 
 def _color(index: int) -> str:

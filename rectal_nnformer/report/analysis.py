@@ -51,6 +51,7 @@ def features(run: Run) -> Markup:
             ("drift", number(None if profile.mean_diagonal is None else 1 - profile.mean_diagonal, 3)),
             ("distance of the best match, blocks", number(profile.best_match_distance)),
             ("crops per fold", ", ".join(str(n) for n in profile.num_crops.values())),
+            ("note", pair.get("note") or None),
         ]
     )
     return section(
