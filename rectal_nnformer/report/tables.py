@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from rectal_nnformer.report.markup import Content, Markup, join, tag
+from rectal_nnformer.report.markup import Content, Markup, tag
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Content]], numeric_from: int = 1) -> Markup:
@@ -45,11 +45,6 @@ def section(ident: str, title: str, *content: Content) -> Markup:
     """Return a landmark with its heading."""
     heading = tag("h2", title, id=f"{ident}-title")
     return tag("section", heading, *content, id=ident, aria_labelledby=f"{ident}-title")
-
-
-def paragraphs(*texts: Content) -> Markup:
-    """Return each text as a paragraph; None is left out."""
-    return join(tag("p", text) for text in texts if text is not None)
 
 
 def numbers_below(chart: Markup, numbers: Markup) -> Markup:
