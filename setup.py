@@ -26,7 +26,7 @@ setup(
         "rectal_nnformer.trainers": "trainers",
         "rectal_nnformer.dataset_conversion": "dataset_conversion",
     },
-    package_data={"rectal_nnformer": ["py.typed"]},
+    package_data={"rectal_nnformer": ["py.typed", "report/assets/*"]},
     install_requires=[
         "acvl-utils>=0.2.3,<0.3",
         "batchgenerators>=0.25.1",
@@ -35,6 +35,7 @@ setup(
         "monai>=1.5,<2",
         "nnunetv2>=2.8,<2.9",
         "numpy>=1.24",
+        "pillow>=9.1",
         "scikit-image>=0.20",
         "scipy>=1.10",
         "SimpleITK>=2.2.1",
@@ -42,7 +43,7 @@ setup(
         "tqdm>=4.64",
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6"],
+        "test": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "selenium>=4.10"],
     },
     entry_points={"console_scripts": ["rectal_nnformer=rectal_nnformer.cli:main"]},
     classifiers=[

@@ -56,7 +56,7 @@ class Demo:
 
 
 def run_demo(demo: Demo) -> Path:
-    """Run all steps and return the folder of the trained model, which holds the summary.
+    """Run all steps, write report.html, and return the folder of the trained model, which holds the summary.
 
     Raises:
         RectalError: the output folder is not empty, or series and outline are not both given or do not go together.
@@ -71,7 +71,8 @@ def run_demo(demo: Demo) -> Path:
     _step(2, "Converting it to an nnU-Net dataset", lambda: _convert(demo, split_by_case))
     _step(3, "Planning and preprocessing", lambda: _plan(demo.output / "planning_log.txt"))
     model_folder, summary = _step(4, "Training and validating five folds", lambda: _train(demo))
-    print(_conclusion(demo, model_folder, summary, split_by_case, time.monotonic() - start))
+    report = _report(demo, model_folder)
+    print(_conclusion(demo, model_folder, summary, split_by_case, report, time.monotonic() - start))
     return model_folder
 
 
@@ -90,7 +91,8 @@ def _announcement(demo: Demo) -> str:
         f"  2. converts them to an nnU-Net dataset with five folds\n"
         f"  3. plans it ({BACKBONE}, spacing {TARGET_SPACING[0]:g} mm) and preprocesses it\n"
         f"  4. trains and validates a small SMIT from random weights on each fold ({TRAINER})\n"
-        "Then it tells how many held-out tumours were detected. On two cores this takes about a quarter of an hour.\n"
+        "Then it tells how many held-out tumours were detected, and writes report.html, a page about all of it.\n"
+        "On two cores this takes about a quarter of an hour.\n"
         "The network is small and trained for minutes, to show the way, not what the method can do."
     )
 
@@ -193,12 +195,22 @@ def _train(demo: Demo) -> tuple[Path, "CrossvalSummary"]:
     )
 
 
-def _conclusion(demo: Demo, model_folder: Path, summary: "CrossvalSummary", split_by_case: bool, seconds: float) -> str:
+def _report(demo: Demo, model_folder: Path) -> str:
+    """Write the report to the top of the output folder and return where it is, or why there is none."""
+    from rectal_nnformer.report import REPORT_FILE, try_report
+
+    return try_report(model_folder, demo.output / REPORT_FILE)
+
+
+def _conclusion(
+    demo: Demo, model_folder: Path, summary: "CrossvalSummary", split_by_case: bool, report: str, seconds: float
+) -> str:
     from rectal_nnformer.evaluation.summary import detection_line
 
     caution = "The folds share patients, since there are fewer patients than folds: this rate is optimistic.\n"
     return (
         f"\n{detection_line(summary.pooled)}\n{caution if split_by_case else ''}"
+        f"{report}\n"
         f"All of it took {_duration(seconds)}. What lies where:\n"
         f"  the result        {model_folder / 'crossval_summary.md'} (and .json, .csv)\n"
         f"  as pictures       {summary.picture_note or model_folder / 'crossval_summary.png'}\n"

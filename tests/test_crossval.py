@@ -1,12 +1,13 @@
 """What a cross-validation checks before it trains, and what it summarizes without raw data or our trainers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from rectal_nnformer import crossval
+from rectal_nnformer import cli, crossval
 from rectal_nnformer.crossval import cross_validate
 from rectal_nnformer.errors import RectalError
 
@@ -63,6 +64,31 @@ def test_folds_of_any_trainer_are_evaluated_and_summarized_without_raw_data(prep
     assert sorted(trained_by_nnunet) == [0, 1, 2, 3, 4]
     assert (summary.pooled.n_reference, summary.pooled.n_detected) == (5, 5)
     assert summary.picture_note and (folder / "crossval_summary.md").is_file()
+
+
+COMMAND = ["crossval", "-d", "501", "-tr", MODEL["trainer"], "-p", "Plans", "-device", "cpu"]
+
+
+def test_the_command_ends_with_a_report(preprocessed, trained_by_nnunet, tmp_path, capsys):
+    model = tmp_path / "nnUNet_results/Dataset501_Rectal/nnUNetTrainer__Plans__3d_fullres"
+    model.mkdir(parents=True)
+    shutil.copy(preprocessed / "dataset.json", model)
+    shutil.copy(preprocessed / "Plans.json", model / "plans.json")
+    cli.main(COMMAND)
+    assert f"The report is {model / 'report.html'}" in capsys.readouterr().out
+    assert "5 of 5 tumours detected" in (model / "report.html").read_text(encoding="utf-8")
+
+
+def test_trouble_with_the_report_does_not_lose_the_result(
+    preprocessed, trained_by_nnunet, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("rectal_nnformer.report.write.read_run", lambda folder: 1 / 0)
+    cli.main(COMMAND)
+    printed = capsys.readouterr().out
+    model = tmp_path / "nnUNet_results/Dataset501_Rectal/nnUNetTrainer__Plans__3d_fullres"
+    assert "Detected 5 of 5 lesions" in printed and (model / "crossval_summary.md").is_file()
+    assert "The report could not be written (division by zero)" in printed
+    assert f"rectal_nnformer report {model}" in printed
 
 
 def test_splits_are_those_that_nnunet_would_make(preprocessed, trained_by_nnunet):

@@ -105,12 +105,14 @@ def test_steps_run_in_order_and_the_end_tells_what_was_found(tmp_path, monkeypat
     monkeypatch.setattr(demo, "_convert", lambda _, split_by_case: calls.append(f"convert {split_by_case}"))
     monkeypatch.setattr(demo, "_plan", lambda _: calls.append("plan"))
     monkeypatch.setattr(demo, "_train", lambda _: calls.append("train") or (tmp_path / "D" / "model", summary))
+    monkeypatch.setattr("rectal_nnformer.report.try_report", lambda model, output: f"The report of {model} is {output}")
     monkeypatch.setattr("rectal_nnformer.evaluation.summary.detection_line", lambda _: "Detected 3 of 4 lesions")
     run_demo(Demo(tmp_path / "demo"))
     printed = capsys.readouterr().out
     assert calls == ["cohort", "environment", "convert True", "plan", "train"]
     assert printed.index("This demo goes the whole way") < printed.index("[1/4]") < printed.index("Detected 3 of 4")
     assert "optimistic" in printed and "crossval_summary.md" in printed
+    assert f"The report of {tmp_path / 'D' / 'model'} is {tmp_path / 'demo' / 'report.html'}" in printed
 
 
 SMALL_DEMO = """
@@ -151,3 +153,6 @@ def test_the_whole_demo_on_five_cases_with_a_short_training(source, tmp_path):
     assert f"of {summary['n_reference']} lesions" in result.stdout
     assert ("optimistic" in result.stdout.split("[4/4]")[1]) == (source == "dicom")
     assert (model / "crossval_summary.png").is_file()
+    report = (output / "report.html").read_text(encoding="utf-8")
+    assert f"of {summary['n_reference']} tumour" in report and str(output / "report.html") in result.stdout
+    assert "have no picture" not in report

@@ -25,5 +25,12 @@ def test_a_wheel_holds_one_package_with_trainers_and_conversion_inside(tmp_path)
         "rectal_nnformer",
         f"rectal_nnformer-{rectal_nnformer.__version__}",
     }
-    for file in ("trainers/nnUNetTrainerSMIT.py", "dataset_conversion/nifti.py", "cli/demo.py", "py.typed"):
+    for file in (
+        "trainers/nnUNetTrainerSMIT.py",
+        "dataset_conversion/nifti.py",
+        "cli/demo.py",
+        "py.typed",
+        "report/assets/report.css",
+        "report/assets/report.js",
+    ):
         assert f"rectal_nnformer/{file}" in files

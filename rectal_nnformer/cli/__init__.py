@@ -22,6 +22,8 @@ COMMANDS = (
     "predict",
     "crossval",
     "evaluate",
+    "report",
+    "compare",
     "attention",
     "feature_reuse",
     "weights",

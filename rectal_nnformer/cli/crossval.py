@@ -1,12 +1,12 @@
 """Train and validate the folds of a cross-validation through nnUNetv2_train and summarize the lesion detection.
 
 Finished folds are not repeated and interrupted ones continue, so the same command can simply be run again. What each
-fold prints goes to crossval_log.txt in its folder.
+fold prints goes to crossval_log.txt in its folder. At the end report.html is written into the folder of the model.
 """
 
 import argparse
 
-HELP = "train, validate and summarize the folds of a cross-validation"
+HELP = "train, validate and summarize the folds of a cross-validation, with a report"
 IF_INTERRUPTED = "Finished folds are kept: the same command goes on from there."
 
 
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the cross-validation and print its result."""
     from rectal_nnformer.crossval import cross_validate
     from rectal_nnformer.evaluation.summary import detection_line
+    from rectal_nnformer.report import try_report
 
     model_folder, summary = cross_validate(
         arguments.d,
@@ -46,3 +47,4 @@ def run(arguments: argparse.Namespace) -> None:
         save_probabilities=arguments.npz,
     )
     print(f"{detection_line(summary.pooled)}\nThe summary is {model_folder / 'crossval_summary.md'}")
+    print(try_report(model_folder))

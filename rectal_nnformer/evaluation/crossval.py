@@ -75,7 +75,7 @@ def summarize_crossval(
         RectalError: A fold has not been evaluated, its evaluation cannot be read, or two folds hold the same case.
     """
     by_fold = {fold: _read_fold(Path(model_folder), fold, patients) for fold in folds}
-    _check_distinct_cases(by_fold)
+    check_distinct_cases(by_fold)
     pooled = summarize_cases([case for result in by_fold.values() for case in result.cases])
     examples = _examples(
         by_fold, Path(model_folder), Path(images_folder), Path(reference_folder), dataset_json["file_ending"]
@@ -127,7 +127,12 @@ def _read_fold(model_folder: Path, fold: int, patients: Mapping[str, str] | None
     return summarize_cases([replace(case, patient=patients.get(case.case, case.case)) for case in result.cases])
 
 
-def _check_distinct_cases(by_fold: Mapping[int, CohortDetection]) -> None:
+def check_distinct_cases(by_fold: Mapping[int, CohortDetection]) -> None:
+    """Refuse folds that hold the same case.
+
+    Raises:
+        RectalError: A case was evaluated in two folds.
+    """
     fold_of: dict[str, int] = {}
     for fold, result in by_fold.items():
         for case in result.cases:

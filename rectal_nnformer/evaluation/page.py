@@ -1,11 +1,11 @@
 """The page that tells a cross-validation's lesion detection in words and tables (Markdown)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
-from rectal_nnformer.evaluation.rates import Interval
 from rectal_nnformer.evaluation.summary import CohortDetection, Spread, rate_words
-from rectal_nnformer.wording import plural
+from rectal_nnformer.markdown import table
+from rectal_nnformer.wording import number, percent, percent_interval, plural
 
 
 def crossval_page(
@@ -53,14 +53,15 @@ def _headline(pooled: CohortDetection) -> list[str]:
     missing = pooled.n_cases_prediction_missing
     lines = [
         f"**{pooled.n_detected} of {plural(pooled.n_reference, 'tumour')} detected "
-        f"({rate_words(pooled.detection_rate)})**, by patient {_interval(pooled.detection_rate.patient_bootstrap_95)}.",
+        f"({rate_words(pooled.detection_rate)})**, "
+        f"by patient {percent_interval(pooled.detection_rate.patient_bootstrap_95)}.",
         "",
         f"- Strict: {pooled.strict.n_detected} of {pooled.n_reference} ({rate_words(pooled.strict.detection_rate)}).",
         f"- Cases with a tumour in which at least one was detected: {pooled.case_rate.count} of "
         f"{pooled.case_rate.total} ({rate_words(pooled.case_rate)}).",
         f"- {plural(pooled.n_false_positive, 'false positive')} in {plural(pooled.n_cases, 'case')} of "
-        f"{plural(pooled.n_patients, 'patient')} ({_number(pooled.false_positives_per_case)} per case).",
-        f"- Dice per case: mean {_number(pooled.case_dice.mean)}, median {_number(pooled.case_dice.median)}.",
+        f"{plural(pooled.n_patients, 'patient')} ({number(pooled.false_positives_per_case)} per case).",
+        f"- Dice per case: mean {number(pooled.case_dice.mean)}, median {number(pooled.case_dice.median)}.",
     ]
     if missing:
         lines.append(f"- Prediction files missing: {missing}. The lesions of these cases count as missed.")
@@ -81,21 +82,21 @@ def _optimism(patients_shared_between_folds: int) -> list[str]:
 def _fold_table(pooled: CohortDetection, folds: Mapping[int, CohortDetection]) -> list[str]:
     header = ("fold", "cases", "detected", "rate", "95 % CI", "by patient", "strict", "cases with a detection")
     rows = [(str(fold), result) for fold, result in folds.items()] + [("all", pooled)]
-    return _table(
+    return table(
         (*header, "false positives per case", "Dice mean", "Dice median"),
         [
             (
                 name,
                 str(result.n_cases),
                 f"{result.n_detected}/{result.n_reference}",
-                _percent(result.detection_rate.rate),
-                _interval(result.detection_rate.wilson_95),
-                _interval(result.detection_rate.patient_bootstrap_95),
+                percent(result.detection_rate.rate),
+                percent_interval(result.detection_rate.wilson_95),
+                percent_interval(result.detection_rate.patient_bootstrap_95),
                 f"{result.strict.n_detected}/{result.n_reference}",
                 f"{result.case_rate.count}/{result.case_rate.total}",
-                _number(result.false_positives_per_case),
-                _number(result.case_dice.mean),
-                _number(result.case_dice.median),
+                number(result.false_positives_per_case),
+                number(result.case_dice.mean),
+                number(result.case_dice.median),
             )
             for name, result in rows
         ],
@@ -103,10 +104,10 @@ def _fold_table(pooled: CohortDetection, folds: Mapping[int, CohortDetection]) -
 
 
 def _size_table(pooled: CohortDetection) -> list[str]:
-    return _table(
+    return table(
         ("volume (cm3)", "detected", "rate", "95 % CI"),
         [
-            (name, f"{rate.count}/{rate.total}", _percent(rate.rate), _interval(rate.wilson_95))
+            (name, f"{rate.count}/{rate.total}", percent(rate.rate), percent_interval(rate.wilson_95))
             for name, rate in pooled.size_bins.items()
         ],
     )
@@ -120,21 +121,21 @@ def _outline_table(pooled: CohortDetection) -> list[str]:
         "surface Dice at 2 mm": groups.surface_dice_2mm,
         "volume ratio, prediction to reference": groups.volume_ratio,
     }
-    return _table(
+    return table(
         (f"of {plural(groups.dice.count, 'detected group')}", "mean", "median"),
-        [(name, _number(spread.mean), _number(spread.median)) for name, spread in measures.items()],
+        [(name, number(spread.mean), number(spread.median)) for name, spread in measures.items()],
     )
 
 
 def _missed_table(folds: Mapping[int, CohortDetection]) -> list[str]:
     missed = [
-        (str(fold), case.case, str(lesion.label), f"{lesion.volume_cm3:.2f}", _number(lesion.iou))
+        (str(fold), case.case, str(lesion.label), f"{lesion.volume_cm3:.2f}", number(lesion.iou))
         for fold, result in folds.items()
         for case in result.cases
         for lesion in case.lesions
         if not lesion.detected
     ]
-    return _table(("fold", "case", "lesion", "volume (cm3)", "IoU"), missed) if missed else ["None."]
+    return table(("fold", "case", "lesion", "volume (cm3)", "IoU"), missed) if missed else ["None."]
 
 
 def _noted_cases(folds: Mapping[int, CohortDetection]) -> list[str]:
@@ -145,23 +146,3 @@ def _noted_cases(folds: Mapping[int, CohortDetection]) -> list[str]:
         if case.note
     ]
     return notes or ["None is special: every case has a reference lesion and a prediction."]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def _interval(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f} %"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -73,8 +73,8 @@ def wilson_interval(count: int, total: int) -> Interval | None:
 
 
 def cluster_bootstrap(
-    counts: Sequence[int],
-    totals: Sequence[int],
+    counts: Sequence[float],
+    totals: Sequence[float],
     n_samples: int = BOOTSTRAP_SAMPLES,
     seed: int = BOOTSTRAP_SEED,
 ) -> Interval | None:
@@ -82,6 +82,8 @@ def cluster_bootstrap(
 
     Clusters without trials say nothing about the rate and are left out. Where every cluster has the same rate the
     interval shrinks to a point; the Wilson interval is the one to read then.
+
+    With the differences of two methods in place of counts, it is the paired bootstrap of their difference.
 
     Args:
         counts: Successes of each cluster.

@@ -1,0 +1,30 @@
+"""Put trained models side by side: which tumours each detected, how sure a difference is, attention and features.
+
+The runs are compared on the cases that all of them were validated on. Written are compare.md, compare.json, compare.csv
+(a row per tumour) and compare.png.
+"""
+
+import argparse
+from pathlib import Path
+
+HELP = "compare trained models tumour by tumour"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this subcommand."""
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of the models in nnUNet_results")
+    parser.add_argument(
+        "-o", metavar="DIR", type=Path, default=Path(), help="folder for the results (default: this one)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare and print what each run found."""
+    from rectal_nnformer.comparison import compare_runs, write_comparison
+    from rectal_nnformer.evaluation.summary import detection_line
+
+    comparison = compare_runs(arguments.runs)
+    paths = write_comparison(comparison, arguments.o)
+    for result in comparison.runs:
+        print(f"{result.name}: {detection_line(result.detection)}")
+    print(f"The comparison is {paths[0]}, with {', '.join(path.name for path in paths[1:])} beside it")

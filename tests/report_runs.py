@@ -1,0 +1,193 @@
+"""Trained models as the report and the comparison find them, made without a training: small scans, masks, analyses."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from rectal_nnformer.evaluation.fold import evaluate_fold
+from rectal_nnformer.planning.backbones import resolve_backbone
+
+DATASET = "Dataset501_Rectal"
+DATASET_JSON = {
+    "labels": {"background": 0, "tumor": 1},
+    "file_ending": ".nii.gz",
+    "channel_names": {"0": "T2w"},
+    "numTraining": 4,
+}
+SIZE_XYZ = (72, 64, 20)
+SPACING_XYZ = (1.0, 1.0, 3.0)
+BLOCKS = [f"stage {stage} block {block}" for stage in range(4) for block in range(2)]
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A ball of tumour: centre (x, y, z) in voxels, radius in mm."""
+
+    center: tuple[float, float, float]
+    radius: float
+
+    def draw(self, mask):
+        z, y, x = np.indices(mask.shape)
+        squares = ((axis - c) * s for axis, c, s in zip((x, y, z), self.center, SPACING_XYZ, strict=True))
+        mask |= sum(np.square(square) for square in squares) < self.radius**2
+
+
+NEAR, FAR, SMALL = Ball((24, 30, 8), 9), Ball((50, 34, 11), 7), Ball((40, 48, 14), 5)
+CASES = {
+    "found": ([NEAR], [Ball((25, 30, 8), 9)]),
+    "half_found": ([NEAR, FAR], [NEAR]),
+    "invented": ([FAR], [FAR, SMALL]),
+    "silent": ([SMALL], []),
+}
+"""Reference and predicted tumours of four cases: 5 lesions, 3 detected, 1 false positive."""
+
+
+def mask_of(balls):
+    mask = np.zeros(SIZE_XYZ[::-1], dtype=bool)
+    for ball in balls:
+        ball.draw(mask)
+    return mask
+
+
+def write_volume(path, array):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(SPACING_XYZ)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def write_scan(base, case, reference, seed=0):
+    """Write image and reference of a case where nnU-Net keeps them."""
+    mask = mask_of(reference)
+    noise = np.random.default_rng(seed).normal(300, 25, mask.shape)
+    _, y, x = np.indices(mask.shape)
+    width, height, _ = SIZE_XYZ
+    body = np.square(2 * x / width - 1) + np.square(2 * y / height - 1) < 0.85
+    image = np.where(body, noise - 110 * mask, 20).clip(0)
+    write_volume(base / f"nnUNet_raw/{DATASET}/imagesTr/{case}_0000.nii.gz", image.astype(np.int16))
+    write_volume(base / f"nnUNet_preprocessed/{DATASET}/gt_segmentations/{case}.nii.gz", mask.astype(np.uint8))
+
+
+def plans(name="nnUNetRectalSMITPlans", network="smit"):
+    """Return plans as the planner writes them, for an axial series padded to a half along z by the cubic patch."""
+    kwargs = dict(resolve_backbone(network).kwargs)
+    network_kwargs = {"backbone": network, "backbone_kwargs": kwargs, "intensity_window": [[-1.3, 2.4]]}
+    accounts = {
+        "3d_fullres": account((128, 128, 64), (1.0, 1.0, 0.890625), [0.906, 0.938, 1.0, 1.0], [0.091, 0.05, 0.0, 0.0]),
+        "3d_fullres_cubic": account(
+            (128, 128, 128), (1.0, 1.0, 0.4453125), [0.453, 0.469, 0.5, 0.5], [0.545, 0.525, 0.5, 0.5]
+        ),
+    }
+    return {
+        "plans_name": name,
+        "dataset_name": DATASET,
+        "configurations": {
+            "3d_fullres": {
+                "architecture": {"arch_kwargs": network_kwargs},
+                "data_identifier": "nnUNetRectalPlans_3d_fullres_1.0x1.0x1.0mm",
+            },
+            "3d_fullres_cubic": {"inherits_from": "3d_fullres"},
+        },
+        "rectal_nnformer": {
+            "version": "0.1.0",
+            "num_cases": 4,
+            "median_spacing": [0.5, 0.5, 3.0],
+            "geometric_mean_spacing": 0.909,
+            "target_spacing": [1.0, 1.0, 1.0],
+            "target_spacing_overwritten": False,
+            "median_extent": [192, 192, 57],
+            "patch_sizes": accounts,
+            "alternatives": [],
+        },
+    }
+
+
+def account(patch_size, shares, tokens, scattered):
+    return {
+        "patch_size": list(patch_size),
+        "real_voxel_share": list(shares),
+        "real_token_fraction": tokens,
+        "scattered_padding_share": scattered,
+    }
+
+
+def write_run(
+    base,
+    cases=CASES,
+    trainer="nnUNetTrainerSMIT_ACT",
+    configuration="3d_fullres",
+    num_folds=2,
+    patients=None,
+    analysed=True,
+):
+    """Write a model folder with evaluated folds; cases go to the folds in turn. Return the folder."""
+    folder = base / f"nnUNet_results/{DATASET}/{trainer}__nnUNetRectalSMITPlans__{configuration}"
+    folder.mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    (folder / "plans.json").write_text(json.dumps(plans()))
+    for number, (case, (reference, prediction)) in enumerate(cases.items()):
+        write_scan(base, case, reference, seed=number)
+        validation = folder / f"fold_{number % num_folds}/validation"
+        validation.mkdir(parents=True, exist_ok=True)
+        if prediction is not None:
+            write_volume(validation / f"{case}.nii.gz", mask_of(prediction).astype(np.uint8))
+    for fold in range(num_folds):
+        validation = folder / f"fold_{fold}/validation"
+        references = base / f"nnUNet_preprocessed/{DATASET}/gt_segmentations"
+        evaluate_fold(validation, references, DATASET_JSON, list(cases)[fold::num_folds], patients)
+        if analysed:
+            (validation / "attention_dilution.json").write_text(json.dumps(attention(0.02 + 0.01 * fold)))
+            (validation / "feature_reuse.json").write_text(json.dumps(reuse(0.9 - 0.05 * fold)))
+    debug = {"num_epochs": "500", "initial_lr": "0.0003", "torch_version": "2.6.0", "hostname": "secret_host"}
+    (folder / "fold_0/debug.json").write_text(json.dumps(debug))
+    return folder
+
+
+def attention(adi, factor=1.3):
+    """Return what an analysis of attention writes; deeper stages hold less padding."""
+    stages = [
+        {
+            "stage": stage,
+            "adi": adi / (stage + 1),
+            "a_rr": 0.95,
+            "a_rp": 0.05,
+            "a_pr": 0.4,
+            "a_pp": 0.6,
+            "uniform_adi": factor * adi / (stage + 1),
+            "tumor_adi": None if stage == 3 else 0.5 * adi,
+            "tumor_a_rp": None,
+            "scattered_padding_share": 0.09 / (stage + 1),
+            "real_token_fraction": 0.91,
+        }
+        for stage in range(4)
+    ]
+    return {"backbone": "smit", "weights": "checkpoint_final.pth", "blocks": [], "stages": stages, "cases": []}
+
+
+def reuse(first, decay=0.06):
+    """Return what an analysis of feature reuse writes: the deeper a block, the further from pretraining."""
+    diagonal = [first - decay * i for i in range(len(BLOCKS))]
+    matrix = [[max(d - 0.1 * abs(i - j), 0.0) for j in range(len(BLOCKS))] for i, d in enumerate(diagonal)]
+    mean = float(np.mean(diagonal))
+    debiased = {
+        "matrix": matrix,
+        "diagonal": diagonal,
+        "mean_diagonal": mean,
+        "drift": 1 - mean,
+        "best_match_distance": 0.25,
+        "null": {"mean": [0.0] * len(BLOCKS), "p95": [0.08] * len(BLOCKS)},
+        "intervals": {
+            "diagonal": [[d - 0.04, d + 0.03] for d in diagonal],
+            "drift": [1 - mean - 0.04, 1 - mean + 0.04],
+        },
+    }
+    return {
+        "first": "checkpoint_final.pth",
+        "second": "model_smit_ct10k.pth",
+        "blocks": BLOCKS,
+        "num_crops": 34,
+        "debiased": debiased,
+        "biased": debiased,
+    }

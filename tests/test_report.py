@@ -1,0 +1,386 @@
+"""The report: what it says, what it survives, how big it gets; the browser's view of it is tested elsewhere."""
+
+import json
+import re
+from html.parser import HTMLParser
+from importlib import metadata
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_runs import CASES, DATASET, FAR, NEAR, SMALL, plans, reuse, write_run
+from scipy import ndimage
+
+from rectal_nnformer import cli
+from rectal_nnformer.analysis import attention_flow
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.detection import Lesion
+from rectal_nnformer.geometry import token_masks, window_partition_mask
+from rectal_nnformer.profiles import reuse_profile
+from rectal_nnformer.report import try_report, write_report
+from rectal_nnformer.report.baseline import planned_uniform_adi
+from rectal_nnformer.report.gallery import (
+    Clip,
+    Picture,
+    Subject,
+    draw_clips,
+    fit_to_budget,
+    spread_evenly,
+    subjects_of,
+)
+from rectal_nnformer.report.markup import Markup, tag
+from rectal_nnformer.report.page import report_page
+from rectal_nnformer.runs import read_run
+
+HOSTILE = "<img src=x onerror=alert(1)>&\"'"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A trained model with two folds, five tumours of which three were detected, and one false positive."""
+    return write_run(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def page(model):
+    return write_report(model).read_text(encoding="utf-8")
+
+
+class Outline(HTMLParser):
+    """Elements, attributes and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+    def values(self, attribute):
+        return [attributes[attribute] for _, attributes in self.elements if attribute in attributes]
+
+
+# --- markup ----------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")))
+def test_whatever_text_goes_into_an_element_comes_out_of_it_as_text(text):
+    outline = Outline(tag("p", text, title=text))
+    assert outline.elements == [("p", {"title": text})]
+    assert outline.text == text
+
+
+def test_markup_is_not_escaped_again_and_names_of_damaged_encoding_can_be_written():
+    assert tag("p", tag("b", "1 < 2"), hidden=False, tabindex=0) == '<p tabindex="0"><b>1 &lt; 2</b></p>'
+    assert tag("p", "case_\udcff").encode() == b"<p>case_?</p>"
+    assert isinstance(tag("br"), Markup) and tag("br") == "<br>"
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_headline_counts_tumours_with_their_interval(page):
+    text = Outline(page).text
+    assert "3 of 5 tumours detected" in text
+    # Wilson's interval of 3 in 5, from statsmodels.
+    assert "23.1-88.2 %" in text
+    assert "1, 0.25" in text
+
+
+def test_missed_tumours_come_first_in_the_pictures(page):
+    headings = [text for text in ("Missed tumours (2)", "Detected tumours (3)", "False positives (1)") if text in page]
+    assert len(headings) == 3 and page.index(headings[0]) < page.index(headings[1]) < page.index(headings[2])
+
+
+def test_every_case_stands_in_the_table_with_what_was_found(page):
+    names = [row["data-name"] for row in Outline(page).all("tr") if "data-name" in row]
+    assert sorted(names) == sorted(CASES)
+    outcomes = {row["data-name"]: row["data-outcome"] for row in Outline(page).all("tr") if "data-name" in row}
+    assert outcomes == {
+        "found": "clean",
+        "half_found": "missed",
+        "invented": "false-positive",
+        "silent": "missed noted",
+    }
+
+
+def test_the_page_asks_the_network_for_nothing_and_forbids_it(page):
+    outline = Outline(page)
+    sources = outline.values("src") + [link["href"] for link in outline.all("link")]
+    assert sources and all(source.startswith("data:") for source in sources)
+    assert not re.search(r"https?://|url\(|@import", page)
+    (policy,) = [meta["content"] for meta in outline.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+
+
+def test_the_page_is_sound_for_screen_readers(page):
+    outline = Outline(page)
+    ids = outline.values("id")
+    assert len(ids) == len(set(ids))
+    references = " ".join(outline.values("aria-labelledby") + outline.values("aria-describedby")).split()
+    assert references and set(references) <= set(ids)
+    assert {link["href"] for link in outline.all("a")} <= {f"#{ident}" for ident in ids}
+    assert all(image["alt"] for image in outline.all("img"))
+    assert all(header["scope"] in ("col", "row") for header in outline.all("th"))
+    assert page.count("<table") == page.count("<caption")
+    assert outline.all("html") == [{"lang": "en"}]
+    levels = [int(name[1]) for name, _ in outline.elements if re.fullmatch(r"h\d", name)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    charts = [attributes for attributes in outline.all("svg") if attributes.get("role") == "img"]
+    assert len(charts) == 5 and all("aria-labelledby" in chart for chart in charts)
+
+
+def test_slices_are_told_in_words(page):
+    alternatives = [image["alt"] for image in Outline(page).all("img")]
+    assert "Slice 9 of 20: reference and prediction outlined" in alternatives
+    assert "Slice 15 of 20: reference outlined" in alternatives
+
+
+def test_attention_stands_beside_uniform_attention_and_the_padded_baseline(page):
+    text = Outline(page).text
+    assert all(words in text for words in ("this model", "uniform attention, same tiles", "padded baseline, uniform"))
+    # Mean of 0.02 and 0.03 in the two folds; the range beside it.
+    assert "0.025" in text and "0.020-0.030" in text
+
+
+def test_the_plan_settings_and_versions_are_there_and_no_computer_is_named(page):
+    text = Outline(page).text
+    assert "128 x 128 x 64 voxels: per axis the largest" in text
+    assert "model_smit_ct10k.pth" in text and "500" in text
+    assert metadata.version("torch") in text and "nnUNetTrainerSMIT_ACT" in text
+    assert "secret_host" not in page
+
+
+def test_names_of_cases_cannot_become_markup(tmp_path):
+    cases = {HOSTILE: ([NEAR], [FAR]), "<script>alert(1)": ([SMALL], None)}
+    page = write_report(write_run(tmp_path, cases)).read_text(encoding="utf-8")
+    outline = Outline(page)
+    assert len(outline.all("script")) == 1
+    assert {image.get("onerror") for image in outline.all("img")} == {None}
+    assert HOSTILE in {row.get("data-name") for row in outline.all("tr")}
+
+
+def test_shared_patients_and_missing_predictions_are_cautioned_about(tmp_path):
+    cases = {**CASES, "lost": ([FAR], None)}
+    page = write_report(write_run(tmp_path, cases, patients=dict.fromkeys(CASES, "one patient")))
+    text = Outline(page.read_text(encoding="utf-8")).text
+    assert "These rates are optimistic: folds share 1 patient" in text
+    assert "1 prediction file missing" in text
+
+
+def test_without_images_and_analyses_the_page_says_what_is_missing_and_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    folder = write_run(tmp_path, analysed=False)
+    (tmp_path / "nnUNet_raw").rename(tmp_path / "elsewhere")
+    text = Outline(write_report(folder).read_text(encoding="utf-8")).text
+    assert "6 of 6 cards have no picture" in text and "there is no file" in text
+    assert "rectal_nnformer attention -d Dataset501_Rectal -tr nnUNetTrainerSMIT_ACT" in text
+    assert f"rectal_nnformer feature_reuse $nnUNet_results/{DATASET}/{folder.name}/fold_0 PRETRAINED_FILE" in text
+    assert "there is no file found_0000.nii.gz" in text and str(tmp_path) not in text
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "elsewhere"))
+    assert "have no picture" not in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_a_cubic_model_of_the_same_plans_is_shown_as_measured(tmp_path):
+    folder = write_run(tmp_path)
+    write_run(tmp_path, trainer="nnUNetTrainerSMIT_Base", configuration="3d_fullres_cubic")
+    assert "SMIT_Base, cubic, measured" in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_models_of_other_plans_and_trainers_are_reported_too(tmp_path):
+    folder = write_run(tmp_path, trainer="nnUNetTrainer", analysed=False)
+    (folder / "plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {}}}))
+    (folder / "fold_0/debug.json").unlink()
+    assert "were not made by rectal_nnformer" in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_folds_of_too_few_cases_for_feature_reuse_are_left_out_and_say_why(tmp_path):
+    folder = write_run(tmp_path)
+    few = {**reuse(0.9), "debiased": None, "note": "The debiased estimator needs at least 4 cases; there are 2."}
+    path = folder / "fold_0/validation/feature_reuse.json"
+    path.write_text(json.dumps(few))
+    assert reuse_profile(read_run(folder).reuse).folds.keys() == {1}
+    assert "CKA along the diagonal, 1 fold" in write_report(folder).read_text(encoding="utf-8")
+    single = {**reuse(0.9)["debiased"], "null": None, "intervals": None}
+    path.write_text(json.dumps({**few, "debiased": single}))
+    (folder / "fold_1/validation/feature_reuse.json").unlink()
+    assert reuse_profile(read_run(folder).reuse).intervals[0] is None
+    path.write_text(json.dumps(few))
+    assert "needs at least 4 cases; there are 2" in write_report(folder).read_text(encoding="utf-8")
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_analysis_is_named_and_an_older_report_stays(tmp_path):
+    folder = write_run(tmp_path)
+    (folder / "report.html").write_text("older")
+    (folder / "fold_1/validation/feature_reuse.json").write_text("{")
+    with pytest.raises(RectalError, match=r"fold_1/validation/feature_reuse\.json cannot be used"):
+        write_report(folder)
+    assert (folder / "report.html").read_text() == "older"
+    note = try_report(folder)
+    assert "feature_reuse.json" in note and f"rectal_nnformer report {folder}" in note
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [("fold_0", "Did you mean"), ("nowhere", "there is no folder"), ("..", "not the folder of a trained model")],
+)
+def test_what_is_no_model_folder_is_refused_with_a_hint(model, inside, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["report", str(model / inside)])
+    assert exit_.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_model_without_an_evaluated_fold_is_refused_with_the_remedy(tmp_path):
+    folder = write_run(tmp_path)
+    for fold in (0, 1):
+        (folder / f"fold_{fold}/validation/lesion_detection.json").unlink()
+    with pytest.raises(RectalError, match="rectal_nnformer crossval"):
+        write_report(folder)
+
+
+@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_the_command_writes_where_it_is_told(processes, model, tmp_path, capsys):
+    cli.main(["report", str(model), "-o", str(tmp_path / "new/page.html"), "-np", processes])
+    assert str(tmp_path / "new/page.html") in capsys.readouterr().out
+    assert (tmp_path / "new/page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_outlines_enclose_the_masks_of_their_slice(model):
+    """Filling the path of an outline gives the area of the mask back."""
+    run = read_run(model)
+    clips = {(clip.subject.case, clip.subject.kind): clip for clip in draw_clips(run)}
+    clip = clips["found", "detected"]
+    (picture,) = [picture for picture in clip.pictures if picture.number == clip.largest]
+    reference, prediction = picture.outlines["reference"], picture.outlines["prediction"]
+    assert clip.largest == 9
+    assert polygon_area(reference) == pytest.approx(np.pi * 9**2, rel=0.05)
+    # The prediction is the same ball, one voxel further to the patient's left.
+    assert polygon_center(prediction) - polygon_center(reference) == pytest.approx([1, 0], abs=0.05)
+    assert "reference other" not in picture.outlines
+    assert any("reference other" in picture.outlines for picture in clips["half_found", "missed"].pictures)
+
+
+def points_of(path):
+    assert path.count("M") == 1
+    return np.array([float(number) for number in re.findall(r"[-\d.]+", path)]).reshape(-1, 2)
+
+
+def polygon_area(path):
+    x, y = points_of(path).T
+    return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+
+
+def polygon_center(path):
+    points = points_of(path)
+    return (points.min(axis=0) + points.max(axis=0)) / 2
+
+
+def test_subjects_are_ordered_by_what_matters(model):
+    subjects = subjects_of(read_run(model))
+    assert [subject.kind for subject in subjects] == ["missed"] * 2 + ["detected"] * 3 + ["false positive"]
+    assert subjects[0].component.volume_cm3 > subjects[1].component.volume_cm3
+    assert subjects[2].component.iou <= subjects[3].component.iou <= subjects[4].component.iou
+
+
+def test_masks_that_changed_since_the_evaluation_are_not_shown_as_if_they_were_scored(tmp_path):
+    folder = write_run(tmp_path)
+    path = f"nnUNet_preprocessed/{DATASET}/gt_segmentations/silent.nii.gz"
+    (tmp_path / path).write_bytes((tmp_path / path.replace("silent", "found")).read_bytes())
+    (clip,) = [clip for clip in draw_clips(read_run(folder)) if clip.subject.case == "silent"]
+    assert not clip.pictures and "changed since" in clip.problem
+
+
+@given(st.integers(0, 50), st.integers(0, 60), st.integers(1, 40), st.data())
+def test_slices_are_spread_evenly_and_keep_the_largest(first, length, most, data):
+    last = first + length
+    kept = data.draw(st.integers(first, last))
+    chosen = spread_evenly(first, last, most, kept)
+    assert len(chosen) == min(most, length + 1) and chosen == sorted(set(chosen))
+    assert kept in chosen and first <= chosen[0] and chosen[-1] <= last
+
+
+def lesion(detected, volume=1.0):
+    return Lesion(1, 20, volume, (1.0, 2.0, 3.0), "0-5", None, 0.5, detected, detected)
+
+
+def clip_of(number, num_pictures, size, kind="detected"):
+    subject = Subject(kind, 0, f"case_{number}", lesion(kind == "detected"))
+    pictures = tuple(Picture(z + 1, bytes(size), {"reference": "M0 0 1 0 1 1Z"}) for z in range(num_pictures))
+    return Clip(subject, pictures, num_pictures, (10, 10), (10, 10), largest=num_pictures // 2 + 1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9), max_size=8), st.integers(0, 60_000))
+def test_pictures_fit_the_budget_and_the_first_clips_keep_theirs(lengths, budget):
+    clips = [clip_of(number, length, 1000) for number, length in enumerate(lengths)]
+    fitted = fit_to_budget(clips, budget)
+    assert sum(picture.size for clip in fitted for picture in clip.pictures) <= budget
+    shown = [bool(clip.pictures) for clip in fitted]
+    assert shown == sorted(shown, reverse=True)
+    for clip in fitted:
+        assert clip.problem or clip.largest in {picture.number for picture in clip.pictures}
+
+
+def test_a_page_of_250_cases_stays_under_25_mb(tmp_path):
+    """With three tumours a case and more and larger pictures than the page can hold."""
+    cases = {f"case_{number:03d}": ([], []) for number in range(250)}
+    run = read_run(write_run(tmp_path, cases, num_folds=5))
+    clips = [clip_of(f"{number % 250:03d}", 20, 9000, "missed" if number < 80 else "detected") for number in range(750)]
+    page = report_page(run, fit_to_budget(clips, 18_000_000), "today")
+    assert 15_000_000 < len(page.encode()) < 25_000_000
+    assert page.count("left out to keep this page small") == 0 or "Missed tumours (80)" in page
+
+
+# --- the padded baseline ---------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.tuples(*(st.integers(3, 32),) * 3), st.sampled_from(["3d_fullres", "3d_fullres_cubic"]))
+def test_the_uniform_baseline_is_the_index_of_uniform_attention(extent, configuration):
+    """Against the index itself, fed with attention that is uniform, window by window."""
+    patch = (32, 32, 32)
+    content = plans()
+    content["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["backbone_kwargs"] = {"depths": [2, 2]}
+    shares = [e / p for e, p in zip(extent, patch, strict=True)]
+    content["rectal_nnformer"]["patch_sizes"][configuration] = {"patch_size": patch, "real_voxel_share": shares}
+    real = np.zeros(patch, dtype=bool)
+    real[tuple(slice((p - e) // 2, (p - e) // 2 + e) for e, p in zip(extent, patch, strict=True))] = True
+    expected = []
+    for tokens in token_masks(real, num_stages=2):
+        windows = [torch.from_numpy(window_partition_mask(tokens, 4, shift)) for shift in (0, 2)]
+        uniform = [torch.full((len(w), 1, 64, 64), 1 / 64) for w in windows]
+        expected.append(np.mean([float(attention_flow(u, w).adi) for u, w in zip(uniform, windows, strict=True)]))
+    assert planned_uniform_adi(content, configuration) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_published_patch_has_less_dilution_than_the_cube_and_foreign_plans_have_no_baseline():
+    planned, cubic = (planned_uniform_adi(plans(), name) for name in ("3d_fullres", "3d_fullres_cubic"))
+    # At stage 0 both cut the image's border alike; windows of padding alone take no part.
+    assert planned[0] == cubic[0] and all(a < b for a, b in zip(planned[1:], cubic[1:], strict=True))
+    assert planned_uniform_adi({"configurations": {}}, "3d_fullres") is None
+
+
+def test_components_are_numbered_alike_in_a_crop_and_in_the_whole():
+    """The pictures number components of whole volumes, the evaluation those of a crop."""
+    volume = np.random.default_rng(0).random((12, 14, 16)) > 0.8
+    whole, _ = ndimage.label(np.pad(volume, 3), structure=np.ones((3, 3, 3)))
+    crop, _ = ndimage.label(volume, structure=np.ones((3, 3, 3)))
+    assert np.array_equal(whole[3:-3, 3:-3, 3:-3], crop)

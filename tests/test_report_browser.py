@@ -1,0 +1,362 @@
+"""The report in a real browser: narrow and wide, light and dark, by mouse and by keyboard, with and without scripts."""
+
+import pytest
+from browser import chromium, needs_chromium, set_screen
+from report_runs import CASES, FAR, SMALL, write_run
+
+from rectal_nnformer.report import cards, write_report
+
+pytestmark = needs_chromium
+
+HOSTILE = '<img src=x onerror=alert(1)>"&'
+
+# For every text of the page the contrast with what lies behind it, as WCAG 2 defines it, and whether it is large.
+CONTRASTS = """
+const channel = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+function behind(element) {
+  for (let e = element; e; e = e.parentElement) {
+    const c = numbers(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0) return c;
+  }
+}
+return [...document.querySelectorAll("body *")]
+  .filter((e) => e.checkVisibility() && !e.closest("script, .viewer, .in-cell, option, title, desc"))
+  .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()))
+  .map((e) => {
+    const style = getComputedStyle(e);
+    const ink = numbers(e instanceof SVGElement ? style.fill : style.color);
+    const [a, b] = [luminance(ink), luminance(behind(e))].sort((x, y) => y - x);
+    const large = parseFloat(style.fontSize) >= 24;
+    return [(a + 0.05) / (b + 0.05), large, e.textContent.trim().slice(0, 40)];
+  });
+"""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A report whose groups of pictures are closed except the missed ones, as in a large cohort."""
+    base = tmp_path_factory.mktemp("browser")
+    cases = {**CASES, HOSTILE: ([FAR], None), "nothing": ([], []), "case_10": ([SMALL], [SMALL])}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cards, "OPEN_AT_MOST", 0)
+        return write_report(write_run(base, cases)).as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page on a large screen; whatever it writes to the console fails the test."""
+    set_screen(browser, 1280)
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get(address)
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def find(page, selector):
+    return page.find_element("css selector", selector)
+
+
+def texts(page, selector):
+    return page.execute_script(
+        "return [...document.querySelectorAll(arguments[0])]"
+        ".filter((e) => e.checkVisibility()).map((e) => e.textContent)",
+        selector,
+    )
+
+
+def case_names(page):
+    return texts(page, "#case-table tbody th")
+
+
+def column(page, name):
+    number = texts(page, "#case-table thead th").index(name) + 1
+    return texts(page, f"#case-table tbody tr > :nth-child({number})")
+
+
+def press(page, *keys):
+    """Send keys to whatever has the focus."""
+    page.switch_to.active_element.send_keys(*keys)
+
+
+def key(name):
+    from selenium.webdriver.common.keys import Keys
+
+    return getattr(Keys, name)
+
+
+def choose(select, value):
+    from selenium.webdriver.support.ui import Select
+
+    Select(select).select_by_value(value)
+
+
+def until(page, condition):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(page, 5, poll_frequency=0.05).until(lambda _: condition())
+
+
+# --- looks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1920])
+def test_nothing_overflows_and_all_text_can_be_read(page, width, dark):
+    set_screen(page, width, dark=dark)
+    page.execute_script("document.querySelectorAll('details').forEach((group) => (group.open = true))")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    too_wide = page.execute_script(
+        "return [...document.querySelectorAll('section, h1, h2, h3, .card, .chart, form')]"
+        ".filter((e) => e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 80))"
+    )
+    assert too_wide == []
+    contrasts = page.execute_script(CONTRASTS)
+    assert len(contrasts) > 200
+    assert [entry for entry in contrasts if entry[0] < (3 if entry[1] else 4.5)] == []
+
+
+def test_text_in_charts_is_legible_on_a_phone(page):
+    set_screen(page, 360)
+    heights = page.execute_script(
+        "return [...document.querySelectorAll('.chart text')].map((e) => e.getBoundingClientRect().height)"
+    )
+    assert min(heights) >= 9
+
+
+def test_dark_mode_is_dark_and_motion_stops_where_it_is_unwanted(page):
+    def style(name):
+        return page.execute_script(f"return getComputedStyle(document.documentElement).{name}")
+
+    set_screen(page, 1280, dark=True)
+    assert page.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(17, 21, 27)"
+    assert style("scrollBehavior") == "auto"
+    set_screen(page, 1280, reduced_motion=False)
+    assert style("scrollBehavior") == "smooth"
+
+
+def test_print_shows_whole_tables_and_one_slice_of_each_tumour(page):
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    shown = page.execute_script(
+        "return [...document.querySelectorAll('.group:first-of-type .card')]"
+        ".map((card) => [...card.querySelectorAll('.slice')].filter((s) => s.checkVisibility()).length)"
+    )
+    frame = page.execute_script("return getComputedStyle(document.querySelector('.tall')).overflowY")
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert set(shown[:2]) == {1} and frame == "visible"
+
+
+# --- table of cases --------------------------------------------------------------------------------------------------
+
+
+def test_names_of_cases_are_shown_as_they_are(page):
+    assert HOSTILE in case_names(page)
+    assert page.execute_script("return document.querySelectorAll('img[onerror], img[src=x]').length") == 0
+
+
+def test_a_click_sorts_by_number_and_another_one_the_other_way(page):
+    header = find(page, "#case-table th:nth-child(5)")
+    assert header.text.startswith("Dice") and header.get_attribute("aria-sort") is None
+    header.find_element("css selector", "button").click()
+    assert header.get_attribute("aria-sort") == "ascending"
+    ascending = column(page, "Dice")
+    numbers = [float(text) for text in ascending[:-1]]
+    assert numbers == sorted(numbers) and ascending[-1] == "-"
+    header.find_element("css selector", "button").click()
+    assert header.get_attribute("aria-sort") == "descending"
+    # A case without a Dice stays last.
+    assert column(page, "Dice") == [*ascending[-2::-1], "-"]
+
+
+def test_names_sort_with_their_numbers_and_only_one_column_is_marked(page):
+    for index in (5, 1):
+        find(page, f"#case-table th:nth-child({index}) button").click()
+    assert page.execute_script("return document.querySelectorAll('th[aria-sort]').length") == 1
+    assert [name for name in case_names(page) if name != HOSTILE] == sorted([*CASES, "nothing", "case_10"])
+
+
+def test_the_keyboard_reaches_sorts_and_shows_where_it_is(page):
+    button = find(page, "#case-table th:nth-child(2) button")
+    page.execute_script("document.getElementById('case-outcome').focus()")
+    # From the filters into the frame of the table, then to the buttons of its columns.
+    press(page, key("TAB"))
+    assert page.switch_to.active_element.aria_role == "region"
+    press(page, key("TAB"))
+    press(page, key("TAB"))
+    assert page.switch_to.active_element == button
+    assert page.execute_script("return getComputedStyle(arguments[0]).outlineStyle", button) == "solid"
+    press(page, key("ENTER"))
+    missed = column(page, "missed")
+    assert missed == sorted(missed)
+    press(page, key("SPACE"))
+    assert column(page, "missed") == sorted(missed, reverse=True)
+
+
+def test_cases_are_filtered_by_name_and_outcome_and_the_count_is_announced(page):
+    total = len(CASES) + 3
+    text, outcome, count = (find(page, f"#case-{name}") for name in ("text", "outcome", "count"))
+    assert (text.accessible_name, outcome.accessible_name) == ("Name contains", "Show")
+    assert count.aria_role == "status" and count.text == f"{total} of {total} cases"
+    text.send_keys("FOUND")
+    assert sorted(case_names(page)) == ["found", "half_found"]
+    choose(outcome, "missed")
+    assert case_names(page) == ["half_found"] and count.text == f"1 of {total} cases"
+    text.clear()
+    assert sorted(case_names(page)) == sorted(["half_found", "silent", HOSTILE])
+    choose(outcome, "false-positive")
+    assert case_names(page) == ["invented"]
+
+
+def test_enter_in_a_filter_does_not_leave_the_page(page):
+    find(page, "#case-text").send_keys("found", key("ENTER"))
+    assert find(page, "#case-text").get_attribute("value") == "found" and "?" not in page.current_url
+
+
+def test_a_case_leads_to_its_pictures_even_in_a_closed_group(page):
+    link = next(link for link in page.find_elements("css selector", "#case-table a") if link.text == "found")
+    card = find(page, link.get_attribute("href")[link.get_attribute("href").index("#") :])
+    assert not card.is_displayed()
+    link.click()
+    until(page, card.is_displayed)
+    until(page, lambda: -1 <= page.execute_script("return arguments[0].getBoundingClientRect().top", card) < 900)
+    assert "found" in card.text and "detected" in card.text
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def slice_shown(card):
+    """Return the caption of the slice that fills the strip of a card."""
+    return card.parent.execute_script(
+        "const strip = arguments[0].querySelector('.strip'), left = strip.getBoundingClientRect().left;"
+        "return [...strip.children].find((s) => Math.abs(s.getBoundingClientRect().left - left) < 2)"
+        "?.querySelector('.place').textContent",
+        card,
+    )
+
+
+def test_the_first_card_is_a_missed_tumour_and_starts_where_it_is_largest(page):
+    card = find(page, "#pictures .card")
+    page.execute_script("arguments[0].scrollIntoView()", card)
+    assert "missed" in card.text
+    until(page, lambda: slice_shown(card) == "12 / 20")
+
+
+def test_the_slider_goes_through_the_slices_by_keyboard_and_says_where_it_is(page):
+    card = find(page, "#pictures .card")
+    slider = card.find_element("css selector", "input[type=range]")
+    page.execute_script("arguments[0].scrollIntoView()", card)
+    until(page, lambda: slice_shown(card) == "12 / 20")
+    slider.send_keys(key("ARROW_RIGHT"))
+    until(page, lambda: slice_shown(card) == "13 / 20")
+    assert slider.get_attribute("aria-valuetext").startswith("Slice 13 of 20: reference")
+    assert slider.accessible_name.startswith("Slice of ")
+    slider.send_keys(key("HOME"))
+    first = slice_shown(card)
+    assert first == card.find_element("css selector", ".place").get_attribute("textContent")
+
+
+def test_the_slider_follows_when_the_strip_itself_is_moved(page):
+    card = find(page, "#pictures .card")
+    slider, strip = (card.find_element("css selector", selector) for selector in ("input[type=range]", ".strip"))
+    page.execute_script("arguments[0].scrollIntoView()", card)
+    until(page, lambda: slice_shown(card) == "12 / 20")
+    page.execute_script("arguments[0].scrollLeft = 0", strip)
+    until(page, lambda: slider.get_attribute("value") == "1")
+
+
+def test_pictures_decode_and_keep_their_slice_when_the_window_changes(page):
+    card = find(page, "#pictures .card")
+    page.execute_script("arguments[0].scrollIntoView()", card)
+    image = card.find_element("css selector", "[data-largest] img")
+    until(page, lambda: page.execute_script("return arguments[0].naturalWidth", image) >= 60)
+    set_screen(page, 360)
+    until(page, lambda: slice_shown(card) == "12 / 20")
+
+
+@pytest.mark.parametrize("name", ["reference", "prediction"])
+def test_outlines_are_switched_off_and_on_by_keyboard(page, name):
+    page.execute_script("document.querySelectorAll('details').forEach((group) => (group.open = true))")
+
+    def visible():
+        return page.execute_script(
+            f"return [...document.querySelectorAll('path.{name}')].map((e) => getComputedStyle(e).visibility)"
+        )
+
+    switch = find(page, f"#show-{name}")
+    assert switch.accessible_name.startswith(name) and set(visible()) == {"visible"}
+    switch.send_keys(key("SPACE"))
+    assert set(visible()) == {"hidden"}
+    other = {"reference": "prediction", "prediction": "reference"}[name]
+    assert (
+        page.execute_script(f"return getComputedStyle(document.querySelector('path.{other}')).visibility") == "visible"
+    )
+    switch.send_keys(key("SPACE"))
+    assert set(visible()) == {"visible"}
+
+
+def test_outlines_differ_by_their_dashes_and_not_by_colour_alone(page):
+    dashes = [
+        page.execute_script(f"return getComputedStyle(document.querySelector('path.{name}')).strokeDasharray")
+        for name in ("reference", "prediction")
+    ]
+    assert dashes[0] == "none" != dashes[1]
+
+
+def test_cards_are_filtered_by_case(page):
+    find(page, "#card-text").send_keys("silent")
+    assert len(texts(page, ".card")) == 1
+
+
+# --- the page as a document ------------------------------------------------------------------------------------------
+
+
+def test_the_first_tab_offers_to_skip_to_the_result(page):
+    press(page, key("TAB"))
+    skip = page.switch_to.active_element
+    assert skip.text == "Skip to the result" and skip.rect["x"] >= 0
+    press(page, key("ENTER"))
+    assert page.current_url.endswith("#result")
+
+
+def test_landmarks_and_controls_have_names(page):
+    roles = {selector: find(page, selector).aria_role for selector in ("main", "header", "nav", "footer", "#cases")}
+    assert roles == {
+        "main": "main",
+        "header": "banner",
+        "nav": "navigation",
+        "footer": "contentinfo",
+        "#cases": "region",
+    }
+    controls = page.find_elements(
+        "css selector", "input, select, button, section, [role=region], .strip, .chart, summary"
+    )
+    assert len(controls) > 40
+    assert [c.get_attribute("outerHTML")[:90] for c in controls if c.is_displayed() and not c.accessible_name] == []
+
+
+def test_nothing_is_fetched(page):
+    names = page.execute_script(
+        "return performance.getEntriesByType('resource').map((entry) => entry.name.slice(0, 5))"
+    )
+    assert set(names) <= {"data:"}
+
+
+def test_without_scripts_everything_can_be_read(tmp_path, address):
+    with chromium(tmp_path / "profile", scripts=False) as driver:
+        set_screen(driver, 360)
+        driver.get(address)
+        assert "4 of 7 tumours detected" in find(driver, "#result").text
+        assert not find(driver, "#case-controls").is_displayed()
+        assert find(driver, "#show-reference").is_displayed()
+        assert len(driver.find_elements("css selector", "#case-table tbody tr")) == len(CASES) + 3
+        assert not driver.find_elements("css selector", "th button, .slider")
+        assert len(driver.find_elements("css selector", ".group:first-of-type .slice img")) > 5
