@@ -9,20 +9,17 @@ The published files wrap the same encoder in different ways. All of them are rea
    they belong to an encoder: then the file is of another architecture.
 """
 
-import argparse
-import pathlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.networks.pretrained_files import DOCUMENTATION, PRETRAINED_FILES, find_pretrained, md5_of
+from rectal_nnformer.networks.checkpoint_file import read_checkpoint
+from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, USED_ALL_THE_SAME, find_pretrained, md5_of
 
 __all__ = ["PretrainedReport", "find_pretrained", "load_pretrained"]
 
@@ -45,18 +42,6 @@ them, since other encoders end in norms that segmentation does not use."""
 
 IMAGE_CONVOLUTIONS = ("patch_embed.proj.weight", "encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight")
 """Normalized names of the convolutions that read the image."""
-
-_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
-SAFE_TYPES: list[Any] = [
-    argparse.Namespace,
-    (pathlib.PosixPath, "pathlib.PosixPath"),
-    (pathlib.PosixPath, "pathlib._local.PosixPath"),
-    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
-    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
-]
-"""Harmless types that published checkpoints hold beside tensors, with the module paths of older library versions."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +84,7 @@ class PretrainedReport:
         ]
         expected = published.get(self.path.name)
         if expected is not None and expected != self.md5:
-            lines.insert(2, f"  WARNING: the published {self.path.name} has MD5 {expected}")
+            lines.insert(2, f"  WARNING: the published {self.path.name} has MD5 {expected}; {USED_ALL_THE_SAME}")
         if self.spread:
             lines.append(f"  one input channel spread over several: {', '.join(self.spread)}")
         return "\n".join(lines)
@@ -196,25 +181,6 @@ def read_weights(path: Path, sources: tuple[str, ...]) -> FileWeights:
     if not tensors:
         raise RectalError(f"{path} holds no weights: no tensors in it, nor under {', '.join(sources)}.")
     return FileWeights(tensors, names, source)
-
-
-def read_checkpoint(path: Path) -> Any:
-    """Return what a PyTorch file holds, executing nothing from it."""
-    if not path.is_file():
-        raise RectalError(f"There is no weights file {path}.")
-    try:
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # arbitrary bytes make the unpickler raise almost anything
-        reason = str(error).strip().partition("\n")[0]
-        hint = "it is damaged, incomplete, not a PyTorch file, or holds more than tensors and plain values"
-        with path.open("rb") as file:
-            if file.read(512).lstrip().startswith(b"<"):
-                hint = "it is a web page: the download failed"
-        raise RectalError(
-            f"{path} cannot be read as weights: {hint} ({type(error).__name__}: {reason}). "
-            f"Download it again and compare its MD5 (see {DOCUMENTATION})."
-        ) from error
 
 
 def _normalize(name: str) -> str:

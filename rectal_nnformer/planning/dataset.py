@@ -16,6 +16,7 @@ from nnunetv2.utilities.utils import (
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.paths import nnunet_folder
+from rectal_nnformer.prepared import is_prepared
 
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 """Readers that bring every image to RAS, the orientation in which the pretrained weights know directions."""
@@ -46,7 +47,13 @@ class RawDataset:
     @property
     def num_channels(self) -> int:
         """Number of image channels."""
-        return len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
+        return len(self.prepared_channels)
+
+    @property
+    def prepared_channels(self) -> list[bool]:
+        """Whether each channel holds intensities prepared to [0, 800], as its name in dataset.json says."""
+        names = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
+        return [is_prepared(str(names[key])) for key in names]
 
     @property
     def is_reoriented(self) -> bool:

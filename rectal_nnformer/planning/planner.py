@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import NoNormalization, ZScoreNormalization
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 from numpy.typing import NDArray
 
@@ -203,8 +203,10 @@ class RectalExperimentPlanner(ExperimentPlanner):
         return np.full(3, rules.isotropic_target_spacing(self.dataset_fingerprint["spacings"]))
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
-        """Return z-scoring of the whole volume for every channel; the intensity window refers to it."""
-        return [ZScoreNormalization.__name__] * self.raw.num_channels, [False] * self.raw.num_channels
+        """Return z-scoring of whole volumes, or nothing for a prepared channel; the intensity window refers to it."""
+        schemes = {False: ZScoreNormalization.__name__, True: NoNormalization.__name__}
+        prepared = self.raw.prepared_channels
+        return [schemes[channel] for channel in prepared], [False] * len(prepared)
 
     def determine_resampling(
         self, *args: Any, **kwargs: Any
