@@ -20,7 +20,8 @@ def test_list_names_every_file_and_what_was_found(tmp_path, monkeypatch, capsys,
     assert str(tmp_path) in lines[0]
     status = {file.name: next(line for line in lines if file.name in line) for file in PRETRAINED_FILES}
     assert "not found" in status["model_smit_ct10k.pth"]
-    assert "found, but its MD5 is" in status["model_swinvit.pt"]
+    assert "WARNING: its MD5 is" in status["model_swinvit.pt"]
+    assert "used all the same" in status["model_swinvit.pt"]
     assert "found, MD5 not known" in status["voco_b_swinvit.pt"]
     assert all(any(file.md5 in line for line in lines) for file in PRETRAINED_FILES if file.md5)
 
@@ -29,6 +30,14 @@ def test_list_says_that_the_variable_is_not_set(monkeypatch, capsys):
     monkeypatch.delenv("RECTAL_NNFORMER_WEIGHTS", raising=False)
     main(["weights"])
     assert "RECTAL_NNFORMER_WEIGHTS is not set" in capsys.readouterr().out
+
+
+def test_list_says_that_the_folder_does_not_exist(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path / "absent"))
+    main(["weights"])
+    first, *others = capsys.readouterr().out.splitlines()
+    assert str(tmp_path / "absent") in first and "there is no such folder" in first
+    assert sum("not found" in line for line in others) == len(PRETRAINED_FILES)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +58,10 @@ def test_verify_fails_with_a_message(tmp_path, capsys, options):
     with pytest.raises(SystemExit) as caught:
         main(["weights", "verify", str(tmp_path / "mine.pt"), *options])
     assert caught.value.code == 2
-    assert "mine.pt" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "mine.pt" in message
+    assert "weights_only" not in message
+    assert not options or "web page" in message
 
 
 def test_every_backbone_with_a_file_can_be_verified():

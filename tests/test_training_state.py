@@ -11,6 +11,7 @@ from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
+from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks import SMIT
 from rectal_nnformer.paths import trainers_folder
 from rectal_nnformer.planning.backbones import SMALL_SMIT
@@ -103,6 +104,10 @@ def test_a_resumed_training_has_the_learning_rates_of_an_uninterrupted_one_and_r
     shutil.copy(trained.interrupted, tmp_path / "checkpoint_latest.pth")
     maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)
     stored = torch.load(trained.interrupted, weights_only=False)
+    # What is done at the start of a training alone would put the window of the plans in its place.
+    with torch.no_grad():
+        resumed.network.window_low -= 5
+        stored["network_weights"]["window_low"] -= 5
     resumed.on_train_start()
     assert resumed.current_epoch == INTERRUPTED_AFTER
     assert all(torch.equal(stored["network_weights"][k], v) for k, v in resumed.network.state_dict().items())
@@ -110,6 +115,18 @@ def test_a_resumed_training_has_the_learning_rates_of_an_uninterrupted_one_and_r
     assert rates(resumed) == rates(trained.trainer)
     assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(RATES[-1])
     assert folder != resumed.output_folder
+
+
+def test_weights_are_read_at_epoch_0_alone(trained, tmp_path):
+    """Even by a network in its initial state, as one that a loaded checkpoint has not changed."""
+    trainer = new_trainer()
+    trainer.output_folder = str(tmp_path)
+    trainer.initialize()
+    trainer.current_epoch = 1
+    trainer.on_train_start()
+    trainer.current_epoch = 0
+    with pytest.raises(RectalError, match="RECTAL_NNFORMER_WEIGHTS is not set"):
+        trainer.on_train_start()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Reading a PyTorch file without executing anything from it, and saying what else a file is that is none."""
 
 import argparse
+import codecs
 import pathlib
 import re
 from pathlib import Path
@@ -66,13 +67,17 @@ def _diagnosis(path: Path, message: str) -> str:
         return f"it is a web page: the download failed. {again}"
     if head.startswith(b"\x1f\x8b"):
         return "it is compressed by gzip. Unpack it first."
-    if _is_text(head):
-        start = head.decode("utf-8", errors="ignore").strip()[:_SHOWN_CHARACTERS].splitlines()[0]
+    text = _as_text(head)
+    if text:
+        start = text.splitlines()[0][:_SHOWN_CHARACTERS]
         return f"it is text and begins with {start!r}: the download failed or was of something else. {again}"
     return f"it is damaged, incomplete or no PyTorch file. {again}"
 
 
-def _is_text(head: bytes) -> bool:
-    """Return whether bytes are printable characters and white space alone."""
-    text = head.decode("utf-8", errors="ignore")
-    return bool(text.strip()) and all(character.isprintable() or character.isspace() for character in text)
+def _as_text(head: bytes) -> str:
+    """Return the first bytes of a file as text; empty if they are none."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head).strip()  # which may end within a character
+    except UnicodeDecodeError:
+        return ""
+    return text if all(character.isprintable() or character.isspace() for character in text) else ""
