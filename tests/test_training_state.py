@@ -1,5 +1,6 @@
 """A pretrained training through nnU-Net: interrupted, resumed, validated, predicted, shared, passed on."""
 
+import math
 import os
 import shutil
 from types import SimpleNamespace
@@ -11,9 +12,11 @@ from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
+from rectal_nnformer.cli import main
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks import SMIT
 from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.planning import plan_dataset
 from rectal_nnformer.planning.backbones import SMALL_SMIT
 from rectal_nnformer.training.learning_rate import warmup_cosine
 
@@ -169,3 +172,26 @@ def test_weights_of_another_model_start_a_training_with_this_datasets_window(tra
     found = trainer.network.state_dict()
     assert torch.equal(found.pop("window_low"), trained.trainer.network.window_low)
     assert all(torch.equal(content["network_weights"][name], value) for name, value in found.items())
+
+
+@pytest.mark.slow
+def test_an_imported_fine_tuned_checkpoint_starts_a_training(environment, tmp_path):
+    """By `weights import` and nnU-Net's -pretrained_weights; no file of the pretrained encoder is at hand."""
+    plan_dataset(7, "smit", max_patch_size=64, num_processes=1, num_processes_fingerprint=1)
+    arguments = {"roi_size": 64, "spacing": 1.0}
+    network = SMIT()
+    torch.save({"state_dict": network.state_dict(), "args": arguments}, tmp_path / "model_final.pt")
+    main(["weights", "import", str(tmp_path / "model_final.pt"), "--output", str(tmp_path / "model")])
+    trainer = get_trainer_from_args(
+        "Dataset007_Small", "3d_fullres", 0, "nnUNetTrainerSMIT_ACT", "nnUNetRectalSMITPlans", device=CPU
+    )
+    maybe_load_checkpoint(trainer, False, False, str(tmp_path / "model/fold_0/checkpoint_final.pth"))
+    trainer.on_train_start()
+    found = trainer.network.state_dict()
+    assert all(torch.equal(value, found[f"backbone.{name}"]) for name, value in network.state_dict().items())
+    planned = trainer.configuration_manager.network_arch_init_kwargs["intensity_window"]
+    assert [[found["window_low"].item(), found["window_high"].item()]] == [pytest.approx(planned[0])]
+    trainer.on_train_epoch_start()
+    loss = trainer.train_step(next(trainer.dataloader_train))["loss"]
+    assert math.isfinite(loss)
+    assert not torch.equal(trainer.network.backbone.out.conv.conv.weight, network.out.conv.conv.weight)
