@@ -52,16 +52,26 @@ def test_verify_prints_the_report(tmp_path, capsys, name, options):
     assert f"loaded: {len(values)} parameters (encoder), from 'state_dict'" in printed
 
 
-@pytest.mark.parametrize("options", [[], ["-b", "smit"]])
-def test_verify_fails_with_a_message(tmp_path, capsys, options):
-    (tmp_path / "mine.pt").write_text("<html>")
+def refusal(capsys, *arguments):
     with pytest.raises(SystemExit) as caught:
-        main(["weights", "verify", str(tmp_path / "mine.pt"), *options])
+        main(["weights", "verify", *arguments])
     assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert "mine.pt" in message
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["-b", "smit"]])
+def test_verify_says_what_a_file_is_whatever_it_is_called(tmp_path, capsys, options):
+    path = tmp_path / "mine.pt"
+    assert "no weights file" in refusal(capsys, str(path), *options)
+    path.write_text("\ufeff<html>")
+    message = refusal(capsys, str(path), *options)
+    assert str(path) in message and "web page" in message
     assert "weights_only" not in message
-    assert not options or "web page" in message
+
+
+def test_verify_asks_for_the_backbone_of_a_file_of_another_name(tmp_path, capsys):
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "mine.pt")
+    assert "Name one with -b" in refusal(capsys, str(tmp_path / "mine.pt"))
 
 
 def test_every_backbone_with_a_file_can_be_verified():

@@ -185,12 +185,20 @@ def test_one_weight_under_two_names_is_refused(networks, tmp_path):
         load_pretrained(networks["swin_unetr_v2"], saved(tmp_path, content))
 
 
-@pytest.mark.parametrize("prefix", ["module.", "module.backbone.", "backbone.module."])
+@pytest.mark.parametrize("prefix", ["module.", "module.backbone.", "backbone.module.", "_orig_mod."])
 def test_wrappers_of_a_whole_network_are_dropped(tmp_path, prefix):
     network = SMIT(embed_dim=12, depths=(1,), num_heads=(2,))
     weights = {prefix + key: torch.full_like(value, 0.5) for key, value in network.named_parameters()}
     assert load_pretrained(network, saved(tmp_path, {"state_dict": weights})).whole_network
     assert all((parameter == 0.5).all() for parameter in network.parameters())
+
+
+def test_a_wrapped_network_is_refused_instead_of_left_as_it_is(tmp_path):
+    network = SMIT(embed_dim=12, depths=(1,), num_heads=(2,))
+    path = saved(tmp_path, network.state_dict())
+    for wrapped in (torch.compile(network, backend="eager"), torch.nn.Sequential(network)):
+        with pytest.raises(TypeError, match="itself, not into"):
+            load_pretrained(wrapped, path)
 
 
 def test_a_file_of_another_number_of_channels_is_refused(tmp_path):

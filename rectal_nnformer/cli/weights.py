@@ -78,8 +78,10 @@ def _verify(path: Path, backbone: str | None) -> None:
     from rectal_nnformer.errors import RectalError
     from rectal_nnformer.networks import load_pretrained
     from rectal_nnformer.networks.adapter import BACKBONES as NETWORKS
+    from rectal_nnformer.networks.checkpoint_file import read_checkpoint
     from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES
 
+    read_checkpoint(path)  # first what it is, whatever it is called
     backbone = backbone or next((file.backbone for file in PRETRAINED_FILES if file.name == path.name), None)
     if backbone is None:
         raise RectalError(f"No backbone is known for a file called {path.name}. Name one with -b.")

@@ -63,7 +63,7 @@ def _diagnosis(path: Path, message: str) -> str:
         return "it is a TorchScript program and not a file of weights. Save the state_dict of its network instead."
     if not head:
         return f"it is empty. {again}"
-    if head.lstrip().startswith(b"<"):
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
         return f"it is a web page: the download failed. {again}"
     if head.startswith(b"\x1f\x8b"):
         return "it is compressed by gzip. Unpack it first."

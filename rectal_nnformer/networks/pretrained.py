@@ -31,7 +31,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 taken. SMIT is fine-tuned from the student; for Swin UNETR it is the teacher, the running mean of the student."""
 
 NORMALIZATION: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"^(?:(?:module|backbone|swinViT|transformer)\.)+"), ""),
+    (re.compile(r"^(?:(?:module|_orig_mod|backbone|swinViT|transformer)\.)+"), ""),
     (re.compile(r"\.mlp\.fc([12])\."), r".mlp.linear\1."),
 )
 """Wrappers that are dropped from the front of a name, and names that differ between relatives."""
@@ -107,7 +107,7 @@ def load_pretrained(network: nn.Module, path: str | Path) -> PretrainedReport:
     response. Integer buffers (the relative position index) are not loaded but must agree where the file holds them.
 
     Args:
-        network: `SMIT` or `SwinUNETR`.
+        network: `SMIT` or `SwinUNETR` itself, neither compiled nor wrapped.
         path: One of the published files, or a checkpoint of the whole network.
 
     Returns:
@@ -116,9 +116,12 @@ def load_pretrained(network: nn.Module, path: str | Path) -> PretrainedReport:
     Raises:
         RectalError: The file cannot be read or is something else; or parameters are missing, of another shape, or of
             another architecture: every one of them is named.
+        TypeError: `network` is something else, such as a wrapper around one.
     """
     path = Path(path)
-    encoder = next(name for name in SOURCES if hasattr(network, name))
+    encoder = next((name for name in SOURCES if name in dict(network.named_children())), None)
+    if encoder is None:
+        raise TypeError(f"Weights are loaded into SMIT or SwinUNETR itself, not into {type(network).__name__}")
     weights = read_weights(path, SOURCES[encoder])
     parameters = dict(network.named_parameters())
     wanted = _wanted_parameters(list(parameters), encoder, weights)
