@@ -180,7 +180,7 @@ def test_every_channel_has_its_own_window(tmp_path):
     paths = [tmp_path / f"case0_000{channel}.nii.gz" for channel in range(2)]
     write_image(paths[0], volume("case0"))
     write_image(paths[1], -volume("case0"))
-    first, second = case_percentiles("case0", [str(path) for path in paths], SimpleITKIO)
+    first, second = case_percentiles("case0", [str(path) for path in paths], SimpleITKIO, [False, False])
     image = volume("case0")[:, 2:]
     for sign, window in ((1, first), (-1, second)):
         expected = np.percentile(sign * (image - image.mean()) / image.std(), (0, 99.5))
@@ -478,7 +478,7 @@ def test_image_without_usable_intensities_is_named(tmp_path, array, message):
     path = tmp_path / "case4_0000.mha"
     write_image(path, array)
     with pytest.raises(RectalError, match=f"Case case4: .*case4_0000.mha .*{message}"):
-        case_percentiles("case4", [str(path)], SimpleITKIO)
+        case_percentiles("case4", [str(path)], SimpleITKIO, [False])
 
 
 def test_unreadable_image_is_named(raw):

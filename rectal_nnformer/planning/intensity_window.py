@@ -3,31 +3,24 @@
 Its bounds are the medians over the training cases of each case's 0th and 99.5th percentile after normalization: the
 published percentile mode, made a property of the dataset, so that training and prediction cannot disagree. Percentiles
 are taken of what nnU-Net's preprocessing normalizes, the image cropped to its nonzero region, before resampling.
-
-A prepared channel is not normalized, and its window is known: [0, 800], which every case must keep within.
+The window of a prepared channel, which is not normalized, is known: [0, 800].
 """
 
-import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import NoNormalization, ZScoreNormalization
-from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import write_json
 from rectal_nnformer.parallel import map_with_progress
 from rectal_nnformer.planning.dataset import RawDataset
-from rectal_nnformer.prepared import PREPARED_CHANNEL, PREPARED_WINDOW, within_window
+from rectal_nnformer.planning.normalization import Window, normalization_scheme, normalize, with_known_windows
 
 FILE_NAME = "rectal_intensity_window.json"
 PERCENTILES = (0.0, 99.5)
-
-Window = list[list[float]]
-"""One [low, high] per channel, in units of the normalized image."""
 
 
 def load_intensity_window(dataset: RawDataset) -> dict[str, Any] | None:
@@ -51,12 +44,11 @@ def compute_intensity_window(dataset: RawDataset, num_processes: int) -> dict[st
     prepared = dataset.prepared_channels
     jobs = [(case, files["images"], dataset.reader, prepared) for case, files in dataset.cases.items()]
     measured = map_with_progress(_measure, jobs, num_processes, "Measuring intensities")
-    medians = np.median(measured, axis=0).tolist()
-    window = [list(PREPARED_WINDOW) if known else found for known, found in zip(prepared, medians, strict=True)]
+    window = with_known_windows(np.median(measured, axis=0).tolist(), prepared)
     content = {
         "window": window,
         "percentiles": PERCENTILES,
-        "normalization": [(NoNormalization if known else ZScoreNormalization).__name__ for known in prepared],
+        "normalization": [normalization_scheme(known).__name__ for known in prepared],
         "cases": dict(zip(dataset.cases, measured, strict=True)),
         "raw_signature": signature,
     }
@@ -68,18 +60,18 @@ def _measure(job: tuple[str, list[str], type, list[bool]]) -> Window:
     return case_percentiles(*job)
 
 
-def case_percentiles(case: str, images: list[str], reader: type, prepared: Sequence[bool] = ()) -> Window:
-    """Return the 0th and 99.5th percentile of each channel of one case after cropping and z-score normalization.
+def case_percentiles(case: str, images: list[str], reader: type, prepared: Sequence[bool]) -> Window:
+    """Return the 0th and 99.5th percentile of each channel of one case after cropping and normalization.
 
     Args:
         case: name of the case, for error messages.
         images: its image files, one per channel.
         reader: nnU-Net's class that reads them.
-        prepared: whether each channel is prepared, and so not normalized; empty if none is.
+        prepared: whether each channel is prepared, and so not normalized.
 
     Raises:
-        RectalError: the case cannot be read, holds NaN or infinite values, a channel is constant, or a prepared one
-            leaves its window.
+        RectalError: the case cannot be read, holds NaN or infinite values, a channel is constant, or a prepared one is
+            none.
     """
     try:
         data, _ = reader().read_images(images)
@@ -90,19 +82,5 @@ def case_percentiles(case: str, images: list[str], reader: type, prepared: Seque
     cropped = crop_to_nonzero(data)[0] if data.any() else data
     if any(channel.min() == channel.max() for channel in cropped):
         raise RectalError(f"Case {case}: a channel of {', '.join(images)} has the same value wherever it is not 0.")
-    normalization = ZScoreNormalization(use_mask_for_norm=False, intensityproperties={})
-    flags = prepared or [False] * len(cropped)
-    for channel in itertools.compress(cropped, flags):
-        _check_prepared(case, images, channel)
-    normalized = [c if known else normalization.run(c) for c, known in zip(cropped, flags, strict=True)]
-    return [np.percentile(channel, PERCENTILES).tolist() for channel in normalized]
-
-
-def _check_prepared(case: str, images: list[str], channel: NDArray[np.floating]) -> None:
-    low, high = PREPARED_WINDOW
-    if not within_window(channel.min(), channel.max()):
-        raise RectalError(
-            f"Case {case}: dataset.json calls a channel of {', '.join(images)} '{PREPARED_CHANNEL}', which stands for "
-            f"intensities from {low:g} to {high:g}, but they reach from {channel.min():g} to {channel.max():g}. "
-            "Prepare it, or give the channel another name to have it normalized."
-        )
+    channels = zip(cropped, prepared, strict=True)
+    return [np.percentile(normalize(case, channel, known), PERCENTILES).tolist() for channel, known in channels]

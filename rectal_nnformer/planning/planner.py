@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import NoNormalization, ZScoreNormalization
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 from numpy.typing import NDArray
 
@@ -16,7 +15,8 @@ from rectal_nnformer.geometry import Size
 from rectal_nnformer.planning import rules
 from rectal_nnformer.planning.backbones import Backbone, resolve_backbone
 from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
-from rectal_nnformer.planning.intensity_window import Window, load_intensity_window
+from rectal_nnformer.planning.intensity_window import load_intensity_window
+from rectal_nnformer.planning.normalization import Window, normalization_scheme
 from rectal_nnformer.planning.preprocessed import copy_dataset_json, copy_patients, copy_splits
 
 FULLRES, CUBIC = "3d_fullres", "3d_fullres_cubic"
@@ -204,9 +204,8 @@ class RectalExperimentPlanner(ExperimentPlanner):
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
         """Return z-scoring of whole volumes, or nothing for a prepared channel; the intensity window refers to it."""
-        schemes = {False: ZScoreNormalization.__name__, True: NoNormalization.__name__}
-        prepared = self.raw.prepared_channels
-        return [schemes[channel] for channel in prepared], [False] * len(prepared)
+        schemes = [normalization_scheme(prepared).__name__ for prepared in self.raw.prepared_channels]
+        return schemes, [False] * len(schemes)
 
     def determine_resampling(
         self, *args: Any, **kwargs: Any

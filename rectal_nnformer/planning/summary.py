@@ -10,13 +10,14 @@ from rectal_nnformer.planning.rules import MAX_SPACING, MIN_REAL_SHARE, MIN_SPAC
 def describe_plans(plans: Mapping[str, Any]) -> str:
     """Return target spacing, intensity window and patch of plans in words; sizes and spacings are x, y, z."""
     record = plans[RECORD_KEY]
-    network = plans["configurations"][FULLRES]["architecture"]["arch_kwargs"]
+    configuration = plans["configurations"][FULLRES]
+    network = configuration["architecture"]["arch_kwargs"]
     windows = ", ".join(f"{low:.2f} to {high:.2f}" for low, high in network["intensity_window"])
     lines = [
         f"{plans['plans_name']} of {plans['dataset_name']} ({record['num_cases']} training cases)",
         f"  target spacing    {_spacing(record)}",
         f"  median image      {_by(record['median_extent'], '.0f')} voxels at the target spacing",
-        f"  intensity window  {windows} after z-scoring",
+        f"  intensity window  {windows} after {', '.join(configuration['normalization_schemes'])}",
         f"  data              {plans['configurations'][FULLRES]['data_identifier']}",
         f"  patch             {_reason(record)}",
         "  expected share of real tokens, by stage:",
