@@ -23,7 +23,7 @@ from rectal_nnformer.training.learning_rate import warmup_cosine
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
 TRAINER, PLANS = "ShortMaskedSMIT", "nnUNetRectalSMITSmallPlans"
-EPOCHS, WARMUP, INTERRUPTED_AFTER = 4, 2, 3
+EPOCHS, WARMUP, INTERRUPTED_AFTER = 4, 1, 3
 RATES = [warmup_cosine(epoch, EPOCHS, WARMUP, 3e-4) for epoch in range(EPOCHS)]
 
 
