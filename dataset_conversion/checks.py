@@ -6,16 +6,20 @@ import SimpleITK as sitk
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.images import by, grid_differences
+from rectal_nnformer.prepared import PREPARED_WINDOW, within_window
 from rectal_nnformer.wording import plural
 
 
-def case_problems(image: ImageSource, mask: ImageFile | None) -> list[str]:
-    """Read an image and its mask, if there is one, and return what is wrong with them; empty if nothing is."""
+def case_problems(image: ImageSource, mask: ImageFile | None, prepared: bool = False) -> list[str]:
+    """Read an image and its mask, if there is one, and return what is wrong with them; empty if nothing is.
+
+    `prepared` asks for intensities that were scaled to 0 to 800 beforehand.
+    """
     problems = []
     volume = outline = None
     try:
         volume = image.read()
-        problems += image_problems(volume)
+        problems += image_problems(volume) or (prepared_problems(volume) if prepared else [])
     except RectalError as error:
         problems.append(str(error))
     if mask is None:
@@ -44,6 +48,17 @@ def image_problems(image: sitk.Image) -> list[str]:
     if array.min() == array.max():
         return [f"image is constant (every voxel is {array.flat[0]:g}); export it again"]
     return []
+
+
+def prepared_problems(image: sitk.Image) -> list[str]:
+    """Return what is wrong with the intensities of an image that is said to be prepared."""
+    array = sitk.GetArrayViewFromImage(image)
+    if within_window(array.min(), array.max()):
+        return []
+    return [
+        f"image reaches from {array.min():g} to {array.max():g}, and a prepared one from {PREPARED_WINDOW[0]:g} to "
+        f"{PREPARED_WINDOW[1]:g}; scale it, or leave --prepared out"
+    ]
 
 
 def mask_problems(mask: sitk.Image) -> list[str]:

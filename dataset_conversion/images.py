@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.images import is_nifti, read_image
+from rectal_nnformer.prepared import LIFTED_ZERO
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -89,6 +90,14 @@ def write_image(image: sitk.Image, path: Path) -> None:
 def write_mask(mask: sitk.Image, path: Path) -> None:
     """Write a mask as compressed NIfTI, uint8, with nothing but voxels and geometry."""
     _write_array(sitk.GetArrayViewFromImage(mask).astype(np.uint8), mask, path)
+
+
+def lift_zeros(image: sitk.Image) -> sitk.Image:
+    """Return a prepared image as float32 with `LIFTED_ZERO` for 0, which the networks would take for padding."""
+    array = sitk.GetArrayFromImage(image).astype(np.float32)
+    lifted = sitk.GetImageFromArray(np.where(array == 0, np.float32(LIFTED_ZERO), array))
+    lifted.CopyInformation(image)
+    return lifted
 
 
 def _called_image(path: Path) -> bool:

@@ -22,6 +22,7 @@ def convert_nifti(
     patients: Path | None = None,
     split_by_case: bool = False,
     workers: int = 1,
+    prepared: bool = False,
 ) -> Path:
     """Convert a folder of images, and one of masks, to `DatasetXXX_Name`; return that folder.
 
@@ -36,6 +37,8 @@ def convert_nifti(
         patients: CSV file with the columns case and patient; default is every case a patient of its own.
         split_by_case: Allow scans of one patient in different folds.
         workers: Number of (spawned) processes.
+        prepared: The images were scaled to [0, 800] beforehand; nnU-Net leaves them alone. Their zeros are lifted to
+            0.001, since an exact 0 is padding.
 
     Raises:
         RectalError: anything that cannot be right, for all cases at once; nothing is written then.
@@ -54,7 +57,7 @@ def convert_nifti(
         Case(case, ImageFile(path), ImageFile(mask_files[case]) if case in mask_files else None, case)
         for case, path in image_files.items()
     ]
-    return convert_cases(cases, problems, Target(folder, masks is not None, patients, split_by_case, workers))
+    return convert_cases(cases, problems, Target(folder, masks is not None, patients, split_by_case, workers, prepared))
 
 
 def _image_case(path: Path, masks: Collection[str]) -> str:

@@ -10,12 +10,13 @@ from pathlib import Path
 from rectal_nnformer.dataset_conversion.checks import case_problems
 from rectal_nnformer.dataset_conversion.contact_sheet import Tile, draw_contact_sheet, make_tile
 from rectal_nnformer.dataset_conversion.folds import folds_of, patient_list, patient_problems, pseudonyms
-from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, write_image, write_mask
+from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, lift_zeros, write_image, write_mask
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import staged_folder, write_json, write_text
 from rectal_nnformer.parallel import map_with_progress
 from rectal_nnformer.paths import folder_variables, nnunet_folder
 from rectal_nnformer.patients import PATIENTS_FILE, read_patient_list
+from rectal_nnformer.prepared import PREPARED_CHANNEL
 from rectal_nnformer.wording import plural
 
 FILE_ENDING = ".nii.gz"
@@ -51,6 +52,7 @@ class Target:
         patients: CSV file with the columns case and patient, which overrides `Case.patient`.
         split_by_case: Allow scans of one patient in different folds.
         workers: Number of processes.
+        prepared: Whether intensities were scaled to [0, 800] beforehand; zeros are lifted then.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Target:
     patients: Path | None
     split_by_case: bool
     workers: int
+    prepared: bool = False
 
 
 def dataset_folder(dataset_id: int, name: str, raw: Path | None, training: bool) -> Path:
@@ -108,7 +111,7 @@ def convert_cases(cases: Sequence[Case], problems: Mapping[str, list[str]], targ
     if not target.training and (target.patients or target.split_by_case):
         raise RectalError("--patients and --split-by-case concern the folds, and without --masks there are none.")
     patients = _patients(cases, target, found) if target.training else {}
-    for case, reasons in zip(cases, map_with_progress(_check, cases, target.workers, "checking"), strict=True):
+    for case, reasons in zip(cases, _checked(cases, target), strict=True):
         found[case.name] += reasons
     _refuse(found)
     splits = folds_of(patients, target.split_by_case) if target.training else []
@@ -149,8 +152,12 @@ def _patients(cases: Sequence[Case], target: Target, problems: defaultdict[str, 
     return patients
 
 
-def _check(case: Case) -> list[str]:
-    return case_problems(case.image, case.mask)
+def _checked(cases: Sequence[Case], target: Target) -> list[list[str]]:
+    return map_with_progress(partial(_check, prepared=target.prepared), cases, target.workers, "checking")
+
+
+def _check(case: Case, prepared: bool) -> list[str]:
+    return case_problems(case.image, case.mask, prepared)
 
 
 def _refuse(problems: Mapping[str, list[str]]) -> None:
@@ -165,10 +172,12 @@ def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
     """Write images, masks, dataset.json and the contact sheet of checked cases into `folder`."""
     for name in ("imagesTr", "labelsTr") if target.training else ("imagesTs",):
         (folder / name).mkdir()
-    tiles = map_with_progress(partial(_write_case, folder=folder), cases, target.workers, "writing")
+    tiles = map_with_progress(
+        partial(_write_case, folder=folder, prepared=target.prepared), cases, target.workers, "writing"
+    )
     content = {
         "name": target.folder.name,
-        "channel_names": {"0": "T2w"},
+        "channel_names": {"0": PREPARED_CHANNEL if target.prepared else "T2w"},
         "labels": {"background": 0, "tumor": 1},
         "numTraining": len(cases) if target.training else 0,
         "file_ending": FILE_ENDING,
@@ -178,8 +187,8 @@ def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
     draw_contact_sheet(tiles, folder / "contact_sheet.png", target.folder.name)
 
 
-def _write_case(case: Case, folder: Path) -> Tile:
-    image = case.image.read()
+def _write_case(case: Case, folder: Path, prepared: bool) -> Tile:
+    image = lift_zeros(case.image.read()) if prepared else case.image.read()
     images = folder / ("imagesTr" if case.mask else "imagesTs")
     write_image(image, images / f"{case.name}_0000{FILE_ENDING}")
     mask = case.mask.read() if case.mask else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import NoNormalization
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
@@ -18,13 +19,12 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import staged_folder, write_json
 from rectal_nnformer.names import FULLRES, RECORD_KEY
 from rectal_nnformer.networks.adapter import PlannedNetwork
-from rectal_nnformer.networks.pretrained import PretrainedReport, load_pretrained, read_checkpoint, read_weights
+from rectal_nnformer.networks.checkpoint_file import read_checkpoint
+from rectal_nnformer.networks.pretrained import PretrainedReport, load_pretrained, read_weights
 from rectal_nnformer.planning.backbones import BACKBONES
 from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE
 from rectal_nnformer.planning.planner import LINEAR, NETWORK_CLASS
-
-PREPARED_WINDOW = (0.0, 800.0)
-"""Intensities to which the authors' volumes were prepared, and which their networks read as 0 to 1."""
+from rectal_nnformer.prepared import PREPARED_CHANNEL, PREPARED_WINDOW
 
 ARGUMENT_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "patch_size": (("roi_x", "roi_y", "roi_z"), ("roi_size",), ("patch_size",), ("img_size",)),
@@ -111,7 +111,7 @@ def read_model(
 
 
 def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
-    """Write a model folder as nnU-Net's training leaves it, with a single fold.
+    """Write a model folder as nnU-Net's training leaves it, with a single fold, so that its commands take it.
 
     Args:
         model: What `read_model` returned.
@@ -133,10 +133,21 @@ def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
         with staged_folder(folder) as temporary:
             write_json(temporary / "plans.json", plans)
             write_json(temporary / "dataset.json", model.dataset_json)
-            (temporary / "fold_0").mkdir()
+            (temporary / "fold_0/validation").mkdir(parents=True)
             torch.save(checkpoint, temporary / "fold_0/checkpoint_final.pth")
+            _write_traces_of_training(temporary, f"Imported from {model.plans[RECORD_KEY]['imported_from']}")
     except FileExistsError:
         raise RectalError(f"{folder} exists and is not empty. Name another folder or remove it.") from None
+
+
+def _write_traces_of_training(folder: Path, note: str) -> None:
+    """Write what a training leaves beside a checkpoint, empty but for a note; nnU-Net's export to zip insists on it."""
+    write_json(folder / "dataset_fingerprint.json", {"note": note, "spacings": [], "shapes_after_crop": []})
+    summary = {"note": f"{note}; not validated here", "metric_per_case": [], "mean": {}, "foreground_mean": {}}
+    write_json(folder / "fold_0/validation/summary.json", summary)
+    figure = Figure(figsize=(6, 1))
+    figure.text(0.5, 0.5, f"{note}; no training took place here", ha="center", va="center")
+    figure.savefig(folder / "fold_0/progress.png")
 
 
 def _stored_arguments(path: Path) -> Mapping[str, Any]:
@@ -275,7 +286,7 @@ def prepared_dataset_json(channels: int, heads: int) -> dict[str, Any]:
     """Return nnU-Net's description of prepared volumes and of the classes of a network with so many outputs."""
     names = ["tumor"] if heads == 2 else [f"class_{label}" for label in range(1, heads)]
     return {
-        "channel_names": {str(channel): "noNorm" for channel in range(channels)},
+        "channel_names": {str(channel): PREPARED_CHANNEL for channel in range(channels)},
         "labels": {"background": 0, **{name: label for label, name in enumerate(names, start=1)}},
         "numTraining": 0,
         "file_ending": ".nii.gz",

@@ -59,6 +59,16 @@ def test_the_backbone_sees_xyz_and_the_logits_return_in_stored_order(transpose):
     torch.testing.assert_close(back, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_whole_network_compiles_without_a_graph_break(training):
+    torch._dynamo.reset()
+    network = planned(mask_padding=True).train(training)
+    image = torch.randn(2, 1, 12, 10, 16)
+    image[..., 10:] = 0
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(image), network(image))
+
+
 def test_the_window_travels_with_the_weights():
     state = planned(window=((-1.0, 3.0),)).state_dict()
     other = planned(window=((0.0, 1.0),))

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from rectal_nnformer.augmentation import (
+    CarryPaddingTransform,
     ClampToWindowTransform,
     RecordPaddingTransform,
     RestorePaddingTransform,
@@ -70,15 +73,44 @@ def test_clamping_respects_each_channel():
     assert clamped[1].flatten().tolist() == [0, 0.5, 8]
 
 
-def test_padding_is_restored_after_an_intensity_change():
-    image = torch.randn(1, 4, 4, 4)
-    image[:, :2] = 0
-    data = RecordPaddingTransform()(image=image.clone(), segmentation=torch.zeros(1, 4, 4, 4))
+@pytest.mark.parametrize("channels", [1, 2])
+def test_padding_is_restored_after_an_intensity_change(channels):
+    image = torch.randn(channels, 4, 4, 4)
+    image[0, :2] = 0
+    image[-1, 2:] = 0
+    data = CarryPaddingTransform()(image=image.clone(), segmentation=torch.zeros(1, 4, 4, 4))
+    data = RecordPaddingTransform()(**data)
+    assert torch.equal(data["image"], image)
     data["image"] = data["image"] + 1
     restored = RestorePaddingTransform()(**data)
-    assert not restored["image"][:, :2].any()
-    assert torch.equal(restored["image"][:, 2:], image[:, 2:] + 1)
+    assert torch.equal(restored["image"], torch.where(image == 0, 0, image + 1))
     assert set(restored) == {"image", "segmentation"}
+
+
+@pytest.mark.parametrize("dummy_2d", [False, True])
+def test_a_moved_patch_holds_tissue_or_padding_and_no_mixture_of_them(dummy_2d):
+    """Two channels of tissue, above 3 and below -3, padded on one side; turned and scaled by nnU-Net's transform."""
+    transforms = list(stock_transforms((8, 24, 24), dummy_2d).transforms[: 3 if dummy_2d else 1])
+    (spatial,) = (t for t in transforms if isinstance(t, SpatialTransform))
+    spatial.p_rotation = spatial.p_scaling = 1
+    image = torch.stack([3 + torch.rand(8, 36, 36), -3 - torch.rand(8, 36, 36)])
+    image[..., 24:] = 0
+
+    def moved(image, *around):
+        np.random.seed(1)
+        framed = ComposeTransforms([*around[:1], *transforms, *around[1:]])
+        return framed(image=image.clone(), segmentation=torch.zeros(1, 8, 36, 36))
+
+    share, stock = moved((image != 0).float())["image"], moved(image)["image"]
+    mixed = (share > 1e-4) & (share < 1 - 1e-4)
+    assert (stock[mixed].abs() < 3).any()
+    found = moved(image, CarryPaddingTransform(), RecordPaddingTransform())
+    values = found["image"]
+    assert torch.equal(found["padding"], share < 0.5)
+    assert torch.equal(values == 0, found["padding"])
+    assert (values[~found["padding"]].abs() >= 3 - 1e-4).all()
+    torch.testing.assert_close(values[~mixed], stock[~mixed], atol=1e-3, rtol=0)
+    assert 0.2 < (values[mixed] != 0).float().mean() < 0.8
 
 
 def stock_transforms(patch_size, dummy_2d):
@@ -110,7 +142,8 @@ def test_augmentation_stands_between_geometry_and_intensities():
         getattr(t, "transform", t).__class__.__name__
         for t in extend_training_transforms(stock_transforms((8, 24, 24), False), WINDOW, [1]).transforms
     ]
-    assert names[:4] == [
+    assert names[:5] == [
+        "CarryPaddingTransform",
         "SpatialTransform",
         "RecordPaddingTransform",
         "ClampToWindowTransform",

@@ -21,6 +21,7 @@ from rectal_nnformer.cli import main
 from rectal_nnformer.dataset_conversion import raw_dataset
 from rectal_nnformer.dataset_conversion.nifti import convert_nifti
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.images import same_grid
 from rectal_nnformer.patients import read_patients
 
 
@@ -57,6 +58,48 @@ def test_writes_a_dataset_that_nnunet_accepts(tmp_path):
     assert content["channel_names"] == {"0": "T2w"}
     assert (content["numTraining"], content["file_ending"]) == (6, ".nii.gz")
     verify_dataset_integrity(str(folder), num_processes=1)
+
+
+def prepared_cohort(folder, top=800):
+    """Images from 0 to `top`, with zeros inside."""
+    images, masks = write_cohort(folder)
+    for path in images.iterdir():
+        image = sitk.ReadImage(str(path))
+        array = sitk.GetArrayFromImage(image).astype(np.float32)
+        scaled = sitk.GetImageFromArray((array - array.min()) / (array.max() - array.min()) * np.float32(top))
+        scaled.CopyInformation(image)
+        sitk.WriteImage(scaled, str(path))
+    return images, masks
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_prepared_images_keep_their_values_but_for_zeros(tmp_path, training):
+    images, masks = prepared_cohort(tmp_path)
+    folder = convert(tmp_path, images, masks if training else None, prepared=True)
+    assert json.loads((folder / "dataset.json").read_text())["channel_names"] == {"0": "noNorm"}
+    for path in images.iterdir():
+        original = sitk.ReadImage(str(path))
+        name = f"{path.name.removesuffix('.nii.gz').removesuffix('_0000')}_0000.nii.gz"
+        written = sitk.ReadImage(str(folder / ("imagesTr" if training else "imagesTs") / name))
+        assert same_grid(original, written)
+        before, after = sitk.GetArrayViewFromImage(original), sitk.GetArrayViewFromImage(written)
+        assert (before == 0).any()
+        np.testing.assert_array_equal(after, np.where(before == 0, np.float32(0.001), before))
+
+
+@pytest.mark.parametrize("top", [1, 1200])
+def test_images_that_were_not_prepared_are_refused(tmp_path, top):
+    message = refusal(tmp_path, *prepared_cohort(tmp_path, top), prepared=True)
+    assert f"image reaches from 0 to {top}" in line_of(message, "case_a")
+
+
+def test_the_command_takes_prepared_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    images, masks = prepared_cohort(tmp_path)
+    options = ("--images", str(images), "--masks", str(masks), "-d", "501", "--name", "Rectal", "-np", "1")
+    main(["convert", "nifti", *options, "--prepared"])
+    content = json.loads((tmp_path / "raw/Dataset501_Rectal/dataset.json").read_text())
+    assert content["channel_names"] == {"0": "noNorm"}
 
 
 def test_reader_is_the_reorienting_one_and_a_typo_would_not_be(tmp_path):

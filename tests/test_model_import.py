@@ -8,6 +8,7 @@ import pytest
 import torch
 from golden_networks import golden_shapes, with_golden_weights
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from pipeline import environment, run
 
 from rectal_nnformer.cli import main
 from rectal_nnformer.networks import SMIT
@@ -107,6 +108,34 @@ def test_what_is_no_whole_network_is_refused(tmp_path, capsys, changes, message)
     with pytest.raises(SystemExit):
         run_import(checkpoint(tmp_path, **changes), tmp_path)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dataset", ["900", "nonsense"])
+def test_a_missing_file_is_told_before_anything_of_the_dataset(tmp_path, capsys, dataset, monkeypatch):
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    with pytest.raises(SystemExit):
+        main(["weights", "import", str(tmp_path / "absent.pt"), "-d", dataset])
+    assert "absent.pt" in capsys.readouterr().err
+
+
+def test_an_imported_model_travels_in_nnunets_zip(tmp_path):
+    """By its commands: exported from here, installed elsewhere, file by file the same, and a predictor takes it."""
+    variables = environment(tmp_path)
+    run(variables, "rectal_nnformer", "weights", "import", checkpoint(tmp_path), "-d", "Dataset900_Prepared")
+    name = "Dataset900_Prepared/nnUNetTrainerSMIT_Base__nnUNetRectalSMITPreparedPlans__3d_fullres"
+    options = ("-tr", "nnUNetTrainerSMIT_Base", "-p", "nnUNetRectalSMITPreparedPlans", "-c", "3d_fullres", "-f", "0")
+    run(variables, "nnUNetv2_export_model_to_zip", "-d", "900", *options, "-o", tmp_path / "model.zip")
+    elsewhere = {**variables, "nnUNet_results": str(tmp_path / "elsewhere")}
+    run(elsewhere, "nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip")
+    here, there = tmp_path / "nnUNet_results" / name, tmp_path / "elsewhere" / name
+    files = sorted(path.relative_to(here) for path in here.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(there) for path in there.rglob("*") if path.is_file())
+    assert all((here / file).read_bytes() == (there / file).read_bytes() for file in files)
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
+        predictor.initialize_from_trained_model_folder(str(there), (0,))
+    assert predictor.network.window_high.item() == 800
 
 
 def test_what_the_checkpoint_does_not_say_is_given_and_nothing_is_overwritten(tmp_path, capsys):

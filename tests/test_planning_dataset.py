@@ -182,11 +182,42 @@ def test_every_channel_has_its_own_window(tmp_path):
     paths = [tmp_path / f"case0_000{channel}.nii.gz" for channel in range(2)]
     write_image(paths[0], volume("case0"))
     write_image(paths[1], -volume("case0"))
-    first, second = case_percentiles(read_normalized("case0", [str(path) for path in paths], SimpleITKIO))
+    image = read_normalized("case0", [str(path) for path in paths], SimpleITKIO, [False, False])
+    first, second = case_percentiles(image)
     image = volume("case0")[:, 2:]
     for sign, window in ((1, first), (-1, second)):
         expected = np.percentile(sign * (image - image.mean()) / image.std(), (0, 99.5))
         np.testing.assert_allclose(window, expected, rtol=1e-4)
+
+
+class TestPreparedVolumes:
+    """Scaled to [0, 800] beforehand, as the channel name noNorm says: left alone, by nnU-Net and by the window."""
+
+    def dataset(self, base, monkeypatch, top):
+        set_folders(monkeypatch, base)
+        folder = write_dataset(base / "nnUNet_raw", channel_names={"0": "noNorm"})
+        for case in CASES:
+            array = volume(case)
+            scaled = np.maximum(array / array.max() * top, 0.001).astype(np.float32)
+            write_image(folder / "imagesTr" / f"{case}_0000.nii.gz", scaled)
+
+    def test_their_intensities_stay_and_the_window_is_that_of_preparation(self, tmp_path, monkeypatch):
+        self.dataset(tmp_path, monkeypatch, 790)
+        plan_dataset(501, "smit_small", num_processes=1, num_processes_fingerprint=1)
+        preprocessed_folder = tmp_path / "nnUNet_preprocessed" / DATASET
+        configuration = read_plans(preprocessed_folder)["configurations"]["3d_fullres"]
+        assert configuration["normalization_schemes"] == ["NoNormalization"]
+        assert configuration["architecture"]["arch_kwargs"]["intensity_window"] == [[0, 800]]
+        folder = str(preprocessed_folder / DATA)
+        image = np.asarray(infer_dataset_class(folder)(folder).load_case("case0")[0][:])
+        assert 0.0009 <= image.min() < 0.0011
+        assert 600 < image.max() <= 790.001
+
+    @pytest.mark.parametrize("top", [1.0, 1500])
+    def test_other_intensities_under_that_name_are_refused(self, tmp_path, monkeypatch, top):
+        self.dataset(tmp_path, monkeypatch, top)
+        with pytest.raises(RectalError, match=rf"Case case\d: .*'noNorm'.* 0 to 800, .* to {top:g}"):
+            plan_dataset(501, "smit_small", num_processes=1, num_processes_fingerprint=1)
 
 
 def test_preprocessed_data_are_linear_between_slices_and_in_ras_order(planned):
@@ -506,7 +537,7 @@ def test_image_without_usable_intensities_is_named(tmp_path, array, message):
     path = tmp_path / "case4_0000.mha"
     write_image(path, array)
     with pytest.raises(RectalError, match=f"Case case4: .*case4_0000.mha .*{message}"):
-        read_normalized("case4", [str(path)], SimpleITKIO)
+        read_normalized("case4", [str(path)], SimpleITKIO, [False])
 
 
 def test_unreadable_image_is_named(raw):

@@ -1,8 +1,9 @@
 """Pretrained files: every published layout loads whole; what does not fit is refused by name and changes nothing."""
 
 import argparse
-import pickle
+import gzip
 import re
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -184,6 +185,29 @@ def test_one_weight_under_two_names_is_refused(networks, tmp_path):
         load_pretrained(networks["swin_unetr_v2"], saved(tmp_path, content))
 
 
+@pytest.mark.parametrize("prefix", ["module.", "module.backbone.", "backbone.module.", "_orig_mod."])
+def test_wrappers_of_a_whole_network_are_dropped(tmp_path, prefix):
+    network = SMIT(embed_dim=12, depths=(1,), num_heads=(2,))
+    weights = {prefix + key: torch.full_like(value, 0.5) for key, value in network.named_parameters()}
+    assert load_pretrained(network, saved(tmp_path, {"state_dict": weights})).whole_network
+    assert all((parameter == 0.5).all() for parameter in network.parameters())
+
+
+def test_a_wrapped_network_is_refused_instead_of_left_as_it_is(tmp_path):
+    network = SMIT(embed_dim=12, depths=(1,), num_heads=(2,))
+    path = saved(tmp_path, network.state_dict())
+    for wrapped in (torch.compile(network, backend="eager"), torch.nn.Sequential(network)):
+        with pytest.raises(TypeError, match="itself, not into"):
+            load_pretrained(wrapped, path)
+
+
+def test_a_file_of_another_number_of_channels_is_refused(tmp_path):
+    four, two = (SMIT(channels, embed_dim=12, depths=(1,), num_heads=(2,)) for channels in (4, 2))
+    path = saved(tmp_path, {"state_dict": four.transformer.state_dict()})
+    with pytest.raises(RectalError, match=r"patch_embed\.proj\.weight: \(12, 4, .* in the file, \(12, 2, "):
+        load_pretrained(two, path)
+
+
 @pytest.mark.parametrize("whole", [False, True])
 @torch.no_grad()
 def test_equal_channels_give_the_response_of_the_single_channel(tmp_path, whole):
@@ -204,11 +228,25 @@ class TestUnreadable:
     def network(self):
         return SMIT(embed_dim=12, depths=(1,), num_heads=(2,))
 
-    def test_a_web_page(self, network, tmp_path):
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"\n<!DOCTYPE html><html>404</html>", "it is a web page"),
+            (b"", "it is empty"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"begins with 'version https://git-lfs\."),
+            (b'{"error": "not found"}', "it is text and begins with"),
+            (gzip.compress(bytes(99)), "compressed by gzip"),
+            (b"\x89PNG\r\n", "damaged, incomplete or no PyTorch file"),
+            (bytes(range(256)) * 9, "damaged, incomplete or no PyTorch file"),
+        ],
+    )
+    def test_a_foreign_file_is_told_and_no_advice_to_trust_it_is_given(self, network, tmp_path, content, message):
         path = tmp_path / "model.pt"
-        path.write_text("\n<!DOCTYPE html><html>404</html>")
-        with pytest.raises(RectalError, match="web page"):
+        path.write_bytes(content)
+        with pytest.raises(RectalError, match=message) as caught:
             load_pretrained(network, path)
+        assert str(path) in str(caught.value)
+        assert "weights_only" not in str(caught.value)
 
     @pytest.mark.parametrize("zipped", [True, False])
     @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
@@ -219,19 +257,23 @@ class TestUnreadable:
         with pytest.raises(RectalError, match=re.escape(str(path))):
             load_pretrained(network, path)
 
-    @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n", bytes(range(256)) * 9, b"version https://git-lfs\n"])
-    def test_a_foreign_file(self, network, tmp_path, content):
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_a_file_that_would_run_code_is_not_run_and_its_type_is_named(self, network, tmp_path, zipped):
         path = tmp_path / "model.pt"
-        path.write_bytes(content)
-        with pytest.raises(RectalError, match="cannot be read as weights"):
+        content = {"state_dict": network.state_dict(), "args": Trap(tmp_path / "sprung")}
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(RectalError, match=r"object of the type \S+.*state_dict") as caught:
             load_pretrained(network, path)
-
-    def test_a_file_that_would_run_code(self, network, tmp_path):
-        path = tmp_path / "model.pt"
-        path.write_bytes(pickle.dumps({"state_dict": Trap(tmp_path / "sprung")}, protocol=2))
-        with pytest.raises(RectalError, match="cannot be read as weights"):
-            load_pretrained(network, path)
+        assert "weights_only" not in str(caught.value)
         assert not (tmp_path / "sprung").exists()
+
+    def test_a_program_is_no_file_of_weights(self, network, tmp_path):
+        path = tmp_path / "model.pt"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
+            with pytest.raises(RectalError, match="TorchScript"):
+                load_pretrained(network, path)
 
     @pytest.mark.parametrize("content", [{}, [1, 2], {"state_dict": {}}, {"epoch": 3}])
     def test_a_file_without_weights(self, network, tmp_path, content):
@@ -262,7 +304,7 @@ def test_old_files_name_numpy_and_paths_by_their_old_modules(tmp_path):
 
 def test_published_files_are_recognized_by_their_md5(networks, tmp_path, monkeypatch):
     path = saved(tmp_path, voco(), "renamed.pt")
-    known = PretrainedFile("voco_b_swinvit.pt", "swin_unetr_v2", md5_of(path), "origin", "licence")
+    known = PretrainedFile("voco_b_swinvit.pt", "swin_unetr_v2", md5_of(path), "origin", "authors")
     monkeypatch.setattr(pretrained, "PRETRAINED_FILES", (known,))
     report = load_pretrained(networks["swin_unetr_v2"], path)
     assert report.recognized == "voco_b_swinvit.pt"
@@ -271,7 +313,7 @@ def test_published_files_are_recognized_by_their_md5(networks, tmp_path, monkeyp
 
 def test_a_known_name_with_another_md5_is_reported(networks, tmp_path):
     report = load_pretrained(networks["smit"], saved(tmp_path, smit_ct10k(), "model_smit_ct10k.pth"))
-    assert "WARNING" in str(report)
+    assert "WARNING" in str(report) and "used all the same" in str(report)
     assert "89038a82d29ed5462d6a49dd14c515b2" in str(report)
     assert "2 (mask_token, rotation_head)" in str(report)
 
@@ -289,6 +331,11 @@ class TestFindPretrained:
             find_pretrained("smit")
         for word in ("model_smit_ct10k.pth", str(tmp_path), "RECTAL_NNFORMER_WEIGHTS"):
             assert word in str(caught.value)
+
+    def test_a_folder_that_does_not_exist_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path / "absent"))
+        with pytest.raises(RectalError, match=r"absent, which .* names, is not a folder"):
+            find_pretrained("smit")
 
     def test_an_unset_variable_is_named(self, monkeypatch):
         monkeypatch.delenv("RECTAL_NNFORMER_WEIGHTS", raising=False)

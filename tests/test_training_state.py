@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -22,13 +23,14 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks import SMIT
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
 from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.planning import plan_dataset
 from rectal_nnformer.planning.backbones import SMALL_SMIT
 from rectal_nnformer.training.learning_rate import warmup_cosine
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
 TRAINER, PLANS = "ShortMaskedSMIT", "nnUNetRectalSMITSmallPlans"
-EPOCHS, WARMUP, INTERRUPTED_AFTER = 4, 2, 3
+EPOCHS, WARMUP, INTERRUPTED_AFTER = 4, 1, 3
 RATES = [warmup_cosine(epoch, EPOCHS, WARMUP, 3e-4) for epoch in range(EPOCHS)]
 
 
@@ -164,6 +166,10 @@ def test_a_resumed_training_has_the_learning_rates_of_an_uninterrupted_one_and_r
     shutil.copy(trained.interrupted, tmp_path / "checkpoint_latest.pth")
     maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)
     stored = torch.load(trained.interrupted, weights_only=False)
+    # What is done at the start of a training alone would put the window of the plans in its place.
+    with torch.no_grad():
+        resumed.network.window_low -= 5
+        stored["network_weights"]["window_low"] -= 5
     resumed.on_train_start()
     assert resumed.current_epoch == INTERRUPTED_AFTER
     assert all(torch.equal(stored["network_weights"][k], v) for k, v in resumed.network.state_dict().items())
@@ -171,6 +177,18 @@ def test_a_resumed_training_has_the_learning_rates_of_an_uninterrupted_one_and_r
     assert rates(resumed) == rates(trained.trainer)
     assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(RATES[-1])
     assert folder != resumed.output_folder
+
+
+def test_weights_are_read_at_epoch_0_alone(trained, tmp_path):
+    """Even by a network in its initial state, as one that a loaded checkpoint has not changed."""
+    trainer = new_trainer()
+    trainer.output_folder = str(tmp_path)
+    trainer.initialize()
+    trainer.current_epoch = 1
+    trainer.on_train_start()
+    trainer.current_epoch = 0
+    with pytest.raises(RectalError, match="RECTAL_NNFORMER_WEIGHTS is not set"):
+        trainer.on_train_start()
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +304,26 @@ def test_weights_of_another_model_start_a_training_with_this_datasets_window(tra
     found = trainer.network.state_dict()
     assert torch.equal(found.pop("window_low"), trained.trainer.network.window_low)
     assert all(torch.equal(content["network_weights"][name], value) for name, value in found.items())
+
+
+@pytest.mark.slow
+def test_an_imported_fine_tuned_checkpoint_starts_a_training(environment, tmp_path):
+    """By `weights import` and nnU-Net's -pretrained_weights; no file of the pretrained encoder is at hand."""
+    plan_dataset(7, "smit", max_patch_size=64, num_processes=1, num_processes_fingerprint=1)
+    arguments = {"roi_size": 64, "spacing": 1.0}
+    network = SMIT()
+    torch.save({"state_dict": network.state_dict(), "args": arguments}, tmp_path / "model_final.pt")
+    main(["weights", "import", str(tmp_path / "model_final.pt"), "--output", str(tmp_path / "model")])
+    trainer = get_trainer_from_args(
+        "Dataset007_Small", "3d_fullres", 0, "nnUNetTrainerSMIT_ACT", "nnUNetRectalSMITPlans", device=CPU
+    )
+    maybe_load_checkpoint(trainer, False, False, str(tmp_path / "model/fold_0/checkpoint_final.pth"))
+    trainer.on_train_start()
+    found = trainer.network.state_dict()
+    assert all(torch.equal(value, found[f"backbone.{name}"]) for name, value in network.state_dict().items())
+    planned = trainer.configuration_manager.network_arch_init_kwargs["intensity_window"]
+    assert [[found["window_low"].item(), found["window_high"].item()]] == [pytest.approx(planned[0])]
+    trainer.on_train_epoch_start()
+    loss = trainer.train_step(next(trainer.dataloader_train))["loss"]
+    assert math.isfinite(loss)
+    assert not torch.equal(trainer.network.backbone.out.conv.conv.weight, network.out.conv.conv.weight)

@@ -18,7 +18,8 @@ from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.labels import tumor_labels
 from rectal_nnformer.networks.adapter import PlannedNetwork
-from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained, read_checkpoint
+from rectal_nnformer.networks.checkpoint_file import read_checkpoint
+from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
 from rectal_nnformer.paths import TRAINERS_VARIABLE, environment_with_trainers, find_dataset, nnunet_folder
 

@@ -10,7 +10,7 @@ from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
-from rectal_nnformer.augmentation.padding import RecordPaddingTransform, RestorePaddingTransform
+from rectal_nnformer.augmentation.padding import CarryPaddingTransform, RecordPaddingTransform, RestorePaddingTransform
 from rectal_nnformer.augmentation.settings import TumorAugmentation, augmentation_of_plans
 from rectal_nnformer.augmentation.tumor_intensity import TumorIntensityTransform
 from rectal_nnformer.augmentation.window import ClampToWindowTransform, Window
@@ -26,8 +26,9 @@ def extend_training_transforms(
 ) -> ComposeTransforms:
     """Return nnU-Net's training transforms with window, padding and tumour-aware augmentation added.
 
-    The order is: nnU-Net's spatial transform; note the padding; clamp to the window; change the tumour's intensities
-    with probability 0.3; nnU-Net's intensity transforms; restore the padding; nnU-Net's mirroring and label handling.
+    The order is: nnU-Net's spatial transform, with a mask of the padding; note the padding; clamp to the window; change
+    the tumour's intensities with probability 0.3; nnU-Net's intensity transforms; restore the padding; nnU-Net's
+    mirroring and label handling.
 
     Args:
         stock: what `nnUNetTrainer.get_training_transforms` returns.
@@ -50,6 +51,7 @@ def extend_training_transforms(
         entry.append(RandomTransform(tumor_transform, apply_probability=TUMOR_PROBABILITY))
     return ComposeTransforms(
         [
+            CarryPaddingTransform(),
             *stock.transforms[:after_geometry],
             *entry,
             *stock.transforms[after_geometry:after_intensities],

@@ -18,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     nifti.add_argument(
         "--masks", metavar="DIR", type=Path, help="<case>.nii.gz, 1 is tumour; without it the cases go to imagesTs"
     )
+    nifti.add_argument(
+        "--prepared",
+        action="store_true",
+        help="images were scaled to 0 to 800 beforehand, as the method's authors do; nothing normalizes them again",
+    )
     _add_common(nifti, "default: every case is a patient of its own")
 
     text = "DICOM series in any nesting of folders, found by SeriesInstanceUID"
@@ -53,7 +58,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format == "nifti":
         from rectal_nnformer.dataset_conversion.nifti import convert_nifti
 
-        convert_nifti(arguments.images, arguments.masks, arguments.dataset, arguments.name, **common)
+        convert_nifti(
+            arguments.images,
+            arguments.masks,
+            arguments.dataset,
+            arguments.name,
+            prepared=arguments.prepared,
+            **common,
+        )
     else:
         from rectal_nnformer.dataset_conversion.dicom import convert_dicom
 

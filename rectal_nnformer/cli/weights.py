@@ -65,18 +65,24 @@ def _list() -> None:
     from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, WEIGHTS_VARIABLE, weights_folder
 
     folder = weights_folder()
-    print(f"{WEIGHTS_VARIABLE} is {folder if folder else 'not set; set it to the folder that holds your downloads'}")
+    if folder is None:
+        print(f"{WEIGHTS_VARIABLE} is not set; set it to the folder that holds your downloads")
+    else:
+        print(f"{WEIGHTS_VARIABLE} is {folder}" + ("" if folder.is_dir() else ", WARNING: there is no such folder"))
     for file in PRETRAINED_FILES:
         print(f"{file.backbone:14s} {file.name:22s} {file.status(folder)}")
-        print(f"{'':14s} {file.origin}; licence: {file.licence}; MD5 {file.md5 or 'not known'}")
+        print(f"{'':14s} {file.origin}; released by {file.publisher}; MD5 {file.md5 or 'not known'}")
+    print("Terms of use are the publishers': read them there, this package does not know them.")
 
 
 def _verify(path: Path, backbone: str | None) -> None:
     from rectal_nnformer.errors import RectalError
     from rectal_nnformer.networks import load_pretrained
     from rectal_nnformer.networks.adapter import BACKBONES
+    from rectal_nnformer.networks.checkpoint_file import read_checkpoint
     from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES
 
+    read_checkpoint(path)  # first what it is, whatever it is called
     backbone = backbone or next((file.backbone for file in PRETRAINED_FILES if file.name == path.name), None)
     if backbone is None:
         raise RectalError(f"No backbone is known for a file called {path.name}. Name one with -b.")
@@ -88,14 +94,15 @@ def _import(arguments: argparse.Namespace) -> None:
     from rectal_nnformer.model_import import read_model, write_model
     from rectal_nnformer.paths import nnunet_folder
 
-    dataset_name = _dataset_name(arguments.d) if arguments.d else "Dataset000_Imported"
-    results = nnunet_folder("nnUNet_results") if arguments.d else None
+    # First what the file is: without one, no dataset matters.
     model = read_model(
         arguments.checkpoint,
         patch_size=arguments.patch_size,
         spacing=arguments.spacing,
         window=arguments.window,
     )
+    dataset_name = _dataset_name(arguments.d) if arguments.d else "Dataset000_Imported"
+    results = nnunet_folder("nnUNet_results") if arguments.d else None
     folder = results / dataset_name / model.folder_name if results else arguments.output
     write_model(model, folder, dataset_name)
     print(model.report)

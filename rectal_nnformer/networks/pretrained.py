@@ -9,21 +9,17 @@ The published files wrap the same encoder in different ways. All of them are rea
    they belong to an encoder: then the file is of another architecture.
 """
 
-import argparse
-import pathlib
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.networks.pretrained_files import DOCUMENTATION, PRETRAINED_FILES, find_pretrained, md5_of
+from rectal_nnformer.networks.checkpoint_file import read_checkpoint
+from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, USED_ALL_THE_SAME, find_pretrained, md5_of
 
 __all__ = ["PretrainedReport", "find_pretrained", "load_pretrained"]
 
@@ -35,7 +31,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 taken. SMIT is fine-tuned from the student; for Swin UNETR it is the teacher, the running mean of the student."""
 
 NORMALIZATION: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"^(?:(?:module|backbone|swinViT|transformer)\.)+"), ""),
+    (re.compile(r"^(?:(?:module|_orig_mod|backbone|swinViT|transformer)\.)+"), ""),
     (re.compile(r"\.mlp\.fc([12])\."), r".mlp.linear\1."),
 )
 """Wrappers that are dropped from the front of a name, and names that differ between relatives."""
@@ -46,18 +42,6 @@ them, since other encoders end in norms that segmentation does not use."""
 
 IMAGE_CONVOLUTIONS = ("patch_embed.proj.weight", "encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight")
 """Normalized names of the convolutions that read the image."""
-
-_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
-SAFE_TYPES: list[Any] = [
-    argparse.Namespace,
-    (pathlib.PosixPath, "pathlib.PosixPath"),
-    (pathlib.PosixPath, "pathlib._local.PosixPath"),
-    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
-    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
-]
-"""Harmless types that published checkpoints hold beside tensors, with the module paths of older library versions."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +84,7 @@ class PretrainedReport:
         ]
         expected = published.get(self.path.name)
         if expected is not None and expected != self.md5:
-            lines.insert(2, f"  WARNING: the published {self.path.name} has MD5 {expected}")
+            lines.insert(2, f"  WARNING: the published {self.path.name} has MD5 {expected}; {USED_ALL_THE_SAME}")
         if self.spread:
             lines.append(f"  one input channel spread over several: {', '.join(self.spread)}")
         return "\n".join(lines)
@@ -123,7 +107,7 @@ def load_pretrained(network: nn.Module, path: str | Path) -> PretrainedReport:
     response. Integer buffers (the relative position index) are not loaded but must agree where the file holds them.
 
     Args:
-        network: `SMIT` or `SwinUNETR`.
+        network: `SMIT` or `SwinUNETR` itself, neither compiled nor wrapped.
         path: One of the published files, or a checkpoint of the whole network.
 
     Returns:
@@ -132,9 +116,12 @@ def load_pretrained(network: nn.Module, path: str | Path) -> PretrainedReport:
     Raises:
         RectalError: The file cannot be read or is something else; or parameters are missing, of another shape, or of
             another architecture: every one of them is named.
+        TypeError: `network` is something else, such as a wrapper around one.
     """
     path = Path(path)
-    encoder = next(name for name in SOURCES if hasattr(network, name))
+    encoder = next((name for name in SOURCES if name in dict(network.named_children())), None)
+    if encoder is None:
+        raise TypeError(f"Weights are loaded into SMIT or SwinUNETR itself, not into {type(network).__name__}")
     weights = read_weights(path, SOURCES[encoder])
     parameters = dict(network.named_parameters())
     wanted = _wanted_parameters(list(parameters), encoder, weights)
@@ -197,42 +184,6 @@ def read_weights(path: Path, sources: tuple[str, ...]) -> FileWeights:
     if not tensors:
         raise RectalError(f"{path} holds no weights: no tensors in it, nor under {', '.join(sources)}.")
     return FileWeights(tensors, names, source)
-
-
-def read_checkpoint(path: Path) -> Any:
-    """Return what a PyTorch file holds, executing nothing from it."""
-    if not path.is_file():
-        raise RectalError(f"There is no weights file {path}.")
-    _check_size(path)
-    try:
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # arbitrary bytes make the unpickler raise almost anything
-        reason = str(error).strip().partition("\n")[0]
-        hint = "it is damaged, incomplete, not a PyTorch file, or holds more than tensors and plain values"
-        with path.open("rb") as file:
-            if file.read(512).lstrip().startswith(b"<"):
-                hint = "it is a web page: the download failed"
-        raise RectalError(
-            f"{path} cannot be read as weights: {hint} ({type(error).__name__}: {reason}). "
-            f"Download it again and compare its MD5 (see {DOCUMENTATION})."
-        ) from error
-
-
-def _check_size(path: Path) -> None:
-    """Refuse a file made to fill the memory: PyTorch does not compress, so none of its files unpacks to more."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return  # PyTorch's own reader says what is wrong.
-    if total > path.stat().st_size:
-        raise RectalError(
-            f"{path} would unpack to {total} bytes, more than the {path.stat().st_size} it has, as no file of "
-            "PyTorch does. Nothing of it was loaded."
-        )
 
 
 def _normalize(name: str) -> str:

@@ -14,23 +14,26 @@ WEIGHTS_VARIABLE = "RECTAL_NNFORMER_WEIGHTS"
 DOCUMENTATION = "documentation/pretrained-weights.md"
 
 
+USED_ALL_THE_SAME = "it is used all the same, if everything in it fits"
+
+
 @dataclass(frozen=True)
 class PretrainedFile:
     """One published file.
 
     Attributes:
-        name: File name under which the authors publish it.
+        name: File name under which it is looked for.
         backbone: "smit", "swin_unetr" or "swin_unetr_v2".
         md5: MD5 of the published file in hexadecimal; None where it is not known.
         origin: What it was pretrained with, and the publication to cite.
-        licence: Terms of use, as far as known.
+        publisher: On whose release page to look for it.
     """
 
     name: str
     backbone: str
     md5: str | None
     origin: str
-    licence: str
+    publisher: str
 
     def status(self, folder: Path | None) -> str:
         """Return in words whether the file is in `folder`, and whether its MD5 is the published one."""
@@ -39,10 +42,10 @@ class PretrainedFile:
         if self.md5 is None:
             return "found, MD5 not known"
         md5 = md5_of(folder / self.name)
-        return "found, MD5 correct" if md5 == self.md5 else f"found, but its MD5 is {md5}"
+        if md5 == self.md5:
+            return "found, MD5 correct"
+        return f"found, WARNING: its MD5 is {md5}, so it is not the published file; {USED_ALL_THE_SAME}"
 
-
-SEE_AUTHORS = "see the authors' page"
 
 PRETRAINED_FILES: tuple[PretrainedFile, ...] = (
     PretrainedFile(
@@ -50,28 +53,28 @@ PRETRAINED_FILES: tuple[PretrainedFile, ...] = (
         backbone="smit",
         md5="89038a82d29ed5462d6a49dd14c515b2",
         origin="SMIT on about 10,000 CT scans; Jiang et al., MICCAI 2022",
-        licence=SEE_AUTHORS,
+        publisher="the SMIT authors",
     ),
     PretrainedFile(
         name="model_swinvit.pt",
         backbone="swin_unetr",
         md5="c8d9deb6cbbd66839bc8dced6010103f",
         origin="Swin UNETR encoder on 5,050 CT scans; Tang et al., CVPR 2022",
-        licence=SEE_AUTHORS,
+        publisher="the Swin UNETR authors",
     ),
     PretrainedFile(
         name="voxelfox_swinvit.pt",
         backbone="swin_unetr_v2",
         md5="e9f79e9bb06800fac1bd322055da7200",
         origin="VoxelFox, Swin UNETR V2 encoder",
-        licence=SEE_AUTHORS,
+        publisher="the VoxelFox authors",
     ),
     PretrainedFile(
         name="voco_b_swinvit.pt",
         backbone="swin_unetr_v2",
         md5=None,
         origin="VoCo (B), Swin UNETR V2 encoder; Wu et al., CVPR 2024",
-        licence=SEE_AUTHORS,
+        publisher="the VoCo authors",
     ),
 )
 """In the order in which `find_pretrained` looks for the files of one backbone."""
@@ -97,7 +100,7 @@ def find_pretrained(backbone: str) -> Path:
         backbone: "smit", "swin_unetr" or "swin_unetr_v2".
 
     Raises:
-        RectalError: the variable is not set, or the folder holds no such file, or the backbone is unknown.
+        RectalError: the variable is not set, names no folder or one without such a file, or the backbone is unknown.
     """
     files = files_of(backbone)
     names = " or ".join(file.name for file in files)
@@ -106,6 +109,11 @@ def find_pretrained(backbone: str) -> Path:
         raise RectalError(
             f"The pretrained weights of '{backbone}' are needed, but the environment variable {WEIGHTS_VARIABLE} is "
             f"not set. Download {names} (see {DOCUMENTATION}) and set {WEIGHTS_VARIABLE} to its folder."
+        )
+    if not folder.is_dir():
+        raise RectalError(
+            f"The pretrained weights of '{backbone}' are needed, but {folder}, which the environment variable "
+            f"{WEIGHTS_VARIABLE} names, is not a folder. Set it to the folder that holds {names} (see {DOCUMENTATION})."
         )
     for file in files:
         if (folder / file.name).is_file():

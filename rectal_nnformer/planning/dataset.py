@@ -16,6 +16,7 @@ from nnunetv2.utilities.utils import (
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.paths import find_dataset, nnunet_folder
+from rectal_nnformer.prepared import is_prepared
 
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 """Readers that bring every image to RAS, the orientation in which the pretrained weights know directions."""
@@ -54,6 +55,11 @@ class RawDataset:
         return [
             str(name) for name in (self.dataset_json.get("channel_names") or self.dataset_json["modality"]).values()
         ]
+
+    @property
+    def prepared_channels(self) -> list[bool]:
+        """Whether each channel holds intensities prepared to [0, 800], as its name in dataset.json says."""
+        return [is_prepared(name) for name in self.channel_names]
 
     @property
     def is_reoriented(self) -> bool:

@@ -68,10 +68,11 @@ def _data_lines(plans: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator
     configuration = plans["configurations"][FULLRES]
     network = configuration["architecture"]["arch_kwargs"]
     windows = ", ".join(f"{low:.2f} to {high:.2f}" for low, high in network["intensity_window"])
+    schemes = ", ".join(configuration["normalization_schemes"])
     yield f"  target spacing    {_spacing(record)}"
     yield f"  median image      {_by(record['median_extent'], '.0f')} voxels at the target spacing"
     yield "  resampling        linear on all axes at once, since nnU-Net's default repeats thick slices"
-    yield f"  intensity window  {windows} after z-scoring"
+    yield f"  intensity window  {windows} after {schemes}"
     yield f"  data              {configuration['data_identifier']}"
     yield f"  augmentation      tumour {augmentation_of_plans(plans, len(network['intensity_window']))}"
 

@@ -3,27 +3,26 @@
 Its bounds are the medians over the training cases of each case's 0th and 99.5th percentile after normalization: the
 published percentile mode, made a property of the dataset, so that training and prediction cannot disagree. Percentiles
 are taken of what nnU-Net's preprocessing normalizes, the image cropped to its nonzero region, before resampling.
+The window of a prepared channel, which is not normalized, is known: [0, 800].
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
 from numpy.typing import NDArray
 
 from rectal_nnformer.components import Box
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import write_json
 from rectal_nnformer.planning.dataset import RawDataset
+from rectal_nnformer.planning.normalization import Window, normalization_scheme, normalize, with_known_windows
 
 FILE_NAME = "rectal_intensity_window.json"
 PERCENTILES = (0.0, 99.5)
-
-Window = list[list[float]]
-"""One [low, high] per channel, in units of the normalized image."""
 
 
 def load_intensity_window(dataset: RawDataset) -> dict[str, Any] | None:
@@ -45,10 +44,12 @@ def write_intensity_window(dataset: RawDataset, measured: dict[str, Window], sig
         measured: `case_percentiles` of each case, by its name.
         signature: the dataset's signature before it was measured.
     """
+    prepared = dataset.prepared_channels
+    medians = np.median(list(measured.values()), axis=0).tolist()
     content = {
-        "window": np.median(list(measured.values()), axis=0).tolist(),
+        "window": with_known_windows(medians, prepared),
         "percentiles": PERCENTILES,
-        "normalization": ZScoreNormalization.__name__,
+        "normalization": [normalization_scheme(known).__name__ for known in prepared],
         "cases": measured,
         "raw_signature": signature,
     }
@@ -61,7 +62,7 @@ class NormalizedImage:
     """A case as nnU-Net's preprocessing normalizes it, before resampling.
 
     Attributes:
-        data: float32 (channels, z, y, x), cropped to the nonzero region and z-scored per channel.
+        data: float32 (channels, z, y, x), cropped to the nonzero region and normalized per channel.
         inside: bool (z, y, x) of the same crop, False for the zeros around the image.
         box: where the crop lies in the file's array (z, y, x).
         shape: voxels (z, y, x) of the file's array.
@@ -75,16 +76,18 @@ class NormalizedImage:
     spacing: tuple[float, ...]
 
 
-def read_normalized(case: str, images: list[str], reader: type) -> NormalizedImage:
-    """Read one case, crop it to its nonzero region and z-score each channel, as nnU-Net's preprocessing does.
+def read_normalized(case: str, images: list[str], reader: type, prepared: Sequence[bool]) -> NormalizedImage:
+    """Read one case, crop it to its nonzero region and normalize each channel, as nnU-Net's preprocessing does.
 
     Args:
         case: name of the case, for error messages.
         images: its image files, one per channel.
         reader: nnU-Net's class that reads them.
+        prepared: whether each channel is prepared, and so not normalized.
 
     Raises:
-        RectalError: the case cannot be read, holds NaN or infinite values, or a channel is constant.
+        RectalError: the case cannot be read, holds NaN or infinite values, a channel is constant, or a prepared one is
+            none.
     """
     try:
         data, properties = reader().read_images(images)
@@ -95,9 +98,8 @@ def read_normalized(case: str, images: list[str], reader: type) -> NormalizedIma
     cropped, outside, bounds = crop_to_nonzero(data) if data.any() else (data, data, ())
     if any(channel.min() == channel.max() for channel in cropped):
         raise RectalError(f"Case {case}: a channel of {', '.join(images)} has the same value wherever it is not 0.")
-    normalization = ZScoreNormalization(use_mask_for_norm=False, intensityproperties={})
     return NormalizedImage(
-        data=np.stack([normalization.run(channel) for channel in cropped]),
+        data=np.stack([normalize(case, *channel) for channel in zip(cropped, prepared, strict=True)]),
         inside=outside[0] == 0,
         box=tuple(slice(int(start), int(stop)) for start, stop in bounds),
         shape=data.shape[1:],

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
@@ -25,7 +24,8 @@ from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
 from rectal_nnformer.planning.explanation import describe_plans, explanation_file
 from rectal_nnformer.planning.fingerprint import describe_outliers, load_tumor_fingerprint, plan_augmentation
 from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE, memory_target
-from rectal_nnformer.planning.intensity_window import Window, load_intensity_window
+from rectal_nnformer.planning.intensity_window import load_intensity_window
+from rectal_nnformer.planning.normalization import Window, normalization_scheme
 from rectal_nnformer.planning.preprocessed import copy_dataset_json, copy_patients, copy_splits
 
 NETWORK_CLASS = "rectal_nnformer.networks.adapter.PlannedNetwork"
@@ -237,8 +237,9 @@ class RectalExperimentPlanner(ExperimentPlanner):
         return np.full(3, rules.isotropic_target_spacing(self.dataset_fingerprint["spacings"]))
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
-        """Return z-scoring of the whole volume for every channel; the intensity window refers to it."""
-        return [ZScoreNormalization.__name__] * self.raw.num_channels, [False] * self.raw.num_channels
+        """Return z-scoring of whole volumes, or nothing for a prepared channel; the intensity window refers to it."""
+        schemes = [normalization_scheme(prepared).__name__ for prepared in self.raw.prepared_channels]
+        return schemes, [False] * len(schemes)
 
     def determine_resampling(
         self, *args: Any, **kwargs: Any

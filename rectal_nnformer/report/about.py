@@ -6,8 +6,8 @@ import re
 from importlib import metadata
 
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
+from rectal_nnformer.planning.explanation import describe_plans
 from rectal_nnformer.planning.planner import RECORD_KEY
-from rectal_nnformer.planning.summary import describe_plans
 from rectal_nnformer.report.markup import Markup, join, tag
 from rectal_nnformer.report.tables import definitions, section
 from rectal_nnformer.runs import Run

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
+from rectal_nnformer.components import find_components
 from rectal_nnformer.display import grey_window, radiological_array, slice_with_most
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.detection import Component, find_components
+from rectal_nnformer.evaluation.detection import Component
 from rectal_nnformer.images import read_image, same_grid
 from rectal_nnformer.labels import tumor_labels
 from rectal_nnformer.parallel import map_with_progress

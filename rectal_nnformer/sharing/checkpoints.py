@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.networks.pretrained import read_checkpoint
+from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.sharing.vetting import IDENTIFIER, PLAIN_NAME
 
 MAX_TENSORS = 100_000

@@ -108,7 +108,7 @@ def _describe_zip(path: Path) -> list[str]:
 
 def _describe_checkpoint(path: Path) -> list[str]:
     # Here, since PyTorch takes long to load and nothing else in this module needs it.
-    from rectal_nnformer.networks.pretrained import read_checkpoint
+    from rectal_nnformer.networks.checkpoint_file import read_checkpoint
     from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, md5_of
 
     md5 = md5_of(path)

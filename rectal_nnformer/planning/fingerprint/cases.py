@@ -33,6 +33,7 @@ class CaseFiles:
         images: its image files, one per channel.
         label: its label file.
         reader: nnU-Net's class that reads them.
+        prepared: whether each channel was prepared beforehand, and so is not normalized.
         tumor_labels: labels that are tumour.
     """
 
@@ -40,6 +41,7 @@ class CaseFiles:
     images: list[str]
     label: str
     reader: type
+    prepared: list[bool]
     tumor_labels: list[int]
 
 
@@ -49,7 +51,7 @@ def measure_case(files: CaseFiles) -> tuple[Window, dict[str, Any]]:
     Raises:
         RectalError: image or label cannot be read or used, or do not have the same shape.
     """
-    image = read_normalized(files.name, files.images, files.reader)
+    image = read_normalized(files.name, files.images, files.reader, files.prepared)
     tumor = _read_tumor(files, image.shape)
     described = _describe_tumor(image, tumor)
     placement = describe_placement(image.data, tumor[image.box], image.inside, image.spacing)

@@ -47,7 +47,7 @@ def extract_tumor_fingerprint(dataset: RawDataset, num_processes: int) -> dict[s
     signature = dataset.signature()
     labels = tumor_labels(dataset.dataset_json)
     jobs = [
-        CaseFiles(name, files["images"], files["label"], dataset.reader, labels)
+        CaseFiles(name, files["images"], files["label"], dataset.reader, dataset.prepared_channels, labels)
         for name, files in dataset.cases.items()
     ]
     measured = map_with_progress(measure_case, jobs, num_processes, "Measuring tumours and intensities")

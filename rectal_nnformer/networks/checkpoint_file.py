@@ -1,0 +1,101 @@
+"""Reading a PyTorch file without executing anything from it, and saying what else a file is that is none."""
+
+import argparse
+import codecs
+import pathlib
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.networks.pretrained_files import DOCUMENTATION
+
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+SAFE_TYPES: list[Any] = [
+    argparse.Namespace,
+    (pathlib.PosixPath, "pathlib.PosixPath"),
+    (pathlib.PosixPath, "pathlib._local.PosixPath"),
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
+]
+"""Harmless types that published checkpoints hold beside tensors, with the module paths of older library versions."""
+
+_HEAD_BYTES = 512
+_SHOWN_CHARACTERS = 60
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Return what a PyTorch file holds, executing nothing from it.
+
+    Raises:
+        RectalError: there is no such file, or it is something else, incomplete, or holds other objects than tensors,
+            plain values and `SAFE_TYPES`; the message says which.
+    """
+    if not path.is_file():
+        raise RectalError(f"There is no weights file {path}.")
+    _check_size(path)
+    try:
+        with torch.serialization.safe_globals(SAFE_TYPES):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise RectalError(f"{path} cannot be read: {error.strerror}.") from None
+    except Exception as error:  # arbitrary bytes make the unpickler raise almost anything
+        # PyTorch's own text is left out: it advises to read the file with code execution allowed.
+        raise RectalError(f"{path} cannot be read as weights: {_diagnosis(path, str(error))}") from None
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file made to fill the memory: PyTorch does not compress, so none of its files unpacks to more."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return  # PyTorch's own reader says what is wrong.
+    if total > path.stat().st_size:
+        raise RectalError(
+            f"{path} would unpack to {total} bytes, more than the {path.stat().st_size} it has, as no file of "
+            "PyTorch does. Nothing of it was loaded."
+        )
+
+
+def _diagnosis(path: Path, message: str) -> str:
+    """Return what a file is that `torch.load` refused with `message`, and what to do about it."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    again = f"Download it again and compare its MD5 (see {DOCUMENTATION})."
+    foreign = re.search(r"GLOBAL (\S+) was not an allowed global", message)
+    if foreign:
+        return (
+            f"it holds an object of the type {foreign[1]}. Reading that would execute code, so only tensors and plain "
+            "values are read. Where the file was written, save the weights alone: torch.save(network.state_dict(), ...)"
+        )
+    if "TorchScript" in message:
+        return "it is a TorchScript program and not a file of weights. Save the state_dict of its network instead."
+    if not head:
+        return f"it is empty. {again}"
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
+        return f"it is a web page: the download failed. {again}"
+    if head.startswith(b"\x1f\x8b"):
+        return "it is compressed by gzip. Unpack it first."
+    text = _as_text(head)
+    if text:
+        start = text.splitlines()[0][:_SHOWN_CHARACTERS]
+        return f"it is text and begins with {start!r}: the download failed or was of something else. {again}"
+    return f"it is damaged, incomplete or no PyTorch file. {again}"
+
+
+def _as_text(head: bytes) -> str:
+    """Return the first bytes of a file as text; empty if they are none."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head).strip()  # which may end within a character
+    except UnicodeDecodeError:
+        return ""
+    return text if all(character.isprintable() or character.isspace() for character in text) else ""

@@ -1,0 +1,27 @@
+"""Volumes prepared as the method's authors prepare theirs: intensities from 0 to 800, which nnU-Net leaves alone.
+
+An exact 0 is padding for the networks, so zeros that belong to the image are lifted when a dataset is made.
+"""
+
+PREPARED_CHANNEL = "noNorm"
+"""Channel name in dataset.json by which nnU-Net itself applies `NoNormalization`."""
+
+PREPARED_WINDOW = (0.0, 800.0)
+"""Intensities to which the authors' volumes were prepared, and which their networks read as 0 to 1."""
+
+LIFTED_ZERO = 0.001
+"""What a zero inside the image becomes: the 800,000th part of the window, and not exactly 0."""
+
+
+def is_prepared(channel_name: str) -> bool:
+    """Return whether a channel of this name holds prepared intensities; nnU-Net ignores case as well."""
+    return channel_name.casefold() == PREPARED_CHANNEL.casefold()
+
+
+def within_window(lowest: float, highest: float) -> bool:
+    """Return whether intensities that reach from `lowest` to `highest` can be prepared ones.
+
+    Volumes that were scaled to [0, 1] are not: they would look black all over.
+    """
+    low, high = PREPARED_WINDOW
+    return bool(low <= lowest and 1 < highest <= high)
