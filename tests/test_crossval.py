@@ -149,3 +149,13 @@ def test_finished_folds_need_neither_gpu_nor_weights(preprocessed, trained_by_nn
     cross_validate("501", **MODEL)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     cross_validate("501", **{**MODEL, "device": "cuda"})
+
+
+def test_a_trainers_folder_that_cannot_be_imported_is_not_taken_for_a_missing_trainer(
+    preprocessed, trained_by_nnunet, tmp_path, monkeypatch
+):
+    (tmp_path / "my_trainers").mkdir()
+    (tmp_path / "my_trainers/broken.py").write_text("raise RuntimeError('library mismatch')")
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "my_trainers"))
+    with pytest.raises(RectalError, match="MyTrainer, nnU-Net met an error: library mismatch"):
+        cross_validate("501", **{**MODEL, "trainer": "MyTrainer"})

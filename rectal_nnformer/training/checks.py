@@ -14,6 +14,9 @@ from rectal_nnformer.paths import TRAINERS_VARIABLE, environment_with_trainers
 from rectal_nnformer.training.folds import TrainingJob
 from rectal_nnformer.training.trainer import RectalTrainer
 
+NOT_FOUND = "Could not find requested nnunet trainer"
+"""How nnU-Net's message begins where a trainer does not exist."""
+
 
 def check_can_train(job: TrainingJob, folds: Sequence[int]) -> None:
     """Refuse what every fold would fail on: no such trainer, no such device, or no pretrained file to start from.
@@ -46,7 +49,9 @@ def find_trainer(name: str) -> type:
     try:
         with redirect_stdout(StringIO()):
             return recursive_find_trainer_class_by_name(name)
-    except RuntimeError:
+    except RuntimeError as error:
+        if NOT_FOUND not in str(error):  # one of the modules that were searched failed on import
+            raise RectalError(f"Looking for the trainer {name}, nnU-Net met an error: {error}") from error
         raise RectalError(
             f"There is no trainer called {name} in nnU-Net or in {os.environ[TRAINERS_VARIABLE]}. Check -tr against "
             "the table in documentation/training.md."
