@@ -241,7 +241,10 @@ def test_record_and_summary_give_spacing_patch_and_token_accounting(planned):
     assert [48, 48, 48] in [alternative["patch_size"] for alternative in record["alternatives"]]
     summary = describe_plans(plans)
     assert (planned / "nnUNetRectalSMITSmallPlans_explanation.txt").read_text() == summary + "\n"
-    assert "1.00 x 1.00 x 1.00 mm: the median 0.50 x 0.50 x 3.00 has the geometric mean 0.91" in summary
+    assert max(map(len, summary.splitlines())) <= 100
+    text = " ".join(summary.split())
+    assert "1.00 x 1.00 x 1.00 mm: the median 0.50 x 0.50 x 3.00 has the geometric mean 0.91" in text
+    assert text == " ".join(describe_plans(plans, width=None).split())
     assert "16 x 16 x 48" in summary
     assert "0.750 0.833" in summary
 
@@ -636,18 +639,18 @@ def test_plan_of_real_series(raw):
 
 
 EXPLAINED = {
-    # patch, share of image, real tokens and dilution by stage, GB, what it is planned for
+    # what it is planned for, patch, share of image, real tokens and dilution by stage, GB, mm
     "smit": (
         "64 x 64 x 64 0.89 0.906 0.938 1.000 1.000 0.043 0.050 0.000 0.000 3.6 64 x 64 x 64",
-        "128 x 128 x 64 0.89 0.906 0.938 1.000 1.000 0.043 0.050 0.000 0.000 8.8 128 x 128 x 64 3d_fullres",
-        "128 x 128 x 128 0.45 0.453 0.469 0.500 0.500 0.043 0.083 0.125 0.250 15.8 128 x 128 x 128 3d_fullres_c",
-        "128 x 128 x 128 0.545 0.525 0.500 0.500",
-        "128 x 128 x 64 0.091 0.050 0.000 0.000",
+        "* 128 x 128 x 64 0.89 0.906 0.938 1.000 1.000 0.043 0.050 0.000 0.000 8.8 128 x 128 x 64",
+        "+ 128 x 128 x 128 0.45 0.453 0.469 0.500 0.500 0.043 0.083 0.125 0.250 15.8 128 x 128 x 128",
+        "+ 128 x 128 x 128 0.545 0.525 0.500 0.500",
+        "* 128 x 128 x 64 0.091 0.050 0.000 0.000",
     ),
     "swin_unetr": (
         "32 x 32 x 64 0.89 0.481 0.233 0.571 1.000 0.294 0.478 0.250 0.000 2.4 32 x 32 x 64",
-        "96 x 96 x 64 0.89 0.795 0.525 0.420 1.000 0.111 0.253 0.418 0.000 6.8 96 x 96 x 64 3d_fullres",
-        "96 x 96 x 96 0.59 0.568 0.394 0.420 0.667 0.102 0.294 0.418 0.333 9.0 96 x 96 x 96 3d_fullres_c",
+        "* 96 x 96 x 64 0.89 0.795 0.525 0.420 1.000 0.111 0.253 0.418 0.000 6.8 96 x 96 x 64",
+        "+ 96 x 96 x 96 0.59 0.568 0.394 0.420 0.667 0.102 0.294 0.418 0.333 9.0 96 x 96 x 96",
     ),
 }
 
@@ -656,8 +659,10 @@ def check_explanation_of_real_series(backbone, explanation):
     lines = [" ".join(line.split()) for line in explanation.splitlines()]
     for line in EXPLAINED[backbone]:
         assert any(found.startswith(line) for found in lines), line
-    assert "the median 0.50 x 0.50 x 3.00 has the geometric mean 0.91" in explanation
-    assert "nnU-Net cannot make its 5 folds" in explanation
+    assert max(map(len, explanation.splitlines())) <= 100
+    text = " ".join(explanation.split())
+    assert "the median 0.50 x 0.50 x 3.00 has the geometric mean 0.91" in text
+    assert "nnU-Net cannot make its 5 folds" in text
 
 
 @pytest.mark.slow

@@ -10,12 +10,15 @@ from test_planning_memory import affine_count
 from rectal_nnformer.cli import main
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
+from rectal_nnformer.names import CUBIC
+from rectal_nnformer.planning import describe_plans
 from rectal_nnformer.planning.backbones import BACKBONES
 from rectal_nnformer.planning.cautions import dataset_cautions, lesion_cautions, memory_cautions
 from rectal_nnformer.planning.choice import Choice, Lesion, choose, largest_lesion
 from rectal_nnformer.planning.dataset import RawDataset
 from rectal_nnformer.planning.gpu_memory import MemoryTarget
 
+SMALL_PLANS = "Dataset007_Small/nnUNetRectalSMITSmallPlans.json"
 SMIT, SWIN = BACKBONES["smit"], BACKBONES["swin_unetr"]
 COHORT = [(192, 192, 57)] * 40
 MILLIMETRE = (1.0, 1.0, 1.0)
@@ -86,7 +89,7 @@ def test_an_ordinary_dataset_gives_no_warning():
     [
         (raw_dataset(num_cases=19), (0.5, 0.5, 3.0), ["19 training cases are few"]),
         (raw_dataset(num_cases=4), (0.5, 0.5, 3.0), ["nnU-Net cannot make its 5 folds", "4 training cases are few"]),
-        (raw_dataset(channel="CT"), (0.5, 0.5, 3.0), ["calls a channel CT"]),
+        (raw_dataset(channel="CT"), (0.5, 0.5, 3.0), ["the channel is z-scored volume by volume"]),
         (raw_dataset(), (1.0, 1.0, 1.2), [r"nearly isotropic (1.00 x 1.00 x 1.20 mm)"]),
         (raw_dataset(reader=Reader), (0.5, 0.5, 3.0), ["read by Reader, which does not reorient"]),
     ],
@@ -126,6 +129,39 @@ def test_patches_that_do_not_fit_are_warned_of():
     first, _ = memory_cautions(shrunk, target(5))
     assert "fill a patch of 128 x 128 x 64 voxels" in first
     assert "64 x 64 x 64 fits 5 GB" in first
+
+
+@pytest.mark.parametrize(
+    ("windows", "schemes", "words"),
+    [
+        ([[-1.421, 2.4]], ["ZScoreNormalization"], "-1.42 to 2.4 after ZScoreNormalization"),
+        (
+            [[-4.153, 2.7], [0.0, 800.0]],
+            ["ZScoreNormalization", "NoNormalization"],
+            "-4.15 to 2.7 after ZScoreNormalization; 0 to 800 as prepared",
+        ),
+    ],
+)
+def test_each_channel_is_explained_with_its_window_and_normalization(small_dataset, windows, schemes, words):
+    plans = json.loads((small_dataset[1] / "nnUNet_preprocessed" / SMALL_PLANS).read_text())
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration["normalization_schemes"] = schemes
+    configuration["architecture"]["arch_kwargs"]["intensity_window"] = windows
+    plans["rectal_nnformer"]["augmentation"]["channels"] *= len(windows)
+    assert f"  intensity window  {words}" in describe_plans(plans).splitlines()
+
+
+def test_patches_taken_are_marked_and_long_lines_are_wrapped(small_dataset):
+    plans = json.loads((small_dataset[1] / "nnUNet_preprocessed" / SMALL_PLANS).read_text())
+    record = plans["rectal_nnformer"]
+    record["warnings"] = ["The mask of one case " + "looks wrong, " * 20]
+    marked = [line.split("  ")[0].strip() for line in describe_plans(plans).splitlines() if line[:2] in (" *", " +")]
+    sizes = [" x ".join(map(str, record["patch_sizes"][name]["patch_size"])) for name in ("3d_fullres", CUBIC)]
+    assert marked[:2] == [f"* {sizes[0]}", f"+ {sizes[1]}"]
+    assert max(map(len, describe_plans(plans).splitlines())) <= 100
+    # Where both are the same patch, it has both marks.
+    record["patch_sizes"]["3d_fullres"] = record["patch_sizes"][CUBIC]
+    assert f"*+ {sizes[1]}" in describe_plans(plans)
 
 
 def test_plans_can_be_explained_again_without_the_raw_dataset(small_dataset, monkeypatch, capsys):

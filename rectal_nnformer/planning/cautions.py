@@ -30,11 +30,10 @@ def dataset_cautions(dataset: RawDataset, median_spacing: Sequence[float]) -> It
         )
     if number < FEW_CASES:
         yield f"{number} training cases are few: spacing, patch and window follow from them, and folds test little."
-    names = [name for name in dataset.channel_names if name.upper() == "CT"]
-    if names:
+    if any(name.upper() == "CT" for name in dataset.channel_names):
         yield (
-            "dataset.json calls a channel CT. The method is for MRI; here every volume is z-scored, "
-            "and Hounsfield units are lost."
+            "dataset.json calls a channel CT. The method is for MRI; the channel is z-scored volume by volume, and "
+            "Hounsfield units are lost."
         )
     if max(median_spacing) < ISOTROPIC_RATIO * min(median_spacing):
         spacing = " x ".join(f"{mm:.2f}" for mm in median_spacing)

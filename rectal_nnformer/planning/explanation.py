@@ -1,30 +1,33 @@
 """Plans in words: what was decided, from what, and what else there was to choose from."""
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import NoNormalization
 
 from rectal_nnformer.augmentation import augmentation_of_plans
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import write_text
 from rectal_nnformer.names import CUBIC, FULLRES, RECORD_KEY
 from rectal_nnformer.paths import find_dataset
-from rectal_nnformer.planning.rules import (
-    MAX_SPACING,
-    MIN_REAL_SHARE,
-    MIN_SPACING,
-    SPACING_STEP,
-)
+from rectal_nnformer.planning.rules import MAX_SPACING, MIN_REAL_SHARE, MIN_SPACING, SPACING_STEP
 
-TABLE = "  {:<15} {:>5}  {:<25}  {:<25}  {:>5}  {:>15}  {}"
+WIDTH = 100
+"""Columns of a terminal in which explanations are readable; tables of four stages take 97."""
+TABLE = "{:>2} {:<15} {:>5}  {:<23}  {:<23} {:>5}  {:>15}"
+MARKS = {FULLRES: "*", CUBIC: "+"}
+"""How tables mark the patches that were taken."""
 
 
-def describe_plans(plans: Mapping[str, Any]) -> str:
+def describe_plans(plans: Mapping[str, Any], width: int | None = WIDTH) -> str:
     """Return plans in words; sizes and spacings are x, y, z.
 
     Args:
         plans: content of a plans file that this package's planner wrote.
+        width: columns after which sentences are wrapped; None leaves each on one line.
     """
     record = plans[RECORD_KEY]
     lines = [
@@ -35,7 +38,13 @@ def describe_plans(plans: Mapping[str, Any]) -> str:
         *_crop_lines(record),
         *(f"WARNING: {warning}" for warning in record["warnings"]),
     ]
-    return "\n".join(lines)
+    return "\n".join(lines if width is None else [_wrapped(line, width) for line in lines])
+
+
+def _wrapped(line: str, width: int) -> str:
+    """Break a line that is too long; it goes on under its text, not under its name."""
+    indent = " " * (len("WARNING: ") if line.startswith("WARNING") else len("  target spacing    "))
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def explain_plans(dataset_id: int, plans_name: str) -> str:
@@ -67,14 +76,19 @@ def explanation_file(plans_file: Path) -> Path:
 def _data_lines(plans: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
     configuration = plans["configurations"][FULLRES]
     network = configuration["architecture"]["arch_kwargs"]
-    windows = ", ".join(f"{low:.2f} to {high:.2f}" for low, high in network["intensity_window"])
-    schemes = ", ".join(configuration["normalization_schemes"])
     yield f"  target spacing    {_spacing(record)}"
     yield f"  median image      {_by(record['median_extent'], '.0f')} voxels at the target spacing"
     yield "  resampling        linear on all axes at once, since nnU-Net's default repeats thick slices"
-    yield f"  intensity window  {windows} after {schemes}"
+    yield f"  intensity window  {_windows(network['intensity_window'], configuration['normalization_schemes'])}"
     yield f"  data              {configuration['data_identifier']}"
     yield f"  augmentation      tumour {augmentation_of_plans(plans, len(network['intensity_window']))}"
+
+
+def _windows(windows: Sequence[Sequence[float]], schemes: Sequence[str]) -> str:
+    """Return the intensity window of each channel, and what it is a window of."""
+    origins = ["as prepared" if scheme == NoNormalization.__name__ else f"after {scheme}" for scheme in schemes]
+    channels = zip(windows, origins, strict=True)
+    return "; ".join(f"{round(low, 2):g} to {round(high, 2):g} {origin}" for (low, high), origin in channels)
 
 
 def _spacing(record: Mapping[str, Any]) -> str:
@@ -121,24 +135,25 @@ def _batch(record: Mapping[str, Any]) -> str:
 
 def _table_lines(record: Mapping[str, Any]) -> Iterator[str]:
     """Yield the candidates with what padding costs them; what is planned is marked."""
-    planned = {tuple(account["patch_size"]): name for name, account in reversed(record["patch_sizes"].items())}
+    planned = {name: account["patch_size"] for name, account in record["patch_sizes"].items()}
     accounts = {tuple(account["patch_size"]): account for account in record["alternatives"]}
     for account in record["patch_sizes"].values():
         accounts.setdefault(tuple(account["patch_size"]), account)
     yield "  expected of tiles in prediction, by stage of the encoder:"
-    yield TABLE.format("patch", "image", "real tokens", "dilution if uniform", "GB*", "mm", "").rstrip()
+    yield TABLE.format("", "patch", "image", "real tokens", "dilution if uniform", "GB", "mm").rstrip()
     for size, account in accounts.items():
         columns = [
+            "".join(MARKS[name] for name, patch_size in planned.items() if tuple(patch_size) == size),
             _by(size, "d"),
             f"{account['real_volume_share']:.2f}",
             _stages(account["real_token_fraction"]),
             _stages(account["uniform_adi"]),
             f"{account['memory_gb']:.1f}",
             _by(account["field_of_view_mm"], ".0f"),
-            planned.get(size, ""),
         ]
         yield TABLE.format(*columns).rstrip()
-    yield "  * GB of a GPU for training with 2 in a batch, as counted on tensors without data"
+    yield f"  {MARKS[FULLRES]} {FULLRES}, the patch that was taken; {MARKS[CUBIC]} {CUBIC}, the size of pretraining"
+    yield "  GB of a GPU for training with 2 in a batch, as counted on tensors without data; mm: field of view"
 
 
 def _crop_lines(record: Mapping[str, Any]) -> Iterator[str]:
@@ -147,14 +162,13 @@ def _crop_lines(record: Mapping[str, Any]) -> Iterator[str]:
     for name, account in record["patch_sizes"].items():
         crops = account["training"]
         numbers = [_stages(crops["real_token_fraction"]), _stages(crops["uniform_adi"])]
-        yield TABLE.format(
-            _by(account["patch_size"], "d"), f"{crops['real_volume_share']:.2f}", *numbers, "", "", name
-        ).rstrip()
+        size, share = _by(account["patch_size"], "d"), f"{crops['real_volume_share']:.2f}"
+        yield TABLE.format(MARKS[name], size, share, *numbers, "", "").rstrip()
     if any(any(account["scattered_padding_share"]) for account in record["patch_sizes"].values()):
         yield "  share of real positions that are updated for a padding query (windows are put back scattered):"
         for name, account in record["patch_sizes"].items():
             shares = _stages(account["scattered_padding_share"])
-            yield TABLE.format(_by(account["patch_size"], "d"), "", shares, "", "", "", name).rstrip()
+            yield TABLE.format(MARKS[name], _by(account["patch_size"], "d"), "", shares, "", "", "").rstrip()
 
 
 def _stages(values: Sequence[float]) -> str:

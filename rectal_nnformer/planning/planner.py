@@ -78,8 +78,8 @@ class RectalExperimentPlanner(ExperimentPlanner):
     ) -> None:
         self.backbone: Backbone = resolve_backbone(backbone, backbone_kwargs, max_patch_size)
         self.raw = open_raw_dataset(dataset_name_or_id)
-        self.augmentation = plan_augmentation(self.raw, tumor_augmentation, lesion_wise)
         self.intensity_window, self.tumor_fingerprint = _required_measurements(self.raw)
+        self.augmentation = plan_augmentation(self.tumor_fingerprint, tumor_augmentation, lesion_wise)
         labels = LabelManager(self.raw.dataset_json["labels"], self.raw.dataset_json.get("regions_class_order"))
         self.memory = memory_target(
             gpu_memory_target_in_gb, self.backbone, self.raw.num_channels, labels.num_segmentation_heads

@@ -31,7 +31,7 @@ SETTINGS = {
 def plan(run: Run) -> Markup:
     """Return what was planned and why."""
     if RECORD_KEY in run.plans:
-        words = _plan_words(describe_plans(run.plans))
+        words = _plan_words(describe_plans(run.plans, width=None))
     else:
         words = tag("p", "These plans were not made by rectal_nnformer and do not say why they are as they are.")
     return section("plan", "The plan in words", words)

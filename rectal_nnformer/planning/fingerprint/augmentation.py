@@ -8,8 +8,6 @@ from numpy.typing import ArrayLike
 
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED, published_channels
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.planning.dataset import RawDataset
-from rectal_nnformer.planning.fingerprint.store import load_tumor_fingerprint
 
 COVERED_PERCENTILES = (5, 95)
 MIN_LESIONS = 5
@@ -53,11 +51,11 @@ def planned_augmentation(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return {"channels": channels, "num_lesions": len(lesions)}
 
 
-def plan_augmentation(dataset: RawDataset, ranges: str, lesion_wise: bool) -> dict[str, Any]:
+def plan_augmentation(fingerprint: Mapping[str, Any], ranges: str, lesion_wise: bool) -> dict[str, Any]:
     """Return the tumour-aware augmentation in the form in which plans hold it.
 
     Args:
-        dataset: the raw dataset; its fingerprint is read for planned ranges.
+        fingerprint: content of `rectal_fingerprint.json`.
         ranges: "published" or "planned".
         lesion_wise: whether each lesion in a patch gets its own draw.
 
@@ -67,9 +65,9 @@ def plan_augmentation(dataset: RawDataset, ranges: str, lesion_wise: bool) -> di
     if ranges not in (PUBLISHED, PLANNED):
         raise RectalError(f"Tumour augmentation is '{PUBLISHED}' or '{PLANNED}', not '{ranges}'.")
     if ranges == PUBLISHED:
-        planned: dict[str, Any] = {"channels": published_channels(dataset.channel_names)}
+        planned: dict[str, Any] = {"channels": published_channels(fingerprint["channels"])}
     else:
-        planned = planned_augmentation(_required_fingerprint(dataset))
+        planned = planned_augmentation(fingerprint)
     return {"ranges": ranges, "lesion_wise": lesion_wise, **planned}
 
 
@@ -83,16 +81,6 @@ def augmentation_ranges(lesion_means: ArrayLike) -> tuple[list[float], list[floa
     median = np.median(means)
     deviations = (np.percentile(means, COVERED_PERCENTILES) - median) / np.sqrt(2)
     return (1 + deviations / median).tolist(), deviations.tolist()
-
-
-def _required_fingerprint(dataset: RawDataset) -> dict[str, Any]:
-    fingerprint = load_tumor_fingerprint(dataset)
-    if fingerprint is None:
-        raise RectalError(
-            f"{dataset.name} has no tumour fingerprint, or its raw data have changed since. "
-            f"Run 'rectal_nnformer plan_and_preprocess -d {dataset.dataset_id}'."
-        )
-    return fingerprint
 
 
 def _channel_ranges(lesions: Sequence[Mapping[str, Any]], channel: int, name: str) -> dict[str, Any]:
