@@ -1,6 +1,5 @@
 """A trained model's folder in nnUNet_results: what it was made from, and what the validation of its folds found."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,8 @@ from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
 from rectal_nnformer.evaluation.fold import read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.paths import folder_variables
+from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE, read_analyses, read_keys
 
-ATTENTION_FILE = "attention_dilution.json"
-REUSE_FILE = "feature_reuse.json"
 CUBIC = "3d_fullres_cubic"
 
 
@@ -101,11 +99,11 @@ def read_run(folder: Path) -> Run:
         trainer=trainer,
         plans_name=plans_name,
         configuration=configuration,
-        dataset_json=_read_json(folder / "dataset.json", ("labels", "file_ending")),
-        plans=_read_json(folder / "plans.json", ("configurations",)),
+        dataset_json=read_keys(folder / "dataset.json", ("labels", "file_ending")),
+        plans=read_keys(folder / "plans.json", ("configurations",)),
         folds=folds,
-        attention=_read_analyses(folder, folds, ATTENTION_FILE, ("stages",)),
-        reuse=_read_analyses(folder, folds, REUSE_FILE, ("blocks", "debiased")),
+        attention=read_analyses(folder, folds, ATTENTION_FILE),
+        reuse=read_analyses(folder, folds, REUSE_FILE),
     )
 
 
@@ -114,7 +112,7 @@ def cubic_siblings(run: Run) -> list[tuple[str, dict[int, Mapping[str, Any]]]]:
     found = []
     for folder in sorted(run.folder.parent.glob(f"*__{run.plans_name}__{CUBIC}")):
         folds = [int(path.name[len("fold_") :]) for path in _fold_folders(folder)]
-        if folder != run.folder and (attention := _read_analyses(folder, folds, ATTENTION_FILE, ("stages",))):
+        if folder != run.folder and (attention := read_analyses(folder, folds, ATTENTION_FILE)):
             found.append((folder.name.split("__")[0], attention))
     return found
 
@@ -156,20 +154,3 @@ def _evaluated_folds(folder: Path) -> list[int]:
         for path in _fold_folders(folder)
         if (path / "validation" / EVALUATION_FILE).is_file()
     ]
-
-
-def _read_analyses(
-    folder: Path, folds: Sequence[int] | Mapping[int, Any], name: str, keys: Sequence[str]
-) -> dict[int, Mapping[str, Any]]:
-    paths = {fold: folder / f"fold_{fold}" / "validation" / name for fold in folds}
-    return {fold: _read_json(path, keys) for fold, path in paths.items() if path.is_file()}
-
-
-def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for key in keys:
-            content[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RectalError(f"{path} cannot be used ({error!r}). Copy it again, or validate the fold again.") from error
-    return dict(content)

@@ -7,7 +7,7 @@ from rectal_nnformer.report.baseline import planned_uniform_adi
 from rectal_nnformer.report.charts import Series, heat_map, profile_chart
 from rectal_nnformer.report.markup import Markup, join, tag
 from rectal_nnformer.report.tables import definitions, numbers_below, section, table
-from rectal_nnformer.runs import ATTENTION_FILE, CUBIC, REUSE_FILE, Run, cubic_siblings
+from rectal_nnformer.runs import CUBIC, Run, cubic_siblings
 from rectal_nnformer.wording import number, plural
 
 ADI_MEANING = (
