@@ -12,10 +12,9 @@ from rectal_nnformer.evaluation.crossval import check_distinct_cases, count_shar
 from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
 from rectal_nnformer.evaluation.fold import read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
+from rectal_nnformer.names import CUBIC
 from rectal_nnformer.paths import folder_variables
 from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE, read_analyses, read_keys
-
-CUBIC = "3d_fullres_cubic"
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import re
 from importlib import metadata
 
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
+from rectal_nnformer.names import RECORD_KEY
 from rectal_nnformer.planning.explanation import describe_plans
-from rectal_nnformer.planning.planner import RECORD_KEY
 from rectal_nnformer.report.markup import Markup, join, tag
 from rectal_nnformer.report.tables import definitions, section
 from rectal_nnformer.runs import Run
@@ -29,12 +29,8 @@ SETTINGS = {
 
 
 def plan(run: Run) -> Markup:
-    """Return what was planned and why."""
-    if RECORD_KEY in run.plans:
-        words = _plan_words(describe_plans(run.plans))
-    else:
-        words = tag("p", "These plans were not made by rectal_nnformer and do not say why they are as they are.")
-    return section("plan", "The plan in words", words)
+    """Return what was planned and why; plans of other software, or of another version, may not tell."""
+    return section("plan", "The plan in words", _planned(run))
 
 
 def about(run: Run, date: str) -> Markup:
@@ -92,6 +88,15 @@ def meaning() -> Markup:
             "terms",
         ),
     )
+
+
+def _planned(run: Run) -> Markup:
+    if RECORD_KEY not in run.plans:
+        return tag("p", "These plans were not made by rectal_nnformer and do not say why they are as they are.")
+    try:
+        return _plan_words(describe_plans(run.plans))
+    except (KeyError, TypeError, ValueError):
+        return tag("p", "Another version of rectal_nnformer made these plans; this one cannot tell them in words.")
 
 
 def _plan_words(text: str) -> Markup:
