@@ -14,6 +14,7 @@ from rectal_nnformer.errors import RectalError
 
 ATTENTION_FILE = "attention_dilution.json"
 REUSE_FILE = "feature_reuse.json"
+EPOCHS_FILE = "attention_epochs.json"
 STAGE_VALUES = ("adi", "uniform_adi", "a_rp", "tumor_adi", "scattered_padding_share", "real_token_fraction")
 
 
@@ -72,6 +73,28 @@ def read_analyses(model_folder: Path, folds: Iterable[int], name: str) -> dict[i
     keys = {ATTENTION_FILE: ("stages",), REUSE_FILE: ("blocks", "debiased")}[name]
     paths = {fold: model_folder / f"fold_{fold}" / "validation" / name for fold in folds}
     return {fold: read_keys(path, keys) for fold, path in paths.items() if path.is_file()}
+
+
+def read_epochs(model_folder: Path, folds: Iterable[int]) -> dict[int, dict[int, float | None]]:
+    """Return the attention dilution index by epoch and stage, mean over the folds that were followed in training.
+
+    Raises:
+        RectalError: `EPOCHS_FILE` of a fold is damaged.
+    """
+    found: dict[int, dict[int, list[float | None]]] = {}
+    for path in (model_folder / f"fold_{fold}" / EPOCHS_FILE for fold in folds):
+        if not path.is_file():
+            continue
+        try:
+            for record in json.loads(path.read_text(encoding="utf-8")):
+                for stage in record["stages"]:
+                    found.setdefault(record["epoch"], {}).setdefault(stage["stage"], []).append(stage["adi"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RectalError(f"{path} cannot be used ({error!r}). Delete it, or copy it again.") from error
+    return {
+        epoch: {number: mean_defined(values) for number, values in stages.items()}
+        for epoch, stages in sorted(found.items())
+    }
 
 
 def read_keys(path: Path, keys: Sequence[str]) -> dict[str, Any]:

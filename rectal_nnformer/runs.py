@@ -14,7 +14,7 @@ from rectal_nnformer.evaluation.fold import read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.names import CUBIC
 from rectal_nnformer.paths import folder_variables
-from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE, read_analyses, read_keys
+from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE, read_analyses, read_epochs, read_keys
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Run:
         folds: Lesion detection of each evaluated fold.
         attention: Content of `attention_dilution.json` of each fold that has one.
         reuse: Content of `feature_reuse.json` of each fold that has one.
+        epochs: Attention dilution index by epoch and stage, of folds that were followed in training.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Run:
     folds: Mapping[int, CohortDetection]
     attention: Mapping[int, Mapping[str, Any]]
     reuse: Mapping[int, Mapping[str, Any]]
+    epochs: Mapping[int, Mapping[int, float | None]]
 
     @cached_property
     def pooled(self) -> CohortDetection:
@@ -103,6 +105,7 @@ def read_run(folder: Path) -> Run:
         folds=folds,
         attention=read_analyses(folder, folds, ATTENTION_FILE),
         reuse=read_analyses(folder, folds, REUSE_FILE),
+        epochs=read_epochs(folder, folds),
     )
 
 

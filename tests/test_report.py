@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_runs import CASES, DATASET, FAR, NEAR, SMALL, plans, reuse, write_run
+from report_runs import CASES, DATASET, FAR, NEAR, SMALL, attention, plans, reuse, write_run
 from scipy import ndimage
 
 from rectal_nnformer import cli
@@ -151,6 +151,21 @@ def test_attention_stands_beside_uniform_attention_and_the_padded_baseline(page)
     assert all(words in text for words in ("00.0200.010", "10.0300.015", "mean0.0250.013", "0.020-0.030"))
     cube = plans()["rectal_nnformer"]["patch_sizes"]["3d_fullres_cubic"]["uniform_adi"]
     assert f"padded baseline, uniform: {', '.join(f'{value:.3f}' for value in cube)}" in text
+
+
+def test_attention_in_training_is_shown_where_it_was_followed(page, tmp_path):
+    assert "during training" not in page
+    folder = write_run(tmp_path)
+    for fold in (0, 1):
+        records = [
+            {"epoch": epoch, "stages": attention(0.08 / (epoch + 1) + 0.02 * fold)["stages"]} for epoch in (0, 1, 3)
+        ]
+        (folder / f"fold_{fold}/attention_epochs.json").write_text(json.dumps(records))
+    text = Outline(write_report(folder).read_text(encoding="utf-8")).text
+    assert "ADI during training, on one crop of each fold: stage 0: 0.090 to 0.030; stage 1: 0.045 to 0.015" in text
+    (folder / "fold_1/attention_epochs.json").write_text("[{}]")
+    with pytest.raises(RectalError, match=r"fold_1/attention_epochs\.json cannot be used"):
+        write_report(folder)
 
 
 def test_feature_reuse_stands_by_fold_and_over_the_folds(page):

@@ -1,5 +1,6 @@
 """The sections about the encoder: attention lost on padding, and features kept from pretraining."""
 
+import math
 from collections.abc import Sequence
 
 from rectal_nnformer.names import CUBIC, RECORD_KEY
@@ -17,6 +18,7 @@ from rectal_nnformer.report.tables import definitions, numbers_below, section, t
 from rectal_nnformer.runs import Run, cubic_siblings
 from rectal_nnformer.wording import number, plural
 
+MOST_EPOCHS = 40
 ADI_MEANING = (
     "The attention dilution index (ADI) is the share of the entropy of attention that falls on padding, over all "
     "tokens that hold image: 0 is none. Beside it stands what uniform attention would give. The padded baseline is the "
@@ -41,7 +43,7 @@ def attention(run: Run) -> Markup:
         described = "; ".join(f"{s.name}: {', '.join(number(v, 3) for v in s.values)}" for s in series)
         chart = profile_chart("adi", "Attention dilution index per stage", described, places, series, "stage")
         content += [numbers_below(chart, _series_table(places, series)), _fold_table(stages), _flow_table(stages)]
-    return section("attention", "Attention lost on padding", *content)
+    return section("attention", "Attention lost on padding", *content, _epochs_chart(run))
 
 
 def features(run: Run) -> Markup:
@@ -121,6 +123,20 @@ def _planned_uniform_adi(run: Run, configuration: str) -> Sequence[float] | None
     """Return what the plans expect of uniform attention at each stage; None for plans of other software."""
     accounts = run.plans.get(RECORD_KEY, {}).get("patch_sizes", {})
     return accounts.get(configuration, {}).get("uniform_adi")
+
+
+def _epochs_chart(run: Run) -> Markup | None:
+    """Return the attention dilution index in the course of training; None where no fold was followed."""
+    if not run.epochs:
+        return None
+    shown = list(run.epochs)[:: math.ceil(len(run.epochs) / MOST_EPOCHS)]
+    stages = sorted({stage for values in run.epochs.values() for stage in values})
+    series = [Series(f"stage {s}", [run.epochs[epoch].get(s) for epoch in shown], style=s) for s in stages]
+    places = [str(epoch) for epoch in shown]
+    described = "; ".join(f"{one.name}: {number(one.values[0], 3)} to {number(one.values[-1], 3)}" for one in series)
+    title = "ADI during training, on one crop of each fold"
+    chart = profile_chart("epochs", title, described, places, series, "epoch")
+    return tag("figure", chart, tag("figcaption", f"{title}: {described}."))
 
 
 def _fold_table(stages: Sequence[StageProfile]) -> Markup | None:
