@@ -94,7 +94,7 @@ def test_fewer_than_four_samples_are_refused():
         debiased_cka(torch.randn(3, 5), torch.randn(3, 5))
 
 
-@pytest.mark.parametrize(("samples", "known"), [(4, False), (5, False), (6, False), (9, True)])
+@pytest.mark.parametrize(("samples", "known"), [(4, False), (7, False), (8, True)])
 def test_draws_of_too_few_different_cases_give_no_interval(samples, known):
     """Four cases leave a single draw, all of them once: an interval would be a point."""
     x, noise = unrelated(samples, 50)

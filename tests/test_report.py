@@ -177,6 +177,7 @@ def test_feature_reuse_stands_by_fold_and_over_the_folds(page):
 def test_the_plan_settings_and_versions_are_there_and_no_computer_is_named(page):
     text = Outline(page).text
     assert "128 x 128 x 64 voxels, 128 x 128 x 64 mm" in text
+    assert "\n128 x 128 x 128  0.45  0.453 0.469 0.500 0.500    0.043 0.083 0.125 0.250" in text
     assert "model_smit_ct10k.pth" in text and "500" in text
     assert metadata.version("torch") in text and "nnUNetTrainerSMIT_ACT" in text
     assert "secret_host" not in page

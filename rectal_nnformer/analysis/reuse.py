@@ -23,7 +23,7 @@ from rectal_nnformer.networks.adapter import PlannedNetwork
 
 NAME = "feature_reuse"
 
-LEAST_DEFINED_DRAWS = 0.9
+LEAST_DEFINED_DRAWS = 0.95
 """Draws with fewer than 4 different cases are undefined; an interval of the few others would feign certainty."""
 
 
