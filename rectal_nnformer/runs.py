@@ -1,6 +1,5 @@
 """A trained model's folder in nnUNet_results: what it was made from, and what the validation of its folds found."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,9 @@ from rectal_nnformer.evaluation.crossval import check_distinct_cases, count_shar
 from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
 from rectal_nnformer.evaluation.fold import read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
+from rectal_nnformer.names import CUBIC
 from rectal_nnformer.paths import folder_variables
-
-ATTENTION_FILE = "attention_dilution.json"
-REUSE_FILE = "feature_reuse.json"
-CUBIC = "3d_fullres_cubic"
+from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE, read_analyses, read_epochs, read_keys
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,7 @@ class Run:
         folds: Lesion detection of each evaluated fold.
         attention: Content of `attention_dilution.json` of each fold that has one.
         reuse: Content of `feature_reuse.json` of each fold that has one.
+        epochs: Attention dilution index by epoch and stage, of folds that were followed in training.
     """
 
     folder: Path
@@ -47,6 +45,7 @@ class Run:
     folds: Mapping[int, CohortDetection]
     attention: Mapping[int, Mapping[str, Any]]
     reuse: Mapping[int, Mapping[str, Any]]
+    epochs: Mapping[int, Mapping[int, float | None]]
 
     @cached_property
     def pooled(self) -> CohortDetection:
@@ -101,11 +100,12 @@ def read_run(folder: Path) -> Run:
         trainer=trainer,
         plans_name=plans_name,
         configuration=configuration,
-        dataset_json=_read_json(folder / "dataset.json", ("labels", "file_ending")),
-        plans=_read_json(folder / "plans.json", ("configurations",)),
+        dataset_json=read_keys(folder / "dataset.json", ("labels", "file_ending")),
+        plans=read_keys(folder / "plans.json", ("configurations",)),
         folds=folds,
-        attention=_read_analyses(folder, folds, ATTENTION_FILE, ("stages",)),
-        reuse=_read_analyses(folder, folds, REUSE_FILE, ("blocks", "debiased")),
+        attention=read_analyses(folder, folds, ATTENTION_FILE),
+        reuse=read_analyses(folder, folds, REUSE_FILE),
+        epochs=read_epochs(folder, folds),
     )
 
 
@@ -114,7 +114,7 @@ def cubic_siblings(run: Run) -> list[tuple[str, dict[int, Mapping[str, Any]]]]:
     found = []
     for folder in sorted(run.folder.parent.glob(f"*__{run.plans_name}__{CUBIC}")):
         folds = [int(path.name[len("fold_") :]) for path in _fold_folders(folder)]
-        if folder != run.folder and (attention := _read_analyses(folder, folds, ATTENTION_FILE, ("stages",))):
+        if folder != run.folder and (attention := read_analyses(folder, folds, ATTENTION_FILE)):
             found.append((folder.name.split("__")[0], attention))
     return found
 
@@ -156,20 +156,3 @@ def _evaluated_folds(folder: Path) -> list[int]:
         for path in _fold_folders(folder)
         if (path / "validation" / EVALUATION_FILE).is_file()
     ]
-
-
-def _read_analyses(
-    folder: Path, folds: Sequence[int] | Mapping[int, Any], name: str, keys: Sequence[str]
-) -> dict[int, Mapping[str, Any]]:
-    paths = {fold: folder / f"fold_{fold}" / "validation" / name for fold in folds}
-    return {fold: _read_json(path, keys) for fold, path in paths.items() if path.is_file()}
-
-
-def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for key in keys:
-            content[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RectalError(f"{path} cannot be used ({error!r}). Copy it again, or validate the fold again.") from error
-    return dict(content)

@@ -1,12 +1,14 @@
 """Trained models as the report and the comparison find them, made without a training: small scans, masks, analyses."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 
 import numpy as np
 import SimpleITK as sitk
 
 from rectal_nnformer.evaluation.fold import evaluate_fold
+from rectal_nnformer.planning.accounting import tile_account
 from rectal_nnformer.planning.backbones import resolve_backbone
 
 DATASET = "Dataset501_Rectal"
@@ -75,16 +77,15 @@ def plans(name="nnUNetRectalSMITPlans", network="smit"):
     kwargs = dict(resolve_backbone(network).kwargs)
     network_kwargs = {"backbone": network, "backbone_kwargs": kwargs, "intensity_window": [[-1.3, 2.4]]}
     accounts = {
-        "3d_fullres": account((128, 128, 64), (1.0, 1.0, 0.890625), [0.906, 0.938, 1.0, 1.0], [0.091, 0.05, 0.0, 0.0]),
-        "3d_fullres_cubic": account(
-            (128, 128, 128), (1.0, 1.0, 0.4453125), [0.453, 0.469, 0.5, 0.5], [0.545, 0.525, 0.5, 0.5]
-        ),
+        "3d_fullres": account((128, 128, 64), network, (0.091, 0.05, 0.0, 0.0)),
+        "3d_fullres_cubic": account((128, 128, 128), network, (0.545, 0.525, 0.5, 0.5)),
     }
     return {
         "plans_name": name,
         "dataset_name": DATASET,
         "configurations": {
             "3d_fullres": {
+                "normalization_schemes": ["ZScoreNormalization"],
                 "architecture": {"arch_kwargs": network_kwargs},
                 "data_identifier": "nnUNetRectalPlans_3d_fullres_1.0x1.0x1.0mm",
             },
@@ -98,18 +99,30 @@ def plans(name="nnUNetRectalSMITPlans", network="smit"):
             "target_spacing": [1.0, 1.0, 1.0],
             "target_spacing_overwritten": False,
             "median_extent": [192, 192, 57],
+            "filled_patch_size": [128, 128, 64],
+            "fitting_patch_size": [128, 128, 64],
+            "largest_lesion": None,
+            "gpu_memory_target": 24,
+            "batch_size": 2,
             "patch_sizes": accounts,
             "alternatives": [],
+            "warnings": [],
         },
     }
 
 
-def account(patch_size, shares, tokens, scattered):
+@cache
+def account(patch_size, network, scattered):
+    """Return what the planner notes of a patch size for images of 192 x 192 x 57 voxels."""
+    expected = asdict(tile_account(patch_size, [(192, 192, 57)], resolve_backbone(network)))
     return {
         "patch_size": list(patch_size),
-        "real_voxel_share": list(shares),
-        "real_token_fraction": tokens,
-        "scattered_padding_share": scattered,
+        "field_of_view_mm": [float(size) for size in patch_size],
+        **expected,
+        "training": expected,
+        "scattered_padding_share": list(scattered),
+        "memory_gb": 7.0,
+        "batch_memory_gb": 7.0,
     }
 
 

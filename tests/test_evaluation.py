@@ -7,6 +7,7 @@ from itertools import groupby
 
 import numpy as np
 import pytest
+import report_runs
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -340,6 +341,23 @@ def test_crossval_page_says_it_in_words(crossval):
     assert "| 0 | silent | 1 |" in page
     assert "fold 0, lost: prediction file missing" in page
     assert "![Best, median and worst case](crossval_summary.png)" in page
+
+
+def test_crossval_tells_attention_and_features_by_fold_and_over_the_folds(crossval):
+    summarize(crossval)
+    assert "Not analysed: 'rectal_nnformer attention' measures it." in (crossval / "crossval_summary.md").read_text()
+    for fold in (0, 1):
+        validation = crossval / f"fold_{fold}/validation"
+        (validation / "attention_dilution.json").write_text(json.dumps(report_runs.attention(0.02 + 0.02 * fold)))
+    (crossval / "fold_1/validation/feature_reuse.json").write_text(json.dumps(report_runs.reuse(0.9)))
+    summarize(crossval)
+    page = (crossval / "crossval_summary.md").read_text()
+    content = json.loads((crossval / "crossval_summary.json").read_text())
+    assert "| fold 1 | 0.040 | 0.020 |" in page and "| mean over the folds | 0.030 | 0.015 |" in page
+    assert "| fold 1 | 34 | 0.690 | 0.310 | 0.270 to 0.350 |" in page
+    first = content["attention_dilution"][0]
+    assert first["adi_of_folds"] == {"0": 0.02, "1": 0.04} and first["means"]["adi"] == pytest.approx(0.03)
+    assert content["feature_reuse"]["folds"] == {"1": pytest.approx(0.69)}
 
 
 def test_crossval_takes_other_patients_without_scoring_again(crossval):

@@ -94,6 +94,14 @@ def test_fewer_than_four_samples_are_refused():
         debiased_cka(torch.randn(3, 5), torch.randn(3, 5))
 
 
+@pytest.mark.parametrize(("samples", "known"), [(4, False), (7, False), (8, True)])
+def test_draws_of_too_few_different_cases_give_no_interval(samples, known):
+    """Four cases leave a single draw, all of them once: an interval would be a point."""
+    x, noise = unrelated(samples, 50)
+    intervals = debiased_record(gram(x)[None], gram(x + noise)[None])["intervals"]
+    assert (intervals["drift"] is not None) == (intervals["diagonal"][0] is not None) == known
+
+
 def test_null_and_intervals_repeat_themselves():
     grams = [gram(x)[None] for x in unrelated(8, 50)]
     assert torch.equal(permutation_null(*grams).mean, permutation_null(*grams).mean)

@@ -8,20 +8,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_runs import CASES, DATASET, FAR, NEAR, SMALL, plans, reuse, write_run
+from report_runs import CASES, DATASET, FAR, NEAR, SMALL, attention, plans, reuse, write_run
 from scipy import ndimage
 
 from rectal_nnformer import cli
-from rectal_nnformer.analysis import attention_flow
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Lesion
-from rectal_nnformer.geometry import token_masks, window_partition_mask
 from rectal_nnformer.profiles import reuse_profile
 from rectal_nnformer.report import try_report, write_report
-from rectal_nnformer.report.baseline import planned_uniform_adi
 from rectal_nnformer.report.gallery import (
     Clip,
     Picture,
@@ -151,13 +147,37 @@ def test_slices_are_told_in_words(page):
 def test_attention_stands_beside_uniform_attention_and_the_padded_baseline(page):
     text = Outline(page).text
     assert all(words in text for words in ("this model", "uniform attention, same tiles", "padded baseline, uniform"))
-    # Mean of 0.02 and 0.03 in the two folds; the range beside it.
-    assert "0.025" in text and "0.020-0.030" in text
+    # 0.02 and 0.03 in the two folds, their mean, and the range.
+    assert all(words in text for words in ("00.0200.010", "10.0300.015", "mean0.0250.013", "0.020-0.030"))
+    cube = plans()["rectal_nnformer"]["patch_sizes"]["3d_fullres_cubic"]["uniform_adi"]
+    assert f"padded baseline, uniform: {', '.join(f'{value:.3f}' for value in cube)}" in text
+
+
+def test_attention_in_training_is_shown_where_it_was_followed(page, tmp_path):
+    assert "during training" not in page
+    folder = write_run(tmp_path)
+    for fold in (0, 1):
+        records = [
+            {"epoch": epoch, "stages": attention(0.08 / (epoch + 1) + 0.02 * fold)["stages"]} for epoch in (0, 1, 3)
+        ]
+        (folder / f"fold_{fold}/attention_epochs.json").write_text(json.dumps(records))
+    text = Outline(write_report(folder).read_text(encoding="utf-8")).text
+    assert "ADI during training, on one crop of each fold: stage 0: 0.090 to 0.030; stage 1: 0.045 to 0.015" in text
+    (folder / "fold_1/attention_epochs.json").write_text("[{}]")
+    with pytest.raises(RectalError, match=r"fold_1/attention_epochs\.json cannot be used"):
+        write_report(folder)
+
+
+def test_feature_reuse_stands_by_fold_and_over_the_folds(page):
+    text = Outline(page).text
+    # Means of the diagonals 0.69 and 0.64, each with the interval of its drift.
+    assert all(words in text for words in ("00.6900.3100.270 to 0.350", "10.6400.3600.320 to 0.400", "mean0.6650.335"))
 
 
 def test_the_plan_settings_and_versions_are_there_and_no_computer_is_named(page):
     text = Outline(page).text
-    assert "128 x 128 x 64 voxels: per axis the largest" in text
+    assert "128 x 128 x 64 voxels, 128 x 128 x 64 mm" in text
+    assert "\n128 x 128 x 128  0.45  0.453 0.469 0.500 0.500    0.043 0.083 0.125 0.250" in text
     assert "model_smit_ct10k.pth" in text and "500" in text
     assert metadata.version("torch") in text and "nnUNetTrainerSMIT_ACT" in text
     assert "secret_host" not in page
@@ -204,6 +224,8 @@ def test_models_of_other_plans_and_trainers_are_reported_too(tmp_path):
     (folder / "plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {}}}))
     (folder / "fold_0/debug.json").unlink()
     assert "were not made by rectal_nnformer" in write_report(folder).read_text(encoding="utf-8")
+    (folder / "plans.json").write_text(json.dumps({**plans(), "rectal_nnformer": {"version": "0.0.1"}}))
+    assert "Another version of rectal_nnformer made these plans" in write_report(folder).read_text(encoding="utf-8")
 
 
 def test_folds_of_too_few_cases_for_feature_reuse_are_left_out_and_say_why(tmp_path):
@@ -347,35 +369,6 @@ def test_a_page_of_250_cases_stays_under_25_mb(tmp_path):
     page = report_page(run, fit_to_budget(clips, 18_000_000), "today")
     assert 15_000_000 < len(page.encode()) < 25_000_000
     assert page.count("left out to keep this page small") == 0 or "Missed tumours (80)" in page
-
-
-# --- the padded baseline ---------------------------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=12)
-@given(st.tuples(*(st.integers(3, 32),) * 3), st.sampled_from(["3d_fullres", "3d_fullres_cubic"]))
-def test_the_uniform_baseline_is_the_index_of_uniform_attention(extent, configuration):
-    """Against the index itself, fed with attention that is uniform, window by window."""
-    patch = (32, 32, 32)
-    content = plans()
-    content["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["backbone_kwargs"] = {"depths": [2, 2]}
-    shares = [e / p for e, p in zip(extent, patch, strict=True)]
-    content["rectal_nnformer"]["patch_sizes"][configuration] = {"patch_size": patch, "real_voxel_share": shares}
-    real = np.zeros(patch, dtype=bool)
-    real[tuple(slice((p - e) // 2, (p - e) // 2 + e) for e, p in zip(extent, patch, strict=True))] = True
-    expected = []
-    for tokens in token_masks(real, num_stages=2):
-        windows = [torch.from_numpy(window_partition_mask(tokens, 4, shift)) for shift in (0, 2)]
-        uniform = [torch.full((len(w), 1, 64, 64), 1 / 64) for w in windows]
-        expected.append(np.mean([float(attention_flow(u, w).adi) for u, w in zip(uniform, windows, strict=True)]))
-    assert planned_uniform_adi(content, configuration) == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_published_patch_has_less_dilution_than_the_cube_and_foreign_plans_have_no_baseline():
-    planned, cubic = (planned_uniform_adi(plans(), name) for name in ("3d_fullres", "3d_fullres_cubic"))
-    # At stage 0 both cut the image's border alike; windows of padding alone take no part.
-    assert planned[0] == cubic[0] and all(a < b for a, b in zip(planned[1:], cubic[1:], strict=True))
-    assert planned_uniform_adi({"configurations": {}}, "3d_fullres") is None
 
 
 def test_components_are_numbered_alike_in_a_crop_and_in_the_whole():

@@ -23,6 +23,9 @@ from rectal_nnformer.networks.adapter import PlannedNetwork
 
 NAME = "feature_reuse"
 
+LEAST_DEFINED_DRAWS = 0.95
+"""Draws with fewer than 4 different cases are undefined; an interval of the few others would feign certainty."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -80,7 +83,7 @@ def note(num_cases: int) -> str:
     """Return what to know of a result of so many cases, or an empty string."""
     if num_cases < FEWEST_SAMPLES:
         return f"The debiased estimator needs at least {FEWEST_SAMPLES} cases; there are {num_cases}."
-    return "" if num_cases >= 10 else f"Only {num_cases} cases: read the intervals."
+    return "" if num_cases >= 10 else f"Only {num_cases} cases: read the null, and the intervals where there are any."
 
 
 def block_names(network: PlannedNetwork, patch_size: Sequence[int]) -> list[tuple[str, int]]:
@@ -137,9 +140,10 @@ def reuse_line(content: Mapping[str, Any]) -> str:
 
 
 def _interval(draws: Tensor) -> list[list[float] | None]:
-    """Return the 2.5th and 97.5th percentile of each column of (draws, columns), leaving out undefined draws."""
+    """Return the 2.5th and 97.5th percentile of each column of (draws, columns), None where many are undefined."""
     bounds = draws.nanquantile(torch.tensor([0.025, 0.975], dtype=draws.dtype), dim=0)
-    return [None if bool(pair.isnan().any()) else pair.tolist() for pair in bounds.T]
+    enough = draws.isfinite().double().mean(dim=0) >= LEAST_DEFINED_DRAWS
+    return [pair.tolist() if defined else None for pair, defined in zip(bounds.T, enough.tolist(), strict=True)]
 
 
 def _numbers(values: Tensor) -> list[float | None]:

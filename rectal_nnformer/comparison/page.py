@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rectal_nnformer.comparison.results import Comparison, PairComparison, RunResult
 from rectal_nnformer.comparison.statistics import Agreement, Difference
 from rectal_nnformer.markdown import table
-from rectal_nnformer.runs import ATTENTION_FILE, REUSE_FILE
+from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.wording import number, percent, percent_interval, plural
 
 _MEANING = [

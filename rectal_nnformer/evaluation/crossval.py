@@ -1,4 +1,4 @@
-"""The summary of a cross-validation: the folds' lesion evaluations pooled, as JSON, CSV, a page and a picture."""
+"""The summary of a cross-validation: lesions, attention and features over the folds, as JSON, CSV, page, picture."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,15 @@ from rectal_nnformer.evaluation.page import crossval_page
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.files import write_json, write_text
 from rectal_nnformer.labels import tumor_labels
+from rectal_nnformer.profiles import (
+    ATTENTION_FILE,
+    REUSE_FILE,
+    ReuseProfile,
+    StageProfile,
+    read_analyses,
+    reuse_profile,
+    stage_profiles,
+)
 from rectal_nnformer.wording import plural
 
 NAME = "crossval_summary"
@@ -34,7 +43,7 @@ CASE_COLUMNS = (
 
 @dataclass(frozen=True)
 class CrossvalSummary:
-    """A cross-validation's lesion detection.
+    """A cross-validation's lesion detection, and what its encoders did.
 
     Attributes:
         pooled: All folds together.
@@ -42,12 +51,16 @@ class CrossvalSummary:
         patients_shared_between_folds: Patients with cases in more than one fold. The networks that these cases were
             held out from have seen other scans of the same patients, so the rates are optimistic.
         picture_note: Why there is no picture; empty where there is one.
+        attention: Attention dilution of each stage, by fold and over the folds; empty where none was analysed.
+        reuse: Feature reuse of each block, by fold and over the folds; None where it is not defined for any.
     """
 
     pooled: CohortDetection
     folds: dict[int, CohortDetection]
     patients_shared_between_folds: int
     picture_note: str
+    attention: tuple[StageProfile, ...]
+    reuse: ReuseProfile | None
 
 
 def summarize_crossval(
@@ -60,8 +73,9 @@ def summarize_crossval(
 ) -> CrossvalSummary:
     """Pool the evaluated folds of a trained model and write `crossval_summary.json`, `.csv`, `.md` and `.png` there.
 
-    Nothing is scored again. The picture shows the cases with the best, the median and the worst Dice; where an image
-    or mask for it is missing it is left out, and the page says so.
+    Attention dilution and feature reuse stand beside it, of the folds that were analysed. Nothing is scored again. The
+    picture shows the cases with the best, the median and the worst Dice; where an image or mask for it is missing it
+    is left out, and the page says so.
 
     Args:
         model_folder: Holds `fold_<n>/validation/lesion_detection.json` of each fold.
@@ -72,7 +86,8 @@ def summarize_crossval(
         folds: Folds to pool.
 
     Raises:
-        RectalError: A fold has not been evaluated, its evaluation cannot be read, or two folds hold the same case.
+        RectalError: A fold has not been evaluated, its evaluation or an analysis cannot be read, or two folds hold the
+            same case.
     """
     by_fold = {fold: _read_fold(Path(model_folder), fold, patients) for fold in folds}
     check_distinct_cases(by_fold)
@@ -81,7 +96,15 @@ def summarize_crossval(
         by_fold, Path(model_folder), Path(images_folder), Path(reference_folder), dataset_json["file_ending"]
     )
     note = _draw(examples, tumor_labels(dataset_json), Path(model_folder) / f"{NAME}.png")
-    summary = CrossvalSummary(pooled, by_fold, count_shared_patients(by_fold), note)
+    attention, reuse = (read_analyses(Path(model_folder), folds, name) for name in (ATTENTION_FILE, REUSE_FILE))
+    summary = CrossvalSummary(
+        pooled,
+        by_fold,
+        count_shared_patients(by_fold),
+        note,
+        attention=tuple(stage_profiles(attention)),
+        reuse=reuse_profile(reuse),
+    )
     _write(summary, Path(model_folder))
     return summary
 
@@ -193,12 +216,20 @@ def _write(summary: CrossvalSummary, model_folder: Path) -> None:
         "folds": {str(fold): _without_cases(result) for fold, result in summary.folds.items()},
         "patients_shared_between_folds": summary.patients_shared_between_folds,
         "picture_note": summary.picture_note,
+        "attention_dilution": [asdict(stage) for stage in summary.attention],
+        "feature_reuse": None if summary.reuse is None else asdict(summary.reuse),
     }
     write_json(model_folder / f"{NAME}.json", content)
     write_text(model_folder / f"{NAME}.csv", csv_text(CASE_COLUMNS, _case_rows(summary.folds)))
     picture = None if summary.picture_note else f"{NAME}.png"
     page = crossval_page(
-        summary.pooled, summary.folds, summary.patients_shared_between_folds, picture, summary.picture_note
+        summary.pooled,
+        summary.folds,
+        summary.patients_shared_between_folds,
+        picture,
+        summary.picture_note,
+        summary.attention,
+        summary.reuse,
     )
     write_text(model_folder / f"{NAME}.md", page)
 

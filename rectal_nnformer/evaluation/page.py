@@ -1,10 +1,11 @@
-"""The page that tells a cross-validation's lesion detection in words and tables (Markdown)."""
+"""The page that tells a cross-validation's lesions, attention and features in words and tables (Markdown)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, Spread, rate_words
 from rectal_nnformer.markdown import table
+from rectal_nnformer.profiles import ReuseProfile, StageProfile
 from rectal_nnformer.wording import number, percent, percent_interval, plural
 
 
@@ -14,6 +15,8 @@ def crossval_page(
     patients_shared_between_folds: int,
     picture: str | None,
     picture_note: str,
+    attention: Sequence[StageProfile] = (),
+    reuse: ReuseProfile | None = None,
 ) -> str:
     """Return the page.
 
@@ -23,6 +26,8 @@ def crossval_page(
         patients_shared_between_folds: Patients with cases in more than one fold.
         picture: File name of the picture beside the page; None if there is none.
         picture_note: Why there is none.
+        attention: Attention dilution per stage, if it was analysed.
+        reuse: Feature reuse, if it is defined.
     """
     picture_lines = [f"![Best, median and worst case]({picture})"] if picture else [f"No picture: {picture_note}"]
     sections = {
@@ -31,6 +36,8 @@ def crossval_page(
         "## Folds": _fold_table(pooled, folds),
         "## By lesion size": _size_table(pooled),
         "## Outlines": _outline_table(pooled),
+        "## Attention lost on padding": _attention_table(attention),
+        "## Features kept from pretraining": _reuse_table(reuse),
         "## Missed lesions": _missed_table(folds),
         "## Cases to look at": _noted_cases(folds),
         "## Pictures": picture_lines,
@@ -45,7 +52,7 @@ _MEANING = [
     f"of its group is above {MIN_IOU}. *Strict* merges nothing: one prediction must overlap the lesion, alone, and",
     "no other lesion. *By patient* is the 95 % interval from drawing patients with replacement; the other intervals",
     "are Wilson's, which take lesions as independent. HD95 and surface Dice describe detected groups: they say",
-    "nothing about missed lesions.",
+    "nothing about missed lesions. Folds are different networks: attention and features are the mean over them.",
 ]
 
 
@@ -124,6 +131,50 @@ def _outline_table(pooled: CohortDetection) -> list[str]:
     return table(
         (f"of {plural(groups.dice.count, 'detected group')}", "mean", "median"),
         [(name, number(spread.mean), number(spread.median)) for name, spread in measures.items()],
+    )
+
+
+def _attention_table(stages: Sequence[StageProfile]) -> list[str]:
+    if not stages:
+        return ["Not analysed: 'rectal_nnformer attention' measures it."]
+    rows = [
+        (f"fold {fold}", [stage.adi_of_folds.get(fold) for stage in stages])
+        for fold in sorted({fold for stage in stages for fold in stage.adi_of_folds})
+    ]
+    rows += [
+        (words, [stage.means[name] for stage in stages])
+        for words, name in (
+            ("mean over the folds", "adi"),
+            ("uniform attention, mean", "uniform_adi"),
+            ("mass on padding, mean", "a_rp"),
+        )
+    ]
+    return table(
+        ("attention dilution index", *(f"stage {stage.stage}" for stage in stages)),
+        [(words, *(number(value, 3) for value in values)) for words, values in rows],
+    )
+
+
+def _reuse_table(reuse: ReuseProfile | None) -> list[str]:
+    if reuse is None:
+        return ["Not analysed, or too few cases: 'rectal_nnformer feature_reuse' compares with a pretrained file."]
+    rows = [
+        (f"fold {fold}", str(reuse.num_crops[fold]), mean, reuse.drift_intervals[fold])
+        for fold, mean in reuse.folds.items()
+    ]
+    rows.append(("mean over the folds", "", reuse.mean_diagonal, None))
+    return table(
+        ("debiased CKA with the pretrained encoder", "cases", "mean of the blocks", "drift", "95 % CI of the drift"),
+        [
+            (
+                name,
+                crops,
+                number(mean, 3),
+                number(None if mean is None else 1 - mean, 3),
+                "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
+            )
+            for name, crops, mean, interval in rows
+        ],
     )
 
 

@@ -1,15 +1,17 @@
 """The sections at the end: the plan in words, settings, versions, and what the numbers mean."""
 
+import inspect
+import itertools
 import json
 import platform
 import re
 from importlib import metadata
 
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
+from rectal_nnformer.names import RECORD_KEY
 from rectal_nnformer.planning.explanation import describe_plans
-from rectal_nnformer.planning.planner import RECORD_KEY
 from rectal_nnformer.report.markup import Markup, join, tag
-from rectal_nnformer.report.tables import definitions, section
+from rectal_nnformer.report.tables import definitions, scroll_frame, section
 from rectal_nnformer.runs import Run
 
 PACKAGES = ("rectal_nnformer", "nnunetv2", "torch", "monai", "numpy", "scipy", "SimpleITK")
@@ -29,12 +31,8 @@ SETTINGS = {
 
 
 def plan(run: Run) -> Markup:
-    """Return what was planned and why."""
-    if RECORD_KEY in run.plans:
-        words = _plan_words(describe_plans(run.plans, width=None))
-    else:
-        words = tag("p", "These plans were not made by rectal_nnformer and do not say why they are as they are.")
-    return section("plan", "The plan in words", words)
+    """Return what was planned and why; plans of other software, or of another version, may not tell."""
+    return section("plan", "The plan in words", _planned(run))
 
 
 def about(run: Run, date: str) -> Markup:
@@ -94,18 +92,33 @@ def meaning() -> Markup:
     )
 
 
+def _planned(run: Run) -> Markup:
+    if RECORD_KEY not in run.plans:
+        return tag("p", "These plans were not made by rectal_nnformer and do not say why they are as they are.")
+    try:
+        return _plan_words(describe_plans(run.plans, width=None))
+    except (KeyError, TypeError, ValueError):
+        return tag("p", "Another version of rectal_nnformer made these plans; this one cannot tell them in words.")
+
+
 def _plan_words(text: str) -> Markup:
-    """Return the description of plans with its columns, which two or more spaces part, as names and values."""
+    """Return the description of plans: names with their values, tables as they are, the rest as text."""
     blocks: list[Markup] = []
-    pairs: list[tuple[str, str]] = []
-    for name, *values in (re.split(r"\s{2,}", line.strip()) for line in text.splitlines()):
-        if values:
-            pairs.append((name, ", ".join(values)))
-            continue
-        blocks += [definitions(pairs)] if pairs else []
-        blocks.append(tag("p", name))
-        pairs = []
-    return join([*blocks, definitions(pairs) if pairs else None])
+    for columns, group in itertools.groupby(text.splitlines(), key=lambda line: min(len(_columns(line)), 3)):
+        lines = list(group)
+        if columns == 3:
+            table = tag("pre", inspect.cleandoc("\n".join(lines)))
+            blocks.append(scroll_frame("What each patch size costs", table))
+        elif columns == 2:
+            blocks.append(definitions([(name, value) for name, value in map(_columns, lines)]))
+        else:
+            blocks += [tag("p", line.strip()) for line in lines]
+    return join(blocks)
+
+
+def _columns(line: str) -> list[str]:
+    """Return the columns of a line, which two or more spaces part."""
+    return re.split(r"\s{2,}", line.strip())
 
 
 def _version(package: str) -> str | None:

@@ -1,19 +1,28 @@
 """The sections about the encoder: attention lost on padding, and features kept from pretraining."""
 
+import math
 from collections.abc import Sequence
 
-from rectal_nnformer.profiles import ReuseProfile, StageProfile, reuse_profile, stage_profiles
-from rectal_nnformer.report.baseline import planned_uniform_adi
+from rectal_nnformer.names import CUBIC, RECORD_KEY
+from rectal_nnformer.profiles import (
+    ATTENTION_FILE,
+    REUSE_FILE,
+    ReuseProfile,
+    StageProfile,
+    reuse_profile,
+    stage_profiles,
+)
 from rectal_nnformer.report.charts import Series, heat_map, profile_chart
 from rectal_nnformer.report.markup import Markup, join, tag
 from rectal_nnformer.report.tables import definitions, numbers_below, section, table
-from rectal_nnformer.runs import ATTENTION_FILE, CUBIC, REUSE_FILE, Run, cubic_siblings
+from rectal_nnformer.runs import Run, cubic_siblings
 from rectal_nnformer.wording import number, plural
 
+MOST_EPOCHS = 40
 ADI_MEANING = (
     "The attention dilution index (ADI) is the share of the entropy of attention that falls on padding, over all "
     "tokens that hold image: 0 is none. Beside it stands what uniform attention would give. The padded baseline is the "
-    "pretraining input (3d_fullres_cubic) under uniform attention, from the token accounting of the plans."
+    "pretraining input (3d_fullres_cubic) under uniform attention, as the plans expect it of this dataset."
 )
 CKA_MEANING = (
     "Centered kernel alignment (CKA, debiased) compares each block's features with those of the pretrained encoder on "
@@ -33,8 +42,8 @@ def attention(run: Run) -> Markup:
         places = [str(i) for i in range(max(len(one.values) for one in series))]
         described = "; ".join(f"{s.name}: {', '.join(number(v, 3) for v in s.values)}" for s in series)
         chart = profile_chart("adi", "Attention dilution index per stage", described, places, series, "stage")
-        content += [numbers_below(chart, _series_table(places, series)), _flow_table(stages)]
-    return section("attention", "Attention lost on padding", *content)
+        content += [numbers_below(chart, _series_table(places, series)), _fold_table(stages), _flow_table(stages)]
+    return section("attention", "Attention lost on padding", *content, _epochs_chart(run))
 
 
 def features(run: Run) -> Markup:
@@ -60,6 +69,7 @@ def features(run: Run) -> Markup:
         meaning,
         numbers_below(_diagonal_chart(profile), _diagonal_table(profile)),
         tag("p", _WHISKERS, class_="note"),
+        _reuse_table(profile),
         numbers_below(join([_matrix_chart(profile), tag("figcaption", _MATRIX_CAPTION)]), facts),
     )
 
@@ -97,9 +107,9 @@ def _attention_series(run: Run, stages: Sequence[StageProfile]) -> list[Series]:
     if stages:
         series.append(Series("this model", [s.means["adi"] for s in stages], [s.adi_range for s in stages], style=0))
         series.append(Series("uniform attention, same tiles", [s.means["uniform_adi"] for s in stages], style=1))
-    elif (planned := planned_uniform_adi(run.plans, run.configuration)) is not None:
+    elif (planned := _planned_uniform_adi(run, run.configuration)) is not None:
         series.append(Series(f"uniform attention, {run.configuration}", planned, style=1))
-    if run.configuration != CUBIC and (baseline := planned_uniform_adi(run.plans, CUBIC)) is not None:
+    if run.configuration != CUBIC and (baseline := _planned_uniform_adi(run, CUBIC)) is not None:
         series.append(Series("padded baseline, uniform", baseline, style=2))
     for trainer, by_fold in cubic_siblings(run)[:2]:
         values = [stage.means["adi"] for stage in stage_profiles(by_fold)]
@@ -107,6 +117,55 @@ def _attention_series(run: Run, stages: Sequence[StageProfile]) -> list[Series]:
             Series(f"{trainer.removeprefix('nnUNetTrainer')}, cubic, measured", values, style=3 + len(series) % 2)
         )
     return series
+
+
+def _planned_uniform_adi(run: Run, configuration: str) -> Sequence[float] | None:
+    """Return what the plans expect of uniform attention at each stage; None for plans of other software."""
+    accounts = run.plans.get(RECORD_KEY, {}).get("patch_sizes", {})
+    return accounts.get(configuration, {}).get("uniform_adi")
+
+
+def _epochs_chart(run: Run) -> Markup | None:
+    """Return the attention dilution index in the course of training; None where no fold was followed."""
+    if not run.epochs:
+        return None
+    shown = list(run.epochs)[:: math.ceil(len(run.epochs) / MOST_EPOCHS)]
+    stages = sorted({stage for values in run.epochs.values() for stage in values})
+    series = [Series(f"stage {s}", [run.epochs[epoch].get(s) for epoch in shown], style=s) for s in stages]
+    places = [str(epoch) for epoch in shown]
+    described = "; ".join(f"{one.name}: {number(one.values[0], 3)} to {number(one.values[-1], 3)}" for one in series)
+    title = "ADI during training, on one crop of each fold"
+    chart = profile_chart("epochs", title, described, places, series, "epoch")
+    return tag("figure", chart, tag("figcaption", f"{title}: {described}."))
+
+
+def _fold_table(stages: Sequence[StageProfile]) -> Markup | None:
+    """Return the attention dilution index of each fold."""
+    folds = sorted({fold for stage in stages for fold in stage.adi_of_folds})
+    if not folds:
+        return None
+    rows = [(str(fold), *(number(stage.adi_of_folds.get(fold), 3) for stage in stages)) for fold in folds]
+    mean = ("mean", *(number(stage.means["adi"], 3) for stage in stages))
+    return table("ADI of each fold", ("fold", *(f"stage {stage.stage}" for stage in stages)), [*rows, mean])
+
+
+def _reuse_table(profile: ReuseProfile) -> Markup:
+    """Return the feature reuse of each fold."""
+    rows = [(str(fold), mean, profile.drift_intervals[fold]) for fold, mean in profile.folds.items()]
+    rows.append(("mean", profile.mean_diagonal, None))
+    return table(
+        "Feature reuse of each fold",
+        ("fold", "mean CKA", "drift", "95 % interval of the drift"),
+        [
+            (
+                fold,
+                number(mean, 3),
+                number(None if mean is None else 1 - mean, 3),
+                "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
+            )
+            for fold, mean, interval in rows
+        ],
+    )
 
 
 def _series_table(places: Sequence[str], series: Sequence[Series]) -> Markup:
