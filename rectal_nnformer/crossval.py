@@ -72,6 +72,7 @@ def cross_validate(
     _check_finished_folds(job, splits)
     wanted = list(dict.fromkeys(folds or range(len(splits))))
     check_can_train(job, wanted)
+    _check_references(preprocessed, [splits[fold] for fold in wanted if not job.is_finished(fold)])
     train_folds(job, wanted, gpus)
     return job.model_folder, _summarize(job, preprocessed, splits)
 
@@ -121,6 +122,23 @@ def _check_plans(preprocessed: Path, plans: str, configuration: str) -> None:
     configurations = json.loads(path.read_text(encoding="utf-8"))["configurations"]
     if configuration not in configurations:
         raise RectalError(f"{path} has no configuration '{configuration}', but {', '.join(configurations)}. Mend -c.")
+
+
+def _check_references(preprocessed: Path, splits: Splits) -> None:
+    """Refuse what could not be scored at its end: empty folds and cases without ground truth."""
+    cases = [case for fold in splits for case in fold["val"]]
+    if any(not fold["train"] or not fold["val"] for fold in splits):
+        raise RectalError(
+            f"Folds of {preprocessed.name} are empty, as those that a collaborator did not send. Choose others with -f."
+        )
+    ending = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
+    missing = [case for case in cases if not (preprocessed / "gt_segmentations" / f"{case}{ending}").is_file()]
+    if missing:
+        raise RectalError(
+            f"{preprocessed / 'gt_segmentations'} lacks {len(missing)} of {len(cases)} validation cases, such as "
+            f"{missing[0]}, so that the folds could be trained but not scored. If a collaborator sent the dataset "
+            "without ground truth, train single folds with 'rectal_nnformer train', or ask for it with ground truth."
+        )
 
 
 def _splits(preprocessed: Path) -> Splits:

@@ -84,7 +84,7 @@ def texts(folder, cases):
         "rectal_intensity_window.json": {"window": [[0, 1]], "cases": {case: [[0, 1]] for case in cases}},
         "rectal_fingerprint.json": {
             "raw_signature": "0" * 64,
-            "cases": {case: {"volume": 3.5} for case in cases},
+            "cases": {case: {"volume": 3.5, "mask_digest": "0" * 16} for case in cases},
             "outliers": [{"case": cases[0], "reason": f"mask of {cases[0]} equals that of {cases[-1]}"}],
             "read_from": f"{folder}/imagesTr",
         },

@@ -131,6 +131,17 @@ def test_what_cannot_be_trained_is_refused_at_once(preprocessed, trained_by_nnun
     assert not trained_by_nnunet
 
 
+def test_folds_that_could_not_be_scored_are_not_trained(preprocessed, trained_by_nnunet):
+    splits = [{"train": list(CASES[1:]), "val": [CASES[0]]}, {"train": [], "val": []}]
+    (preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    (preprocessed / f"gt_segmentations/{CASES[0]}.nii.gz").unlink()
+    with pytest.raises(RectalError, match="could be trained but not scored"):
+        cross_validate("501", **MODEL, folds=[0])
+    with pytest.raises(RectalError, match="are empty"):
+        cross_validate("501", **MODEL, folds=[1])
+    assert trained_by_nnunet == []
+
+
 def test_too_few_cases_for_five_folds_are_refused(preprocessed, trained_by_nnunet):
     (preprocessed / "gt_segmentations/case_0.nii.gz").unlink()
     with pytest.raises(RectalError, match="4 training cases, too few for 5 folds"):

@@ -9,6 +9,7 @@ import tarfile
 from functools import partial
 
 import pytest
+from bundle_reader import read_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,11 @@ def test_it_is_a_tar_that_others_read(bundle, tmp_path):
     assert set(listed.stdout.split()) == {"manifest.json", *CONTENTS} and not listed.stderr
     packer = {".gz": "gzip", ".xz": "xz"}.get(bundle.suffix)
     assert packer is None or subprocess.run([packer, "-t", bundle], check=False).returncode == 0
+
+
+def test_a_reader_written_from_the_documentation_reads_it(bundle):
+    manifest, files = read_bundle(bundle)
+    assert files == CONTENTS and manifest["format"] == "rectal_nnformer bundle" and manifest["version"] == 1
 
 
 def test_it_is_extracted_as_it_was(bundle, tmp_path):

@@ -160,6 +160,26 @@ def test_bundles_do_not_depend_on_when_and_where_they_are_written(home, tmp_path
     assert export_dataset(501, tmp_path / "other/two.tar.gz").read_bytes() == first
 
 
+def test_records_of_cases_that_stay_do_not_travel(home, tmp_path):
+    splits = [{"train": list(CASES[1:3]), "val": [CASES[3]]}]
+    (home / "splits_final.json").write_text(json.dumps(splits))
+    sent = export_dataset(501, tmp_path / "sent.tar", folds=[0])
+    fingerprint = json.loads((unpacked(sent, tmp_path / "unpacked") / "rectal_fingerprint.json").read_text())
+    assert fingerprint["outliers"] == [] and set(fingerprint["cases"]) == set(CASES[1:4])
+    assert "mask_digest" not in json.dumps(fingerprint)
+
+
+def test_a_failed_export_leaves_the_file_that_was_there(home, tmp_path):
+    (tmp_path / "sent.tar").write_bytes(b"the one of last week")
+    (home / DATA / f"{CASES[0]}.pkl").unlink()
+    with pytest.raises(RectalError, match=CASES[0]):
+        export_dataset(501, tmp_path / "sent.tar")
+    assert (tmp_path / "sent.tar").read_bytes() == b"the one of last week"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RectalError, match="is a folder"):
+        export_dataset(501, tmp_path / "folder")
+
+
 def test_chosen_folds_keep_their_numbers(home, tmp_path, monkeypatch):
     splits = json.loads((home / "splits_final.json").read_text())
     splits[1] = {"train": [CASES[0], CASES[2]], "val": [CASES[1]]}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import socket
 import stat
 import subprocess
@@ -28,9 +29,12 @@ from sharing_inputs import (
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.sharing import export_dataset
+from rectal_nnformer.sharing.identity import Renamer
 from rectal_nnformer.sharing.inspection import inspect_file
 from rectal_nnformer.sharing.model_export import export_model
+from rectal_nnformer.sharing.model_files import rewrite_model
 from rectal_nnformer.sharing.model_import import import_model
 from rectal_nnformer.sharing.pages import clean_page
 
@@ -244,6 +248,47 @@ def test_checkpoints_that_explode_are_refused(home, bundle, tmp_path):
     refused(repacked(bundle, tmp_path / "evil2.tar", {CHECKPOINT: b"text"}, tmp_path), tmp_path, "no checkpoint")
 
 
+def test_checkpoints_that_claim_what_they_do_not_hold_are_refused(home, bundle, tmp_path):
+    values = torch.zeros(10_000)
+    views = {f"w{n}": values[n:-1000] for n in range(50)}
+    evil = torch_file(tmp_path / "views.pth", {**checkpoint(home, 0), "network_weights": views})
+    refused(repacked(bundle, tmp_path / "views.tar", {CHECKPOINT: evil}, tmp_path), tmp_path, "size of w")
+    nowhere = {"a": torch.empty(1 << 40, device="meta")}
+    evil = torch_file(tmp_path / "meta.pth", {**checkpoint(home, 0), "network_weights": nowhere})
+    refused(repacked(bundle, tmp_path / "meta.tar", {CHECKPOINT: evil}, tmp_path), tmp_path, "weight a")
+
+
+def test_weights_of_several_names_stay_one(home, bundle, tmp_path):
+    values = torch.zeros(100_000)
+    shared = torch_file(
+        tmp_path / "shared.pth", {**checkpoint(home, 0), "network_weights": {f"w{n}": values for n in range(9)}}
+    )
+    (folder,) = import_model(repacked(bundle, tmp_path / "shared.tar", {CHECKPOINT: shared}, tmp_path))
+    assert (folder / CHECKPOINT).stat().st_size < 2 * values.nbytes
+
+
+def test_a_zip_that_only_pytorch_would_open_is_not_opened(home, tmp_path):
+    plain = zipfile.ZipFile(home / CHECKPOINT)
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+        archive.writestr("zeros", bytes(10 << 20))
+    content = (tmp_path / "bomb.pth").read_bytes()
+    # Python refuses entries that need a later version; PyTorch does not look.
+    (tmp_path / "bomb.pth").write_bytes(content.replace(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\x63"))
+    with pytest.raises(RectalError, match="cannot be read as weights"):
+        read_checkpoint(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize("program", [b"ctorch\nTensor\nJ\0\0\0\1\x85R.", b"cbuiltins\nbytearray\nJ\0\0\0\1\x85R."])
+def test_checkpoints_that_make_gigabytes_of_nothing_are_refused(tmp_path, program):
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\2" + program)
+        archive.writestr("a/version", "3\n")
+    with pytest.raises(RectalError, match="no checkpoint needs"):
+        read_checkpoint(tmp_path / "bomb.pth")
+
+
 def link(target):
     info = zipfile.ZipInfo(f"{NAME}/{MODEL}/link")
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -289,11 +334,58 @@ def test_reports_lose_scripts_pictures_and_links():
 
 @pytest.mark.parametrize(
     "page",
+    [
+        '<meta charset="iso-2022-jp"><p title="\x1b$B">a</p><p title=" onclick=run x=\x1b(B">',
+        '<svg><rect fill="url(http://example.org/x.svg#a)"/></svg>',
+        "<style>p{background:u</x>rl(http://example.org)}</style>",
+        '<meta http-equiv="refresh" content="0;url=http://example.org">',
+        '<base href="http://example.org">',
+    ],
+)
+def test_pages_fetch_nothing_and_are_utf_8(page):
+    cleaned = clean_page(page, str)
+    assert "example.org" not in cleaned and "2022" not in cleaned and "\x1b" not in cleaned
+    assert cleaned.count("charset") == 1 and "default-src 'none'" in cleaned and clean_page(cleaned, str) == cleaned
+
+
+def test_tables_and_markdown_lose_formulas_and_links(home, tmp_path):
+    (home / "crossval_summary.csv").write_text("=cmd(),case,dice\n==HYPERLINK(1),-1+cmd|calc,-0.5\n")
+    (home / "crossval_summary.md").write_text("[a](http://x) [b][ref]\n[ref]: http://x\n<b>bold</b>\n")
+    rewrite_model(home, tmp_path, NAME, Renamer({}))
+    assert (tmp_path / "crossval_summary.csv").read_text() == "cmd(),case,dice\nHYPERLINK(1),1+cmd|calc,-0.5\n"
+    written = (tmp_path / "crossval_summary.md").read_text()
+    assert not any(link in written for link in ("](", "]:", "][", "<b"))
+    (home / "crossval_summary.csv").write_text("a,b\n" + "x" * 200_000)
+    with pytest.raises(RectalError, match=r"crossval_summary\.csv cannot be read"):
+        rewrite_model(home, make(tmp_path / "other"), NAME, Renamer({}))
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_a_case_name_within_a_word_of_the_report_is_not_sent(home, tmp_path):
+    (home / "report.html").write_text(f"<p>x{CASES[0]}y</p>")
+    with pytest.raises(RectalError, match=f"report.html still names {CASES[0]}"):
+        sent(tmp_path, pseudonymize=True)
+
+
+@pytest.mark.parametrize(
+    "page",
     ["<scr<script>ipt>run</script>", "<style><script>run</style>", "<!--[if IE]><script>run</script>-->", "<p\x00>"],
 )
 def test_pages_made_to_deceive_stay_harmless(page):
     cleaned = clean_page(page, str)
     assert "<script" not in cleaned and clean_page(cleaned, str) == cleaned
+
+
+def test_what_is_told_of_a_file_has_an_end(tmp_path):
+    value = ["x" * 100_000] * 4
+    for _ in range(6):
+        value = [value] * 4
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps({"a": value, "b": 10**5000, "c": "x" * 10**6}, 4))
+    assert len(inspect_file(tmp_path / "file.pkl")) < 1000
 
 
 def test_everything_can_be_inspected(home, bundle, tmp_path):

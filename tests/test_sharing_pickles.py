@@ -166,3 +166,6 @@ def test_arrays_must_hold_as_many_bytes_as_they_claim():
 def test_names_are_told_without_being_looked_up():
     assert names_in_pickle(pickle.dumps(Call(os.system, "true"), 4)) == ["posix.system"]
     assert names_in_pickle(b"cos\nsystem\n.") == ["os.system"]
+    hidden = b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94\x8c\x05numpy\x94\x8c\x07ndarray\x940000"
+    assert names_in_pickle(hidden + b"h\x00h\x01\x93.") == ["os.system"]
+    assert names_in_pickle(b"\x8c\x02os\x8c\x06system2\x93.") == ["(a name put together while opening)"]

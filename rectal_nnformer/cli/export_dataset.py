@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         required=True,
-        help="file to write: .tar, .tar.gz or .tgz, .tar.xz (slow, hardly smaller); a plain tar under any other ending",
+        help="file to write, replacing one of that name once it is complete: .tar, .tar.gz or .tgz, .tar.xz (slow, "
+        "hardly smaller); a plain tar under any other ending",
     )
     parser.add_argument(
         "--pseudonymize",

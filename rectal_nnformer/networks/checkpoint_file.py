@@ -5,6 +5,7 @@ import codecs
 import pathlib
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ SAFE_TYPES: list[Any] = [
 ]
 """Harmless types that published checkpoints hold beside tensors, with the module paths of older library versions."""
 
+_COPYING = re.compile(rb"c(?:torch\n\w*Tensor|(?:__builtin__|builtins)\nbytearray)\n")
+"""Calls that PyTorch's reader allows, no checkpoint needs, and a few of which make gigabytes of nothing."""
+
 _HEAD_BYTES = 512
 _SHOWN_CHARACTERS = 60
 
@@ -39,10 +43,13 @@ def read_checkpoint(path: Path) -> Any:
     """
     if not path.is_file():
         raise RectalError(f"There is no weights file {path}.")
-    _check_size(path)
     try:
+        if _starts_as_zip(path):
+            _check_size(path)
         with torch.serialization.safe_globals(SAFE_TYPES):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except RectalError:
+        raise
     except PermissionError as error:
         raise RectalError(f"{path} cannot be read: {error.strerror}.") from None
     except Exception as error:  # arbitrary bytes make the unpickler raise almost anything
@@ -50,20 +57,33 @@ def read_checkpoint(path: Path) -> Any:
         raise RectalError(f"{path} cannot be read as weights: {_diagnosis(path, str(error))}") from None
 
 
+def _starts_as_zip(path: Path) -> bool:
+    """Whether PyTorch takes a file for a zip."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def _check_size(path: Path) -> None:
-    """Refuse a file made to fill the memory: PyTorch does not compress, so none of its files unpacks to more."""
-    if not zipfile.is_zipfile(path):
-        return
+    """Refuse a file made to fill the memory: PyTorch does not compress, so none of its files unpacks to more.
+
+    A zip that cannot be looked into is refused too, since PyTorch's own reader may still open it.
+    """
+    size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return  # PyTorch's own reader says what is wrong.
-    if total > path.stat().st_size:
+            entries = archive.infolist()
+            total = sum(entry.file_size for entry in entries)
+            pickles = [e for e in entries if e.filename.rpartition("/")[2] == "data.pkl" and total <= size]
+            copying = any(_COPYING.search(archive.read(entry)) for entry in pickles)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, zlib.error):
+        raise RectalError(f"{path} cannot be read as weights: {_diagnosis(path, '')}") from None
+    if total > size:
         raise RectalError(
-            f"{path} would unpack to {total} bytes, more than the {path.stat().st_size} it has, as no file of "
-            "PyTorch does. Nothing of it was loaded."
+            f"{path} would unpack to {total} bytes, more than the {size} it has, as no file of PyTorch does. Nothing "
+            "of it was loaded."
         )
+    if copying:
+        raise RectalError(f"{path} makes tensors or bytes in a way that no checkpoint needs. Nothing of it was loaded.")
 
 
 def _diagnosis(path: Path, message: str) -> str:

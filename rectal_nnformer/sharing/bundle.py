@@ -41,6 +41,18 @@ class Member:
     source: Path
 
 
+def output_file(path: str | Path) -> Path:
+    """Return where to write, before anything is done that takes long.
+
+    Raises:
+        RectalError: that is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise RectalError(f"{path} is a folder. Name the file to write, for instance {path / 'bundle.tar'}.")
+    return path
+
+
 def write_bundle(target: Path, about: Mapping[str, Any], members: Sequence[Member]) -> dict[str, Any]:
     """Write a bundle in one step and return its manifest. The same content gives the same bytes.
 

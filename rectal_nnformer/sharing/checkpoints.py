@@ -64,16 +64,27 @@ def write_model_checkpoint(
 
 
 def _weights(path: Path, weights: Any) -> dict[str, Tensor]:
-    """Return copies of plain tensors that hold their own values and nothing else's."""
+    """Return copies of plain tensors that hold their own values and nothing else's.
+
+    Tensors that are one and the same stay so, as nnU-Net's networks list some under several names; a file whose tensors
+    otherwise overlap holds less than they claim, and is refused.
+    """
     _expect(isinstance(weights, Mapping) and 0 < len(weights) <= MAX_TENSORS, path, "network_weights", "")
-    copies = {}
+    copies: dict[str, Tensor] = {}
+    alike: dict[tuple[Any, ...], Tensor] = {}
+    left = path.stat().st_size
     for name, value in weights.items():
         _expect(isinstance(name, str) and PARAMETER_NAME.fullmatch(name), path, "name of a weight", name)
         plain = type(value) in (Tensor, torch.nn.Parameter) and value.layout is torch.strided and not value.is_quantized
-        _expect(plain, path, f"weight {name}", type(value).__name__)
+        _expect(plain and value.device.type == "cpu", path, f"weight {name}", type(value).__name__)
         # A tensor may claim more elements than it stores, by strides of zero.
         _expect(value.numel() * value.element_size() <= value.untyped_storage().nbytes(), path, f"size of {name}", "")
-        copies[name] = value.detach().clone(memory_format=torch.contiguous_format)
+        where = (value.data_ptr(), value.dtype, value.shape, value.stride(), value.is_conj(), value.is_neg())
+        if where not in alike:
+            left -= value.numel() * value.element_size()
+            _expect(left >= 0, path, f"size of {name}", "")
+            alike[where] = value.detach().clone(memory_format=torch.contiguous_format)
+        copies[name] = alike[where]
     return copies
 
 

@@ -33,6 +33,8 @@ _NAMES = {
 }
 """What pickles of numpy 1 and 2 name, and what it stands for here."""
 
+_STORES = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
+_FETCHES = ("GET", "BINGET", "LONG_BINGET")
 _PLAIN_DTYPE = re.compile(r"[biuf][1248]")
 _MARK = object()
 
@@ -120,19 +122,33 @@ def parse(data: bytes) -> Any:
 
 
 def names_in_pickle(data: bytes) -> list[str]:
-    """Return the modules and functions that a pickle names, as `module.name`; nothing is looked up."""
-    found, strings = [], [""]
+    """Return the modules and functions that a pickle names, as `module.name`; nothing is looked up.
+
+    A name that is not simply spelt out, or that comes after very many instructions, is told as such.
+    """
+    found: set[str] = set()
+    memo: dict[int, str | None] = {}
+    recent: list[str | None] = [None, None]
     try:
-        for instruction, argument, _ in pickletools.genops(data):
-            if isinstance(argument, str) and instruction.name in ("GLOBAL", "INST"):
-                found.append(argument.replace(" ", "."))
-            elif isinstance(argument, str):
-                strings.append(argument)
-            elif instruction.name == "STACK_GLOBAL":
-                found.append(".".join(strings[-2:]))
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):
+            name, text = instruction.name, str(argument)
+            if name in ("GLOBAL", "INST"):
+                found.add(text.replace(" ", "."))
+            elif name == "STACK_GLOBAL":
+                module, attribute = recent
+                found.add(f"{module}.{attribute}" if module and attribute else "(a name put together while opening)")
+            if name in _STORES:
+                memo[len(memo) if argument is None else int(text)] = recent[-1]
+            elif name in _FETCHES:
+                recent = [recent[-1], memo.get(int(text))]
+            elif name not in ("PROTO", "FRAME"):
+                recent = [recent[-1], argument if isinstance(argument, str) and name in _VALUES else None]
+            if count > MAX_INSTRUCTIONS:
+                found.add("(more than was looked at)")
+                break
     except ValueError:
-        found.append("(damaged)")
-    return sorted(set(found))
+        found.add("(damaged)")
+    return sorted(found)
 
 
 def _follow(machine: _Machine, name: str, argument: Any) -> None:
@@ -142,9 +158,9 @@ def _follow(machine: _Machine, name: str, argument: Any) -> None:
         stack.append(_VALUES[name](argument))
     elif name in _ACTIONS:
         _ACTIONS[name](machine)
-    elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+    elif name in _STORES[:3]:
         machine.memo[int(argument)] = stack[-1]
-    elif name in ("GET", "BINGET", "LONG_BINGET"):
+    elif name in _FETCHES:
         stack.append(machine.memo[int(argument)])
     elif name == "GLOBAL":
         stack.append(_known(argument))

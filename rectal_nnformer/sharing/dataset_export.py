@@ -14,7 +14,7 @@ from rectal_nnformer.files import write_json
 from rectal_nnformer.paths import find_dataset
 from rectal_nnformer.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import vetting
-from rectal_nnformer.sharing.bundle import Member, write_bundle
+from rectal_nnformer.sharing.bundle import Member, output_file, write_bundle
 from rectal_nnformer.sharing.frames import UnexpectedFrame, check_frame, rewrite_frame
 from rectal_nnformer.sharing.identity import KEY_FILE, Renamer, Traces, pseudonyms, scrubbed, write_key
 from rectal_nnformer.sharing.nifti import clean_nifti
@@ -94,7 +94,7 @@ def export_dataset(
         RectalError: there is no such dataset or fold; a case lacks a file or a file cannot be read; a case name is left
             that cannot be replaced.
     """
-    output = Path(output)
+    output = output_file(output)
     folder = find_dataset("nnUNet_preprocessed", dataset_id)
     number = vetting.check_dataset_name(folder.name)
     plans, data_folders = _plans_with_data(folder)

@@ -18,8 +18,19 @@ from rectal_nnformer.paths import folder_variables
 KEY_FILE = "pseudonyms.csv"
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 NUM_LETTERS = 8
-PRIVATE_KEYS = ("raw_signature", "patient", "patients", "patient_id", "date", "path", "folder", "host", "user")
-"""Keys of JSON files that do not travel, wherever they are."""
+PRIVATE_KEYS = (
+    "raw_signature",
+    "mask_digest",
+    "patient",
+    "patients",
+    "patient_id",
+    "date",
+    "path",
+    "folder",
+    "host",
+    "user",
+)
+"""Keys of JSON files that do not travel, wherever they are. A digest of a mask tells whose it is to all who have it."""
 SHORTEST_TRACE = 2
 PLAN_WORDS = ("smit", "swin", "unetr", "swin_unetr", "nnunet", "rectal", "tumor", "planned", "published")
 """Words that plans need; an account of such a name does not tell whose it is."""
@@ -81,6 +92,11 @@ class Renamer:
         """Return a text with every case name in it replaced."""
         return self._pattern.sub(lambda match: self.names[match.group()], text) if self._pattern else text
 
+    def left_in(self, text: str) -> str | None:
+        """Return the first original name that is still in a text; None if there is none."""
+        found = self._pattern.search(text) if self._pattern else None
+        return found.group() if found else next((name for name in self._distinctive if name in text), None)
+
     def names_absent(self, text: str) -> bool:
         """Whether a text names a case that does not travel."""
         return bool(self._absent and self._absent.search(text))
@@ -90,8 +106,7 @@ class Renamer:
         if self._pattern is None:
             return None
         if isinstance(content, str):
-            found = self._pattern.search(content)
-            return found.group() if found else next((name for name in self._distinctive if name in content), None)
+            return self.left_in(content)
         if isinstance(content, Mapping):
             content = [*(key for key in content if not key.isdecimal()), *content.values()]
         if isinstance(content, list):
@@ -125,7 +140,7 @@ def scrubbed(content: Any, renamer: Renamer, traces: Traces, removed: set[str]) 
         # The old order would tell how the old names were ordered.
         return dict(sorted(kept.items())) if kept.keys() - content.keys() else kept
     if isinstance(content, list):
-        kept_values = [value for value in content if not isinstance(value, str) or value not in renamer.absent]
+        kept_values = [value for value in content if not _is_about(value, renamer.absent)]
         return [scrubbed(value, renamer, traces, removed) for value in kept_values]
     if isinstance(content, str):
         if renamer.names_absent(content):
@@ -136,6 +151,12 @@ def scrubbed(content: Any, renamer: Renamer, traces: Traces, removed: set[str]) 
             return ""
         return renamer.text(content)
     return content
+
+
+def _is_about(value: Any, cases: Collection[str]) -> bool:
+    """Whether an entry of a list is one of some cases, or a record of one."""
+    name = value.get("case") if isinstance(value, Mapping) else value
+    return isinstance(name, str) and name in cases
 
 
 def pseudonyms(folder: Path, cases: Collection[str]) -> dict[str, str]:

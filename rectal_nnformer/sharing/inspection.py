@@ -21,6 +21,20 @@ from rectal_nnformer.wording import plural
 
 MAX_LINES = 40
 MAX_WORDS = 160
+MAX_TOLD = 4000
+"""Characters of one line; what is told of removed things can be long."""
+SHOWN = (
+    "dataset",
+    "model",
+    "num_cases",
+    "plans",
+    "folds",
+    "ground_truth",
+    "pseudonymized",
+    "software",
+    "removed",
+)
+"""What is shown of a manifest beside its digest; other keys could pretend to be this program's words."""
 
 
 def inspect_file(path: str | Path) -> str:
@@ -79,10 +93,11 @@ def _describe_bundle(path: Path) -> list[str]:
         f"a bundle of a {manifest.get('kind')}, format version {manifest['version']}: every byte is as it was written",
         f"digest {manifest['digest']}: compare it with what the sender reads, for instance by telephone",
     ]
-    shown = {
-        key: value for key, value in manifest.items() if key not in ("files", "digest", "format", "version", "kind")
-    }
-    lines += [f"{key}: {value}" for key, value in shown.items()]
+    lines += [f"{key}: {manifest[key]}"[:MAX_TOLD] for key in SHOWN if key in manifest]
+    unknown = manifest.keys() - {*SHOWN, "files", "digest", "format", "version", "kind"}
+    lines += (
+        [f"{plural(len(unknown), 'more key')} in the manifest, which this version does not know"] if unknown else []
+    )
     lines.append(f"{plural(len(files), 'file')} of {sum(entry['size'] for entry in files.values())} bytes:")
     return lines + _shortened([f"  {name}: {size} bytes" for name, size in sorted(kinds.items())])
 
@@ -169,7 +184,7 @@ def _tree(content: Any, depth: int = 0) -> list[str]:
         return [f"{indent}{plural(len(tensors), 'tensor')} of {total} values in all"]
     lines = []
     for name, value in list(content.items())[:MAX_LINES]:
-        lines.append(f"{indent}{name}: {_kind(value)}")
+        lines.append(f"{indent}{_kind(name) if not isinstance(name, str) else name[:MAX_WORDS]}: {_kind(value)}")
         if isinstance(value, Mapping) and depth < 2:
             lines += _tree(value, depth + 1)
     return lines
@@ -180,7 +195,18 @@ def _kind(value: Any) -> str:
         return f"{'array' if isinstance(value, np.ndarray) else 'tensor'} {tuple(value.shape)} {value.dtype}"
     if isinstance(value, Mapping | list | tuple) and len(value) > 4:
         return f"{type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > MAX_WORDS:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, str | bytes | bytearray):
+        return repr(value[:MAX_WORDS])
+    if isinstance(value, list | tuple):
+        # One level alone: values that contain each other could be told at any length.
+        return f"{type(value).__name__} of {', '.join(_short(item) for item in value) or 'nothing'}"
     return type(value).__name__ if isinstance(value, Mapping) else repr(value)[:MAX_WORDS]
+
+
+def _short(value: Any) -> str:
+    return type(value).__name__ if isinstance(value, Mapping | list | tuple | set) else _kind(value)
 
 
 def _shortened(lines: list[str]) -> list[str]:

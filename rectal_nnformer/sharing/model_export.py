@@ -8,7 +8,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.paths import find_dataset, nnunet_folder
 from rectal_nnformer.patients import read_patients
 from rectal_nnformer.sharing import vetting
-from rectal_nnformer.sharing.bundle import Member, write_bundle
+from rectal_nnformer.sharing.bundle import Member, output_file, write_bundle
 from rectal_nnformer.sharing.dataset_export import SPLITS, read_json
 from rectal_nnformer.sharing.identity import KEY_FILE, Renamer, pseudonyms, write_key
 from rectal_nnformer.sharing.model_files import rewrite_model
@@ -43,7 +43,7 @@ def export_model(
     Raises:
         RectalError: there is no such model or fold, or a file of it cannot be read.
     """
-    output = Path(output)
+    output = output_file(output)
     dataset = find_dataset("nnUNet_results", dataset_id)
     number = vetting.check_dataset_name(dataset.name)
     source = dataset / f"{trainer}__{plans}__{configuration}"
@@ -63,8 +63,22 @@ def export_model(
             "software": software_versions(),
             "removed": sorted(model.removed),
         }
+        _check_no_name_is_left(Path(scratch), model.files, Renamer(names))
         write_bundle(output, about, [Member(name, Path(scratch) / name) for name in model.files])
     return output
+
+
+def _check_no_name_is_left(folder: Path, files: Sequence[str], renamer: Renamer) -> None:
+    """Refuse to send texts that still name a case, as within a longer word."""
+    for name in files:
+        if name.endswith((".md", ".html", ".csv")):
+            found = renamer.left_in((folder / name).read_text(encoding="utf-8"))
+        elif name.endswith(".json"):
+            found = renamer.found_in(read_json(folder / name))
+        else:
+            found = None
+        if found:
+            raise RectalError(f"{name} still names {found} where it cannot be renamed. Rename the case, or remove it.")
 
 
 def _case_names(source: Path, dataset_name: str, pseudonymize: bool) -> dict[str, str]:

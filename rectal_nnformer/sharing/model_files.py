@@ -150,18 +150,25 @@ def _rewrite_summaries(source: Path, target: Path, renamer: Renamer, traces: Tra
 
 def _plain_markdown(line: str) -> str:
     """Return a line of Markdown in which neither tags nor links work."""
-    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", "] (")
+    return re.sub(r"\](?=[(:\[])", "] ", re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line))
 
 
 def _clean_table(table: str, text: Any) -> str:
-    rows = list(csv.DictReader(table.splitlines()))
+    try:
+        rows = list(csv.DictReader(table.splitlines()))
+    except csv.Error as error:
+        raise RectalError(f"{SUMMARY}.csv cannot be read ({error}).") from None
     columns = [name for name in (rows[0] if rows else {}) if name and name not in PRIVATE_COLUMNS]
     result = io.StringIO()
     writer = csv.writer(result, lineterminator="\n")
-    writer.writerow(columns)
-    # A spreadsheet takes a cell that begins like this for a formula.
-    writer.writerows([[re.sub(r"^[=+@\t]", "", text(row[name] or "")) for name in columns] for row in rows])
+    writer.writerow([_no_formula(name) for name in columns])
+    writer.writerows([[_no_formula(text(row[name] or "")) for name in columns] for row in rows])
     return result.getvalue()
+
+
+def _no_formula(cell: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula; numbers keep their sign."""
+    return cell if re.fullmatch(r"-([\d.]+(e[+-]?\d+)?)?", cell) else re.sub(r"^[=+@\s-]+", "", cell)
 
 
 def _numbers_only(content: Any) -> Any:

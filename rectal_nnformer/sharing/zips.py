@@ -1,8 +1,11 @@
 """Zip files from elsewhere, looked at before they are unpacked."""
 
+import lzma
 import stat
 import zipfile
+import zlib
 from pathlib import Path
+from typing import IO
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.sharing.bundle import FREE_EXPANSION, MAX_EXPANSION, MAX_FILES, check_paths
@@ -21,6 +24,8 @@ def checked_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInf
         if kind not in (0, stat.S_IFREG) or entry.flag_bits & 1:
             raise RectalError(f"{path} holds {entry.filename!r}, which is a link, a device or encrypted.")
     check_paths([entry.orig_filename for entry in entries])
+    # An extra field can give an entry another name, which later versions of Python unpack it to.
+    check_paths([entry.filename for entry in entries])
     total, size = sum(entry.file_size for entry in entries), path.stat().st_size
     if len(entries) > MAX_FILES or total > MAX_EXPANSION * size + FREE_EXPANSION:
         raise RectalError(
@@ -38,8 +43,15 @@ def unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path)
     target.parent.mkdir(parents=True, exist_ok=True)
     left = entry.file_size
     with archive.open(entry) as source, target.open("xb") as file:
-        while data := source.read(CHUNK):
+        while data := _read(source, entry.filename):
             left -= len(data)
             if left < 0:
                 raise RectalError(f"{entry.filename} unpacks to more bytes than the zip tells.")
             file.write(data)
+
+
+def _read(source: IO[bytes], name: str) -> bytes:
+    try:
+        return source.read(CHUNK)
+    except (zlib.error, lzma.LZMAError, OSError) as error:  # bz2 raises the last
+        raise RectalError(f"{name} cannot be unpacked ({error}); have it sent again.") from None
