@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import defaultdict
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -85,19 +86,20 @@ def test_what_is_measured_in_parts_is_what_the_whole_attention_gives(backbone):
 @pytest.mark.parametrize("elements", [1, 5000, 10**9])
 def test_parts_are_no_larger_than_asked_and_together_the_whole(elements):
     network = planned().backbone
-    image, parts, whole = torch.rand(2, 1, 24, 20, 24), {}, {}
+    image, parts, whole = torch.rand(2, 1, 24, 20, 24), defaultdict(list), {}
     with (
         torch.no_grad(),
-        stream_attention(network, (24, 20, 24), lambda block, given: parts.update({block.name: list(given)}), elements),
+        stream_attention(network, (24, 20, 24), lambda block, *given: parts[block.name].append(given), elements),
     ):
-        network.encode(image)
+        updated = network.encode(image)
+    torch.testing.assert_close(updated, network.encode(image), atol=1e-4, rtol=1e-4)
     real = torch.ones(2, 1, 24, 20, 24, dtype=torch.bool)
     with torch.no_grad(), record_attention(network, real, lambda b, a, _: whole.update({b.name: a})):
         network.encode(image)
     for name, handed in parts.items():
         assert all(a.numel() <= max(elements, math.prod(a.shape[1:])) for _, a in handed)
+        assert [part.start for part, _ in handed] == [0, *np.cumsum([len(a) for _, a in handed])[:-1]]
         torch.testing.assert_close(torch.cat([a for _, a in handed]), whole[name])
-    assert not any(module._forward_hooks for module in network.modules())
 
 
 def test_uniform_attention_gives_the_uniform_index_and_it_is_counted_right():

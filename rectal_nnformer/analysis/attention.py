@@ -108,35 +108,80 @@ def attention_flow(attention: Tensor, real_tokens: Tensor) -> AttentionFlow:
         )
     if real_tokens.dtype != torch.bool:
         raise ValueError(f"real_tokens must be bool, got {real_tokens.dtype}")
-    return AttentionFlow(*flow_sums(attention, real_tokens, real_tokens.unsqueeze(0))[0].tolist())
+    windows = WindowSums(real_tokens, real_tokens.unsqueeze(0))
+    return flows_of(torch.cat((windows.uniform, windows.of_part(slice(None), attention))))[0]
 
 
-@torch.no_grad()
-def flow_sums(attention: Tensor, real_tokens: Tensor, queries: Tensor) -> Tensor:
-    """Return the sums of `AttentionFlow` for several choices of real queries, without waiting for the device.
+class WindowSums:
+    """Sums the attention of windows over queries and keys, without waiting for the device.
+
+    What depends on the tokens alone is prepared once, for all blocks that cut a grid into the same windows.
 
     Args:
-        attention: As in `attention_flow`.
-        real_tokens: As in `attention_flow`.
-        queries: Bool (choices, windows, N), the real queries that count.
+        real_tokens: Bool (windows, N).
+        choices: Bool (choices, windows, N), the real queries that count in each `AttentionFlow` asked for.
 
-    Returns:
-        (choices, 7), the fields of `AttentionFlow` in their order, in float64 where the device has it.
+    Attributes:
+        uniform: (1, choices + 1, 2), what `of_part` would give as masses for all windows if every query attended
+            equally to all keys of its window.
     """
-    padding = ~real_tokens
-    weights = attention.mean(dim=1, dtype=torch.float32)
-    padding_mass = (weights * padding.unsqueeze(1)).sum(dim=2)
-    # -a log a with 0 log 0 = 0; torch.special.entr is the same, several times slower on a CPU.
-    entropies = weights.clamp_min(_TINY).log_().mul_(weights).neg_()
-    entropy = entropies.sum(dim=2)
-    padding_entropy = entropies.mul_(padding.unsqueeze(1)).sum(dim=2)
-    uniform_mass = padding.float().mean(dim=1, keepdim=True).expand_as(padding_mass)
-    one = torch.ones_like(padding_mass)
-    of_real = torch.stack((one, entropy, padding_entropy, padding_mass, uniform_mass))
-    of_padding = torch.stack((one, padding_mass)) * (padding & real_tokens.any(dim=1, keepdim=True))
-    dtype = torch.float32 if attention.device.type == "mps" else torch.float64
-    sums = (of_real * queries.unsqueeze(1)).sum(dim=(2, 3), dtype=dtype)
-    return torch.cat((sums, of_padding.sum(dim=(1, 2), dtype=dtype).expand(len(queries), 2)), dim=1)
+
+    def __init__(self, real_tokens: Tensor, choices: Tensor) -> None:
+        padding = ~real_tokens
+        beside_real = padding & real_tokens.any(dim=1, keepdim=True)
+        self._queries = torch.cat((choices, beside_real.unsqueeze(0))).transpose(0, 1).float()
+        self._keys = torch.stack((torch.ones_like(padding), padding), dim=2).float()
+        self._dtype = torch.float32 if padding.device.type == "mps" else torch.float64
+        counts = self._queries.sum(dim=2)
+        masses = torch.stack((counts, counts * padding.float().mean(dim=1, keepdim=True)), dim=2)
+        self.uniform = masses.sum(dim=0, keepdim=True, dtype=self._dtype)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all windows."""
+        return self._keys.shape[0] * self._keys.shape[1]
+
+    @torch.no_grad()
+    def of_part(self, part: slice, attention: Tensor) -> Tensor:
+        """Return masses and entropies of some windows, (2, choices + 1, 2), in float64 where the device has it.
+
+        The second axis is the queries: each choice, then the padding queries of windows that hold a real token. The
+        last axis is the keys: all, then padding.
+
+        Args:
+            part: Which windows.
+            attention: Theirs after softmax, (part, heads, N, N).
+        """
+        queries, keys = self._queries[part], self._keys[part]
+        weights = attention.mean(dim=1, dtype=torch.float32)
+        # -a log a with 0 log 0 = 0; torch.special.entr is the same, several times slower on a CPU.
+        negative_entropies = weights.clamp_min(_TINY).log_().mul_(weights)
+        with torch.autocast(attention.device.type, enabled=False):
+            masses = queries @ weights
+            entropies = torch.baddbmm(masses, queries, negative_entropies, beta=0, alpha=-1)
+            sums = torch.cat((masses, entropies), dim=1) @ keys
+        return sums.sum(dim=0, dtype=self._dtype).unflatten(0, (2, -1))
+
+
+def flows_of(sums: Tensor) -> list[AttentionFlow]:
+    """Return the flow of each choice of queries.
+
+    Args:
+        sums: (3, choices + 1, 2), the `uniform` of a `WindowSums` and what its `of_part` gave, added over all windows.
+    """
+    uniform, mass, entropy = sums.tolist()
+    return [
+        AttentionFlow(
+            real_queries=uniform[choice][0],
+            entropy_sum=entropy[choice][0],
+            padding_entropy_sum=entropy[choice][1],
+            real_mass_on_padding=mass[choice][1],
+            uniform_mass_on_padding=uniform[choice][1],
+            padding_queries=uniform[-1][0],
+            padding_mass_on_padding=mass[-1][1],
+        )
+        for choice in range(len(uniform) - 1)
+    ]
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -75,7 +75,7 @@ def measure_cost(
     def recording() -> None:
         with mixed_precision(device), reading(network, real, real) as meter:
             run(image, real)
-        torch.stack(meter.sums).cpu()
+        meter.sums().cpu()
 
     seconds: dict[Callable[[], None], list[float]] = {plain: [], recording: []}
     for _ in range(repeats + 2):

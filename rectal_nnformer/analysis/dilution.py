@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
-from math import isfinite, prod
+from math import isfinite
 from operator import add
 from statistics import fmean
 from typing import Any
@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rectal_nnformer.analysis.attention import AttentionFlow, flow_sums
+from rectal_nnformer.analysis.attention import AttentionFlow, WindowSums, flows_of
 from rectal_nnformer.geometry import scattered_padding_share, token_masks, window_partition_mask
 from rectal_nnformer.networks.adapter import PlannedNetwork
-from rectal_nnformer.networks.recording import AttentionParts, num_stages, stream_attention
+from rectal_nnformer.networks.recording import num_stages, stream_attention
 from rectal_nnformer.networks.smit import SMIT
 from rectal_nnformer.networks.swin_unetr import SwinUNETR
 from rectal_nnformer.networks.window_attention import AttentionBlock
 
-ELEMENTS_AT_ONCE = {"cpu": 2**19, "cuda": 2**24, "mps": 2**24}
-"""Attention values computed at once: less than one block's, few enough for a processor's cache (2 MiB)."""
+ELEMENTS_AT_ONCE = {"cpu": 2**19, "cuda": 2**25, "mps": 2**24}
+"""Attention values computed at once: on a CPU few enough for its cache (2 MiB), on a GPU so many (128 MiB in float32)
+that starting the computation takes less time than the computation."""
 
 FLOW_NAMES = ("adi", "a_rr", "a_rp", "a_pr", "a_pp", "uniform_adi")
 
@@ -95,32 +96,37 @@ class TileMeter:
     """
 
     def __init__(self, real: Tensor, tumor: Tensor, num_stages: int) -> None:
-        self._real = token_masks(real, num_stages=num_stages)
-        self._tumor = token_masks(tumor & real, num_stages=num_stages)
-        self._tokens: dict[tuple[Any, ...], Tensor] = {}
+        self._tokens = token_masks(torch.stack((real, tumor & real)), num_stages=num_stages)
+        self._windows: dict[tuple[Any, ...], WindowSums] = {}
         self._scattered: dict[tuple[Any, ...], float] = {}
-        self.sums: list[Tensor] = []
+        self._sums: dict[str, Tensor] = {}
         self.blocks: list[AttentionBlock] = []
 
-    def measure(self, block: AttentionBlock, parts: AttentionParts) -> None:
-        """Add up one block's attention, part by part."""
-        tokens = self._windows(block)
-        self.blocks.append(block)
-        self.sums.append(
-            reduce(add, (flow_sums(attention, tokens[0, part], tokens[:, part]) for part, attention in parts))
-        )
+    def measure(self, block: AttentionBlock, part: slice, attention: Tensor) -> None:
+        """Add up one part of a block's attention."""
+        sums = self._windows_of(block).of_part(part, attention)
+        if block.name in self._sums:
+            self._sums[block.name] += sums
+        else:
+            self._sums[block.name] = sums
+            self.blocks.append(block)
 
-    def _windows(self, block: AttentionBlock) -> Tensor:
-        """Return bool (2, windows, N): the real tokens of a block, and those with tumour."""
+    def sums(self) -> Tensor:
+        """Return what `flows_of` takes, for all queries and those with tumour: (blocks, 3, 3, 2)."""
+        uniform = torch.stack([self._windows_of(block).uniform for block in self.blocks])
+        return torch.cat((uniform, torch.stack(list(self._sums.values()))), dim=1)
+
+    def _windows_of(self, block: AttentionBlock) -> WindowSums:
         key = block.stage, block.window, block.shift
-        if key not in self._tokens:
-            masks = (self._real[block.stage], self._tumor[block.stage])
-            self._tokens[key] = torch.stack([window_partition_mask(mask, block.window, block.shift) for mask in masks])
-        return self._tokens[key]
+        if key not in self._windows:
+            masks = window_partition_mask(self._tokens[block.stage], block.window, block.shift)
+            real, tumor = masks.chunk(2)
+            self._windows[key] = WindowSums(real, torch.stack((real, tumor)))
+        return self._windows[key]
 
     def tokens_of(self, block: AttentionBlock) -> int:
         """Return how many tokens the attention of a block processes."""
-        return prod(self._windows(block).shape[1:])
+        return self._windows_of(block).num_tokens
 
     def scattered(self, block: AttentionBlock) -> float | None:
         """Return how many real positions of a block receive the update of a padding query."""
@@ -128,7 +134,7 @@ class TileMeter:
             return None
         key = block.stage, block.window, block.shift
         if key not in self._scattered:
-            mask = self._real[block.stage].cpu()
+            mask = self._tokens[block.stage][0].cpu()
             count = int(mask.sum())
             share = scattered_padding_share(mask, block.window[0], block.shift)
             self._scattered[key] = count * share if count else 0.0
@@ -150,13 +156,13 @@ def measure_dilution(network: PlannedNetwork, tiles: Iterable[Tile], device: tor
     totals: dict[str, Any] = {}
     for tile in tiles:
         meter = run_tile(network, tile, device)
-        sums = [a + b for a, b in zip(sums, meter.sums, strict=True)] if sums else meter.sums
+        sums.append(meter.sums())
         for block in meter.blocks:
             tokens, scattered = totals.get(block.name, (0, 0.0))
             here = meter.scattered(block)
             totals[block.name] = tokens + meter.tokens_of(block), None if here is None else scattered + here
         blocks = meter.blocks
-    flows = [[AttentionFlow(*row) for row in rows] for rows in torch.stack(sums).tolist()]
+    flows = [flows_of(of_block) for of_block in torch.stack(sums).sum(dim=0).cpu()]
     return [
         BlockDilution(block.name, block.stage, flow, tumor, *totals[block.name])
         for block, (flow, tumor) in zip(blocks, flows, strict=True)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
 
 from torch import Tensor
 
@@ -12,36 +12,29 @@ from rectal_nnformer.networks.smit import SMIT
 from rectal_nnformer.networks.swin_unetr import SwinUNETR
 from rectal_nnformer.networks.window_attention import AttentionBlock
 
-AttentionParts = Iterator[tuple[slice, Tensor]]
-PartsCallback = Callable[[AttentionBlock, AttentionParts], None]
+StreamCallback = Callable[[AttentionBlock, slice, Tensor], None]
 AttentionCallback = Callable[[AttentionBlock, Tensor, Tensor], None]
 
 
 @contextmanager
 def stream_attention(
-    network: SMIT | SwinUNETR, image_size: tuple[int, int, int], callback: PartsCallback, elements: int
+    network: SMIT | SwinUNETR, image_size: tuple[int, int, int], callback: StreamCallback, elements: int
 ) -> Iterator[None]:
     """Hand the attention of every block to `callback` in parts, as it runs, within a `with` block around `forward`.
 
-    The network computes its updates without ever holding an attention matrix. Here each block's is computed beside
-    them from the same queries and keys; outside of the `with` block nothing is left of it.
+    Elsewhere the network leaves attention to PyTorch, which need not hold it. Within the `with` block it is computed
+    once, some windows at a time, handed over and used for the update; results differ from the others by rounding.
 
     Args:
         network: The backbone itself, neither compiled nor wrapped.
         image_size: Voxels (x, y, z) of the images that the network is given.
-        callback: Called with the block and its parts: which of the batch * windows, and their attention
-            (part, heads, N, N) after softmax. They are computed as they are asked for, before the block's update is
-            used, and not afterwards.
+        callback: Called with the block, which of the batch * windows, and their attention (part, heads, N, N) after
+            softmax, which it must not change.
         elements: Number of values that a part may have; at least one window is taken.
     """
-    with ExitStack() as hooks:
+    with ExitStack() as watched:
         for block in network.attention_blocks(image_size):
-            kept: list[Tensor] = []
-            for hook in (
-                block.attention.qkv.register_forward_hook(_keep_output(kept)),
-                block.attention.register_forward_hook(_hand_over(block, kept, callback, elements)),
-            ):
-                hooks.callback(hook.remove)
+            watched.enter_context(block.attention.watched(partial(callback, block), elements))
         yield
 
 
@@ -61,10 +54,9 @@ def record_attention(network: SMIT | SwinUNETR, real_voxels: Tensor, callback: A
     x, y, z = real_voxels.shape[2:]
     masks = token_masks(real_voxels[:, 0], num_stages=num_stages(network))
 
-    def pass_on(block: AttentionBlock, parts: AttentionParts) -> None:
-        for _, attention in parts:
-            windows = window_partition_mask(masks[block.stage], block.window, block.shift)
-            callback(block, attention, windows.to(attention.device))
+    def pass_on(block: AttentionBlock, _: slice, attention: Tensor) -> None:
+        windows = window_partition_mask(masks[block.stage], block.window, block.shift)
+        callback(block, attention, windows.to(attention.device))
 
     with stream_attention(network, (x, y, z), pass_on, sys.maxsize):
         yield
@@ -73,24 +65,3 @@ def record_attention(network: SMIT | SwinUNETR, real_voxels: Tensor, callback: A
 def num_stages(network: SMIT | SwinUNETR) -> int:
     """Return the number of stages of an encoder."""
     return network.attention_blocks((64, 64, 64))[-1].stage + 1
-
-
-def _keep_output(kept: list[Tensor]) -> Callable[..., None]:
-    def hook(_: object, __: object, output: Tensor) -> None:
-        kept[:] = [output]
-
-    return hook
-
-
-def _hand_over(
-    block: AttentionBlock, kept: list[Tensor], callback: PartsCallback, elements: int
-) -> Callable[..., None]:
-    """Return a forward hook for the attention of a block, whose queries and keys are in `kept`."""
-
-    def hook(_: object, inputs: tuple[Any, ...], __: Tensor) -> None:
-        projected = kept.pop()
-        mask = inputs[1] if len(inputs) > 1 else None
-        per_window = block.attention.num_heads * projected.shape[2] ** 2
-        callback(block, block.attention.attention_parts(projected, mask, max(1, elements // per_window)))
-
-    return hook

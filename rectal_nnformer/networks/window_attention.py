@@ -5,6 +5,7 @@ the tokens inside them in the order of a C-contiguous (x, y, z) array.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 Size = tuple[int, int, int]
 WindowReverse = Literal["published", "inverse"]
+PartCallback = Callable[[slice, Tensor], None]
 
 CUT_ORDER = (0, 1, 3, 5, 2, 4, 6, 7)
 """Axes of (batch, windows x, in-window x, windows y, in-window y, windows z, in-window z, channel) that bring the three
@@ -47,6 +49,7 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self._watcher: tuple[PartCallback, int] | None = None
 
     def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the update of each token, in the shape of `windows`.
@@ -56,33 +59,52 @@ class WindowAttention(nn.Module):
             mask: Added to the attention logits of every head; broadcasts to (batch, windows, tokens, tokens).
         """
         query, key, value = self._split_heads(self.qkv(windows))
-        bias = self.logit_bias(windows.shape[2], mask, len(windows), query.dtype)
-        update = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.proj(update.transpose(1, 2).reshape(windows.shape))
+        if self._watcher is None:
+            bias = self.logit_bias(windows.shape[2], mask, len(windows), query.dtype)
+            update = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)
+        else:
+            flat_mask = None if mask is None else mask.expand(len(windows), -1, -1, -1).flatten(0, 1).unsqueeze(1)
+            update = self._attend_watched(query, key, value, flat_mask, *self._watcher)
+        return self.proj(update.reshape(windows.shape))
 
-    def attention_parts(
-        self, projected: Tensor, mask: Tensor | None, windows_at_once: int
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the attention itself, after softmax, which `forward` never holds, for some windows after the others.
+    @contextmanager
+    def watched(self, callback: PartCallback, elements: int) -> Iterator[None]:
+        """Within a `with` block, compute the attention itself, hand it over, and compute the update from it.
 
         Args:
-            projected: What `qkv` returned for the windows, (batch, windows, tokens, 3 * channel).
-            mask: As in `forward`.
-            windows_at_once: Windows in a part.
-
-        Yields:
-            Which of the batch * windows, and their attention (part, heads, tokens, tokens), queries before keys.
+            callback: Called with which of the batch * windows, and their attention after softmax (part, heads, tokens,
+                tokens), queries before keys, for some windows after the others.
+            elements: Number of values that a part may have; at least one window is taken.
         """
-        query, key, _ = self._split_heads(projected)
-        tokens, scale = query.shape[2], query.shape[3] ** -0.5
+        self._watcher = callback, elements
+        try:
+            yield
+        finally:
+            self._watcher = None
+
+    def _attend_watched(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, callback: PartCallback, elements: int
+    ) -> Tensor:
+        """Return updates (batch * windows, tokens, heads, channel of a head); the mask is (windows, 1, tokens, tokens).
+
+        What is computed of a part is written to its place at once: beside the update no more than one part is held.
+        """
+        count, heads, tokens, channels = query.shape
         bias = self.logit_bias(tokens, None, 1, query.dtype)
-        flat_mask = None if mask is None else mask.expand(len(projected), -1, -1, -1).flatten(0, 1).unsqueeze(1)
-        for start in range(0, len(query), windows_at_once):
+        query, key = query * channels**-0.5, key.transpose(2, 3)
+        update = value.new_empty(count, tokens, heads, channels)
+        windows_at_once = max(1, elements // (heads * tokens**2))
+        for start in range(0, count, windows_at_once):
             part = slice(start, start + windows_at_once)
-            logits = ((query[part] * scale) @ key[part].transpose(2, 3)).add_(bias)
-            if flat_mask is not None:
-                logits.add_(flat_mask[part])
-            yield part, logits.softmax(dim=-1)
+            logits = (query[part] @ key[part]).add_(bias)
+            if mask is not None:
+                logits.add_(mask[part])
+            attention = logits.softmax(dim=-1)
+            del logits
+            callback(part, attention)
+            update[part] = (attention @ value[part]).transpose(1, 2)
+            del attention
+        return update
 
     def _split_heads(self, projected: Tensor) -> Tensor:
         """Return (3, batch * windows, heads, tokens, channel of a head): queries, keys and values."""
