@@ -19,6 +19,18 @@ def check_input(folder: str) -> None:
         raise RectalError(f"{path} {state}. Name by -i the folder that holds the scans as <case>_0000.nii.gz.")
 
 
+def check_device(device: str) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises:
+        RectalError: says what to give instead.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RectalError("PyTorch sees no GPU on this machine. Predict with -device cpu, which takes longer.")
+
+
 def check_model(dataset: str, model: str, folds: Sequence[str], checkpoint: str) -> None:
     """Refuse a model that has not been trained, or not on all folds that are to predict.
 

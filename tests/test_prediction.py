@@ -23,7 +23,9 @@ def scans(tmp_path, monkeypatch):
 
 @pytest.fixture
 def predicted(monkeypatch):
+    """The calls of nnU-Net, on a machine with a GPU."""
     calls = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr(nnunet_commands, "run_command", lambda name, arguments: calls.append(arguments) or 0)
     return calls
 
@@ -59,3 +61,18 @@ def test_what_is_there_goes_to_nnunet_as_it_stands(scans, predicted):
 def test_incomplete_arguments_are_left_to_nnunet(scans, predicted):
     assert predict("-i", scans) == 0
     assert predicted == [["-i", str(scans)]]
+
+
+def test_options_that_begin_like_others_are_not_taken_for_them(scans, predicted):
+    arguments = ["-i", str(scans), "-o", "out", "-d", "501", *MODEL, "-f", "0", "2"]
+    arguments += ["-device", "cpu", "-num_parts", "2", "-part_id", "0", "-prev_stage_predictions", "elsewhere"]
+    assert predict(*arguments) == 0
+    assert predicted == [arguments]
+
+
+def test_a_missing_gpu_is_said_with_the_way_out(scans, predicted, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    arguments = ["-i", scans, "-o", "out", "-d", "501", *MODEL, "-f", "0"]
+    assert predict(*arguments) == 2
+    assert "Predict with -device cpu" in capsys.readouterr().err
+    assert predict(*arguments, "-device", "cpu") == 0

@@ -177,7 +177,7 @@ def test_feature_reuse_stands_by_fold_and_over_the_folds(page):
 def test_the_plan_settings_and_versions_are_there_and_no_computer_is_named(page):
     text = Outline(page).text
     assert "128 x 128 x 64 voxels, 128 x 128 x 64 mm" in text
-    assert "\n128 x 128 x 128  0.45  0.453 0.469 0.500 0.500    0.043 0.083 0.125 0.250" in text
+    assert "+ 128 x 128 x 128  0.45  0.453 0.469 0.500 0.500  0.043 0.083 0.125 0.250" in text
     assert "model_smit_ct10k.pth" in text and "500" in text
     assert metadata.version("torch") in text and "nnUNetTrainerSMIT_ACT" in text
     assert "secret_host" not in page
@@ -198,6 +198,16 @@ def test_shared_patients_and_missing_predictions_are_cautioned_about(tmp_path):
     text = Outline(page.read_text(encoding="utf-8")).text
     assert "These rates are optimistic: folds share 1 patient" in text
     assert "1 prediction file missing" in text
+
+
+def test_a_trial_and_unfinished_folds_are_cautioned_about(tmp_path):
+    folder = write_run(tmp_path)
+    content = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**content, "numTraining": 20}))
+    trial = folder.rename(folder.with_name(folder.name.replace("SMIT_ACT", "SMIT_CPU")))
+    text = Outline(write_report(trial).read_text(encoding="utf-8")).text
+    assert "A trial: a small network" in text
+    assert "Not all folds: 4 of 20 training cases, those of folds 0, 1" in text
 
 
 def test_without_images_and_analyses_the_page_says_what_is_missing_and_how_to_get_it(tmp_path, monkeypatch):

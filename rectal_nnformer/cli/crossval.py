@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the cross-validation and print its result."""
+    from rectal_nnformer.paths import nnunet_folder
+
+    nnunet_folder("nnUNet_preprocessed")  # says at once what is not set; what follows takes seconds to import
     from rectal_nnformer.crossval import cross_validate
     from rectal_nnformer.evaluation.summary import detection_line
     from rectal_nnformer.report import try_report

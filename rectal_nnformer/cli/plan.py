@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Plan or explain each dataset and print the explanations."""
+    from rectal_nnformer.paths import nnunet_folder
+
+    nnunet_folder("nnUNet_raw")  # says at once what is not set; what follows takes seconds to import
     from rectal_nnformer.planning.dataset import open_raw_dataset
     from rectal_nnformer.planning.explanation import describe_plans, explain_plans
 

@@ -18,6 +18,9 @@ OUTCOMES = {
     "noted": "with a note",
     "clean": "all found, nothing invented",
 }
+TRIAL = "_CPU"
+"""How trainers are called that are for trying things out."""
+
 CASE_COLUMNS = ("case", "missed", "tumours", "false positives", "Dice", "tumour cm³", "fold", "note")
 
 
@@ -129,6 +132,15 @@ def _interval_row(label: str, rate: Rate) -> IntervalRow:
 
 def _cautions(run: Run) -> list[Markup]:
     pooled, cautions = run.pooled, []
+    if run.trainer.endswith(TRIAL):
+        cautions.append(
+            "A trial: a small network, trained for minutes on a CPU. What it detects tells nothing of the method."
+        )
+    if pooled.n_cases < run.dataset_json.get("numTraining", 0):
+        cautions.append(
+            f"Not all folds: {pooled.n_cases} of {run.dataset_json['numTraining']} training cases, those of "
+            f"{'folds' if len(run.folds) > 1 else 'fold'} {', '.join(map(str, run.folds))}."
+        )
     if run.patients_shared_between_folds:
         cautions.append(
             "These rates are optimistic: folds share "
