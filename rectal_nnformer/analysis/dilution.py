@@ -24,9 +24,9 @@ from rectal_nnformer.networks.smit import SMIT
 from rectal_nnformer.networks.swin_unetr import SwinUNETR
 from rectal_nnformer.networks.window_attention import AttentionBlock
 
-ELEMENTS_AT_ONCE = {"cpu": 2**19, "cuda": 2**25, "mps": 2**24}
-"""Attention values computed at once: on a CPU few enough for its cache (2 MiB), on a GPU so many (128 MiB in float32)
-that starting the computation takes less time than the computation."""
+ELEMENTS_AT_ONCE = {"cpu": 2**19, "cuda": 2**27, "mps": 2**24}
+"""Attention values computed at once: on a CPU few enough for its cache (2 MiB in float32), on a GPU (512 MiB) all of a
+block in the published patches, since starting a computation there can take longer than the computation."""
 
 FLOW_NAMES = ("adi", "a_rr", "a_rp", "a_pr", "a_pp", "uniform_adi")
 
@@ -120,8 +120,8 @@ class TileMeter:
         key = block.stage, block.window, block.shift
         if key not in self._windows:
             masks = window_partition_mask(self._tokens[block.stage], block.window, block.shift)
-            real, tumor = masks.chunk(2)
-            self._windows[key] = WindowSums(real, torch.stack((real, tumor)))
+            choices = masks.unflatten(0, (2, -1))
+            self._windows[key] = WindowSums(choices[0], choices)
         return self._windows[key]
 
     def tokens_of(self, block: AttentionBlock) -> int:
