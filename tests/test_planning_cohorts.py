@@ -76,7 +76,13 @@ def write_fingerprints(dataset, spacings, shapes, lesions):
         "median_relative_size_after_cropping": 1.0,
     }
     cases = {f"case{i}": {"lesions": [{"extent_mm": extent}]} for i, extent in enumerate(lesions)}
-    tumors = {"version": load_version(), "raw_signature": signature, "cases": cases, "outliers": []}
+    tumors = {
+        "version": load_version(),
+        "raw_signature": signature,
+        "channels": ["T2w"],
+        "cases": cases,
+        "outliers": [],
+    }
     window = {"window": [[-1.3, 2.7]], "raw_signature": signature}
     for name, content in (
         ("dataset_fingerprint", fingerprint),

@@ -424,11 +424,11 @@ def test_planned_augmentation_and_lesion_wise_draws_reach_the_plans(planned, cap
 
 
 def test_augmentation_is_planned_from_a_fingerprint_that_is_up_to_date(planned):
-    (planned / "rectal_fingerprint.json").unlink()
-    with pytest.raises(RectalError, match=r"no tumour fingerprint.*plan_and_preprocess -d 501"):
-        RectalExperimentPlanner(501, tumor_augmentation="planned")
     with pytest.raises(RectalError, match="'published' or 'planned', not 'wide'"):
         RectalExperimentPlanner(501, tumor_augmentation="wide")
+    (planned / "rectal_fingerprint.json").unlink()
+    with pytest.raises(RectalError, match=r"or tumour fingerprint.*'rectal_nnformer plan -d 501"):
+        RectalExperimentPlanner(501, tumor_augmentation="planned")
 
 
 def test_suspected_masks_are_told_at_the_end(planned, stock_fingerprint, capsys):
