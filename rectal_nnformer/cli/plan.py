@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Plan or explain each dataset and print the explanations."""
     from rectal_nnformer.paths import nnunet_folder
 
-    nnunet_folder("nnUNet_raw")  # says at once what is not set; what follows takes seconds to import
+    # Says at once what is not set; what follows takes seconds to import.
+    nnunet_folder("nnUNet_preprocessed" if arguments.p else "nnUNet_raw")
     from rectal_nnformer.planning.dataset import open_raw_dataset
     from rectal_nnformer.planning.explanation import describe_plans, explain_plans
 
