@@ -33,7 +33,7 @@ class AttentionFlow:
         real_mass_on_padding: Attention of real queries to padding keys, summed over queries; the rest is on real keys.
         uniform_mass_on_padding: The same if every query attended equally to all keys of its window.
         padding_queries: Number of padding queries in windows that hold a real token.
-        padding_mass_on_padding: Attention of padding queries to padding keys, summed over queries.
+        padding_mass_on_real: Attention of these padding queries to real keys, summed over queries.
     """
 
     real_queries: float
@@ -42,7 +42,7 @@ class AttentionFlow:
     real_mass_on_padding: float
     uniform_mass_on_padding: float
     padding_queries: float
-    padding_mass_on_padding: float
+    padding_mass_on_real: float
 
     def __add__(self, other: "AttentionFlow") -> "AttentionFlow":
         """Return the flow over the queries of both."""
@@ -71,12 +71,12 @@ class AttentionFlow:
     @property
     def a_pr(self) -> float:
         """Mean attention mass from padding queries to real keys; nan without a padding query."""
-        return 1 - self.a_pp
+        return _ratio(self.padding_mass_on_real, self.padding_queries)
 
     @property
     def a_pp(self) -> float:
         """Mean attention mass from padding queries to padding keys; nan without a padding query."""
-        return _ratio(self.padding_mass_on_padding, self.padding_queries)
+        return 1 - self.a_pr
 
     @property
     def entropy(self) -> float:
@@ -108,33 +108,34 @@ def attention_flow(attention: Tensor, real_tokens: Tensor) -> AttentionFlow:
         )
     if real_tokens.dtype != torch.bool:
         raise ValueError(f"real_tokens must be bool, got {real_tokens.dtype}")
-    windows = WindowSums(real_tokens, real_tokens.unsqueeze(0))
+    windows = WindowSums(real_tokens.unsqueeze(0))
     return flows_of(torch.cat((windows.uniform, windows.of_part(slice(None), attention))))[0]
 
 
 class WindowSums:
-    """Sums the attention of windows over queries and keys, without waiting for the device.
+    """Sums the attention of windows over queries and keys, in few steps and without waiting for the device.
 
-    What depends on the tokens alone is prepared once, for all blocks that cut a grid into the same windows.
+    Its sums are (choices + 1, 2): queries by keys. The queries are those of each choice, then the padding of windows
+    that hold a real token; the keys are the real ones, then padding.
 
     Args:
-        real_tokens: Bool (windows, N).
-        choices: Bool (choices, windows, N), the real queries that count in each `AttentionFlow` asked for.
+        choices: Bool (choices, windows, N), the real queries that count in each `AttentionFlow` asked for: first all
+            of them, then any choice among them. What depends on the tokens alone is prepared once, for all blocks that
+            cut a grid into the same windows.
 
     Attributes:
-        uniform: (1, choices + 1, 2), what `of_part` would give as masses for all windows if every query attended
-            equally to all keys of its window.
+        uniform: (1, choices + 1, 2), the masses of all windows if every query attended equally to all its keys.
     """
 
-    def __init__(self, real_tokens: Tensor, choices: Tensor) -> None:
-        padding = ~real_tokens
-        beside_real = padding & real_tokens.any(dim=1, keepdim=True)
-        self._queries = torch.cat((choices, beside_real.unsqueeze(0))).transpose(0, 1).float()
-        self._keys = torch.stack((torch.ones_like(padding), padding), dim=2).float()
-        self._dtype = torch.float32 if padding.device.type == "mps" else torch.float64
-        counts = self._queries.sum(dim=2)
-        masses = torch.stack((counts, counts * padding.float().mean(dim=1, keepdim=True)), dim=2)
-        self.uniform = masses.sum(dim=0, keepdim=True, dtype=self._dtype)
+    def __init__(self, choices: Tensor) -> None:
+        kinds = torch.cat((choices, ~choices[:1])).float()
+        self._queries = kinds.transpose(0, 1)
+        self._keys = kinds[:: len(kinds) - 1].permute(1, 2, 0)
+        self._dtype = torch.float32 if kinds.device.type == "mps" else torch.float64
+        queries = kinds.sum(dim=2, dtype=self._dtype)
+        keys = queries[:: len(kinds) - 1] / kinds.shape[2]
+        queries[-1].mul_(queries[0] > 0)
+        self.uniform = (queries @ keys.T).unsqueeze(0)
 
     @property
     def num_tokens(self) -> int:
@@ -145,22 +146,24 @@ class WindowSums:
     def of_part(self, part: slice, attention: Tensor) -> Tensor:
         """Return masses and entropies of some windows, (2, choices + 1, 2), in float64 where the device has it.
 
-        The second axis is the queries: each choice, then the padding queries of windows that hold a real token. The
-        last axis is the keys: all, then padding.
+        Masses of padding queries on padding keys, and their entropies, are those of windows of padding too.
 
         Args:
             part: Which windows.
             attention: Theirs after softmax, (part, heads, N, N).
         """
-        queries, keys = self._queries[part], self._keys[part]
         weights = attention.mean(dim=1, dtype=torch.float32)
-        # -a log a with 0 log 0 = 0; torch.special.entr is the same, several times slower on a CPU.
-        negative_entropies = weights.clamp_min(_TINY).log_().mul_(weights)
         with torch.autocast(attention.device.type, enabled=False):
-            masses = queries @ weights
-            entropies = torch.baddbmm(masses, queries, negative_entropies, beta=0, alpha=-1)
-            sums = torch.cat((masses, entropies), dim=1) @ keys
-        return sums.sum(dim=0, dtype=self._dtype).unflatten(0, (2, -1))
+            by_query = torch.cat((self._queries[part] @ weights, self._queries[part] @ _entropies(weights)), dim=1)
+            sums = (by_query @ self._keys[part]).sum(dim=0, dtype=self._dtype)
+        return sums.unflatten(0, (2, -1))
+
+
+def _entropies(weights: Tensor) -> Tensor:
+    """Return -a log a with 0 log 0 = 0."""
+    if weights.device.type == "cpu":  # torch.special.entr is one step, but several times slower on a CPU
+        return weights.clamp_min(_TINY).log_().mul_(weights).neg_()
+    return torch.special.entr(weights)
 
 
 def flows_of(sums: Tensor) -> list[AttentionFlow]:
@@ -172,13 +175,13 @@ def flows_of(sums: Tensor) -> list[AttentionFlow]:
     uniform, mass, entropy = sums.tolist()
     return [
         AttentionFlow(
-            real_queries=uniform[choice][0],
-            entropy_sum=entropy[choice][0],
+            real_queries=round(sum(uniform[choice])),  # a count, which dividing by N left to rounding
+            entropy_sum=sum(entropy[choice]),
             padding_entropy_sum=entropy[choice][1],
             real_mass_on_padding=mass[choice][1],
             uniform_mass_on_padding=uniform[choice][1],
-            padding_queries=uniform[-1][0],
-            padding_mass_on_padding=mass[-1][1],
+            padding_queries=round(sum(uniform[-1])),
+            padding_mass_on_real=mass[-1][0],
         )
         for choice in range(len(uniform) - 1)
     ]

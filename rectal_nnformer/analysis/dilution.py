@@ -120,8 +120,7 @@ class TileMeter:
         key = block.stage, block.window, block.shift
         if key not in self._windows:
             masks = window_partition_mask(self._tokens[block.stage], block.window, block.shift)
-            choices = masks.unflatten(0, (2, -1))
-            self._windows[key] = WindowSums(choices[0], choices)
+            self._windows[key] = WindowSums(masks.unflatten(0, (2, -1)))
         return self._windows[key]
 
     def tokens_of(self, block: AttentionBlock) -> int:
