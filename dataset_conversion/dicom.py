@@ -52,14 +52,16 @@ def convert_dicom(
         ignored = f"{len(findings.ignored)} ignored, as listed above" if findings.ignored else "no DICOM image at all"
         raise RectalError(f"No series to convert under {series}: {ignored}.")
     names = case_names(findings.series)
-    mask_files = {} if masks is None else _match(names, findings, list_images(masks), problems)
+    files = [] if masks is None else list_images(masks)
+    mask_files = {} if masks is None else _match(names, findings, files, problems)
+    strays = _strays(names, findings, files)
     cases = [
         Case(names[s.uid], s, ImageFile(mask_files[s.uid]) if s.uid in mask_files else None, s.patient)
         for s in sorted(findings.series, key=lambda s: names[s.uid])
     ]
     _tell_renamed(names, findings.series)
     _warn_of_identities(names, findings.series)
-    return convert_cases(cases, problems, Target(folder, masks is not None, patients, split_by_case, workers))
+    return convert_cases(cases, problems, Target(folder, masks is not None, patients, split_by_case, workers), strays)
 
 
 def case_names(series: Sequence[DicomSeries]) -> dict[str, str]:
@@ -89,10 +91,7 @@ def _match(
     names: Mapping[str, str], findings: Findings, files: Sequence[Path], problems: defaultdict[str, list[str]]
 ) -> dict[str, Path]:
     """Return the mask of each SeriesInstanceUID; missing partners are added to `problems`."""
-    uids: defaultdict[str, set[str]] = defaultdict(set)
-    for s in findings.series:
-        for key in (s.uid, names[s.uid], s.folder.resolve().name):
-            uids[key].add(s.uid)
+    uids = _uids_by_name(names, findings)
     masks: dict[str, Path] = {}
     for path in files:
         key = stem(path)
@@ -104,10 +103,6 @@ def _match(
             problems[names[found[0]]].append(f"{masks[found[0]].name} and {path.name} are masks of the same series")
         elif found:
             masks[found[0]] = path
-        elif ignored := _named(key, findings.ignored):
-            problems[path.name].append(f"no series for this mask: its series was ignored: {ignored}")
-        elif not _named(key, findings.broken):
-            problems[path.name].append("no series for this mask: no series folder or SeriesInstanceUID of this name")
     for s in findings.series:
         if s.uid not in masks:
             problems[names[s.uid]].append(
@@ -115,6 +110,29 @@ def _match(
                 "series with --description"
             )
     return masks
+
+
+def _strays(names: Mapping[str, str], findings: Findings, files: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the masks that fit no series, by the reason; masks of broken series are no strays."""
+    uids = _uids_by_name(names, findings)
+    strays: defaultdict[str, list[str]] = defaultdict(list)
+    for path in files:
+        key = stem(path)
+        if key in uids or (_named(key, findings.broken) and not _named(key, findings.ignored)):
+            continue
+        ignored = _named(key, findings.ignored)
+        why = f"its series was ignored: {ignored}" if ignored else "no series folder or SeriesInstanceUID of this name"
+        strays[f"no series for this mask: {why}"].append(path.name)
+    return strays
+
+
+def _uids_by_name(names: Mapping[str, str], findings: Findings) -> defaultdict[str, set[str]]:
+    """Return the series that a mask of each name is for: by SeriesInstanceUID, case and folder."""
+    uids: defaultdict[str, set[str]] = defaultdict(set)
+    for s in findings.series:
+        for key in (s.uid, names[s.uid], s.folder.resolve().name):
+            uids[key].add(s.uid)
+    return uids
 
 
 def _named(key: str, series: Mapping[str, tuple[Path, str]]) -> str:

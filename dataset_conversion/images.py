@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.images import is_nifti, read_image
 from rectal_nnformer.prepared import LIFTED_ZERO
+from rectal_nnformer.wording import some
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -106,8 +107,7 @@ def _called_image(path: Path) -> bool:
 
 def _tell_left_aside(folder: Path, names: Sequence[str]) -> None:
     if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        print(f"Left aside in {folder}, not one of {' '.join(SUFFIXES)}: {', '.join(names[:5])}{more}")
+        print(f"Left aside in {folder}, not one of {' '.join(SUFFIXES)}: {some(names)}")
 
 
 def _write_array(array: NDArray[Any], geometry: sitk.Image, path: Path) -> None:

@@ -17,7 +17,7 @@ from rectal_nnformer.parallel import map_with_progress
 from rectal_nnformer.paths import folder_variables, nnunet_folder
 from rectal_nnformer.patients import PATIENTS_FILE, read_patient_list
 from rectal_nnformer.prepared import PREPARED_CHANNEL
-from rectal_nnformer.wording import plural
+from rectal_nnformer.wording import plural, some
 
 FILE_ENDING = ".nii.gz"
 # nnU-Net looks this class up by name. A name that it does not know falls back, with a printed line, to the reader that
@@ -95,13 +95,19 @@ def dataset_folder(dataset_id: int, name: str, raw: Path | None, training: bool)
     return folder
 
 
-def convert_cases(cases: Sequence[Case], problems: Mapping[str, list[str]], target: Target) -> Path:
+def convert_cases(
+    cases: Sequence[Case],
+    problems: Mapping[str, list[str]],
+    target: Target,
+    strays: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
     """Check every case, then write the dataset; return its folder.
 
     Args:
         cases: Cases with an image and, for training, a mask; one that lacks it is named in `problems`.
         problems: What is known to be wrong already, by case or file name.
         target: What to write.
+        strays: Masks that belong to no case, by the reason; of each reason the first few are named.
 
     Raises:
         RectalError: something is wrong with any case, all of them listed, or the folds cannot be made. Nothing is
@@ -113,7 +119,7 @@ def convert_cases(cases: Sequence[Case], problems: Mapping[str, list[str]], targ
     patients = _patients(cases, target, found) if target.training else {}
     for case, reasons in zip(cases, _checked(cases, target), strict=True):
         found[case.name] += reasons
-    _refuse(found)
+    _refuse(found, strays or {})
     splits = folds_of(patients, target.split_by_case) if target.training else []
     with staged_folder(target.folder) as staged:
         _write(cases, staged, target)
@@ -160,11 +166,14 @@ def _check(case: Case, prepared: bool) -> list[str]:
     return case_problems(case.image, case.mask, prepared)
 
 
-def _refuse(problems: Mapping[str, list[str]]) -> None:
+def _refuse(problems: Mapping[str, list[str]], strays: Mapping[str, Sequence[str]]) -> None:
     lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in sorted(problems.items()) if reasons]
-    if lines:
+    count = len(lines) + sum(map(len, strays.values()))
+    if count:
+        # Masks of a whole archive, of which few are meant, would push everything else off the screen.
+        lines += [f"  {some(sorted(names))}: {reason}" for reason, names in sorted(strays.items())]
         raise RectalError(
-            "\n".join([f"Nothing was written, because {plural(len(lines), 'input')} cannot be right:", *lines])
+            "\n".join([f"Nothing was written, because {plural(count, 'input')} cannot be right:", *lines])
         )
 
 

@@ -1,9 +1,19 @@
 """Small things that messages and pages need."""
 
+from collections.abc import Sequence
+
+MOST_NAMES = 5
+
 
 def plural(number: int, noun: str) -> str:
     """Return the number with its noun, with an s unless the number is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few of the names, and how many more there are: 'a, b, c, d, e and 7 more'."""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{', '.join(names[:MOST_NAMES])}{more}"
 
 
 def percent(share: float | None) -> str:

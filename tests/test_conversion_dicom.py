@@ -291,6 +291,18 @@ def test_missing_partners_are_refused_in_both_directions(tmp_path):
     assert "4 inputs" in message
 
 
+def test_many_masks_without_a_series_take_one_line(tmp_path):
+    write_cohort(tmp_path)
+    (tmp_path / "masks/t2_1.nii.gz").unlink()
+    for number in range(40):
+        shutil.copy(tmp_path / "masks/t2_0.nii.gz", tmp_path / f"masks/other_{number:02d}.nii.gz")
+    message = refusal(tmp_path)
+    assert "41 inputs" in message and len(message.splitlines()) == 3
+    names = ", ".join(f"other_{number:02d}.nii.gz" for number in range(5))
+    assert f"{names} and 35 more: no series for this mask" in message
+    assert "t2_1: no mask" in message
+
+
 # What is refused
 
 
