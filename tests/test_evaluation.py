@@ -25,8 +25,8 @@ from rectal_nnformer.evaluation.crossval import evaluated_cases, pick_examples, 
 from rectal_nnformer.evaluation.detection import StrictCounts
 from rectal_nnformer.evaluation.fold import CASES_PER_PROCESS, evaluate_fold, read_evaluation
 from rectal_nnformer.evaluation.overlays import Example, draw_examples
-from rectal_nnformer.evaluation.rates import cluster_bootstrap, wilson_interval
-from rectal_nnformer.evaluation.summary import detection_line
+from rectal_nnformer.evaluation.rates import cluster_bootstrap, rate_of, wilson_interval
+from rectal_nnformer.evaluation.summary import detection_line, patient_interval_words
 
 SHAPE = (12, 40, 40)
 SPACING = (0.5, 0.5, 3.0)
@@ -95,6 +95,14 @@ def test_bootstrap_repeats_itself_and_leaves_out_patients_without_trials():
     assert cluster_bootstrap(counts, totals) == cluster_bootstrap(counts, totals)
     assert cluster_bootstrap([*counts, 0], [*totals, 0]) == cluster_bootstrap(counts, totals)
     assert cluster_bootstrap([1], [2]) is None
+
+
+@pytest.mark.parametrize(("counts", "totals"), [([1, 2, 1], [1, 2, 1]), ([0, 0], [1, 3]), ([1, 2], [3, 6])])
+def test_patients_who_are_all_alike_give_no_interval_by_resampling(counts, totals):
+    assert cluster_bootstrap(counts, totals) is None
+    assert rate_of(counts, totals).wilson_95 == wilson_interval(sum(counts), sum(totals))
+    assert patient_interval_words(rate_of(counts, totals)) == "none: no two patients differ"
+    assert patient_interval_words(rate_of([0], [0])) == "-"
 
 
 # --- a fold ----------------------------------------------------------------------------------------------------------
@@ -337,7 +345,9 @@ def test_crossval_page_says_it_in_words(crossval):
     page = (crossval / "crossval_summary.md").read_text()
     low, high = wilson_interval(6, 10)
     assert f"**6 of 10 tumours detected (60.0 %, 95 % CI {100 * low:.1f}-{100 * high:.1f})**" in page
-    assert "| 1 | 2 | 4/4 | 100.0 % |" in page
+    low, high = wilson_interval(4, 4)
+    assert f"| 1 | 2 | 4/4 | 100.0 % | {100 * low:.1f}-100.0 % | none: no two patients differ |" in page
+    assert "100.0-100.0" not in page
     assert "| 0 | silent | 1 |" in page
     assert "fold 0, lost: prediction file missing" in page
     assert "![Best, median and worst case](crossval_summary.png)" in page

@@ -91,7 +91,15 @@ def test_the_headline_counts_tumours_with_their_interval(page):
     assert "3 of 5 tumours detected" in text
     # Wilson's interval of 3 in 5, from statsmodels.
     assert "23.1-88.2 %" in text
-    assert "1, 0.25" in text
+    assert "1 (0.25 per case)" in text and "4 of 4 patients" in text
+
+
+def test_where_everything_is_detected_no_interval_claims_to_be_sure(tmp_path):
+    cases = {name: ([FAR], [FAR]) for name in ("one", "two", "three")}
+    text = Outline(write_report(write_run(tmp_path, cases)).read_text(encoding="utf-8")).text
+    assert "3 of 3 tumours detected" in text
+    # By hand: the lower bound of n in n is n / (n + 1.96²).
+    assert "43.9-100.0 %" in text and "none: no two patients differ" in text and "100.0-100.0" not in text
 
 
 def test_missed_tumours_come_first_in_the_pictures(page):

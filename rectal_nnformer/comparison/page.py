@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rectal_nnformer.comparison.results import Comparison, PairComparison, RunResult
 from rectal_nnformer.comparison.statistics import Agreement, Difference
+from rectal_nnformer.evaluation.summary import NO_RESAMPLING, patient_interval_words
 from rectal_nnformer.markdown import table
 from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.wording import number, percent, percent_interval, plural
@@ -16,8 +17,8 @@ _MEANING = [
     "  finding among them stays at the level; compare it with 0.05. Detection and strict detection are two families.",
     "- **Differences** are first minus second, with 95 % intervals from drawing patients with replacement, each with",
     "  the results of both runs (10,000 draws). They allow for tumours of one patient being alike. They are not",
-    "  adjusted for the number of pairs: an interval that just leaves out 0 is weak evidence. Where all patients have",
-    "  the same difference, the interval shrinks to a point and says nothing.",
+    "  adjusted for the number of pairs: an interval that just leaves out 0 is weak evidence. Where no two patients",
+    "  differ, drawing patients says nothing, and there is no interval.",
     "- No difference found is not evidence of none: look at how wide the interval is.",
 ]
 
@@ -83,7 +84,7 @@ def _run_table(runs: Sequence[RunResult]) -> list[str]:
                 f"{run.detection.n_detected}/{run.detection.n_reference}",
                 percent(run.detection.detection_rate.rate),
                 percent_interval(run.detection.detection_rate.wilson_95),
-                percent_interval(run.detection.detection_rate.patient_bootstrap_95),
+                patient_interval_words(run.detection.detection_rate),
                 f"{run.detection.strict.n_detected}/{run.detection.n_reference}",
                 number(run.detection.false_positives_per_case),
                 number(run.detection.case_dice.mean),
@@ -199,7 +200,7 @@ def _difference(difference: Difference, factor: float, digits: int, unit: str = 
         return "-"
     value = f"{factor * difference.value:+.{digits}f}{unit}"
     if difference.patient_bootstrap_95 is None:
-        return value
+        return f"{value} ({NO_RESAMPLING})"
     low, high = (f"{factor * bound:+.{digits}f}" for bound in difference.patient_bootstrap_95)
     return f"{value} ({low} to {high})"
 

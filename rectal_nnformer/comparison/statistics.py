@@ -35,7 +35,8 @@ class Difference:
     Attributes:
         count: Lesions or cases that it is of.
         value: The difference; None without any.
-        patient_bootstrap_95: 95 % interval when patients are drawn with replacement, each with both results.
+        patient_bootstrap_95: 95 % interval when patients are drawn with replacement, each with both results; None
+            where no two patients differ.
     """
 
     count: int

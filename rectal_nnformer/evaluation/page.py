@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
-from rectal_nnformer.evaluation.summary import CohortDetection, Spread, rate_words
+from rectal_nnformer.evaluation.summary import CohortDetection, Spread, patient_interval_words, rate_words
 from rectal_nnformer.markdown import table
 from rectal_nnformer.profiles import ReuseProfile, StageProfile
 from rectal_nnformer.wording import number, percent, percent_interval, plural
@@ -50,9 +50,10 @@ _MEANING = [
     f"A lesion is a 26-connected component of at least {MIN_VOXELS} voxels. Lesions that share a prediction, and",
     "predictions that share a lesion, are merged into groups; a lesion is detected if the intersection over union",
     f"of its group is above {MIN_IOU}. *Strict* merges nothing: one prediction must overlap the lesion, alone, and",
-    "no other lesion. *By patient* is the 95 % interval from drawing patients with replacement; the other intervals",
-    "are Wilson's, which take lesions as independent. HD95 and surface Dice describe detected groups: they say",
-    "nothing about missed lesions. Folds are different networks: attention and features are the mean over them.",
+    "no other lesion. *By patient* is the 95 % interval from drawing patients with replacement; there is none where no",
+    "two patients differ, as when everything is detected. The other intervals are Wilson's, which take lesions as",
+    "independent and hold then too. HD95 and surface Dice describe detected groups: they say nothing about missed",
+    "lesions. Folds are different networks: attention and features are the mean over them.",
 ]
 
 
@@ -61,7 +62,7 @@ def _headline(pooled: CohortDetection) -> list[str]:
     lines = [
         f"**{pooled.n_detected} of {plural(pooled.n_reference, 'tumour')} detected "
         f"({rate_words(pooled.detection_rate)})**, "
-        f"by patient {percent_interval(pooled.detection_rate.patient_bootstrap_95)}.",
+        f"by patient {patient_interval_words(pooled.detection_rate)}.",
         "",
         f"- Strict: {pooled.strict.n_detected} of {pooled.n_reference} ({rate_words(pooled.strict.detection_rate)}).",
         f"- Cases with a tumour in which at least one was detected: {pooled.case_rate.count} of "
@@ -98,7 +99,7 @@ def _fold_table(pooled: CohortDetection, folds: Mapping[int, CohortDetection]) -
                 f"{result.n_detected}/{result.n_reference}",
                 percent(result.detection_rate.rate),
                 percent_interval(result.detection_rate.wilson_95),
-                percent_interval(result.detection_rate.patient_bootstrap_95),
+                patient_interval_words(result.detection_rate),
                 f"{result.strict.n_detected}/{result.n_reference}",
                 f"{result.case_rate.count}/{result.case_rate.total}",
                 number(result.false_positives_per_case),

@@ -10,6 +10,8 @@ import numpy as np
 NORMAL_QUANTILE = 1.959963984540054
 BOOTSTRAP_SAMPLES = 10_000
 BOOTSTRAP_SEED = 0
+# Rates that differ by less, differ by rounding.
+SAME_RATE = 1e-12
 
 Interval = tuple[float, float]
 
@@ -23,7 +25,7 @@ class Rate:
         total: Trials.
         rate: Their ratio; None without trials.
         wilson_95: `wilson_interval`.
-        patient_bootstrap_95: `cluster_bootstrap` over patients.
+        patient_bootstrap_95: `cluster_bootstrap` over patients; None where it would be a point.
     """
 
     count: int
@@ -80,8 +82,9 @@ def cluster_bootstrap(
 ) -> Interval | None:
     """Return the 95 % percentile interval of a rate when whole clusters (patients) are drawn with replacement.
 
-    Clusters without trials say nothing about the rate and are left out. Where every cluster has the same rate the
-    interval shrinks to a point; the Wilson interval is the one to read then.
+    Clusters without trials say nothing about the rate and are left out. Where every cluster has the same rate, as when
+    all lesions are detected, all resamples have it too: the interval would be a point and claim a certainty that the
+    data do not give. There is none then; the Wilson interval is the one to read.
 
     With the differences of two methods in place of counts, it is the paired bootstrap of their difference.
 
@@ -92,11 +95,12 @@ def cluster_bootstrap(
         seed: Seed of the random generator; equal input gives equal intervals.
 
     Returns:
-        Lower and upper bound, or None with fewer than two clusters that have trials.
+        Lower and upper bound, or None if there are no two clusters with trials whose rates differ.
     """
     table = np.array([pair for pair in zip(counts, totals, strict=True) if pair[1]], dtype=float).reshape(-1, 2)
     n_clusters = len(table)
-    if n_clusters < 2:
+    rates = table[:, 0] / table[:, 1]
+    if n_clusters < 2 or np.ptp(rates) <= SAME_RATE:
         return None
     # How often each cluster is drawn is all that matters, so the draws need not be stored one by one.
     draws = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_samples)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.detection import SIZE_BINS, Lesion
 from rectal_nnformer.evaluation.rates import Rate, rate_of
-from rectal_nnformer.wording import plural
+from rectal_nnformer.wording import percent_interval, plural
+
+NO_RESAMPLING = "none: no two patients differ"
+"""What stands for an interval from drawing patients where every draw is the same; Wilson's is the one to read then."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,13 @@ def rate_words(rate: Rate) -> str:
         return "none"
     low, high = rate.wilson_95
     return f"{100 * rate.rate:.1f} %, 95 % CI {100 * low:.1f}-{100 * high:.1f}"
+
+
+def patient_interval_words(rate: Rate) -> str:
+    """Return the bootstrap interval over patients in words; where resampling gives none, why."""
+    if rate.patient_bootstrap_95 is None and rate.total:
+        return NO_RESAMPLING
+    return percent_interval(rate.patient_bootstrap_95)
 
 
 def spread_of(values: Iterable[float | None]) -> Spread:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.rates import Rate
-from rectal_nnformer.evaluation.summary import CohortDetection
+from rectal_nnformer.evaluation.summary import CohortDetection, patient_interval_words
 from rectal_nnformer.report.charts import IntervalRow, interval_chart
 from rectal_nnformer.report.markup import Content, Markup, tag
 from rectal_nnformer.report.tables import definitions, numbers_below, scroll_frame, section, table
@@ -39,10 +39,10 @@ def headline(run: Run) -> Markup:
     facts = [
         ("detection rate", f"{percent(pooled.detection_rate.rate)}"),
         ("95 % interval (Wilson)", percent_interval(pooled.detection_rate.wilson_95)),
-        ("95 % interval, by patient", percent_interval(pooled.detection_rate.patient_bootstrap_95)),
-        ("false positives, per case", f"{pooled.n_false_positive}, {number(pooled.false_positives_per_case)}"),
+        ("95 % interval, by patient", patient_interval_words(pooled.detection_rate)),
+        ("false positives", f"{pooled.n_false_positive} ({number(pooled.false_positives_per_case)} per case)"),
         ("Dice per case, median", number(pooled.case_dice.median)),
-        ("cases, patients", f"{pooled.n_cases}, {pooled.n_patients}"),
+        ("cases", f"{pooled.n_cases} of {plural(pooled.n_patients, 'patient')}"),
     ]
     below = numbers_below(chart, definitions(facts, "facts tiles"))
     reading = (
