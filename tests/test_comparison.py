@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import re
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +17,7 @@ from scipy.stats import binomtest, bootstrap
 
 from rectal_nnformer import cli
 from rectal_nnformer.comparison import compare_runs, write_comparison
+from rectal_nnformer.comparison.picture import comparison_figure
 from rectal_nnformer.comparison.statistics import agreements, holm, mcnemar_exact, paired_difference
 from rectal_nnformer.errors import RectalError
 
@@ -192,12 +195,100 @@ def test_the_command_prints_what_each_run_found(runs, tmp_path, capsys):
     cli.main(["compare", *map(str, runs[:2]), "-o", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "SMIT_ACT: Detected 4 of 5 lesions" in printed and str(tmp_path / "compare.md") in printed
+    sentence = "4 of 5 cases are in all runs; the others are left out: only_here."
+    assert f"Note: {sentence}" in printed
+    page = (tmp_path / "compare.md").read_text()
+    assert page.index(f"**{sentence}**") < page.index("On 4 cases")
+    assert json.loads((tmp_path / "compare.json").read_text())["left_out_cases"] == ["only_here"]
+
+
+def test_many_cases_that_are_left_out_are_counted(tmp_path, capsys):
+    more = {f"more_{number}": ([NEAR], [NEAR]) for number in range(8)}
+    models = [write_run(tmp_path, {**CASES, **more}, trainer="A"), write_run(tmp_path, trainer="B")]
+    cli.main(["compare", *map(str, models), "-o", str(tmp_path)])
+    named = ", ".join(f"more_{number}" for number in range(5))
+    assert f"4 of 12 cases are in all runs; the others are left out: {named} and 3 more." in capsys.readouterr().out
+
+
+def test_runs_on_the_same_cases_leave_none_out(runs, tmp_path, capsys):
+    cli.main(["compare", *map(str, runs[1:]), "-o", str(tmp_path)])
+    assert "left out" not in capsys.readouterr().out + (tmp_path / "compare.md").read_text()
+
+
+def test_the_page_says_at_the_p_values_that_holms_are_for_several_pairs(runs, comparison, tmp_path):
+    page = write_comparison(comparison, tmp_path)[0].read_text()
+    detection, differences = (page.split(f"## {title}")[1].split("##")[0] for title in ("Detection", "Differences"))
+    assert "3 pairs are tested: read *p, Holm*" in detection
+    assert "not adjusted for the 3 pairs" in differences
+    page = write_comparison(compare_runs(runs[:2]), tmp_path)[0].read_text()
+    assert "pairs are tested" not in page and "for the 1 pair" not in page
+
+
+def test_p_values_of_four_runs_are_adjusted_for_six_pairs_by_hand(tmp_path):
+    """A finds all of nine tumours, B and C none of them, D the first three; each case is a patient."""
+    names = [f"case_{number}" for number in range(9)]
+    found = {"A": 9, "B": 0, "C": 0, "D": 3}
+    models = [
+        write_run(tmp_path, {n: ([SMALL], [SMALL] if i < number else []) for i, n in enumerate(names)}, trainer=trainer)
+        for trainer, number in found.items()
+    ]
+    tests = {(pair.first, pair.second): pair.detection for pair in compare_runs(models).pairs}
+    # 2 / 2^9 against B and C, 2 / 2^6 against D, 2 / 2^3 of D against B and C, and 1 where none differ.
+    assert [tests["A", other].p for other in "BCD"] == pytest.approx([1 / 256, 1 / 256, 1 / 32])
+    assert [tests[pair].p for pair in (("B", "C"), ("B", "D"), ("C", "D"))] == pytest.approx([1, 0.25, 0.25])
+    # Holm: 6 / 256 twice (5 / 256 may not fall below it), 4 / 32, 3 / 4 twice, 1.
+    assert [tests["A", other].p_holm for other in "BCD"] == pytest.approx([6 / 256, 6 / 256, 4 / 32])
+    assert [tests[pair].p_holm for pair in (("B", "C"), ("B", "D"), ("C", "D"))] == pytest.approx([1, 0.75, 0.75])
 
 
 def test_runs_without_any_analysis_are_compared_all_the_same(tmp_path):
     models = [write_run(tmp_path, trainer=f"nnUNetTrainer{name}", analysed=False) for name in ("A", "B")]
-    paths = write_comparison(compare_runs(models), tmp_path / "out")
+    comparison = compare_runs(models)
+    paths = write_comparison(comparison, tmp_path / "out")
     assert all(path.is_file() for path in paths)
+    assert [title.split(",")[0].split("\n")[0] for title in panel_titles(comparison)] == [
+        "Detection rate",
+        "Difference in detection rate",
+    ]
+
+
+def panel_titles(comparison):
+    return [axes.get_title() for axes in comparison_figure(comparison).axes]
+
+
+def test_the_picture_has_no_empty_panel_and_names_runs_without_data(comparison):
+    figure = comparison_figure(comparison)
+    assert len(figure.axes) == 6 and all(axes.lines for axes in figure.axes)
+    legends = [[text.get_text() for text in axes.get_legend().texts] for axes in figure.axes if axes.get_legend()]
+    assert len(legends) == 4
+    assert all(texts == ["SMIT_ACT", "SMIT_Base", "SMIT_Base_Scratch: not analysed"] for texts in legends)
+
+
+def test_attention_alone_has_one_panel_more(tmp_path):
+    models = [write_run(tmp_path, trainer=name) for name in ("A", "B")]
+    for path in tmp_path.rglob("feature_reuse.json"):
+        path.unlink()
+    titles = panel_titles(compare_runs(models))
+    assert len(titles) == 3 and titles[1].startswith("Attention dilution index")
+
+
+HOSTILE = "<script>alert(1)</script>|[x](javascript:alert(1))*`\u202e&lt;"
+
+
+def test_hostile_names_are_text_in_the_page(tmp_path):
+    """Names of cases can be anything that a file can be called, except that no file name holds a slash."""
+    name = HOSTILE.replace("/", "")
+    models = [
+        write_run(tmp_path, {**CASES, name: ([NEAR], predicted), f"{name}_2": ([NEAR], [])}, trainer=trainer)
+        for trainer, predicted in (("A", [NEAR]), ("B", []))
+    ]
+    shutil.rmtree(models[1] / "fold_1")
+    page = write_comparison(compare_runs(models), tmp_path)[0].read_text()
+    assert "alert(1)" in page and "<" not in page.replace("< 0.001", "") and "\u202e" not in page
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "alert" in line]
+    assert [len(re.split(r"(?<!\\)\|", row)) for row in rows] == [7]
+    assert "&lt;script>alert(1)&lt;script>\\|\\[x\\](javascript:alert(1))\\*\\`\ufffd&amp;lt;" in rows[0]
+    assert "the others are left out" in page
 
 
 def test_names_say_as_much_as_tells_runs_apart(tmp_path):

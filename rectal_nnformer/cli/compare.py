@@ -21,10 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Compare and print what each run found."""
     from rectal_nnformer.comparison import compare_runs, write_comparison
+    from rectal_nnformer.comparison.page import left_out_words
     from rectal_nnformer.evaluation.summary import detection_line
 
     comparison = compare_runs(arguments.runs)
     paths = write_comparison(comparison, arguments.o)
+    if left_out := left_out_words(comparison):
+        print(f"Note: {left_out}")
     for result in comparison.runs:
         print(f"{result.name}: {detection_line(result.detection)}")
     print(f"The comparison is {paths[0]}, with {', '.join(path.name for path in paths[1:])} beside it")

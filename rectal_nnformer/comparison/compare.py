@@ -50,6 +50,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         pairs=_compare_pairs(names, shared),
         num_shared_cases=len(shared.names),
         num_shared_patients=len(set(shared.patients)),
+        left_out_cases=tuple(sorted({name for names in shared.left_out for name in names})),
         num_cases_in_other_folds=shared.num_in_other_folds,
         lesions=_lesion_rows(names, shared),
     )
@@ -79,7 +80,7 @@ def _run_result(run: Run, name: str, shared: SharedCases, index: int) -> RunResu
         name=name,
         folder=str(run.folder),
         detection=shared.cohort(index),
-        num_left_out=shared.left_out[index],
+        num_left_out=len(shared.left_out[index]),
         stages=tuple(stage_profiles(run.attention)),
         reuse=reuse,
         fold_points=tuple(points),

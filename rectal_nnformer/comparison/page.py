@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from rectal_nnformer.comparison.results import Comparison, PairComparison, RunResult
 from rectal_nnformer.comparison.statistics import Agreement, Difference
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING, patient_interval_words
-from rectal_nnformer.markdown import table
+from rectal_nnformer.markdown import plain, table
 from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE
-from rectal_nnformer.wording import number, percent, percent_interval, plural
+from rectal_nnformer.wording import number, percent, percent_interval, plural, some
 
 _MEANING = [
     "- All numbers are of the cases that every run was validated on, against the same references.",
@@ -33,9 +33,9 @@ def comparison_page(comparison: Comparison, picture: str) -> str:
     sections = {
         f"# {plural(len(comparison.runs), 'run')} compared": _introduction(comparison),
         "## Side by side": _run_table(comparison.runs),
-        "## Detection, pair by pair": _mcnemar_table(comparison.pairs, strict=False),
+        "## Detection, pair by pair": [*_mcnemar_table(comparison.pairs, strict=False), *_adjusted(comparison.pairs)],
         "## Strict detection, pair by pair": _mcnemar_table(comparison.pairs, strict=True),
-        "## Differences": _difference_table(comparison.pairs),
+        "## Differences": [*_difference_table(comparison.pairs), *_unadjusted(comparison.pairs)],
         "## Tumours on which the runs differ": _disputed_table(comparison),
         "## Attention lost on padding": _attention_table(comparison.runs),
         "## Features kept from pretraining": _reuse_table(comparison.runs),
@@ -45,12 +45,24 @@ def comparison_page(comparison: Comparison, picture: str) -> str:
     return "\n\n".join("\n".join([heading, "", *lines]) for heading, lines in sections.items()) + "\n"
 
 
+def left_out_words(comparison: Comparison) -> str:
+    """Return which cases the runs do not share, in a sentence; empty if they share all."""
+    left_out = comparison.left_out_cases
+    if not left_out:
+        return ""
+    total = comparison.num_shared_cases + len(left_out)
+    shared = f"{comparison.num_shared_cases} of {total} cases {'is' if comparison.num_shared_cases == 1 else 'are'}"
+    return f"{shared} in all runs; the others are left out: {some(left_out)}."
+
+
 def _introduction(comparison: Comparison) -> list[str]:
+    left_out = left_out_words(comparison)
     lines = [
+        *([f"**{plain(left_out)}**", ""] if left_out else []),
         f"On {plural(comparison.num_shared_cases, 'case')} of {plural(comparison.num_shared_patients, 'patient')} with "
         f"{plural(comparison.runs[0].detection.n_reference, 'tumour')}, the same in all runs.",
         "",
-        *(f"- {run.name}: {run.folder}{_left_out(run)}" for run in comparison.runs),
+        *(f"- {plain(run.name)}: {plain(run.folder)}{_left_out(run)}" for run in comparison.runs),
     ]
     if comparison.num_cases_in_other_folds:
         lines += [
@@ -115,6 +127,19 @@ def _mcnemar_table(pairs: Sequence[PairComparison], strict: bool) -> list[str]:
             for pair, test in tests
         ],
     )
+
+
+def _adjusted(pairs: Sequence[PairComparison]) -> list[str]:
+    """Say at the p-values which of them allows for the number of pairs."""
+    if len(pairs) < 2:
+        return []
+    return ["", f"{len(pairs)} pairs are tested: read *p, Holm*, which is adjusted for that; *p, McNemar* is not."]
+
+
+def _unadjusted(pairs: Sequence[PairComparison]) -> list[str]:
+    if len(pairs) < 2:
+        return []
+    return ["", f"The intervals are not adjusted for the {len(pairs)} pairs."]
 
 
 def _difference_table(pairs: Sequence[PairComparison]) -> list[str]:
@@ -190,8 +215,8 @@ def _missing(names: Sequence[str], file: str, command: str) -> list[str]:
         return []
     return [
         "",
-        f"Not analysed: {', '.join(names)}. No fold has a validation/{file} with a defined value. The validation of a "
-        f"fold writes it; '{command}' measures it later.",
+        f"Not analysed: {plain(', '.join(names))}. No fold has a validation/{file} with a defined value. The "
+        f"validation of a fold writes it; '{command}' measures it later.",
     ]
 
 
@@ -200,7 +225,7 @@ def _difference(difference: Difference, factor: float, digits: int, unit: str = 
         return "-"
     value = f"{factor * difference.value:+.{digits}f}{unit}"
     if difference.patient_bootstrap_95 is None:
-        return f"{value} ({NO_RESAMPLING})"
+        return f"{value} (no interval: {NO_RESAMPLING})"
     low, high = (f"{factor * bound:+.{digits}f}" for bound in difference.patient_bootstrap_95)
     return f"{value} ({low} to {high})"
 

@@ -9,8 +9,8 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.runs import Run
+from rectal_nnformer.wording import some
 
-MOST_NAMES = 5
 # Centroids are means of voxel indices; what differs by less is rounding.
 SAME_CENTROID_VOXELS = 1e-3
 
@@ -23,13 +23,13 @@ class SharedCases:
         names: Names of the cases.
         results: For each run its results on these cases, in their order.
         folds: For each run the fold of each case.
-        left_out: For each run how many of its cases are not shared.
+        left_out: For each run those of its cases that another run lacks.
     """
 
     names: tuple[str, ...]
     results: tuple[tuple[CaseDetection, ...], ...]
     folds: tuple[tuple[int, ...], ...]
-    left_out: tuple[int, ...]
+    left_out: tuple[tuple[str, ...], ...]
 
     @property
     def num_in_other_folds(self) -> int:
@@ -56,7 +56,7 @@ def share_cases(runs: Sequence[Run]) -> SharedCases:
     by_name = [{case.case: (case, fold) for fold, result in run.folds.items() for case in result.cases} for run in runs]
     names = sorted(set.intersection(*(set(cases) for cases in by_name)))
     if not names:
-        lists = "; ".join(f"{run.folder}: {_some(sorted(cases))}" for run, cases in zip(runs, by_name, strict=True))
+        lists = "; ".join(f"{run.folder}: {some(sorted(cases))}" for run, cases in zip(runs, by_name, strict=True))
         raise RectalError(
             f"no case was validated in all of these runs, so that they cannot be compared lesion by lesion. {lists}. "
             "Name runs on one dataset."
@@ -68,7 +68,7 @@ def share_cases(runs: Sequence[Run]) -> SharedCases:
         names=tuple(names),
         results=tuple(tuple(cases[name][0] for name in names) for cases in by_name),
         folds=tuple(tuple(cases[name][1] for name in names) for cases in by_name),
-        left_out=tuple(len(cases) - len(names) for cases in by_name),
+        left_out=tuple(tuple(sorted(cases.keys() - set(names))) for cases in by_name),
     )
 
 
@@ -95,7 +95,3 @@ def _difference(case: CaseDetection, other: CaseDetection) -> str:
 
 def _place(centroid: Sequence[float]) -> str:
     return "voxel " + ", ".join(f"{index:.1f}" for index in centroid)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:MOST_NAMES]) + (" ..." if len(names) > MOST_NAMES else "")

@@ -80,6 +80,7 @@ class Comparison:
         pairs: Every two of them.
         num_shared_cases: Cases that all were validated on; all else refers to these.
         num_shared_patients: Their patients.
+        left_out_cases: Cases that some were validated on and others not; nothing refers to these.
         num_cases_in_other_folds: Cases that the runs held out in folds of different numbers.
         lesions: A row per reference lesion, with what each run made of it.
     """
@@ -88,5 +89,6 @@ class Comparison:
     pairs: tuple[PairComparison, ...]
     num_shared_cases: int
     num_shared_patients: int
+    left_out_cases: tuple[str, ...]
     num_cases_in_other_folds: int
     lesions: tuple[dict[str, Any], ...]

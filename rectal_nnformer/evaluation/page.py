@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, Spread, patient_interval_words, rate_words
-from rectal_nnformer.markdown import table
+from rectal_nnformer.markdown import plain, table
 from rectal_nnformer.profiles import ReuseProfile, StageProfile
 from rectal_nnformer.wording import number, percent, percent_interval, plural
 
@@ -192,7 +192,7 @@ def _missed_table(folds: Mapping[int, CohortDetection]) -> list[str]:
 
 def _noted_cases(folds: Mapping[int, CohortDetection]) -> list[str]:
     notes = [
-        f"- fold {fold}, {case.case}: {case.note}"
+        f"- fold {fold}, {plain(case.case)}: {case.note}"
         for fold, result in folds.items()
         for case in result.cases
         if case.note

@@ -9,8 +9,8 @@ from rectal_nnformer.evaluation.detection import SIZE_BINS, Lesion
 from rectal_nnformer.evaluation.rates import Rate, rate_of
 from rectal_nnformer.wording import percent_interval, plural
 
-NO_RESAMPLING = "none: no two patients differ"
-"""What stands for an interval from drawing patients where every draw is the same; Wilson's is the one to read then."""
+NO_RESAMPLING = "no two patients differ"
+"""Why drawing patients gives no interval: every draw is the same. Wilson's is the one to read then."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def rate_words(rate: Rate) -> str:
 def patient_interval_words(rate: Rate) -> str:
     """Return the bootstrap interval over patients in words; where resampling gives none, why."""
     if rate.patient_bootstrap_95 is None and rate.total:
-        return NO_RESAMPLING
+        return f"none: {NO_RESAMPLING}"
     return percent_interval(rate.patient_bootstrap_95)
 
 

@@ -80,8 +80,8 @@ def meaning() -> Markup:
                 ("false positive", "A prediction that has no part in any detection."),
                 (
                     "intervals",
-                    "95 %. Wilson's takes tumours as independent; the one by patient draws patients with replacement. Where "
-                    "no two patients differ, as when everything is detected, drawing says nothing: read Wilson's.",
+                    "95 %. Wilson's takes tumours as independent; the one by patient draws patients with replacement. "
+                    "Where no two patients differ, as when all is detected, drawing says nothing: read Wilson's.",
                 ),
                 (
                     "Dice, HD95, surface Dice",
