@@ -1,8 +1,10 @@
 """The report in a real browser: narrow and wide, light and dark, by mouse and by keyboard, with and without scripts."""
 
+import json
+
 import pytest
 from browser import chromium, needs_chromium, set_screen
-from report_runs import CASES, FAR, SMALL, write_run
+from report_runs import CASES, FAR, NEAR, SMALL, write_run
 
 from rectal_nnformer.report import cards, write_report
 
@@ -31,6 +33,16 @@ return [...document.querySelectorAll("body *")]
     const large = parseFloat(style.fontSize) >= 24;
     return [(a + 0.05) / (b + 0.05), large, e.textContent.trim().slice(0, 40)];
   });
+"""
+
+
+# Elements of tables, cards and charts whose text reaches out of them, or a chart's out of the screen.
+RUN_OVER = """
+return [
+  ...[...document.querySelectorAll("th, td, dt, dd, h4, .subtitle")]
+    .filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1),
+  ...[...document.querySelectorAll(".chart text")].filter((e) => e.getBoundingClientRect().right > innerWidth),
+].map((e) => e.textContent.slice(0, 60));
 """
 
 
@@ -152,6 +164,74 @@ def test_print_shows_whole_tables_and_one_slice_of_each_tumour(page):
     frame = page.execute_script("return getComputedStyle(document.querySelector('.tall')).overflowY")
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert set(shown[:2]) == {1} and frame == "visible"
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_captions_are_whole_and_stay_in_sight_while_the_table_scrolls(page, width):
+    set_screen(page, width)
+    outside = """
+    return [...document.querySelectorAll("table")].flatMap((table) => {
+      const frame = table.closest(".frame"), text = document.createRange();
+      text.selectNodeContents(table.caption);
+      return [0, 9999].map((left) => {
+        frame.scrollLeft = left;
+        const [inner, outer] = [text.getBoundingClientRect(), frame.getBoundingClientRect()];
+        return inner.left > outer.left - 1 && inner.right < outer.right + 1 ? "" : table.caption.textContent;
+      });
+    }).filter(Boolean);
+    """
+    assert page.execute_script(outside) == []
+
+
+def test_no_text_runs_out_of_its_cell_on_a_phone(page):
+    set_screen(page, 360)
+    assert page.execute_script(RUN_OVER) == []
+
+
+# --- names that mean harm --------------------------------------------------------------------------------------------
+
+HARMFUL = (
+    "<script>window.harmed = 1</script>".replace("/", "\u2044"),
+    "</td></table><svg onload=harmed=1>".replace("/", "\u2215"),
+    "\"'><img src=x onerror=harmed=1>&amp;&",
+    "very_long_" + 22 * "abcdefgh",
+    "\u05e9\u05dc\u05d5\u05dd_\u05e2\u05d5\u05dc\u05dd_case",
+    "\u202eovertaken",
+)
+
+
+@pytest.fixture(scope="module")
+def harmful_address(tmp_path_factory):
+    """A report in which cases, labels, trainers and notes of the training are called what nobody should call them."""
+    base = tmp_path_factory.mktemp("harmful")
+    run = write_run(base, {name: ([NEAR, FAR], [NEAR, SMALL]) for name in HARMFUL}, trainer=f"{HARMFUL[2]}\u202e")
+    write_run(base, trainer="nnUNetTrainer" + 8 * "Long", configuration="3d_fullres_cubic")
+    dataset = json.loads((run / "dataset.json").read_text())
+    (run / "dataset.json").write_text(json.dumps({**dataset, "labels": {"background": 0, f"{HARMFUL[0]}tumor": 1}}))
+    (run / "fold_0/debug.json").write_text(json.dumps({"gpu_name": HARMFUL[0], "device": HARMFUL[2]}))
+    return write_report(run).as_uri()
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_names_that_mean_harm_are_nothing_but_text(page, harmful_address, width):
+    set_screen(page, width)
+    page.get(harmful_address)
+    page.execute_script("document.querySelectorAll('img').forEach((image) => (image.loading = 'eager'))")
+    assert sorted(case_names(page)) == sorted(HARMFUL)
+    assert page.execute_script("return [window.harmed ?? null, document.scripts.length]") == [None, 1]
+    assert page.execute_script("return document.querySelectorAll('img[src=x], [onload], [onerror]').length") == 0
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    assert page.execute_script(RUN_OVER) == []
+    find(page, "#case-text").send_keys(HARMFUL[2])
+    assert case_names(page) == [HARMFUL[2]]
+
+
+def test_a_name_that_turns_the_reading_direction_turns_nothing_but_itself(page, harmful_address):
+    page.get(harmful_address)
+    lefts = page.execute_script(
+        "return [...document.querySelectorAll('.subtitle bdi')].map((name) => name.getBoundingClientRect().left)"
+    )
+    assert len(lefts) == 3 and lefts == sorted(lefts)
 
 
 # --- table of cases --------------------------------------------------------------------------------------------------
@@ -341,6 +421,15 @@ def test_landmarks_and_controls_have_names(page):
     )
     assert len(controls) > 40
     assert [c.get_attribute("outerHTML")[:90] for c in controls if c.is_displayed() and not c.accessible_name] == []
+    named = page.execute_script(
+        "return [...document.querySelectorAll('[role=region], .strip, .slider')].map((e) => e.ariaLabel)"
+    )
+    assert len(named) == len(set(named))
+    plan = [name for name in named if name.startswith("Patch sizes")]
+    assert plan == [
+        "Patch sizes: expected of tiles in prediction, by stage of the encoder",
+        "Patch sizes: expected of training crops, some of them rotated or scaled",
+    ]
 
 
 def test_nothing_is_fetched(page):

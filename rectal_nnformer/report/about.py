@@ -105,15 +105,18 @@ def _planned(run: Run) -> Markup:
 def _plan_words(text: str) -> Markup:
     """Return the description of plans: names with their values, tables as they are, the rest as text."""
     blocks: list[Markup] = []
+    heading = ""
     for columns, group in itertools.groupby(text.splitlines(), key=lambda line: min(len(_columns(line)), 3)):
         lines = list(group)
         if columns == 3:
             table = tag("pre", inspect.cleandoc("\n".join(lines)))
-            blocks.append(scroll_frame("What each patch size costs", table))
+            blocks.append(scroll_frame(f"Patch sizes: {heading}", table))
         elif columns == 2:
             blocks.append(definitions([(name, value) for name, value in map(_columns, lines)]))
         else:
             blocks += [tag("p", line.strip()) for line in lines]
+            # The sentence before a table says what it holds, and names it for screen readers.
+            heading = lines[-1].strip().rstrip(":")
     return join(blocks)
 
 

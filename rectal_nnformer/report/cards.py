@@ -72,7 +72,9 @@ def _toolbar() -> Markup:
         )
         for name, words in (("reference", "reference, solid"), ("prediction", "prediction, dashed"))
     ]
-    search = tag("label", "Case ", tag("input", type="search", id="card-text", autocomplete="off"), hidden=True)
+    search = tag(
+        "label", "Case name contains ", tag("input", type="search", id="card-text", autocomplete="off"), hidden=True
+    )
     return tag("form", *switches, search, class_="controls toolbar", aria_label="Outlines shown")
 
 
@@ -94,7 +96,7 @@ def _card(index: int, clip: Clip) -> Markup:
     subject = clip.subject
     name = subject.kind.replace(" ", "-")
     title = tag(
-        "h4", tag("span", subject.case, class_="case-name"), " ", tag("span", subject.kind, class_=f"tag {name}")
+        "h4", tag("bdi", subject.case, class_="case-name"), " ", tag("span", subject.kind, class_=f"tag {name}")
     )
     viewer: Content = _viewer(clip) if clip.pictures else tag("p", f"No picture: {clip.problem}.", class_="no-picture")
     return tag(

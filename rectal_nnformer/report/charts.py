@@ -12,6 +12,7 @@ from rectal_nnformer.evaluation.rates import Interval
 from rectal_nnformer.report.markup import Markup, join, tag
 
 WIDTH = 360
+LEGEND_CHARACTERS = 38
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 DARKEST, LIGHTEST = (8, 48, 107), (239, 244, 251)
 
@@ -181,9 +182,14 @@ def _legend_line(number: int, series: Series, left: float) -> Markup:
         [
             tag("line", x1=left, x2=left + 30, y1=y, y2=y, class_=f"line {style}"),
             _mark(left + 15, y, series.style),
-            tag("text", series.name, x=left + 40, y=y + 4),
+            tag("text", _shortened(series.name), x=left + 40, y=y + 4),
         ]
     )
+
+
+def _shortened(name: str) -> str:
+    """Return a name that fits into a line of the legend; the table beside the chart has the whole one."""
+    return name if len(name) <= LEGEND_CHARACTERS else f"{name[: LEGEND_CHARACTERS - 1]}…"
 
 
 def _drawn_series(series: Series, points: Sequence[tuple[float, float | None]], y: Callable[[float], float]) -> Markup:

@@ -85,7 +85,11 @@ def _header(run: Run, date: str) -> Markup:
         tag("p", "Tumour detection report", class_="kicker"),
         # A name without spaces may break after its underscores.
         tag("h1", join(run.dataset.split("_"), Markup("_<wbr>"))),
-        tag("p", join([run.trainer, run.plans_name, run.configuration, date], " · "), class_="subtitle"),
+        tag(
+            "p",
+            join([*(tag("bdi", name) for name in (run.trainer, run.plans_name, run.configuration)), date], " · "),
+            class_="subtitle",
+        ),
         tag("nav", tag("ul", *links), aria_label="Sections"),
     )
 

@@ -7,7 +7,7 @@ from rectal_nnformer.evaluation.rates import Rate
 from rectal_nnformer.evaluation.summary import CohortDetection, patient_interval_words
 from rectal_nnformer.report.charts import IntervalRow, interval_chart
 from rectal_nnformer.report.markup import Content, Markup, tag
-from rectal_nnformer.report.tables import definitions, numbers_below, scroll_frame, section, table
+from rectal_nnformer.report.tables import caption_of, definitions, numbers_below, scroll_frame, section, table
 from rectal_nnformer.runs import Run
 from rectal_nnformer.wording import number, percent, percent_interval, plural
 
@@ -61,7 +61,12 @@ def sizes(pooled: CohortDetection) -> Markup:
         "Detected tumours by volume",
         ("volume, cm³", "detected", "rate", "95 % interval"),
         [
-            (name, f"{rate.count} of {rate.total}", percent(rate.rate), percent_interval(rate.wilson_95))
+            (
+                name,
+                f"{rate.count} of {rate.total}" if rate.total else "none",
+                percent(rate.rate),
+                percent_interval(rate.wilson_95),
+            )
             for name, rate in pooled.size_bins.items()
         ],
     )
@@ -116,7 +121,7 @@ def cases(run: Run, cards: Mapping[str, str]) -> Markup:
     )
     head = tag("tr", *(_sortable(name, index) for index, name in enumerate(CASE_COLUMNS)))
     body = tag("tbody", *(_case_row(fold, case, cards.get(case.case)) for fold, case in rows))
-    caption = tag("caption", "Every validated case, misses first. Names lead to the pictures.")
+    caption = caption_of("Every validated case, misses first. Names lead to the pictures.")
     listing = tag("table", caption, tag("thead", head), body, class_="cases", id="case-table")
     return section(
         "cases",
@@ -175,7 +180,8 @@ def _sortable(name: str, index: int) -> Markup:
 
 
 def _case_row(fold: int, case: CaseDetection, card: str | None) -> Markup:
-    name: Content = tag("a", case.case, href=f"#{card}") if card else case.case
+    name = tag("bdi", case.case, title=case.case)
+    link: Content = tag("a", name, href=f"#{card}") if card else name
     volume = sum(lesion.volume_cm3 for lesion in case.lesions)
     numbers: Sequence[tuple[str, float | None]] = [
         (str(case.n_missed), case.n_missed),
@@ -191,7 +197,7 @@ def _case_row(fold: int, case: CaseDetection, card: str | None) -> Markup:
     ]
     return tag(
         "tr",
-        tag("th", name, scope="row", data_value=case.case),
+        tag("th", link, scope="row", data_value=case.case),
         *cells,
         tag("td", case.note, data_value=case.note),
         data_name=case.case,

@@ -23,8 +23,13 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Content]]
         )
         for row in rows
     )
-    content = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body))
+    content = tag("table", caption_of(caption), tag("thead", head), tag("tbody", *body))
     return scroll_frame(caption, content)
+
+
+def caption_of(text: str) -> Markup:
+    """Return a table's caption, which stays in sight where the table is wider than its frame and scrolls."""
+    return tag("caption", tag("span", text))
 
 
 def scroll_frame(label: str, content: Markup, class_: str = "frame") -> Markup:
