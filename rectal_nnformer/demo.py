@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.files import write_text
 from rectal_nnformer.paths import folder_variables
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ TARGET_SPACING = (3.0, 3.0, 3.0)
 NUM_CASES = 20
 NUM_FOLDS = 5
 NUM_PROCESSES = 2
+PLANNING_LOG = "planning_log.txt"
+GUIDE_FILE = "README.txt"
 
 Result = TypeVar("Result")
 
@@ -56,7 +59,7 @@ class Demo:
 
 
 def run_demo(demo: Demo) -> Path:
-    """Run all steps, write report.html, and return the folder of the trained model, which holds the summary.
+    """Run all steps, write report.html and README.txt, and return the trained model's folder, which holds the summary.
 
     Raises:
         RectalError: the output folder is not empty, or series and outline are not both given or do not go together.
@@ -69,10 +72,12 @@ def run_demo(demo: Demo) -> Path:
     split_by_case = num_patients < NUM_FOLDS
     _set_environment(demo.output)
     _step(2, "Converting it to an nnU-Net dataset", lambda: _convert(demo, split_by_case))
-    _step(3, "Planning and preprocessing", lambda: _plan(demo.output / "planning_log.txt"))
+    _step(3, "Planning and preprocessing", lambda: _plan(demo.output / PLANNING_LOG))
     model_folder, summary = _step(4, "Training and validating five folds", lambda: _train(demo))
     report = _report(demo, model_folder)
-    print(_conclusion(demo, model_folder, summary, split_by_case, report, time.monotonic() - start))
+    guide = _guide(demo, model_folder, summary.picture_note)
+    write_text(demo.output / GUIDE_FILE, f"What the demo left here, in the order to look at it:\n{guide}\n")
+    print(_conclusion(demo, summary, split_by_case, report, guide, time.monotonic() - start))
     return model_folder
 
 
@@ -202,8 +207,38 @@ def _report(demo: Demo, model_folder: Path) -> str:
     return try_report(model_folder, demo.output / REPORT_FILE)
 
 
+def _guide(demo: Demo, model_folder: Path, picture_note: str) -> str:
+    """Return everything that lies in the output folder, a line each, in the order to look at it."""
+    from rectal_nnformer.planning.backbones import BACKBONES
+    from rectal_nnformer.report import REPORT_FILE
+
+    model, dataset = os.path.relpath(model_folder, demo.output), model_folder.parent.name
+    explanation = f"nnUNet_preprocessed/{dataset}/{BACKBONES[BACKBONE].plans_name}_explanation.txt"
+    look_at = {
+        REPORT_FILE: "the result, with pictures of every tumour: open it in a browser",
+        f"{model}/crossval_summary.md": "the result in tables (and .json, .csv)",
+        f"{model}/crossval_summary.png": "best, median and worst case",
+        f"nnUNet_raw/{dataset}/contact_sheet.png": "what went in: each case with its tumour outlined",
+        explanation: "the plan, and why it is as it is",
+        f"{model}/fold_0/progress.png": "learning curves; folds 1 to 4 have theirs",
+    }
+    lies_there = {
+        "cohort/": "the scans and tumour masks as they were made",
+        "nnUNet_raw/": "the dataset that was converted from them",
+        "nnUNet_preprocessed/": "plans, folds, and what was resampled for training",
+        "nnUNet_results/": "the five trained networks, their logs, their predictions in fold_X/validation",
+        PLANNING_LOG: "what nnU-Net printed while it planned and preprocessed",
+        GUIDE_FILE: "this list",
+    }
+    shown = {path: what for path, what in look_at.items() if (demo.output / path).exists()}
+    lines = [f"  {number}. {path}\n       {what}" for number, (path, what) in enumerate(shown.items(), start=1)]
+    if picture_note:
+        lines.append(f"  There is no picture of cases: {picture_note}")
+    return "\n".join([*lines, "The rest, by folder:", *(f"  {path:<22}{what}" for path, what in lies_there.items())])
+
+
 def _conclusion(
-    demo: Demo, model_folder: Path, summary: "CrossvalSummary", split_by_case: bool, report: str, seconds: float
+    demo: Demo, summary: "CrossvalSummary", split_by_case: bool, report: str, guide: str, seconds: float
 ) -> str:
     from rectal_nnformer.evaluation.summary import detection_line
 
@@ -211,11 +246,7 @@ def _conclusion(
     return (
         f"\n{detection_line(summary.pooled)}\n{caution if split_by_case else ''}"
         f"{report}\n"
-        f"All of it took {_duration(seconds)}. What lies where:\n"
-        f"  the result        {model_folder / 'crossval_summary.md'} (and .json, .csv)\n"
-        f"  as pictures       {summary.picture_note or model_folder / 'crossval_summary.png'}\n"
-        f"  what went in      {demo.output / 'nnUNet_raw' / model_folder.parent.name / 'contact_sheet.png'}\n"
-        f"  learning curves   {model_folder / 'fold_0' / 'progress.png'}"
+        f"All of it took {_duration(seconds)}. What lies in {demo.output}, in the order to look at it:\n{guide}"
     )
 
 

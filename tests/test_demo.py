@@ -1,6 +1,7 @@
 """The demo: what it refuses before it writes, what it announces, and both its ways as a whole."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -104,15 +105,24 @@ def test_steps_run_in_order_and_the_end_tells_what_was_found(tmp_path, monkeypat
     monkeypatch.setattr(demo, "_set_environment", lambda _: calls.append("environment"))
     monkeypatch.setattr(demo, "_convert", lambda _, split_by_case: calls.append(f"convert {split_by_case}"))
     monkeypatch.setattr(demo, "_plan", lambda _: calls.append("plan"))
-    monkeypatch.setattr(demo, "_train", lambda _: calls.append("train") or (tmp_path / "D" / "model", summary))
+    output = tmp_path / "demo"
+    model = output / "nnUNet_results/D/model"
+    model.mkdir(parents=True)
+    (model / "crossval_summary.md").write_text("")
+    monkeypatch.setattr(demo, "_train", lambda _: calls.append("train") or (model, summary))
     monkeypatch.setattr("rectal_nnformer.report.try_report", lambda model, output: f"The report of {model} is {output}")
     monkeypatch.setattr("rectal_nnformer.evaluation.summary.detection_line", lambda _: "Detected 3 of 4 lesions")
-    run_demo(Demo(tmp_path / "demo"))
+    monkeypatch.setattr(demo, "_check", lambda _: None)
+    run_demo(Demo(output))
     printed = capsys.readouterr().out
     assert calls == ["cohort", "environment", "convert True", "plan", "train"]
     assert printed.index("This demo goes the whole way") < printed.index("[1/4]") < printed.index("Detected 3 of 4")
-    assert "optimistic" in printed and "crossval_summary.md" in printed
-    assert f"The report of {tmp_path / 'D' / 'model'} is {tmp_path / 'demo' / 'report.html'}" in printed
+    assert "optimistic" in printed and "1. nnUNet_results/D/model/crossval_summary.md" in printed
+    assert f"The report of {model} is {output / 'report.html'}" in printed
+    guide = (output / "README.txt").read_text()
+    assert guide.split("\n", 1)[1].strip() in printed and "planning_log.txt" in guide
+    # What is not there is not listed.
+    assert "progress.png" not in guide
 
 
 SMALL_DEMO = """
@@ -156,3 +166,8 @@ def test_the_whole_demo_on_five_cases_with_a_short_training(source, tmp_path):
     report = (output / "report.html").read_text(encoding="utf-8")
     assert f"of {summary['n_reference']} tumour" in report and str(output / "report.html") in result.stdout
     assert "have no picture" not in report
+    guide = (output / "README.txt").read_text()
+    for entry in output.iterdir():
+        assert f"  {entry.name}{'/' if entry.is_dir() else ''} " in guide or f". {entry.name}\n" in guide
+    listed = re.findall(r"^  \d\. (.*)$", guide, flags=re.MULTILINE)
+    assert listed[0] == "report.html" and len(listed) == 6 and all((output / path).is_file() for path in listed)

@@ -91,7 +91,8 @@ def test_the_headline_counts_tumours_with_their_interval(page):
     assert "3 of 5 tumours detected" in text
     # Wilson's interval of 3 in 5, from statsmodels.
     assert "23.1-88.2 %" in text
-    assert "1 (0.25 per case)" in text and "4 of 4 patients" in text
+    assert "1 (0.25 per case)" in text and "4 from 4 patients" in text
+    assert "5-10no tumour--" in text and "5-10 cm³: no tumour" in text
 
 
 def test_where_everything_is_detected_no_interval_claims_to_be_sure(tmp_path):

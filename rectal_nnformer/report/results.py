@@ -42,7 +42,7 @@ def headline(run: Run) -> Markup:
         ("95 % interval, by patient", patient_interval_words(pooled.detection_rate)),
         ("false positives", f"{pooled.n_false_positive} ({number(pooled.false_positives_per_case)} per case)"),
         ("Dice per case, median", number(pooled.case_dice.median)),
-        ("cases", f"{pooled.n_cases} of {plural(pooled.n_patients, 'patient')}"),
+        ("cases", f"{pooled.n_cases} from {plural(pooled.n_patients, 'patient')}"),
     ]
     below = numbers_below(chart, definitions(facts, "facts tiles"))
     reading = (
@@ -55,7 +55,9 @@ def headline(run: Run) -> Markup:
 def sizes(pooled: CohortDetection) -> Markup:
     """Return the detection rate by lesion volume."""
     rows = [_interval_row(f"{name} cm³", rate) for name, rate in pooled.size_bins.items()]
-    described = "; ".join(f"{row.label}: {row.note} detected" for row in rows)
+    described = "; ".join(
+        f"{row.label}: {'no tumour' if row.value is None else f'{row.note} detected'}" for row in rows
+    )
     chart = interval_chart("sizes", "Detection rate by tumour volume", described, rows)
     numbers = table(
         "Detected tumours by volume",
@@ -63,7 +65,7 @@ def sizes(pooled: CohortDetection) -> Markup:
         [
             (
                 name,
-                f"{rate.count} of {rate.total}" if rate.total else "none",
+                f"{rate.count} of {rate.total}" if rate.total else "no tumour",
                 percent(rate.rate),
                 percent_interval(rate.wilson_95),
             )
@@ -132,7 +134,7 @@ def cases(run: Run, cards: Mapping[str, str]) -> Markup:
 
 
 def _interval_row(label: str, rate: Rate) -> IntervalRow:
-    return IntervalRow(label, f"{rate.count}/{rate.total}" if rate.total else "none", rate.rate, rate.wilson_95)
+    return IntervalRow(label, f"{rate.count}/{rate.total}" if rate.total else "-", rate.rate, rate.wilson_95)
 
 
 def _cautions(run: Run) -> list[Markup]:
