@@ -272,6 +272,12 @@ def test_attention_alone_has_one_panel_more(tmp_path):
     assert len(titles) == 3 and titles[1].startswith("Attention dilution index")
 
 
+def test_dollars_in_names_of_runs_are_no_formulas(tmp_path):
+    models = [write_run(tmp_path, trainer=f"{name}$\\frac$") for name in ("A", "B")]
+    page, *_, picture = write_comparison(compare_runs(models), tmp_path / "out")
+    assert picture.is_file() and "A\\$\\\\frac\\$" in page.read_text()
+
+
 HOSTILE = "<script>alert(1)</script>|[x](javascript:alert(1))*`\u202e&lt;"
 
 

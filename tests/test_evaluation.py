@@ -3,6 +3,7 @@ import csv
 import gzip
 import json
 import math
+import re
 from itertools import groupby
 
 import numpy as np
@@ -338,6 +339,30 @@ def test_crossval_pools_the_folds(crossval):
     assert [bridged[name] for name in ("fold", "n_detected", "n_detected_strict", "n_missed")] == ["1", "2", "0", "0"]
     assert float(rows["perfect"]["dice"]) == 1
     assert (rows["nothing"]["dice"], rows["lost"]["note"]) == ("", "prediction file missing")
+
+
+def test_names_of_cases_stay_text_in_the_page_and_the_picture(tmp_path):
+    names = ["<script>alert(1)", "[x](javascript:alert(1))", "a|b*c*`d`&lt;", "$\\frac$", "\u202eturned", "_em_"]
+    for name in names:
+        write_case(tmp_path, name, [LESION], [])
+    evaluate(tmp_path, names)
+    summary = summarize(tmp_path, [0])
+    assert summary.picture_note == ""
+    page = (tmp_path / "crossval_summary.md").read_text()
+    missed = page.split("## Missed lesions")[1].split("##")[0]
+    cells = [re.split(r"(?<!\\)\|", line)[2].strip() for line in missed.splitlines() if line.startswith("| 0 ")]
+    assert sorted(cells) == sorted(
+        [
+            "&lt;script>alert(1)",
+            "\\[x\\](javascript:alert(1))",
+            "a\\|b\\*c\\*\\`d\\`&amp;lt;",
+            "\\$\\\\frac\\$",
+            "\ufffdturned",
+            "\\_em\\_",
+        ]
+    )
+    notes = page.split("## Cases to look at")[1].split("##")[0]
+    assert "- fold 0, \\_em\\_: nothing predicted" in notes and "<" not in notes
 
 
 def test_crossval_page_says_it_in_words(crossval):

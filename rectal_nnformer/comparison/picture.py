@@ -71,7 +71,9 @@ def _draw_rates(axes: Axes, runs: Sequence[RunResult]) -> None:
             axes.plot([low, high], [index, index], color=_color(index), linewidth=5, alpha=0.35, solid_capstyle="round")
             axes.plot(rate.rate, index, _mark(index), color=_color(index), markersize=9)
     counts = [f"{run.detection.n_detected}/{run.detection.n_reference}" for run in runs]
-    axes.set_yticks(range(len(runs)), [f"{_wrap(run.name)}\n{n}" for run, n in zip(runs, counts, strict=True)])
+    axes.set_yticks(
+        range(len(runs)), [f"{_wrap(run.name)}\n{n}" for run, n in zip(runs, counts, strict=True)], parse_math=False
+    )
     axes.set(xlim=(0, 1.02), title="Detection rate, 95 % Wilson interval")
     axes.set_ylim(len(runs) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
@@ -87,7 +89,7 @@ def _draw_differences(axes: Axes, comparison: Comparison) -> None:
         axes.plot(difference.value, index, "o", color="0.15", markersize=7)
     axes.axvline(0, color="0.15", linewidth=0.8)
     names = [f"{_wrap(pair.first)} -\n{_wrap(pair.second)}" for pair in comparison.pairs]
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set(title="Difference in detection rate, 95 % by patient")
     if all(pair.detection_rate.patient_bootstrap_95 is None for pair in comparison.pairs):
@@ -157,7 +159,8 @@ def _finish(axes: Axes, title: str, x_title: str) -> None:
     """Title a panel and add its legend."""
     axes.set(title=title, xlabel=x_title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    for text in axes.legend(fontsize=8).texts:
+        text.set_parse_math(False)
 
 
 def _wrap(name: str) -> str:

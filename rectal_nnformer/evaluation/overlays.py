@@ -76,7 +76,7 @@ def draw_examples(examples: Sequence[Example], tumor_labels: Sequence[int], path
         view = _load_view(example, tumor_labels)
         _draw_view(whole, view)
         _draw_view(close_up, view)
-        whole.set_title(f"{example.title}, {view.slice_words}", fontsize=10)
+        whole.set_title(f"{example.title}, {view.slice_words}", fontsize=10, parse_math=False)
         _mark_sides(whole)
         _zoom_to_tumor(close_up, whole, view)
     handles = [Line2D([], [], color=color, label=label) for color, label in LEGEND.items()]
