@@ -23,6 +23,10 @@ def golden_input(size):
     return torch.from_numpy(np.random.default_rng(20260506).random((1, 1, *size), dtype=np.float32))
 
 
+def assert_golden(found, expected):
+    torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-4, rtol=0)
+
+
 def shapes(network):
     return {key: tuple(value.shape) for key, value in network.state_dict().items()}
 

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -144,18 +145,23 @@ def test_commands_leave_sigterm_to_process_pools():
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8").stdout == "True\n"
 
 
-def test_waiting_on_a_command_is_interrupted_by_sigterm_and_sighup():
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        before = signal.getsignal(number)
+@contextmanager
+def handled_by(number, handler):
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_waiting_on_a_command_is_interrupted_by_sigterm_and_sighup(number):
+    with handled_by(number, signal.SIG_DFL):
         with pytest.raises(KeyboardInterrupt), nnunet_commands.interruptible():
             os.kill(os.getpid(), number)
-        assert signal.getsignal(number) == before
+        assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_what_nohup_ignores_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with nnunet_commands.interruptible():
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with handled_by(signal.SIGHUP, signal.SIG_IGN), nnunet_commands.interruptible():
+        os.kill(os.getpid(), signal.SIGHUP)

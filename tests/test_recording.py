@@ -6,9 +6,10 @@ import weakref
 
 import pytest
 import torch
+from small_networks import small_smit, small_swin_unetr
 
 from rectal_nnformer.analysis import attention_flow
-from rectal_nnformer.networks import SMIT, SwinUNETR
+from rectal_nnformer.networks import SMIT
 from rectal_nnformer.networks.recording import record_attention
 
 torch.set_num_threads(1)
@@ -16,10 +17,7 @@ SIZES = {"smit": (24, 20, 24), "swin_unetr": (64, 32, 32), "swin_unetr_v2": (64,
 
 
 def small(backbone, **options):
-    torch.manual_seed(0)
-    if backbone == "smit":
-        return SMIT(embed_dim=12, depths=(2, 2), num_heads=(2, 4), **options).eval()
-    return SwinUNETR(feature_size=12, use_v2=backbone == "swin_unetr_v2", **options).eval()
+    return small_smit(**options) if backbone == "smit" else small_swin_unetr(use_v2=backbone.endswith("v2"), **options)
 
 
 def padded_input(backbone):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from golden_networks import golden_input, golden_outputs, golden_shapes, shapes, with_golden_weights
+from golden_networks import assert_golden, golden_input, golden_outputs, golden_shapes, shapes, with_golden_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import small_smit
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks import SMIT
@@ -15,16 +16,6 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="module")
 def published():
     return with_golden_weights(SMIT())
-
-
-def assert_golden(found, expected):
-    torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-4, rtol=0)
-
-
-def small(in_channels=1, out_channels=2, **options):
-    torch.manual_seed(0)
-    architecture = {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4), **options}
-    return SMIT(in_channels, out_channels, **architecture).eval()
 
 
 def test_parameter_names_and_shapes_are_the_published_ones(published):
@@ -80,7 +71,7 @@ def test_fewer_stages_keep_the_names_of_the_levels(stages):
 @settings(max_examples=6, deadline=None)
 @torch.no_grad()
 def test_any_size_comes_back_with_its_shape(size, window_reverse):
-    network = small(out_channels=3, window_reverse=window_reverse)
+    network = small_smit(out_channels=3, window_reverse=window_reverse)
     image = torch.rand(1, 1, *size)
     logits = network(image)
     assert logits.shape == (1, 3, *size)
@@ -93,82 +84,22 @@ def test_any_size_comes_back_with_its_shape(size, window_reverse):
 
 def test_a_single_token_at_the_bottleneck_is_refused():
     with pytest.raises(RectalError, match=r"\(8, 8, 8\)"):
-        small()(torch.rand(1, 1, 8, 8, 8))
+        small_smit()(torch.rand(1, 1, 8, 8, 8))
 
 
 @torch.no_grad()
 def test_scattering_makes_a_difference():
     image = torch.rand(1, 1, 32, 32, 16)
-    assert not torch.allclose(small()(image), small(window_reverse="inverse")(image), atol=1e-3)
+    assert not torch.allclose(small_smit()(image), small_smit(window_reverse="inverse")(image), atol=1e-3)
     with pytest.raises(ValueError, match="window_reverse"):
-        small(window_reverse="sideways")
+        small_smit(window_reverse="sideways")
 
 
 def test_drop_path_rises_linearly_and_acts_in_training_only():
-    network = small(depths=(2, 3), drop_path_rate=0.4)
+    network = small_smit(depths=(2, 3), drop_path_rate=0.4)
     rates = [block.drop_path.drop_prob for stage in network.transformer.layers for block in stage.blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     image = torch.rand(4, 1, 16, 16, 16)
     assert torch.equal(network(image), network(image))
     network.train()
     assert not torch.equal(network(image), network(image))
-
-
-@pytest.mark.parametrize(
-    ("options", "training"),
-    [({}, False), ({"mask_padding": True}, True), ({"window_reverse": "inverse", "drop_path_rate": 0.1}, True)],
-)
-def test_compiles_without_a_graph_break(options, training):
-    torch._dynamo.reset()
-    network = small(depths=(2,), num_heads=(2,), **options).train(training)
-    image, real = torch.rand(2, 1, 12, 10, 9), torch.rand(2, 1, 12, 10, 9) > 0.5
-    compiled = torch.compile(network, fullgraph=True, backend="eager")
-    torch.manual_seed(1)
-    logits = compiled(image, real)
-    logits.sum().backward()
-    torch.manual_seed(1)
-    torch.testing.assert_close(logits, network(image, real))
-
-
-class TestMaskPadding:
-    """Images of 24 x 20 x 24 voxels of which z from 13 on is padding: also half of a token, and half windows."""
-
-    size = (2, 1, 24, 20, 24)
-
-    @pytest.fixture
-    def real(self):
-        real = torch.ones(self.size, dtype=torch.bool)
-        real[..., 13:] = False
-        return real
-
-    @pytest.mark.parametrize("window_reverse", ["inverse", "published"])
-    @torch.no_grad()
-    def test_features_and_logits_do_not_depend_on_what_the_padding_holds(self, real, window_reverse):
-        network = small(mask_padding=True, window_reverse=window_reverse)
-        black = torch.rand(self.size) * real
-        noise = torch.where(real, black, torch.rand(self.size))
-        for expected, found in zip(network.encode(black, real), network.encode(noise, real), strict=True):
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-        torch.testing.assert_close(network(noise, real), network(black, real), atol=1e-5, rtol=0)
-
-    @torch.no_grad()
-    def test_hiding_padding_changes_real_features(self, real):
-        image = torch.rand(self.size) * real
-        masked, plain = small(mask_padding=True), small()
-        assert not torch.allclose(masked.encode(image, real)[0][..., :6], plain.encode(image)[0][..., :6], atol=1e-4)
-        assert torch.equal(plain(image, real), plain(image))
-
-    @torch.no_grad()
-    def test_without_padding_nothing_changes(self):
-        image = torch.rand(1, 1, 32, 32, 16)
-        expected = small()(image)
-        torch.testing.assert_close(small(mask_padding=True)(image), expected)
-        torch.testing.assert_close(small(mask_padding=True)(image, torch.ones_like(image, dtype=torch.bool)), expected)
-
-    def test_a_sample_of_padding_alone_gives_no_nan(self, real):
-        real[1] = False
-        network = small(mask_padding=True).train()
-        logits = network(torch.rand(self.size), real)
-        logits.square().mean().backward()
-        assert logits.isfinite().all()
-        assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
