@@ -312,6 +312,8 @@ def test_outlines_enclose_the_masks_of_their_slice(model):
     (picture,) = [picture for picture in clip.pictures if picture.number == clip.largest]
     reference, prediction = picture.outlines["reference"], picture.outlines["prediction"]
     assert clip.largest == 9
+    assert (clip.width_mm, clip.slice_mm) == (64, 3)  # the image is 72 x 64 mm: the largest square in it
+    assert clip.shape == (64, 64)
     assert polygon_area(reference) == pytest.approx(np.pi * 9**2, rel=0.05)
     # The prediction is the same ball, one voxel further to the patient's left.
     assert polygon_center(prediction) - polygon_center(reference) == pytest.approx([1, 0], abs=0.05)
@@ -365,7 +367,7 @@ def lesion(detected, volume=1.0):
 def clip_of(number, num_pictures, size, kind="detected"):
     subject = Subject(kind, 0, f"case_{number}", lesion(kind == "detected"))
     pictures = tuple(Picture(z + 1, bytes(size), {"reference": "M0 0 1 0 1 1Z"}) for z in range(num_pictures))
-    return Clip(subject, pictures, num_pictures, (10, 10), (10, 10), largest=num_pictures // 2 + 1)
+    return Clip(subject, pictures, num_pictures, (10, 10), (10, 10), 80, 3, largest=num_pictures // 2 + 1)
 
 
 @settings(deadline=None)

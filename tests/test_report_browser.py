@@ -362,6 +362,18 @@ def test_pictures_decode_and_keep_their_slice_when_the_window_changes(page):
     until(page, lambda: slice_shown(card) == "12 / 20")
 
 
+@pytest.mark.parametrize("width", [360, 1400])
+def test_the_bar_is_as_long_as_it_says(page, width):
+    set_screen(page, width)
+    card = find(page, "#pictures .card")
+    page.execute_script("arguments[0].scrollIntoView()", card)
+    bar, image = (card.find_element("css selector", name) for name in (".scale-bar path", "[data-largest] img"))
+    shown = page.execute_script("return arguments[0].getBoundingClientRect().width", bar)
+    assert card.find_element("css selector", ".scale").text == "20 mm"
+    assert shown == pytest.approx(20 / 64 * image.size["width"], rel=0.02)
+    assert "slices 3 mm apart" in card.text
+
+
 @pytest.mark.parametrize("name", ["reference", "prediction"])
 def test_outlines_are_switched_off_and_on_by_keyboard(page, name):
     page.execute_script("document.querySelectorAll('details').forEach((group) => (group.open = true))")

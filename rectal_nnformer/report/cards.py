@@ -9,6 +9,7 @@ from rectal_nnformer.report.tables import section
 from rectal_nnformer.wording import number, plural
 
 OPEN_AT_MOST = 30
+SCALE_MM = 20
 HEADINGS: dict[Kind, str] = {
     "missed": "Missed tumours",
     "detected": "Detected tumours",
@@ -113,12 +114,13 @@ def _card(index: int, clip: Clip) -> Markup:
 def _facts(clip: Clip) -> str:
     component, fold = clip.subject.component, clip.subject.fold
     size = f"{number(component.volume_cm3)} cm³, fold {fold}"
+    apart = f", slices {clip.slice_mm:.3g} mm apart" if clip.pictures else ""
     if not isinstance(component, Lesion):
-        return f"False positive {component.label}: {size}"
+        return f"False positive {component.label}: {size}{apart}"
     facts = f"Tumour {component.label}: {size}, IoU {number(component.iou)}"
-    if not component.detected:
-        return facts
-    return f"{facts}, Dice {number(component.dice)}, HD95 {number(component.hd95_mm, 1)} mm"
+    if component.detected:
+        facts = f"{facts}, Dice {number(component.dice)}, HD95 {number(component.hd95_mm, 1)} mm"
+    return f"{facts}{apart}"
 
 
 def _viewer(clip: Clip) -> Markup:
@@ -135,7 +137,16 @@ def _viewer(clip: Clip) -> Markup:
         aria_label=f"{plural(len(slices), 'slice')} of {subject.case}, {what} {subject.component.label}",
     )
     sides = [tag("span", letter, class_=f"side side-{letter}", aria_hidden="true") for letter in "RLA"]
-    return tag("div", strip, *sides, class_="viewer")
+    return tag("div", strip, *sides, *_scale(clip), class_="viewer")
+
+
+def _scale(clip: Clip) -> list[Markup]:
+    """Return a bar that is as long as `SCALE_MM` of the picture, and its length in words."""
+    bar = tag("path", d=f"M0 0h{100 * SCALE_MM / clip.width_mm:.1f}")
+    return [
+        tag("svg", bar, viewBox="0 -1 100 2", preserveAspectRatio="none", class_="scale-bar", aria_hidden="true"),
+        tag("span", f"{SCALE_MM} mm", class_="scale", aria_hidden="true"),
+    ]
 
 
 def _slice(clip: Clip, picture: Picture) -> Markup:

@@ -91,6 +91,8 @@ class Clip:
         num_slices: Slices of the whole volume.
         shape: Rows and columns of voxels in each picture, the coordinates of the outlines.
         pixels: Width and height of each picture.
+        width_mm: What a picture shows from its left to its right edge.
+        slice_mm: From one slice of the volume to the next.
         largest: Number of the slice in which the subject is largest.
         problem: Why there are no pictures.
     """
@@ -100,6 +102,8 @@ class Clip:
     num_slices: int = 0
     shape: tuple[int, int] = (0, 0)
     pixels: tuple[int, int] = (0, 0)
+    width_mm: float = 0
+    slice_mm: float = 0
     largest: int = 0
     problem: str = ""
 
@@ -124,6 +128,7 @@ class _Volume:
     prediction: NDArray[np.bool_]
     lesions: NDArray[np.int32]
     predictions: NDArray[np.int32]
+    slice_mm: float
     row_mm: float
     column_mm: float
 
@@ -263,13 +268,14 @@ def _load(job: _CaseJob) -> _Volume:
         prediction = _tumor(job.prediction, image, job.tumor_labels)
     if job.ignore_label is not None:
         prediction &= ~_tumor(job.reference, image, (job.ignore_label,))
-    column_mm, row_mm, _ = sitk.DICOMOrient(image, "LPS").GetSpacing()
+    column_mm, row_mm, slice_mm = sitk.DICOMOrient(image, "LPS").GetSpacing()
     return _Volume(
         grey=grey,
         reference=_displayed(reference, image) > 0,
         prediction=_displayed(prediction, image) > 0,
         lesions=_displayed(find_components(reference).labels, image),
         predictions=_displayed(find_components(prediction).labels, image),
+        slice_mm=slice_mm,
         row_mm=row_mm,
         column_mm=column_mm,
     )
@@ -315,15 +321,18 @@ def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:
         num_slices=len(own),
         shape=shape,
         pixels=pixels,
+        width_mm=shape[1] * volume.column_mm,
+        slice_mm=volume.slice_mm,
         largest=largest + 1,
     )
 
 
 def _close_up(own: NDArray[np.bool_], row_mm: float, column_mm: float) -> Box:
-    """Return rows and columns of a square in mm around a subject in all of its slices, within the image."""
+    """Return rows and columns around a subject in all of its slices, within the image: a square in mm."""
     extents = [np.flatnonzero(own.any(axis=axes)) for axes in ((0, 2), (0, 1))]
     sizes = [(used[-1] - used[0] + 1) * mm for used, mm in zip(extents, (row_mm, column_mm), strict=True)]
-    width = max(MIN_WIDTH_MM, 1.7 * max(sizes))
+    field = [length * mm for length, mm in zip(own.shape[1:], (row_mm, column_mm), strict=True)]
+    width = min(max(MIN_WIDTH_MM, 1.7 * max(sizes)), *field)
     spans = []
     for used, mm, length in zip(extents, (row_mm, column_mm), own.shape[1:], strict=True):
         count = min(math.ceil(width / mm), length)
