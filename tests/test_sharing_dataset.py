@@ -339,6 +339,19 @@ def test_files_of_other_content_are_refused(bundle, tmp_path, name, content, mes
     refused(repacked(bundle, tmp_path / "evil.tar", {name: content}, tmp_path), tmp_path, message)
 
 
+@pytest.mark.parametrize("more", [gzip.compress(b""), gzip.compress(b"Dr. Mueller"), b"\0", b"Dr. Mueller"])
+def test_masks_that_go_on_behind_their_gzip_member_are_refused(bundle, tmp_path, more):
+    name = f"gt_segmentations/{CASES[0]}.nii.gz"
+    mask = (unpacked(bundle, tmp_path / "unpacked") / name).read_bytes()
+    refused(repacked(bundle, tmp_path / "evil.tar", {name: mask + more}, tmp_path), tmp_path, "more follows its end")
+
+
+def test_masks_that_end_early_are_refused(bundle, tmp_path):
+    name = f"gt_segmentations/{CASES[0]}.nii.gz"
+    mask = (unpacked(bundle, tmp_path / "unpacked") / name).read_bytes()
+    refused(repacked(bundle, tmp_path / "evil.tar", {name: mask[:-1]}, tmp_path), tmp_path, "ends early")
+
+
 def test_huge_texts_are_not_read(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(strict_json, "MAX_BYTES", 100_000)
     evil = repacked(bundle, tmp_path / "evil.tar", {"dataset_fingerprint.json": b" " * 100_001}, tmp_path)
