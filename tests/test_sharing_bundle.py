@@ -6,6 +6,7 @@ import json
 import lzma
 import subprocess
 import tarfile
+import tracemalloc
 from functools import partial
 
 import pytest
@@ -17,7 +18,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.sharing import bundle as bundles
 from rectal_nnformer.sharing.bundle import BundleReader, Member, check_paths, padding, tar_header, write_bundle
 from rectal_nnformer.sharing.compression import SealedWriter, seal
-from rectal_nnformer.sharing.strict_json import canonical_json, load_json
+from rectal_nnformer.sharing.strict_json import MAX_VALUES, canonical_json, load_json
 
 ENDINGS = ("tar", "tar.gz", "tar.xz")
 CONTENTS = {
@@ -248,6 +249,42 @@ def test_a_huge_manifest_is_not_read(tmp_path):
 def test_json_that_means_different_things_to_different_readers_is_refused(text):
     with pytest.raises(RectalError, match="cannot be read as JSON"):
         load_json(text, "a file")
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"0", b'{"":0}'])
+def test_json_of_more_values_than_any_file_needs_is_not_parsed(value, monkeypatch):
+    monkeypatch.setattr("json.loads", None)
+    text = b"[" + b",".join([value] * (MAX_VALUES + 1)) + b"]"
+    with pytest.raises(RectalError, match="a file holds more than the 524288 values"):
+        load_json(text, "a file")
+
+
+def test_the_manifest_of_many_cases_is_read():
+    paths = [f"{folder}/case_{n:04d}{end}" for folder in ("one", "two", "three") for n in range(5000) for end in "abc"]
+    text = canonical_json({path: entry() for path in paths})
+    assert load_json(text, "manifest")[paths[-1]] == entry()
+
+
+def test_a_manifest_that_is_not_written_canonically_takes_little_memory(tmp_path):
+    """Indented, it would be many times larger than it is."""
+    deep = {}
+    for _ in range(20):
+        deep = {"": deep}
+    manifest = {"format": bundles.FORMAT, "version": 1, "more": [deep] * 2500}
+    text = json.dumps(manifest).encode()
+    (tmp_path / "evil.tar").write_bytes(
+        tar_header("manifest.json", len(text)) + text + padding(len(text)) + bytes(10240)
+    )
+    tracemalloc.start()
+    try:
+        load_json(text, "alone")
+        alone = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        with pytest.raises(RectalError, match=r"manifest\.json was changed"):
+            BundleReader(tmp_path / "evil.tar")
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * alone
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_changing_source_is_noticed(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import lzma
 import pickle
 import socket
 import struct
+import tracemalloc
 
 import blosc2
 import numpy as np
@@ -33,6 +34,7 @@ from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.sharing import export_dataset, import_dataset, strict_json
 from rectal_nnformer.sharing.dataset_import import BundleReader
+from rectal_nnformer.sharing.strict_json import load_json
 
 
 @pytest.fixture
@@ -356,6 +358,21 @@ def test_huge_texts_are_not_read(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(strict_json, "MAX_BYTES", 100_000)
     evil = repacked(bundle, tmp_path / "evil.tar", {"dataset_fingerprint.json": b" " * 100_001}, tmp_path)
     refused(evil, tmp_path, "dataset_fingerprint.json has more than the 100000 bytes")
+
+
+def test_texts_that_are_large_in_memory_are_read_one_after_the_other(bundle, tmp_path):
+    deep = b"[" + b",".join([b'{"":' * 20 + b"0" + b"}" * 20] * 3000) + b"]"
+    files = {f"plans_{number}.json": deep for number in range(20)}
+    evil = repacked(bundle, tmp_path / "evil.tar", files, tmp_path)
+    tracemalloc.start()
+    try:
+        load_json(deep, "one of them")
+        one = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        refused(evil, tmp_path, "plans_0.json cannot be used")
+        assert tracemalloc.get_traced_memory()[1] < 4 * one
+    finally:
+        tracemalloc.stop()
 
 
 def test_missing_files_are_noticed(bundle, tmp_path):

@@ -101,24 +101,34 @@ def _check_places(files: Collection[str]) -> None:
 
 def _vet(folder: Path, name: str, files: Collection[str]) -> None:
     """Check the content of every file, and that they belong together; write properties anew."""
-    texts = {path: load_json_file(folder / path, path) for path in files if "/" not in path}
     for needed in (DATASET, FINGERPRINT):
-        if needed not in texts:
+        if needed not in files:
             raise RectalError(f"The bundle has no {needed}.")
-    vetting.check_dataset_json(texts[DATASET], DATASET)
-    identifiers = set()
-    for path, content in texts.items():
-        if path not in (DATASET, FINGERPRINT, SPLITS, *OUR_FILES):
-            vetting.check_plans(content, path, name)
-            identifiers |= set(vetting.data_identifiers(content).values())
-    cases = _check_case_files(files, identifiers, texts[DATASET]["file_ending"])
-    if SPLITS in texts:
-        vetting.check_splits(texts[SPLITS], SPLITS, cases)
+    dataset_json = load_json_file(folder / DATASET, DATASET)
+    vetting.check_dataset_json(dataset_json, DATASET)
+    identifiers = _identifiers_in_plans(folder, name, files)
+    cases = _check_case_files(files, identifiers, dataset_json["file_ending"])
+    if SPLITS in files:
+        vetting.check_splits(load_json_file(folder / SPLITS, SPLITS), SPLITS, cases)
     for path in tqdm([path for path in files if "/" in path], desc="Checking files", unit="file"):
         if path.startswith(f"{REFERENCES}/"):
             check_nifti(folder / path)
         elif path.endswith(".pkl"):
             _vet_case(folder / path.removesuffix(".pkl"))
+
+
+def _identifiers_in_plans(folder: Path, name: str, files: Collection[str]) -> set[str]:
+    """Check plans and fingerprints and return the folders of data that plans name."""
+    identifiers: set[str] = set()
+    # One after the other: in memory they can be much larger than they are.
+    for path in files:
+        if "/" in path or path in (DATASET, SPLITS):
+            continue
+        content = load_json_file(folder / path, path)
+        if path not in (FINGERPRINT, *OUR_FILES):
+            vetting.check_plans(content, path, name)
+            identifiers |= set(vetting.data_identifiers(content).values())
+    return identifiers
 
 
 def _check_case_files(files: Collection[str], identifiers: Collection[str], file_ending: str) -> set[str]:
