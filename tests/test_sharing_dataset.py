@@ -268,10 +268,26 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(bundle, tmp_path):
     assert not proof.exists()
 
 
+SIZE = (20, 24, 28)
+
+
 def properties(**changes):
-    size = (20, 24, 28)
-    content = {"spacing": [1.0, 1.0, 1.0], "shape_before_cropping": size, "class_locations": {1: np.zeros((1, 4), int)}}
-    return pickle.dumps(content | changes)
+    content = {
+        "spacing": [1.0, 1.0, 1.0],
+        "shape_before_cropping": SIZE,
+        "bbox_used_for_cropping": [[0, n] for n in SIZE],
+        "shape_after_cropping_and_before_resampling": SIZE,
+        "class_locations": {1: np.zeros((1, 4), int)},
+    }
+    return pickle.dumps({key: value for key, value in {**content, **changes}.items() if value is not None})
+
+
+def cropped(*box, **changes):
+    """Properties of a case that was cropped to a box of other than the whole volume."""
+    sizes = tuple(high - low for low, high in box)
+    return properties(
+        bbox_used_for_cropping=[*map(list, box)], shape_after_cropping_and_before_resampling=sizes, **changes
+    )
 
 
 @pytest.mark.parametrize(
@@ -280,6 +296,28 @@ def properties(**changes):
         (properties(note="Dr. Mueller"), "fields that nnU-Net does not write"),
         (properties(class_locations={1: np.array([[0, 1, 2, 99]])}), "outside of its volume"),
         (properties(spacing=[1.0, "x"]), "'spacing'"),
+        (properties(spacing=[1.0, 1.0, -1.0]), "'spacing'"),
+        (properties(spacing=[1.0, 1.0, 10**400]), "'spacing'"),
+        (properties(spacing=[1.0, 1.0]), "'spacing'"),
+        (properties(spacing=[1.0, 1.0, 1.1]), "do not become"),
+        (properties(spacing=[1.0, 1.0, 1e308]), "do not become"),
+        (properties(shape_before_cropping=None), "lacks the property 'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24, -28)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24, 28, 1)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24, 28.0)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24, 10**12)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(60_000, 60_000, 60_000)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24, 27)), "does not lie within"),
+        (properties(bbox_used_for_cropping=None), "lacks the property 'bbox_used_for_cropping'"),
+        (properties(bbox_used_for_cropping=[[0, 20], [0, 24], [0]]), "'bbox_used_for_cropping'"),
+        (properties(bbox_used_for_cropping=[[0, 20], [0, 24], [-1, 27]]), "does not lie within"),
+        (properties(bbox_used_for_cropping=[[0, 20], [0, 24], [28, 28]]), "does not lie within"),
+        (properties(bbox_used_for_cropping=[[0, 20], [0, 24], [1, 28]]), "is not of the size"),
+        (cropped((0, 20), (0, 24), (1, 28)), "do not become"),
+        (cropped((0, 20), (0, 24), (0, 30), shape_before_cropping=(20, 24, 30)), "do not become"),
+        (properties(sitk_stuff={"spacing": (1.0,) * 3, "origin": (0.0,) * 3, "direction": (1.0,) * 4}), "of no image"),
+        (properties(sitk_stuff={"spacing": (0.0,) * 3}), "'spacing'"),
         (properties(class_locations=np.array([None, object])), "array of type|instruction|names"),
         (b"no pickle", "damaged"),
     ],
@@ -287,6 +325,34 @@ def properties(**changes):
 def test_properties_of_other_content_are_refused(bundle, tmp_path, content, message):
     evil = repacked(bundle, tmp_path / "evil.tar", {f"{DATA}/{CASES[1]}.pkl": content}, tmp_path)
     refused(evil, tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        (cropped((3, 23), (0, 24), (5, 33), shape_before_cropping=(30, 24, 40)), {}),
+        (cropped((0, 10), (0, 24), (0, 28), spacing=[2.0, 1.0, 1.0]), {}),
+        (cropped((0, 10), (0, 24), (0, 28), spacing=[2.04, 1.0, 1.0]), {}),
+        (cropped((0, 20), (0, 12), (0, 28), spacing=[7.0, 2.0, 1.0]), {"spacing": [1, 1]}),
+        (cropped((0, 10), (0, 24), (0, 28)), {"preprocessor_name": "OtherPreprocessor"}),
+    ],
+    ids=["cropped", "resampled", "rounded", "in 2D", "by another preprocessor"],
+)
+def test_properties_of_cropped_and_resampled_cases_are_taken(bundle, tmp_path, content, settings):
+    files = changed_plans(bundle, tmp_path, lambda plans: plans["configurations"]["3d_fullres"].update(settings))
+    import_dataset(repacked(bundle, tmp_path / "other.tar", files | {f"{DATA}/{CASES[1]}.pkl": content}, tmp_path))
+
+
+def test_the_order_of_axes_is_that_of_the_plans(bundle, tmp_path):
+    files = changed_plans(bundle, tmp_path, lambda plans: plans.update(transpose_forward=[2, 0, 1]))
+    turned = cropped((0, 20), (0, 24), (0, 14), spacing=[1.0, 2.0, 1.0])
+    import_dataset(repacked(bundle, tmp_path / "other.tar", files | {f"{DATA}/{CASES[1]}.pkl": turned}, tmp_path))
+
+
+def test_properties_that_do_not_fit_are_not_sent(home, tmp_path):
+    (home / DATA / f"{CASES[1]}.pkl").write_bytes(properties(shape_before_cropping=(20, 24, 27)))
+    with pytest.raises(RectalError, match=f"properties of case {CASES[1]}"):
+        export_dataset(501, tmp_path / "sent.tar")
 
 
 def changed_plans(bundle, tmp_path, change):
@@ -312,6 +378,9 @@ def changed_plans(bundle, tmp_path, change):
         ),
         (lambda p: p["configurations"]["3d_fullres"].update(patch_size=[10**9] * 3), "patch_size"),
         (lambda p: p["configurations"]["3d_fullres"].update(preprocessor_name="a.b"), "preprocessor_name"),
+        (lambda p: p["configurations"]["3d_fullres"].update(spacing=[1.0, 0.0, 1.0]), "spacing"),
+        (lambda p: p["configurations"]["3d_fullres"].update(spacing=[1.0]), "spacing"),
+        (lambda p: p.update(transpose_forward=[0, 1, 1]), "transpose_forward"),
         (lambda p: p.update(dataset_name="../x"), "dataset_name"),
         (lambda p: p.update(plans_name="../x"), "plans_name"),
     ],
