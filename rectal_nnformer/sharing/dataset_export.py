@@ -266,7 +266,7 @@ def _add_references(export: _Export, cases: Sequence[str]) -> None:
 
 def _note_keys(export: _Export, name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     for key in before.keys() - after.keys():
-        export.removed[f"{name}: {key if key in vetting.TOLD_DATASET_KEYS else 'another key'}"] += 1
+        export.removed[f"{name}: {key if key in vetting.TOLD_DATASET_KEYS else 'keys of other names'}"] += 1
 
 
 def _note_absent(export: _Export, plans: Mapping[str, Any]) -> None:
@@ -275,5 +275,5 @@ def _note_absent(export: _Export, plans: Mapping[str, Any]) -> None:
     for path in export.folder.iterdir():
         if path.name in sent or path.name == KEY_FILE or path.name.startswith("."):
             continue
-        known = path.name if path.name in (PATIENTS_FILE, REFERENCES) else "another file or folder"
-        export.removed[f"file: {'record of raw files' if path.name.endswith('_source.json') else known}"] += 1
+        known = path.name if path.name in (PATIENTS_FILE, REFERENCES) else "files and folders of other names"
+        export.removed["records of raw files" if path.name.endswith("_source.json") else known] += 1
