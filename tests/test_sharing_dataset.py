@@ -33,6 +33,8 @@ from sharing_inputs import (
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.planning import BACKBONES
 from rectal_nnformer.sharing import export_dataset, import_dataset, strict_json
 from rectal_nnformer.sharing.dataset_import import BundleReader
 from rectal_nnformer.sharing.inspection import inspect_file
@@ -501,6 +503,44 @@ def test_inspecting_tells_the_manifest_in_words(home, tmp_path):
     sent = export_dataset(501, tmp_path / "sent.tar", folds=[0, 3], pseudonymize=True, with_ground_truth=False)
     lines = inspect_file(sent).splitlines()
     assert {"folds: 0, 3", "pseudonymised: yes", "ground truth: no"} <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "trainer"),
+    [
+        ("smit", {}, "nnUNetTrainerSMIT_ACT"),
+        ("smit", {"drop_path_rate": 0.2}, "nnUNetTrainerSMIT_ACT"),
+        ("smit", dict(BACKBONES["smit_small"].kwargs), "nnUNetTrainerSMIT_CPU -device cpu"),
+        ("swin_unetr", {}, "nnUNetTrainerSwinUNETR_ACT"),
+        ("swin_unetr_v2", {}, "nnUNetTrainerSwinUNETRV2_ACT"),
+    ],
+)
+def test_the_trainer_of_the_imported_plans_is_named(bundle, tmp_path, capsys, backbone, options, trainer):
+    def change(plans):
+        settings = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+        settings.update(backbone=backbone, backbone_kwargs=options)
+
+    cli.main(
+        [
+            "import_dataset",
+            str(repacked(bundle, tmp_path / "sent.tar", changed_plans(bundle, tmp_path, change), tmp_path)),
+        ]
+    )
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == f"  rectal_nnformer train {NAME} 3d_fullres FOLD -p {PLANS} -tr {trainer}"
+    assert (trainers_folder() / f"{trainer.partition('_')[0]}.py").read_text().count(
+        f"class {trainer.split()[0]}("
+    ) == 1
+
+
+def test_stock_plans_are_trained_by_nnunet_alone(bundle, tmp_path, capsys):
+    def change(plans):
+        plans["configurations"]["3d_fullres"].pop("architecture")
+
+    stock = changed_plans(bundle, tmp_path, change)[f"{PLANS}.json"]
+    sent = repacked(bundle, tmp_path / "sent.tar", {f"{PLANS}.json": None, "a $(name).json": stock}, tmp_path)
+    cli.main(["import_dataset", str(sent)])
+    assert capsys.readouterr().out.endswith(f"\n  nnUNetv2_train {NAME} 3d_fullres FOLD -p 'a $(name)'\n")
 
 
 def test_the_commands(home, tmp_path, monkeypatch, capsys):

@@ -17,11 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Import and say how to train."""
     from rectal_nnformer.sharing import import_dataset
+    from rectal_nnformer.sharing.training_hint import training_commands
 
     folder = import_dataset(arguments.file)
-    plans = sorted(path.stem for path in folder.glob("*Plans*.json"))
     print(f"Imported {folder}")
-    print(f"Train with: nnUNetv2_train {folder.name} CONFIGURATION FOLD -p PLANS; plans: {', '.join(plans)}")
-    print(
-        "Plans of rectal_nnformer need its trainers: rectal_nnformer train, or nnUNetv2_train -tr nnUNetTrainerSMIT_ACT"
-    )
+    print("Train with:", *training_commands(folder), sep="\n  ")
