@@ -34,9 +34,7 @@ def test_help_needs_no_variables_and_exits_0(command, capsys):
 def test_help_says_what_each_argument_is_and_where_is_written(command):
     (commands,) = [action for action in cli.build_parser()._actions if isinstance(action.choices, dict)]
     parser = commands.choices[command]
-    assert [
-        action.dest for action in parser._actions if not action.help
-    ] == []
+    assert [action.dest for action in parser._actions if not action.help] == []
     described = " ".join(parser.description.split())
     assert any(word in described for word in ("Writes nnUNet_", "and writes FILE", "Nothing is written"))
 
