@@ -6,6 +6,13 @@ NETWORKS = ("smit", "swin_unetr", "swin_unetr_v2")
 BACKBONES = (*NETWORKS, "smit_small")
 """What can be planned for: each network, and a SMIT small enough for a CPU."""
 
+TRAINER_FAMILIES = {
+    "smit": "nnUNetTrainerSMIT",
+    "swin_unetr": "nnUNetTrainerSwinUNETR",
+    "swin_unetr_v2": "nnUNetTrainerSwinUNETRV2",
+}
+"""How the names of each network's trainers begin; the recipe follows: _Base, _TA, _ACT."""
+
 FULLRES, CUBIC = "3d_fullres", "3d_fullres_cubic"
 """Configurations: the planned patch, and the input of pretraining."""
 

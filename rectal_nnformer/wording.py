@@ -16,6 +16,16 @@ def some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:MOST_NAMES])}{more}"
 
 
+def file_size(num_bytes: int) -> str:
+    """Return a size as '245 bytes', '94.5 KB', '5.5 MB' or '3.8 GB', of 1000 each."""
+    if num_bytes < 1000:
+        return plural(num_bytes, "byte")
+    size, units = num_bytes / 1000, ["KB", "MB", "GB"]
+    while size >= 999.95 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.1f} {units[0]}"
+
+
 def percent(share: float | None) -> str:
     """Return a share as '85.0 %', '-' where it is undefined."""
     return "-" if share is None else f"{100 * share:.1f} %"

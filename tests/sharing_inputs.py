@@ -50,6 +50,7 @@ def texts(folder, cases):
             "3d_fullres": {
                 "data_identifier": DATA,
                 "preprocessor_name": "DefaultPreprocessor",
+                "spacing": [1.0, 1.0, 1.0],
                 "patch_size": [16, 16, 16],
                 "batch_size": 2,
                 "note": "by Dr. Mueller",
@@ -104,6 +105,7 @@ def _write_case(folder, case, number, size):
         "spacing": [np.float64(1), np.float64(1), np.float64(1)],
         "shape_before_cropping": size,
         "bbox_used_for_cropping": [[0, n] for n in size],
+        "shape_after_cropping_and_before_resampling": size,
         "class_locations": {1: where, (1, 2): []},
         "patient_name": "Dr. Mueller",
     }

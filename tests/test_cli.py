@@ -31,6 +31,15 @@ def test_help_needs_no_variables_and_exits_0(command, capsys):
     assert "usage: rectal_nnformer" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["export_dataset", "import_dataset", "export_model", "import_model", "inspect"])
+def test_help_says_what_each_argument_is_and_where_is_written(command):
+    (commands,) = [action for action in cli.build_parser()._actions if isinstance(action.choices, dict)]
+    parser = commands.choices[command]
+    assert [action.dest for action in parser._actions if not action.help] == []
+    described = " ".join(parser.description.split())
+    assert any(word in described for word in ("Writes nnUNet_", "and writes FILE", "Nothing is written"))
+
+
 def test_help_imports_neither_torch_nor_nnunet():
     program = "import sys; from rectal_nnformer.cli import build_parser; build_parser(); print(*sys.modules)"
     modules = subprocess.run(

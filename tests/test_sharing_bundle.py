@@ -6,6 +6,7 @@ import json
 import lzma
 import subprocess
 import tarfile
+import tracemalloc
 from functools import partial
 
 import pytest
@@ -17,7 +18,9 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.sharing import bundle as bundles
 from rectal_nnformer.sharing.bundle import BundleReader, Member, check_paths, padding, tar_header, write_bundle
 from rectal_nnformer.sharing.compression import SealedWriter, seal
-from rectal_nnformer.sharing.strict_json import canonical_json, load_json
+from rectal_nnformer.sharing.inspection import inspect_file
+from rectal_nnformer.sharing.strict_json import MAX_VALUES, canonical_json, load_json
+from rectal_nnformer.wording import file_size
 
 ENDINGS = ("tar", "tar.gz", "tar.xz")
 CONTENTS = {
@@ -248,6 +251,81 @@ def test_a_huge_manifest_is_not_read(tmp_path):
 def test_json_that_means_different_things_to_different_readers_is_refused(text):
     with pytest.raises(RectalError, match="cannot be read as JSON"):
         load_json(text, "a file")
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"0", b'{"":0}'])
+def test_json_of_more_values_than_any_file_needs_is_not_parsed(value, monkeypatch):
+    monkeypatch.setattr("json.loads", None)
+    text = b"[" + b",".join([value] * (MAX_VALUES + 1)) + b"]"
+    with pytest.raises(RectalError, match="a file holds more than the 524288 values"):
+        load_json(text, "a file")
+
+
+def test_the_manifest_of_many_cases_is_read():
+    paths = [f"{folder}/case_{n:04d}{end}" for folder in ("one", "two", "three") for n in range(5000) for end in "abc"]
+    text = canonical_json({path: entry() for path in paths})
+    assert load_json(text, "manifest")[paths[-1]] == entry()
+
+
+def test_a_manifest_that_is_not_written_canonically_takes_little_memory(tmp_path):
+    """Indented, it would be many times larger than it is."""
+    deep = {}
+    for _ in range(20):
+        deep = {"": deep}
+    manifest = {"format": bundles.FORMAT, "version": 1, "more": [deep] * 2500}
+    text = json.dumps(manifest).encode()
+    (tmp_path / "evil.tar").write_bytes(
+        tar_header("manifest.json", len(text)) + text + padding(len(text)) + bytes(10240)
+    )
+    tracemalloc.start()
+    try:
+        load_json(text, "alone")
+        alone = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        with pytest.raises(RectalError, match=r"manifest\.json was changed"):
+            BundleReader(tmp_path / "evil.tar")
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * alone
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_manifest_made_to_deceive_is_told_harmlessly(tmp_path):
+    nested = [[["x" * 10] * 10] * 10]
+    about = {
+        "kind": "\x1b[31mdataset",
+        "dataset": {"name": "\u202eevil\n\n", "id": nested},
+        "plans": ["x" * 1000] * 1000,
+        "folds": nested,
+        "num_cases": None,
+        "pseudonymized": {"\r\nsoftware": nested},
+        "software": {f"\u2028{n}": {"a": nested} for n in range(1000)},
+        "removed": {f"{n}\n": nested for n in range(1000)},
+        "digest: trust me\ndigest": 1,
+    }
+    write_bundle(tmp_path / "evil.tar", about, [])
+    lines = inspect_file(tmp_path / "evil.tar").split("\n")
+    assert all(line.isprintable() and len(line) < 1100 for line in lines) and len(lines) < 60
+    assert "a kind that this version does not know (?[31mdataset)" in lines[1]
+    assert "not known to this version: 'digest: trust me\\ndigest'" in lines
+    assert not any(line.startswith("cases") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 KB"),
+        (94_539, "94.5 KB"),
+        (999_949, "999.9 KB"),
+        (999_950, "1.0 MB"),
+        (3_800_000_000, "3.8 GB"),
+        (10**13, "10000.0 GB"),
+    ],
+)
+def test_sizes_are_told_in_words(size, words):
+    assert file_size(size) == words
 
 
 def test_a_changing_source_is_noticed(tmp_path, monkeypatch):

@@ -5,8 +5,10 @@ import gzip
 import json
 import lzma
 import pickle
+import re
 import socket
 import struct
+import tracemalloc
 
 import blosc2
 import numpy as np
@@ -31,8 +33,12 @@ from sharing_inputs import (
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.planning import BACKBONES
 from rectal_nnformer.sharing import export_dataset, import_dataset, strict_json
 from rectal_nnformer.sharing.dataset_import import BundleReader
+from rectal_nnformer.sharing.inspection import inspect_file
+from rectal_nnformer.sharing.strict_json import load_json
 
 
 @pytest.fixture
@@ -266,10 +272,26 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(bundle, tmp_path):
     assert not proof.exists()
 
 
+SIZE = (20, 24, 28)
+
+
 def properties(**changes):
-    size = (20, 24, 28)
-    content = {"spacing": [1.0, 1.0, 1.0], "shape_before_cropping": size, "class_locations": {1: np.zeros((1, 4), int)}}
-    return pickle.dumps(content | changes)
+    content = {
+        "spacing": [1.0, 1.0, 1.0],
+        "shape_before_cropping": SIZE,
+        "bbox_used_for_cropping": [[0, n] for n in SIZE],
+        "shape_after_cropping_and_before_resampling": SIZE,
+        "class_locations": {1: np.zeros((1, 4), int)},
+    }
+    return pickle.dumps({key: value for key, value in {**content, **changes}.items() if value is not None})
+
+
+def cropped(*box, **changes):
+    """Properties of a case that was cropped to a box of other than the whole volume."""
+    sizes = tuple(high - low for low, high in box)
+    return properties(
+        bbox_used_for_cropping=[*map(list, box)], shape_after_cropping_and_before_resampling=sizes, **changes
+    )
 
 
 @pytest.mark.parametrize(
@@ -278,6 +300,28 @@ def properties(**changes):
         (properties(note="Dr. Mueller"), "fields that nnU-Net does not write"),
         (properties(class_locations={1: np.array([[0, 1, 2, 99]])}), "outside of its volume"),
         (properties(spacing=[1.0, "x"]), "'spacing'"),
+        (properties(spacing=[1.0, 1.0, -1.0]), "'spacing'"),
+        (properties(spacing=[1.0, 1.0, 10**400]), "'spacing'"),
+        (properties(spacing=[1.0, 1.0]), "'spacing'"),
+        (properties(spacing=[1.0, 1.0, 1.1]), "do not become"),
+        (properties(spacing=[1.0, 1.0, 1e308]), "do not become"),
+        (properties(shape_before_cropping=None), "lacks the property 'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24, -28)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24, 28, 1)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24, 28.0)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24, 10**12)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(60_000, 60_000, 60_000)), "'shape_before_cropping'"),
+        (properties(shape_before_cropping=(20, 24, 27)), "does not lie within"),
+        (properties(bbox_used_for_cropping=None), "lacks the property 'bbox_used_for_cropping'"),
+        (properties(bbox_used_for_cropping=[[0, 20], [0, 24], [0]]), "'bbox_used_for_cropping'"),
+        (properties(bbox_used_for_cropping=[[0, 20], [0, 24], [-1, 27]]), "does not lie within"),
+        (properties(bbox_used_for_cropping=[[0, 20], [0, 24], [28, 28]]), "does not lie within"),
+        (properties(bbox_used_for_cropping=[[0, 20], [0, 24], [1, 28]]), "is not of the size"),
+        (cropped((0, 20), (0, 24), (1, 28)), "do not become"),
+        (cropped((0, 20), (0, 24), (0, 30), shape_before_cropping=(20, 24, 30)), "do not become"),
+        (properties(sitk_stuff={"spacing": (1.0,) * 3, "origin": (0.0,) * 3, "direction": (1.0,) * 4}), "of no image"),
+        (properties(sitk_stuff={"spacing": (0.0,) * 3}), "'spacing'"),
         (properties(class_locations=np.array([None, object])), "array of type|instruction|names"),
         (b"no pickle", "damaged"),
     ],
@@ -285,6 +329,34 @@ def properties(**changes):
 def test_properties_of_other_content_are_refused(bundle, tmp_path, content, message):
     evil = repacked(bundle, tmp_path / "evil.tar", {f"{DATA}/{CASES[1]}.pkl": content}, tmp_path)
     refused(evil, tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        (cropped((3, 23), (0, 24), (5, 33), shape_before_cropping=(30, 24, 40)), {}),
+        (cropped((0, 10), (0, 24), (0, 28), spacing=[2.0, 1.0, 1.0]), {}),
+        (cropped((0, 10), (0, 24), (0, 28), spacing=[2.04, 1.0, 1.0]), {}),
+        (cropped((0, 20), (0, 12), (0, 28), spacing=[7.0, 2.0, 1.0]), {"spacing": [1, 1]}),
+        (cropped((0, 10), (0, 24), (0, 28)), {"preprocessor_name": "OtherPreprocessor"}),
+    ],
+    ids=["cropped", "resampled", "rounded", "in 2D", "by another preprocessor"],
+)
+def test_properties_of_cropped_and_resampled_cases_are_taken(bundle, tmp_path, content, settings):
+    files = changed_plans(bundle, tmp_path, lambda plans: plans["configurations"]["3d_fullres"].update(settings))
+    import_dataset(repacked(bundle, tmp_path / "other.tar", files | {f"{DATA}/{CASES[1]}.pkl": content}, tmp_path))
+
+
+def test_the_order_of_axes_is_that_of_the_plans(bundle, tmp_path):
+    files = changed_plans(bundle, tmp_path, lambda plans: plans.update(transpose_forward=[2, 0, 1]))
+    turned = cropped((0, 20), (0, 24), (0, 14), spacing=[1.0, 2.0, 1.0])
+    import_dataset(repacked(bundle, tmp_path / "other.tar", files | {f"{DATA}/{CASES[1]}.pkl": turned}, tmp_path))
+
+
+def test_properties_that_do_not_fit_are_not_sent(home, tmp_path):
+    (home / DATA / f"{CASES[1]}.pkl").write_bytes(properties(shape_before_cropping=(20, 24, 27)))
+    with pytest.raises(RectalError, match=f"properties of case {CASES[1]}"):
+        export_dataset(501, tmp_path / "sent.tar")
 
 
 def changed_plans(bundle, tmp_path, change):
@@ -310,6 +382,9 @@ def changed_plans(bundle, tmp_path, change):
         ),
         (lambda p: p["configurations"]["3d_fullres"].update(patch_size=[10**9] * 3), "patch_size"),
         (lambda p: p["configurations"]["3d_fullres"].update(preprocessor_name="a.b"), "preprocessor_name"),
+        (lambda p: p["configurations"]["3d_fullres"].update(spacing=[1.0, 0.0, 1.0]), "spacing"),
+        (lambda p: p["configurations"]["3d_fullres"].update(spacing=[1.0]), "spacing"),
+        (lambda p: p.update(transpose_forward=[0, 1, 1]), "transpose_forward"),
         (lambda p: p.update(dataset_name="../x"), "dataset_name"),
         (lambda p: p.update(plans_name="../x"), "plans_name"),
     ],
@@ -339,10 +414,38 @@ def test_files_of_other_content_are_refused(bundle, tmp_path, name, content, mes
     refused(repacked(bundle, tmp_path / "evil.tar", {name: content}, tmp_path), tmp_path, message)
 
 
+@pytest.mark.parametrize("more", [gzip.compress(b""), gzip.compress(b"Dr. Mueller"), b"\0", b"Dr. Mueller"])
+def test_masks_that_go_on_behind_their_gzip_member_are_refused(bundle, tmp_path, more):
+    name = f"gt_segmentations/{CASES[0]}.nii.gz"
+    mask = (unpacked(bundle, tmp_path / "unpacked") / name).read_bytes()
+    refused(repacked(bundle, tmp_path / "evil.tar", {name: mask + more}, tmp_path), tmp_path, "more follows its end")
+
+
+def test_masks_that_end_early_are_refused(bundle, tmp_path):
+    name = f"gt_segmentations/{CASES[0]}.nii.gz"
+    mask = (unpacked(bundle, tmp_path / "unpacked") / name).read_bytes()
+    refused(repacked(bundle, tmp_path / "evil.tar", {name: mask[:-1]}, tmp_path), tmp_path, "ends early")
+
+
 def test_huge_texts_are_not_read(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(strict_json, "MAX_BYTES", 100_000)
     evil = repacked(bundle, tmp_path / "evil.tar", {"dataset_fingerprint.json": b" " * 100_001}, tmp_path)
     refused(evil, tmp_path, "dataset_fingerprint.json has more than the 100000 bytes")
+
+
+def test_texts_that_are_large_in_memory_are_read_one_after_the_other(bundle, tmp_path):
+    deep = b"[" + b",".join([b'{"":' * 20 + b"0" + b"}" * 20] * 3000) + b"]"
+    files = {f"plans_{number}.json": deep for number in range(20)}
+    evil = repacked(bundle, tmp_path / "evil.tar", files, tmp_path)
+    tracemalloc.start()
+    try:
+        load_json(deep, "one of them")
+        one = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        refused(evil, tmp_path, "plans_0.json cannot be used")
+        assert tracemalloc.get_traced_memory()[1] < 4 * one
+    finally:
+        tracemalloc.stop()
 
 
 def test_missing_files_are_noticed(bundle, tmp_path):
@@ -384,6 +487,62 @@ def test_arrays_of_other_content_are_refused(bundle, home, tmp_path, where):
     refused(evil, tmp_path, "were not opened")
 
 
+def test_inspecting_tells_the_manifest_in_words(home, tmp_path):
+    (home / "a name that tells something").write_text("Dr. Mueller")
+    for name in ("imagesTr", "a second one"):
+        (home / name).mkdir()
+    lines = inspect_file(export_dataset(501, tmp_path / "sent.tar")).splitlines()
+    assert {f"dataset: {NAME}", "cases: 5", f"plans: {PLANS}", "folds: all", "ground truth: yes"} <= set(lines)
+    assert "pseudonymised: no" in lines and not any("{" in line or "None" in line for line in lines)
+    (software,) = [line for line in lines if line.startswith("software: ")]
+    assert re.match(r"software: rectal_nnformer [\d.]+, nnunetv2 [\d.]+, torch [\d.]+", software)
+    removed = lines[lines.index("left out by the sender:") + 1 :]
+    # Three above and notes.txt; their names could tell something.
+    assert {"  patients.csv", "  records of raw files", "  files and folders of other names (4 times)"} <= set(removed)
+    assert any(re.fullmatch(rf"  {DATA}: [\d.]+ KB in 15 files", line) for line in removed)
+    sent = export_dataset(501, tmp_path / "sent.tar", folds=[0, 3], pseudonymize=True, with_ground_truth=False)
+    lines = inspect_file(sent).splitlines()
+    assert {"folds: 0, 3", "pseudonymised: yes", "ground truth: no"} <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "trainer"),
+    [
+        ("smit", {}, "nnUNetTrainerSMIT_ACT"),
+        ("smit", {"drop_path_rate": 0.2}, "nnUNetTrainerSMIT_ACT"),
+        ("smit", dict(BACKBONES["smit_small"].kwargs), "nnUNetTrainerSMIT_CPU -device cpu"),
+        ("swin_unetr", {}, "nnUNetTrainerSwinUNETR_ACT"),
+        ("swin_unetr_v2", {}, "nnUNetTrainerSwinUNETRV2_ACT"),
+    ],
+)
+def test_the_trainer_of_the_imported_plans_is_named(bundle, tmp_path, capsys, backbone, options, trainer):
+    def change(plans):
+        settings = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+        settings.update(backbone=backbone, backbone_kwargs=options)
+
+    cli.main(
+        [
+            "import_dataset",
+            str(repacked(bundle, tmp_path / "sent.tar", changed_plans(bundle, tmp_path, change), tmp_path)),
+        ]
+    )
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == f"  rectal_nnformer train {NAME} 3d_fullres FOLD -p {PLANS} -tr {trainer}"
+    assert (trainers_folder() / f"{trainer.partition('_')[0]}.py").read_text().count(
+        f"class {trainer.split()[0]}("
+    ) == 1
+
+
+def test_stock_plans_are_trained_by_nnunet_alone(bundle, tmp_path, capsys):
+    def change(plans):
+        plans["configurations"]["3d_fullres"].pop("architecture")
+
+    stock = changed_plans(bundle, tmp_path, change)[f"{PLANS}.json"]
+    sent = repacked(bundle, tmp_path / "sent.tar", {f"{PLANS}.json": None, "a $(name).json": stock}, tmp_path)
+    cli.main(["import_dataset", str(sent)])
+    assert capsys.readouterr().out.endswith(f"\n  nnUNetv2_train {NAME} 3d_fullres FOLD -p 'a $(name)'\n")
+
+
 def test_the_commands(home, tmp_path, monkeypatch, capsys):
     sent = tmp_path / "sent.tgz"
     cli.main(
@@ -391,7 +550,7 @@ def test_the_commands(home, tmp_path, monkeypatch, capsys):
     )
     cli.main(["inspect", str(sent)])
     told = capsys.readouterr().out
-    assert "every byte is as it was written" in told and "pseudonymized: True" in told
+    assert "every byte is as it was written" in told
     set_folders(monkeypatch, tmp_path / "away")
     cli.main(["import_dataset", str(sent)])
     assert PLANS in capsys.readouterr().out

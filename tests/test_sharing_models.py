@@ -388,6 +388,27 @@ def test_what_is_told_of_a_file_has_an_end(tmp_path):
     assert len(inspect_file(tmp_path / "file.pkl")) < 1000
 
 
+def test_models_are_told_in_words(home, bundle):
+    lines = inspect_file(bundle).splitlines()
+    assert f"model: trainer {TRAINER}, plans {PLANS}, configuration 3d_fullres" in lines
+    assert "folds: 0, 1" in lines and not any(line.startswith(("ground truth", "cases")) for line in lines)
+    removed = lines[lines.index("left out by the sender:") + 1 :]
+    assert "  optimizer state and training curves of checkpoints" in removed
+    told = inspect_file(home / CHECKPOINT)
+    assert "  inference_allowed_mirroring_axes: 0, 1, 2\n" in told + "\n"
+    assert "    encoder.weight: tensor of 3 x 2 (torch.float32)\n" in told
+    assert not any(word in told for word in ("dict", "None", "tuple", "list of"))
+
+
+def test_many_entries_are_told_by_their_number(tmp_path):
+    content = {f"a{n}": {f"b{n}": {f"c{n}": 1 for n in range(3)} for n in range(50)} for n in range(50)}
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps(content, 4))
+    lines = inspect_file(tmp_path / "file.pkl").splitlines()
+    assert len(lines) == 201 and lines[-1].startswith("  and ")
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps({f"a{n}": n for n in range(50)}, 4))
+    assert inspect_file(tmp_path / "file.pkl").endswith("  a39: 39\n  and 10 more")
+
+
 def test_everything_can_be_inspected(home, bundle, tmp_path):
     proof = tmp_path / "executed"
     (tmp_path / "evil.pkl").write_bytes(evil_pickle(proof))

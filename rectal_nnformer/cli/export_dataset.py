@@ -1,7 +1,9 @@
 """Write a preprocessed dataset into one file for collaborators: data, plans, fingerprints, folds, ground truth.
 
-Patients, people and computers are not told: documentation/sharing.md says what travels and what does not. Case names do
-travel unless --pseudonymize is given. The collaborator runs 'rectal_nnformer import_dataset FILE'.
+Reads nnUNet_preprocessed/DatasetXXX_Name and writes FILE; with --pseudonymize also pseudonyms.csv, the key, into that
+folder, where it stays. Patients, people and computers are not told: documentation/sharing.md says what travels and what
+does not. Case names do travel unless --pseudonymize is given. The collaborator runs 'rectal_nnformer import_dataset
+FILE'.
 """
 
 import argparse

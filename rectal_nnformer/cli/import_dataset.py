@@ -1,6 +1,8 @@
-"""Put a dataset that 'rectal_nnformer export_dataset' wrote into nnUNet_preprocessed, under the id and name it had.
+"""Verify a dataset that 'rectal_nnformer export_dataset' wrote, and put it into nnUNet_preprocessed.
 
-Every byte is verified before anything is put in place, and nothing of the file is executed, then or in training.
+Writes nnUNet_preprocessed/DatasetXXX_Name, under the id and name it had, and prints how to train on it. Every byte is
+verified before anything is put in place, and nothing of the file is executed, then or in training. A dataset that is
+there already is not replaced; after an error nothing is left.
 """
 
 import argparse
@@ -11,17 +13,14 @@ HELP = "verify a dataset from a collaborator and put it into nnUNet_preprocessed
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this subcommand."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="written by export_dataset")
+    parser.add_argument("file", metavar="FILE", type=Path, help="bundle that export_dataset wrote")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Import and say how to train."""
     from rectal_nnformer.sharing import import_dataset
+    from rectal_nnformer.sharing.training_hint import training_commands
 
     folder = import_dataset(arguments.file)
-    plans = sorted(path.stem for path in folder.glob("*Plans*.json"))
     print(f"Imported {folder}")
-    print(f"Train with: nnUNetv2_train {folder.name} CONFIGURATION FOLD -p PLANS; plans: {', '.join(plans)}")
-    print(
-        "Plans of rectal_nnformer need its trainers: rectal_nnformer train, or nnUNetv2_train -tr nnUNetTrainerSMIT_ACT"
-    )
+    print("Train with:", *training_commands(folder), sep="\n  ")

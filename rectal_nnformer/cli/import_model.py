@@ -1,6 +1,8 @@
-"""Put a model that 'rectal_nnformer export_model' or nnUNetv2_export_model_to_zip wrote into nnUNet_results.
+"""Verify a model of 'rectal_nnformer export_model' or nnUNetv2_export_model_to_zip, and put it into nnUNet_results.
 
-Nothing of the file is executed: checkpoints are read as data and written anew, as nnU-Net opens them unrestricted.
+Writes nnUNet_results/DatasetXXX_Name/TRAINER__PLANS__CONFIGURATION, under the names it had, and prints how to predict
+with it. Nothing of the file is executed: checkpoints are read as data and written anew, as nnU-Net opens them
+unrestricted. A model that is there already is not replaced; after an error nothing is left.
 """
 
 import argparse
@@ -11,7 +13,9 @@ HELP = "verify a model from a collaborator and put it into nnUNet_results"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this subcommand."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="written by export_model, or a model zip of nnU-Net's")
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, help="bundle that export_model wrote, or a model zip of nnU-Net's"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

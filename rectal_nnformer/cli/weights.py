@@ -91,7 +91,7 @@ def _verify(path: Path, backbone: str | None) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from rectal_nnformer.model_import import read_model, write_model
+    from rectal_nnformer.checkpoint_import import read_model, write_model
     from rectal_nnformer.paths import nnunet_folder
 
     # First what the file is: without one, no dataset matters.

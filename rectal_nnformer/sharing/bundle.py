@@ -15,11 +15,12 @@ from tqdm import tqdm
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import staged_file
 from rectal_nnformer.sharing.compression import BLOCK, CHUNK, SealedReader, SealedWriter
-from rectal_nnformer.sharing.strict_json import MAX_BYTES, canonical_json, load_json
+from rectal_nnformer.sharing.strict_json import MAX_BYTES, canonical_digest, canonical_json, is_canonical, load_json
 
 FORMAT, VERSION = "rectal_nnformer bundle", 1
 MANIFEST = "manifest.json"
-MAX_FILES = 200_000
+MAX_FILES = 50_000
+"""Two configurations of 7000 cases."""
 MAX_FILE_BYTES = (8 << 30) - 1
 """Largest file that a tar header of 1988 can tell the size of."""
 MAX_EXPANSION = 200
@@ -70,7 +71,7 @@ def write_bundle(target: Path, about: Mapping[str, Any], members: Sequence[Membe
     with tqdm(total=2 * total, desc="Writing bundle", unit="B", unit_scale=True) as bar:
         files = {member.path: _describe(member, bar) for member in ordered}
         content = {**about, "format": FORMAT, "version": VERSION, "files": files}
-        content["digest"] = hashlib.sha256(canonical_json(content)).hexdigest()
+        content["digest"] = canonical_digest(content)
         text = canonical_json(content)
         if len(text) > MAX_BYTES:
             raise RectalError(f"The manifest would have {len(text)} bytes, more than {MAX_BYTES}: share fewer cases.")
@@ -275,7 +276,7 @@ def _check_manifest(reader: SealedReader, content: Any, text: bytes) -> None:
             "Update rectal_nnformer, or ask the sender to export with yours."
         )
     stripped = {key: value for key, value in content.items() if key != "digest"}
-    if text != canonical_json(content) or content.get("digest") != hashlib.sha256(canonical_json(stripped)).hexdigest():
+    if not is_canonical(text, content) or content.get("digest") != canonical_digest(stripped):
         raise reader.damaged(f" ({MANIFEST} was changed)")
     _check_files(reader, content.get("files"))
 

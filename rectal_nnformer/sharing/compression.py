@@ -6,10 +6,12 @@ block of text with the SHA-256 of all bytes before it, stored in a second gzip m
 follows from the digest, or after the end of a plain tar. Programs that read the tar alone never see it.
 """
 
+import gzip
 import hashlib
 import lzma
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
@@ -24,7 +26,7 @@ XZ_MEMORY_LIMIT = 256 << 20
 DAMAGED = "it is damaged or was changed, or does not end where it should; have it sent again"
 
 
-_Reader = TypeVar("_Reader", bound="SealedReader")
+_Reader = TypeVar("_Reader")
 
 
 class _Compressor(Protocol):
@@ -59,6 +61,40 @@ class GzipMember:
     def flush(self) -> bytes:
         """Return the end of the member."""
         return self._head + self._deflate.flush() + struct.pack("<II", self._crc, self._size & 0xFFFFFFFF)
+
+
+class GzipMemberReader:
+    """Reads a file that is one gzip member and nothing else; Python's own reader goes on to what follows a member.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
+
+    def __enter__(self: _Reader) -> _Reader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes, fewer at the end alone.
+
+        Raises:
+            EOFError: the file ends before its member does.
+            gzip.BadGzipFile: it goes on behind it.
+            zlib.error: it is damaged.
+        """
+        parts = []
+        while size and (data := _inflated(self._inflate, self._file.read, min(size, CHUNK))):
+            parts.append(data)
+            size -= len(data)
+        if self._inflate.eof and (self._inflate.unused_data or self._file.read(1)):
+            raise gzip.BadGzipFile("more follows its end")
+        return b"".join(parts)
 
 
 class SealedWriter:
@@ -174,29 +210,40 @@ class SealedReader:
         if self.kind == "tar":
             return self._raw(size)
         try:
-            data = self._inflated(size) if self.kind == "gz" else self._unpacked(size)
-        except (zlib.error, lzma.LZMAError):
+            data = self._from_gzip(size) if self.kind == "gz" else self._from_xz(size)
+        except (EOFError, zlib.error, lzma.LZMAError):
             raise self.damaged() from None
         return data
 
-    def _inflated(self, size: int) -> bytes:
-        data = b""
-        while not data and not self._inflate.eof:
-            chunk = self._inflate.unconsumed_tail or self._raw(CHUNK)
-            data = self._inflate.decompress(chunk, size)
-            if not chunk and not data and not self._inflate.eof:
-                raise self.damaged()
+    def _from_gzip(self, size: int) -> bytes:
+        data = _inflated(self._inflate, self._raw, size)
         self._crc, self._size = zlib.crc32(data, self._crc), self._size + len(data)
         return data
 
-    def _unpacked(self, size: int) -> bytes:
+    def _from_xz(self, size: int) -> bytes:
         data = b""
         while not data and not self._lzma.eof:
             chunk = self._raw(CHUNK) if self._lzma.needs_input else b""
             if self._lzma.needs_input and not chunk:
-                raise self.damaged()
+                raise EOFError("it ends early")
             data = self._lzma.decompress(chunk, size)
         return data
+
+
+def _inflated(inflate: "zlib._Decompress", raw: Callable[[int], bytes], size: int) -> bytes:
+    """Return 1 to `size` bytes of a deflate stream, none at its end; `raw` gives the compressed bytes.
+
+    Raises:
+        EOFError: `raw` gives no more before the stream ends.
+        zlib.error: the stream is damaged.
+    """
+    data = b""
+    while not data and not inflate.eof:
+        chunk = inflate.unconsumed_tail or raw(CHUNK)
+        data = inflate.decompress(chunk, size)
+        if not chunk and not data and not inflate.eof:
+            raise EOFError("it ends early")
+    return data
 
 
 def seal(kind: str, digest: str) -> bytes:

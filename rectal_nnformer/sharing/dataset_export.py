@@ -15,7 +15,8 @@ from rectal_nnformer.paths import find_dataset
 from rectal_nnformer.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import vetting
 from rectal_nnformer.sharing.bundle import Member, output_file, write_bundle
-from rectal_nnformer.sharing.frames import UnexpectedFrame, check_frame, rewrite_frame
+from rectal_nnformer.sharing.case_grid import check_grid
+from rectal_nnformer.sharing.frames import Frame, UnexpectedFrame, check_frame, rewrite_frame
 from rectal_nnformer.sharing.identity import KEY_FILE, Renamer, Traces, pseudonyms, scrubbed, write_key
 from rectal_nnformer.sharing.nifti import clean_nifti
 from rectal_nnformer.sharing.properties import read_properties, write_properties
@@ -104,7 +105,7 @@ def export_dataset(
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".partial", dir=output.parent) as scratch:
         export = _Export(folder, Path(scratch), Renamer(names, absent), Traces())
         _add_texts(export, plans, splits)
-        _add_cases(export, data_folders, cases)
+        _add_cases(export, plans, data_folders, cases)
         if with_ground_truth:
             _add_references(export, cases)
         _note_absent(export, plans)
@@ -210,8 +211,11 @@ def _fingerprint(content: Mapping[str, Any]) -> dict[str, Any]:
     return fingerprint | {key: [values[index] for values in ordered] for index, key in enumerate(lists)}
 
 
-def _add_cases(export: _Export, data_folders: Iterable[str], cases: Sequence[str]) -> None:
+def _add_cases(
+    export: _Export, plans: Mapping[str, Mapping[str, Any]], data_folders: Iterable[str], cases: Sequence[str]
+) -> None:
     """Add the preprocessed data: arrays as they are if they are plain, properties written anew."""
+    made = [pair for content in plans.values() for pair in vetting.resamplings(content)]
     jobs = [(name, case) for name in data_folders for case in cases]
     for name, case in tqdm(jobs, desc="Checking cases", unit="case"):
         missing = [e for e in CASE_ENDINGS if not (export.folder / name / f"{case}{e}").is_file()]
@@ -221,26 +225,31 @@ def _add_cases(export: _Export, data_folders: Iterable[str], cases: Sequence[str
                 "folder."
             )
         for ending in CASE_ENDINGS[:2]:
-            _add_array(export, export.folder / name / f"{case}{ending}", f"{name}/{export.renamer[case]}{ending}")
+            frame = _add_array(
+                export, export.folder / name / f"{case}{ending}", f"{name}/{export.renamer[case]}{ending}"
+            )
         properties, dropped = read_properties(export.folder / name / f"{case}.pkl")
+        check_grid(case, properties, frame.shape, [resampling for folder, resampling in made if folder == name])
         export.removed.update(["fields of case properties"] if dropped else [])
         target = f"{name}/{export.renamer[case]}.pkl"
         write_properties(export.staged(target), properties)
         export.members.append(Member(target, export.scratch / target))
 
 
-def _add_array(export: _Export, source: Path, name: str) -> None:
+def _add_array(export: _Export, source: Path, name: str) -> Frame:
+    """Add an array, written anew unless it is plain, and return what it holds."""
     try:
-        check_frame(source)
+        frame = check_frame(source)
     except UnexpectedFrame:
         rewrite_frame(source, export.staged(name))
         source = export.scratch / name
         export.removed["metadata or gaps in preprocessed arrays"] += 1
         try:
-            check_frame(source)
+            frame = check_frame(source)
         except UnexpectedFrame as error:
             raise RectalError(f"{export.folder}: {name} cannot be shared: {error}. Preprocess again.") from None
     export.members.append(Member(name, source))
+    return frame
 
 
 def _add_references(export: _Export, cases: Sequence[str]) -> None:
@@ -257,7 +266,7 @@ def _add_references(export: _Export, cases: Sequence[str]) -> None:
 
 def _note_keys(export: _Export, name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     for key in before.keys() - after.keys():
-        export.removed[f"{name}: {key if key in vetting.TOLD_DATASET_KEYS else 'another key'}"] += 1
+        export.removed[f"{name}: {key if key in vetting.TOLD_DATASET_KEYS else 'keys of other names'}"] += 1
 
 
 def _note_absent(export: _Export, plans: Mapping[str, Any]) -> None:
@@ -266,5 +275,5 @@ def _note_absent(export: _Export, plans: Mapping[str, Any]) -> None:
     for path in export.folder.iterdir():
         if path.name in sent or path.name == KEY_FILE or path.name.startswith("."):
             continue
-        known = path.name if path.name in (PATIENTS_FILE, REFERENCES) else "another file or folder"
-        export.removed[f"file: {'record of raw files' if path.name.endswith('_source.json') else known}"] += 1
+        known = path.name if path.name in (PATIENTS_FILE, REFERENCES) else "files and folders of other names"
+        export.removed["records of raw files" if path.name.endswith("_source.json") else known] += 1

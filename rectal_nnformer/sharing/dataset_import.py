@@ -1,10 +1,8 @@
 """A dataset bundle from elsewhere, checked to the last byte, as a preprocessed dataset to train on."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
@@ -12,6 +10,7 @@ from rectal_nnformer.files import staged_folder
 from rectal_nnformer.paths import folder_variables, nnunet_folder
 from rectal_nnformer.sharing import vetting
 from rectal_nnformer.sharing.bundle import BundleReader
+from rectal_nnformer.sharing.case_grid import Resampling, check_grid
 from rectal_nnformer.sharing.dataset_export import CASE_ENDINGS, DATASET, FINGERPRINT, OUR_FILES, REFERENCES, SPLITS
 from rectal_nnformer.sharing.frames import UnexpectedFrame, check_frame
 from rectal_nnformer.sharing.nifti import check_nifti
@@ -101,24 +100,35 @@ def _check_places(files: Collection[str]) -> None:
 
 def _vet(folder: Path, name: str, files: Collection[str]) -> None:
     """Check the content of every file, and that they belong together; write properties anew."""
-    texts = {path: load_json_file(folder / path, path) for path in files if "/" not in path}
     for needed in (DATASET, FINGERPRINT):
-        if needed not in texts:
+        if needed not in files:
             raise RectalError(f"The bundle has no {needed}.")
-    vetting.check_dataset_json(texts[DATASET], DATASET)
-    identifiers = set()
-    for path, content in texts.items():
-        if path not in (DATASET, FINGERPRINT, SPLITS, *OUR_FILES):
-            vetting.check_plans(content, path, name)
-            identifiers |= set(vetting.data_identifiers(content).values())
-    cases = _check_case_files(files, identifiers, texts[DATASET]["file_ending"])
-    if SPLITS in texts:
-        vetting.check_splits(texts[SPLITS], SPLITS, cases)
+    dataset_json = load_json_file(folder / DATASET, DATASET)
+    vetting.check_dataset_json(dataset_json, DATASET)
+    made = _check_plans(folder, name, files)
+    cases = _check_case_files(files, made, dataset_json["file_ending"])
+    if SPLITS in files:
+        vetting.check_splits(load_json_file(folder / SPLITS, SPLITS), SPLITS, cases)
     for path in tqdm([path for path in files if "/" in path], desc="Checking files", unit="file"):
         if path.startswith(f"{REFERENCES}/"):
             check_nifti(folder / path)
         elif path.endswith(".pkl"):
-            _vet_case(folder / path.removesuffix(".pkl"))
+            _vet_case(folder / path.removesuffix(".pkl"), made[path.partition("/")[0]])
+
+
+def _check_plans(folder: Path, name: str, files: Collection[str]) -> dict[str, list[Resampling | None]]:
+    """Check plans and fingerprints; return the folders of data that plans name with how these ask for them."""
+    made: dict[str, list[Resampling | None]] = {}
+    # One after the other: in memory they can be much larger than they are.
+    for path in files:
+        if "/" in path or path in (DATASET, SPLITS):
+            continue
+        content = load_json_file(folder / path, path)
+        if path not in (FINGERPRINT, *OUR_FILES):
+            vetting.check_plans(content, path, name)
+            for identifier, resampling in vetting.resamplings(content):
+                made.setdefault(identifier, []).append(resampling)
+    return made
 
 
 def _check_case_files(files: Collection[str], identifiers: Collection[str], file_ending: str) -> set[str]:
@@ -142,7 +152,7 @@ def _check_case_files(files: Collection[str], identifiers: Collection[str], file
     return cases
 
 
-def _vet_case(stem: Path) -> None:
+def _vet_case(stem: Path, resamplings: Sequence[Resampling | None]) -> None:
     """Check arrays and properties of one case, and write the latter anew."""
     try:
         data, segmentation = (check_frame(stem.with_name(f"{stem.name}{e}")) for e in CASE_ENDINGS[:2])
@@ -154,13 +164,6 @@ def _vet_case(stem: Path) -> None:
     properties, dropped = read_properties(path)
     if dropped:
         raise RectalError(f"{path.name} has fields that nnU-Net does not write: {', '.join(dropped)[:200]}.")
-    _check_locations(stem.name, properties, segmentation.shape)
+    check_grid(stem.name, properties, segmentation.shape, resamplings)
     path.unlink()
     write_properties(path, properties)
-
-
-def _check_locations(case: str, properties: Mapping[str, Any], shape: tuple[int, ...]) -> None:
-    """Refuse voxels outside of the volume, around which training would crop."""
-    for voxels in properties.get("class_locations", {}).values():
-        if len(voxels) and (np.min(voxels) < 0 or np.any(np.max(voxels, axis=0) >= np.array(shape))):
-            raise RectalError(f"The properties of case {case} list voxels outside of its volume.")

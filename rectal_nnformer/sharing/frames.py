@@ -11,6 +11,7 @@ import math
 import re
 import struct
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -69,6 +70,11 @@ def check_frame(path: Path) -> Frame:
             return _check(file, size)
     except (struct.error, ValueError, OverflowError, RuntimeError) as error:
         raise UnexpectedFrame(str(error) if isinstance(error, UnexpectedFrame) else "it is damaged") from None
+
+
+def is_possible_shape(shape: Sequence[int]) -> bool:
+    """Whether a volume can have this shape: no axis of 65,536 voxels, not more than `MAX_VOXELS` in all."""
+    return all(0 < n < 1 << 16 for n in shape) and math.prod(shape) <= MAX_VOXELS
 
 
 def rewrite_frame(source: Path, target: Path) -> None:
@@ -139,7 +145,7 @@ def _array_metadata(header: bytes) -> tuple[tuple[int, ...], tuple[int, ...], tu
         raise UnexpectedFrame("it holds metadata beside the array")
     if not all(0 < block <= chunk for block, chunk in zip(blocks, chunks, strict=True)):
         raise UnexpectedFrame("its chunks have an impossible shape")
-    if not all(0 < n < 1 << 16 for n in shape) or math.prod(shape) > MAX_VOXELS:
+    if not is_possible_shape(shape):
         raise UnexpectedFrame(f"its shape is {shape}, which no volume has")
     return shape, chunks, blocks, np.dtype(name)
 

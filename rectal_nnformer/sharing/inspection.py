@@ -3,38 +3,37 @@
 import gzip
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.sharing.bundle import MANIFEST, BundleReader
 from rectal_nnformer.sharing.compression import XZ_MAGIC
+from rectal_nnformer.sharing.content_words import describe_content, listed
 from rectal_nnformer.sharing.data_pickle import MAX_BYTES as MAX_PICKLE_BYTES
 from rectal_nnformer.sharing.data_pickle import UnsafePickle, names_in_pickle, parse
 from rectal_nnformer.sharing.frames import UnexpectedFrame, check_frame
 from rectal_nnformer.sharing.zips import checked_entries
-from rectal_nnformer.wording import plural
+from rectal_nnformer.wording import file_size, plural
 
 MAX_LINES = 40
-MAX_WORDS = 160
-MAX_TOLD = 4000
-"""Characters of one line; what is told of removed things can be long."""
-SHOWN = (
-    "dataset",
-    "model",
-    "num_cases",
-    "plans",
-    "folds",
-    "ground_truth",
-    "pseudonymized",
-    "software",
-    "removed",
-)
-"""What is shown of a manifest beside its digest; other keys could pretend to be this program's words."""
+MAX_LINES_IN_ALL = 200
+MAX_CHARACTERS = 1000
+"""Of one line."""
+SHOWN = {
+    "model": "model",
+    "num_cases": "cases",
+    "plans": "plans",
+    "folds": "folds",
+    "ground_truth": "ground truth",
+    "pseudonymized": "pseudonymised",
+    "software": "software",
+}
+"""What is shown of a manifest beside dataset and digest, and what it is called."""
+TOLD_OTHERWISE = ("dataset", "files", "digest", "format", "version", "kind", "removed")
+FIRST = ("rectal_nnformer", "nnunetv2", "torch", "trainer", "plans")
+"""Entries of software and model that come first."""
 
 
 def inspect_file(path: str | Path) -> str:
@@ -48,8 +47,8 @@ def inspect_file(path: str | Path) -> str:
     path = Path(path)
     if not path.is_file():
         raise RectalError(f"There is no file {path}.")
-    lines = [f"{path}: {path.stat().st_size} bytes", *_describe(path)]
-    return "\n".join(_printable(line) for line in lines)
+    lines = [f"{path}: {file_size(path.stat().st_size)}", *_describe(path)]
+    return "\n".join(_printable(line) for line in _shortened(lines, MAX_LINES_IN_ALL))
 
 
 def _describe(path: Path) -> list[str]:
@@ -84,22 +83,66 @@ def _describe_bundle(path: Path) -> list[str]:
     with BundleReader(path) as bundle:
         manifest = bundle.manifest
         bundle.verify()
-    files: Mapping[str, Any] = manifest["files"]
-    kinds: Counter[str] = Counter()
-    for name, entry in files.items():
-        folder = name.rpartition("/")[0]
-        kinds[folder or name] += entry["size"]
-    lines = [
-        f"a bundle of a {manifest.get('kind')}, format version {manifest['version']}: every byte is as it was written",
+    return [
+        f"{_kind_of_bundle(manifest)}, format version {manifest['version']}: every byte is as it was written",
         f"digest {manifest['digest']}: compare it with what the sender reads, for instance by telephone",
+        *_describe_manifest(manifest),
+        *_describe_files(manifest["files"]),
     ]
-    lines += [f"{key}: {manifest[key]}"[:MAX_TOLD] for key in SHOWN if key in manifest]
-    unknown = manifest.keys() - {*SHOWN, "files", "digest", "format", "version", "kind"}
-    lines += (
-        [f"{plural(len(unknown), 'more key')} in the manifest, which this version does not know"] if unknown else []
-    )
-    lines.append(f"{plural(len(files), 'file')} of {sum(entry['size'] for entry in files.values())} bytes:")
-    return lines + _shortened([f"  {name}: {size} bytes" for name, size in sorted(kinds.items())])
+
+
+def _kind_of_bundle(manifest: Mapping[str, Any]) -> str:
+    kind = manifest.get("kind")
+    if kind in ("dataset", "model"):
+        return f"a bundle of a {kind}"
+    return f"a bundle of a kind that this version does not know ({listed([kind])})"
+
+
+def _describe_manifest(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what a manifest tells, in words; what is absent is not mentioned."""
+    dataset = manifest.get("dataset")
+    lines = [f"dataset: {listed([dataset.get('name')])}"] if isinstance(dataset, dict) else []
+    shown = {name: manifest.get(key) for key, name in SHOWN.items()}
+    if "folds" in manifest and manifest["folds"] is None:
+        shown["folds"] = "all"
+    elif manifest.get("kind") == "model":
+        parts = sorted({path.partition("/")[0] for path in manifest["files"]})
+        shown["folds"] = [part.removeprefix("fold_") for part in parts if part.startswith("fold_")]
+    lines += [f"{name}: {_value(value)}" for name, value in shown.items() if value is not None]
+    lines += _describe_removed(manifest.get("removed"))
+    unknown = sorted(manifest.keys() - {*SHOWN, *TOLD_OTHERWISE})
+    # In quotes: other keys could pretend to be this program's words.
+    return lines + ([f"not known to this version: {listed(map(repr, unknown))}"] if unknown else [])
+
+
+def _describe_removed(removed: Any) -> list[str]:
+    """Return what a manifest tells of what was left out: words alone, or words with how often."""
+    if not isinstance(removed, dict | list) or not removed:
+        return []
+    counts = removed if isinstance(removed, dict) else dict.fromkeys(map(_value, removed), 1)
+    told = [f"  {_value(what)}{'' if count == 1 else f' ({_value(count)} times)'}" for what, count in counts.items()]
+    return ["left out by the sender:", *_shortened(told, MAX_LINES)]
+
+
+def _value(value: Any) -> str:
+    """Return a value of a manifest in words."""
+    if isinstance(value, dict):
+        names = sorted(value, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+        return listed(f"{name} {listed([value[name]])}" for name in names)
+    return listed(value if isinstance(value, list) else [value])
+
+
+def _describe_files(files: Mapping[str, Any]) -> list[str]:
+    """Return number and size of the files, by folder."""
+    sizes: dict[str, list[int]] = {}
+    for name, entry in files.items():
+        sizes.setdefault(name.rpartition("/")[0] or name, []).append(entry["size"])
+    told = [
+        f"  {name}: {file_size(sum(found))}" + (f" in {plural(len(found), 'file')}" if name not in files else "")
+        for name, found in sorted(sizes.items())
+    ]
+    total = sum(entry["size"] for entry in files.values())
+    return [f"{plural(len(files), 'file')}, {file_size(total)} in all:", *_shortened(told, MAX_LINES)]
 
 
 def _describe_zip(path: Path) -> list[str]:
@@ -113,7 +156,7 @@ def _describe_zip(path: Path) -> list[str]:
         raise RectalError(f"{path} begins like a zip file, but cannot be read ({error}).") from None
     names = [entry.filename for entry in entries]
     lines = [f"a zip file of {plural(len(names), 'file')}, none of them a link or outside of the folder:"]
-    lines += _shortened([f"  {entry.filename}: {entry.file_size} bytes" for entry in entries])
+    lines += _shortened([f"  {entry.filename}: {file_size(entry.file_size)}" for entry in entries], MAX_LINES)
     if any(name.endswith(".pth") for name in names):
         lines.append(
             "It looks like a model of nnU-Net. 'rectal_nnformer import_model' reads it without running anything."
@@ -127,13 +170,13 @@ def _describe_checkpoint(path: Path) -> list[str]:
     from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, md5_of
 
     md5 = md5_of(path)
-    known = next((file.name for file in PRETRAINED_FILES if file.md5 == md5), "no published file known here")
+    known = next((file.name for file in PRETRAINED_FILES if file.md5 == md5), "none of the published files known here")
     lines = [f"a PyTorch file, MD5 {md5}: {known}"]
     try:
         content = read_checkpoint(path)
     except RectalError as error:
         return [*lines, f"NOT SAFE or not readable: {error}", *_named(_names_in_checkpoint(path))]
-    return lines + _tree(content)
+    return lines + describe_content(content)
 
 
 def _names_in_checkpoint(path: Path) -> list[str]:
@@ -151,69 +194,35 @@ def _describe_array(path: Path) -> list[str]:
         frame = check_frame(path)
     except UnexpectedFrame as error:
         return [f"a Blosc2 file that is no plain array of nnU-Net's: {error}. Do not open it."]
-    return [f"a preprocessed array of nnU-Net: shape {frame.shape}, {frame.dtype}, nothing else in the file"]
+    size = " x ".join(map(str, frame.shape))
+    return [f"a preprocessed array of nnU-Net: {size} ({frame.dtype}), nothing else in the file"]
 
 
 def _describe_pickle(path: Path) -> list[str]:
     if path.stat().st_size > MAX_PICKLE_BYTES:
-        return [f"perhaps a pickle, larger than the {MAX_PICKLE_BYTES} bytes that are read"]
+        return [f"perhaps a pickle, larger than the {file_size(MAX_PICKLE_BYTES)} that are read"]
     data = path.read_bytes()
     try:
         content = parse(data)
     except UnsafePickle as error:
         return [f"a pickle that was not opened: {error}", *_named(names_in_pickle(data))]
-    return ["a pickle of plain data and numpy arrays, nothing that could run", *_tree(content)]
+    return ["a pickle of plain data and numpy arrays, nothing that could run", *describe_content(content)]
 
 
 def _named(names: list[str]) -> list[str]:
     return (
-        ["Opened by an ordinary program it would import:", *_shortened([f"  {name}" for name in names])]
+        ["Opened by an ordinary program it would import:", *_shortened([f"  {name}" for name in names], MAX_LINES)]
         if names
         else []
     )
 
 
-def _tree(content: Any, depth: int = 0) -> list[str]:
-    """Return names and kinds of the entries of a dict, two levels deep."""
-    indent = "  " * (depth + 1)
-    if not isinstance(content, Mapping):
-        return [f"{indent}{_kind(content)}"]
-    tensors = [value for value in content.values() if hasattr(value, "untyped_storage")]
-    if len(tensors) > 4:
-        total = sum(tensor.numel() for tensor in tensors)
-        return [f"{indent}{plural(len(tensors), 'tensor')} of {total} values in all"]
-    lines = []
-    for name, value in list(content.items())[:MAX_LINES]:
-        lines.append(f"{indent}{_kind(name) if not isinstance(name, str) else name[:MAX_WORDS]}: {_kind(value)}")
-        if isinstance(value, Mapping) and depth < 2:
-            lines += _tree(value, depth + 1)
-    return lines
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, np.ndarray) or hasattr(value, "untyped_storage"):
-        return f"{'array' if isinstance(value, np.ndarray) else 'tensor'} {tuple(value.shape)} {value.dtype}"
-    if isinstance(value, Mapping | list | tuple) and len(value) > 4:
-        return f"{type(value).__name__} of {len(value)}"
-    if isinstance(value, int) and value.bit_length() > MAX_WORDS:
-        return f"a number of {value.bit_length()} bits"
-    if isinstance(value, str | bytes | bytearray):
-        return repr(value[:MAX_WORDS])
-    if isinstance(value, list | tuple):
-        # One level alone: values that contain each other could be told at any length.
-        return f"{type(value).__name__} of {', '.join(_short(item) for item in value) or 'nothing'}"
-    return type(value).__name__ if isinstance(value, Mapping) else repr(value)[:MAX_WORDS]
-
-
-def _short(value: Any) -> str:
-    return type(value).__name__ if isinstance(value, Mapping | list | tuple | set) else _kind(value)
-
-
-def _shortened(lines: list[str]) -> list[str]:
-    rest = len(lines) - MAX_LINES
-    return lines if rest <= 0 else [*lines[:MAX_LINES], f"  and {rest} more"]
+def _shortened(lines: list[str], most: int) -> list[str]:
+    rest = len(lines) - most
+    return lines if rest <= 0 else [*lines[:most], f"  and {rest} more"]
 
 
 def _printable(line: str) -> str:
-    """Return a line without characters that a terminal could act on."""
-    return "".join(character if character.isprintable() else "?" for character in line)
+    """Return a line that ends, without characters that a terminal could act on."""
+    shown = line if len(line) <= MAX_CHARACTERS else f"{line[:MAX_CHARACTERS]}..."
+    return "".join(character if character.isprintable() else "?" for character in shown)

@@ -5,14 +5,14 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Protocol
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.images import NIFTI_SUFFIXES
-from rectal_nnformer.sharing.compression import CHUNK, GZIP_HEADER, GzipMember
+from rectal_nnformer.sharing.compression import CHUNK, GZIP_HEADER, GzipMember, GzipMemberReader
 
 MAX_BYTES = 4 << 30
 
@@ -60,7 +60,7 @@ def clean_nifti(source: Path, target: Path) -> bool:
     Raises:
         RectalError: it is no NIfTI file, or ends early.
     """
-    with _opened(source) as file:
+    with _opened(source, gzip.GzipFile) as file:
         header, clean, offset, num_bytes = _read_header(source, file)
         extra = file.read(offset - len(header))
         with _writing(target) as write:
@@ -81,7 +81,7 @@ def check_nifti(path: Path) -> None:
         start = raw.read(len(GZIP_HEADER))
     if path.name.endswith(".gz") and start != GZIP_HEADER:
         raise RectalError(f"{path.name} is no gzip file, or its header holds a name or time. {_AGAIN}")
-    with _opened(path) as file:
+    with _opened(path, GzipMemberReader) as file:
         header, clean, offset, num_bytes = _read_header(path, file)
         if header + file.read(offset - len(header)) != clean:
             raise RectalError(f"{path.name} has text or extensions in its header. {_AGAIN}")
@@ -94,8 +94,12 @@ def check_nifti(path: Path) -> None:
 _AGAIN = "Ask its sender to export it with this program."
 
 
+class _Source(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path, open_gzip: Callable[[Path], AbstractContextManager[_Source]]) -> Iterator[_Source]:
     if not path.name.endswith(NIFTI_SUFFIXES):
         raise RectalError(
             f"{path} is no NIfTI file, and other formats can refer to other files. Convert the dataset to .nii.gz, or "
@@ -103,8 +107,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         )
     try:
         if path.name.endswith(".gz"):
-            with gzip.open(path, "rb") as unpacked:
-                yield cast(BinaryIO, unpacked)
+            with open_gzip(path) as unpacked:
+                yield unpacked
         else:
             with path.open("rb") as file:
                 yield file
@@ -112,7 +116,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise RectalError(f"{path} cannot be read ({error}).") from None
 
 
-def _read_header(path: Path, file: BinaryIO) -> tuple[bytes, bytes, int, int]:
+def _read_header(path: Path, file: _Source) -> tuple[bytes, bytes, int, int]:
     """Return the header, the same without other than image fields, where voxels begin, and their number of bytes."""
     start = file.read(4)
     for order in "<>":
@@ -145,7 +149,7 @@ def _clean_header(path: Path, header: bytes, layout: _Layout, order: str) -> tup
     return header, bytes(clean), int(offset), num_bytes
 
 
-def _voxels(path: Path, file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
+def _voxels(path: Path, file: _Source, num_bytes: int) -> Iterator[bytes]:
     while num_bytes:
         data = file.read(min(num_bytes, CHUNK))
         if not data:

@@ -1,7 +1,8 @@
 """What nnU-Net stores about a preprocessed case, reduced to the fields it reads, each of the expected type."""
 
+import math
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import staged_file
 from rectal_nnformer.sharing.data_pickle import load_data_pickle
+from rectal_nnformer.sharing.frames import is_possible_shape
 
 ORIENTATIONS = frozenset("RLAPSI")
 
@@ -18,11 +20,15 @@ def read_properties(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the properties in a pickle without executing it, and the names of the fields that were left out.
 
     Raises:
-        RectalError: it holds more than data, or a field is not of the type that nnU-Net writes.
+        RectalError: it holds more than data, lacks a field that nnU-Net always writes, or has one of another type,
+            length or range.
     """
     content = load_data_pickle(path)
     if not isinstance(content, dict):
         raise RectalError(f"{path} does not hold a case's properties; preprocess the dataset again.")
+    missing = sorted(REQUIRED - content.keys())
+    if missing:
+        raise RectalError(f"{path} lacks the property '{missing[0]}'; preprocess the dataset again.")
     return _vetted(path, content, FIELDS)
 
 
@@ -65,9 +71,43 @@ def _numbers(value: Any) -> Any:
     raise TypeError("no number")
 
 
+def _positive(value: Any) -> Any:
+    """Return a list or tuple of sizes in mm."""
+    numbers = _numbers(value)
+    if not all(0 < float(number) < math.inf for number in numbers):
+        raise ValueError("no spacing")
+    return numbers
+
+
+def _spacing(value: Any) -> Any:
+    """Return the spacing of three axes in mm."""
+    numbers = _positive(value)
+    if len(numbers) != 3:
+        raise ValueError("no spacing")
+    return numbers
+
+
+def _shape(value: Any) -> Any:
+    """Return the voxels along three axes."""
+    sizes = _numbers(value)
+    if len(sizes) != 3 or not all(type(size) is int for size in sizes) or not is_possible_shape(sizes):
+        raise ValueError("no shape")
+    return sizes
+
+
+def _box(value: Any) -> Any:
+    """Return where a box begins and ends, in voxels along three axes."""
+    ranges = _numbers(value)
+    if len(ranges) != 3 or not all(len(pair) == 2 and all(type(at) is int for at in pair) for pair in ranges):
+        raise ValueError("no box")
+    return ranges
+
+
 def _matrix(value: Any) -> Any:
     if not isinstance(value, np.ndarray) or value.shape != (4, 4) or value.dtype.kind != "f":
         raise TypeError("no affine matrix")
+    if not np.isfinite(value).all():
+        raise ValueError("no affine matrix")
     return value
 
 
@@ -92,15 +132,20 @@ def _locations(value: Any) -> dict[Any, Any]:
     return value
 
 
-_GRID: dict[str, Callable[[Any], Any]] = {"spacing": _numbers, "origin": _numbers, "direction": _numbers}
-
 FIELDS: dict[str, Any] = {
-    "spacing": _numbers,
-    "sitk_stuff": {**_GRID, "original_orientation": _orientation},
+    "spacing": _spacing,
+    "sitk_stuff": {
+        "spacing": _positive,
+        "origin": _numbers,
+        "direction": _numbers,
+        "original_orientation": _orientation,
+    },
     "nibabel_stuff": {"original_affine": _matrix, "reoriented_affine": _matrix},
-    "shape_before_cropping": _numbers,
-    "bbox_used_for_cropping": _numbers,
-    "shape_after_cropping_and_before_resampling": _numbers,
+    "shape_before_cropping": _shape,
+    "bbox_used_for_cropping": _box,
+    "shape_after_cropping_and_before_resampling": _shape,
     "class_locations": _locations,
 }
 """The fields that nnU-Net's readers and preprocessors write and its trainers and exporters read."""
+REQUIRED = FIELDS.keys() - {"sitk_stuff", "nibabel_stuff"}
+"""Those that nnU-Net writes whatever reader it uses."""

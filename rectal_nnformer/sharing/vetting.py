@@ -4,12 +4,14 @@ nnU-Net takes folder names, class names and file endings from these files withou
 any module to be imported and called, and any folder to read pickles from.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.sharing.bundle import check_paths
+from rectal_nnformer.sharing.case_grid import Resampling
 
 DATASET_NAME = re.compile(r"Dataset(\d{3})_[A-Za-z0-9][\w.-]*", re.ASCII)
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -160,6 +162,8 @@ def check_plans(content: Any, name: str, dataset_name: str) -> None:
     _expect(content.get("dataset_name") == dataset_name, name, "dataset_name", content.get("dataset_name"))
     _check_name(content.get("plans_name"), name, "plans_name")
     _check_classes(content, name)
+    for key in ("transpose_forward", "transpose_backward"):
+        _expect(content.get(key, [0, 1, 2]) in map(list, itertools.permutations(range(3))), name, key, content.get(key))
     _expect(isinstance(content.get("configurations"), dict), name, "configurations", "")
     for configuration, settings in content["configurations"].items():
         where = f"{name}, configuration {configuration!r}"
@@ -172,6 +176,7 @@ def check_plans(content: Any, name: str, dataset_name: str) -> None:
                     _check_name(value, where, key)
         for key in ("patch_size", "batch_size"):
             _check_sizes(settings.get(key, 1), where, key)
+        _check_spacing(settings.get("spacing", [1, 1, 1]), where)
         if "architecture" in settings:
             _check_architecture(settings["architecture"], where)
 
@@ -194,15 +199,28 @@ def check_splits(content: Any, name: str, cases: Collection[str]) -> None:
 
 def data_identifiers(plans: Mapping[str, Any]) -> dict[str, str]:
     """Return the folder of preprocessed data of each configuration, inherited ones included."""
-    configurations, found = plans["configurations"], {}
-    for name in configurations:
-        at, seen = name, set()
-        while at in configurations and at not in seen and "data_identifier" not in configurations[at]:
-            seen.add(at)
-            at = configurations[at].get("inherits_from")
-        if at in configurations and "data_identifier" in configurations[at]:
-            found[name] = configurations[at]["data_identifier"]
+    found = {name: _inherited(plans["configurations"], name, "data_identifier") for name in plans["configurations"]}
+    return {name: identifier for name, identifier in found.items() if identifier is not None}
+
+
+def resamplings(plans: Mapping[str, Any]) -> list[tuple[str, Resampling | None]]:
+    """Return each folder of preprocessed data with how plans ask for it to be made; None where that is not known."""
+    configurations, found = plans["configurations"], []
+    for name, identifier in data_identifiers(plans).items():
+        spacing, preprocessor = (_inherited(configurations, name, key) for key in ("spacing", "preprocessor_name"))
+        known = spacing is not None and preprocessor == "DefaultPreprocessor"
+        axes = plans.get("transpose_forward", range(3))
+        found.append((identifier, Resampling(tuple(axes), tuple(spacing)) if known else None))
     return found
+
+
+def _inherited(configurations: Mapping[str, Any], name: Any, key: str) -> Any:
+    """Return what a configuration or the first of its ancestors that tells it tells; None if none does."""
+    seen = set()
+    while name in configurations and name not in seen and key not in configurations[name]:
+        seen.add(name)
+        name = configurations[name].get("inherits_from")
+    return configurations[name].get(key) if name in configurations else None
 
 
 def _check_architecture(content: Any, where: str) -> None:
@@ -228,6 +246,11 @@ def _check_classes(content: Mapping[str, Any], where: str) -> None:
 def _check_sizes(value: Any, where: str, key: str) -> None:
     sizes = value if isinstance(value, list) else [value]
     _expect(all(type(n) is int and 0 < n <= 4096 for n in sizes), where, key, value)
+
+
+def _check_spacing(value: Any, where: str) -> None:
+    plain = isinstance(value, list) and all(type(size) in (int, float) and 0 < size < 1e6 for size in value)
+    _expect(plain and len(value) in (2, 3), where, "spacing", value)
 
 
 def _check_name(value: Any, where: str, key: str) -> None:

@@ -17,7 +17,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import staged_folder, write_json
-from rectal_nnformer.names import FULLRES, RECORD_KEY
+from rectal_nnformer.names import FULLRES, RECORD_KEY, TRAINER_FAMILIES
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained import PretrainedReport, load_pretrained, read_weights
@@ -36,12 +36,6 @@ spacings are in the order x, y, z."""
 
 BACKBONE_MARKERS = (("layers1c.", "swin_unetr_v2"), ("swinViT.", "swin_unetr"), ("transformer.", "smit"))
 """Parts of parameter names that tell the backbone; the first one found counts."""
-
-TRAINERS = {
-    "smit": "nnUNetTrainerSMIT_Base",
-    "swin_unetr": "nnUNetTrainerSwinUNETR_Base",
-    "swin_unetr_v2": "nnUNetTrainerSwinUNETRV2_Base",
-}
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,9 @@ def read_model(
     network = PlannedNetwork(channels, heads, **configuration["architecture"]["arch_kwargs"])
     report = load_pretrained(network.backbone, path)
     plans = prepared_plans(backbone, configuration, {"imported_from": path.name, "md5": report.md5})
-    return ImportedModel(network, plans, prepared_dataset_json(channels, heads), TRAINERS[backbone], report)
+    return ImportedModel(
+        network, plans, prepared_dataset_json(channels, heads), f"{TRAINER_FAMILIES[backbone]}_Base", report
+    )
 
 
 def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
@@ -223,7 +219,7 @@ def _backbone_of(path: Path, names: Sequence[str]) -> str:
     for marker, backbone in BACKBONE_MARKERS:
         if any(marker in name for name in names):
             return backbone
-    raise RectalError(f"{path} is no checkpoint of {', '.join(TRAINERS)}: no parameter has a name of theirs.")
+    raise RectalError(f"{path} is no checkpoint of {', '.join(TRAINER_FAMILIES)}: no parameter has a name of theirs.")
 
 
 def prepared_configuration(
