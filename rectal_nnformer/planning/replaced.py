@@ -17,6 +17,8 @@ from rectal_nnformer.planning.preprocessed import data_folder, is_preprocessed, 
 MOST_CHARACTERS = 60
 """Longer values are not shown: that they differ is enough."""
 
+_DERIVED = ("architecture", "data_identifier", "median_image_size_in_voxels")
+"""Keys of a configuration that repeat what others say, or that are taken apart."""
 _PREPROCESS = "Run 'rectal_nnformer plan_and_preprocess' with the same options before training."
 
 Settings = Mapping[str, Any]
@@ -80,7 +82,7 @@ def _settings(plans: Settings) -> Iterator[tuple[str, Any]]:
     for name, configuration in plans["configurations"].items():
         network = configuration.get("architecture", {}).get("arch_kwargs", {})
         for key, value in {**configuration, **network}.items():
-            if key != "architecture":
+            if key not in _DERIVED:
                 yield f"{name} {key}", value
 
 
