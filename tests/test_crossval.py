@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from rectal_nnformer import cli, crossval
 from rectal_nnformer.crossval import cross_validate
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.paths import TRAINERS_VARIABLE
 from rectal_nnformer.training.find_trainer import find_trainer
 
 CASES = [f"case_{i}" for i in range(5)]
@@ -180,10 +181,11 @@ def test_looking_for_a_trainer_leaves_out_one_warning_and_sets_no_variable(tmp_p
         "import warnings\n"
         "warnings.warn('`torch.jit.interface` is deprecated. Please use another.', FutureWarning)\n"
         "warnings.warn('something else is deprecated', FutureWarning)\n"
-        "class WarningTrainer: pass\n"
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "class WarningTrainer(nnUNetTrainer): pass\n"
     )
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "my_trainers"))
     assert find_trainer("WarningTrainer").__name__ == "WarningTrainer"
-    assert os.environ["nnUNet_extTrainer"] == str(tmp_path / "my_trainers")
+    assert os.environ[TRAINERS_VARIABLE] == str(tmp_path / "my_trainers")
     said = [str(warning.message) for warning in recwarn if warning.category is FutureWarning]
     assert "something else is deprecated" in said and not any("torch.jit.interface" in text for text in said)
