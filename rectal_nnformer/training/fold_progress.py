@@ -7,7 +7,7 @@ import time
 from tqdm import tqdm
 
 LINES_PER_TRAINING = 10
-"""How often the epochs are told in a file."""
+"""About how often the epochs are told in a file."""
 
 
 class FoldProgress:
