@@ -58,9 +58,14 @@ def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """List, verify or import."""
+    from rectal_nnformer.paths import check_weights_file
+
+    # A missing file is named at once; what follows takes seconds to import.
     if arguments.action == "verify":
+        check_weights_file(arguments.file)
         _verify(arguments.file, arguments.backbone)
     elif arguments.action == "import":
+        check_weights_file(arguments.checkpoint)
         _import(arguments)
     else:
         _list()
@@ -81,9 +86,6 @@ def _list() -> None:
 
 
 def _verify(path: Path, backbone: str | None) -> None:
-    from rectal_nnformer.paths import check_weights_file
-
-    check_weights_file(path)  # said at once; what follows takes seconds to import
     from rectal_nnformer.errors import RectalError
     from rectal_nnformer.networks import load_pretrained
     from rectal_nnformer.networks.adapter import BACKBONES
@@ -99,10 +101,8 @@ def _verify(path: Path, backbone: str | None) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from rectal_nnformer.paths import check_weights_file, nnunet_folder
-
-    check_weights_file(arguments.checkpoint)  # said at once; what follows takes seconds to import
     from rectal_nnformer.model_import import read_model, write_model
+    from rectal_nnformer.paths import nnunet_folder
 
     # First what the file is: without one, no dataset matters.
     model = read_model(

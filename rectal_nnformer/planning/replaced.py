@@ -19,6 +19,7 @@ MOST_CHARACTERS = 60
 
 _DERIVED = ("architecture", "data_identifier", "median_image_size_in_voxels")
 """Keys of a configuration that repeat what others say, or that are taken apart."""
+
 _PREPROCESS = "Run 'rectal_nnformer plan_and_preprocess' with the same options before training."
 
 Settings = Mapping[str, Any]
