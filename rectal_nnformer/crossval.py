@@ -11,7 +11,7 @@ from rectal_nnformer.evaluation.crossval import CrossvalSummary, evaluated_cases
 from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.files import write_json
-from rectal_nnformer.paths import find_dataset, folder_variables, nnunet_folder
+from rectal_nnformer.paths import check_configuration, find_dataset, find_plans, folder_variables, nnunet_folder
 from rectal_nnformer.patients import read_patients
 from rectal_nnformer.training.checks import check_can_train
 from rectal_nnformer.training.folds import TrainingJob, train_folds
@@ -54,7 +54,7 @@ def cross_validate(
             pretrained file is missing; or a training failed.
     """
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
-    _check_plans(preprocessed, plans, configuration)
+    check_configuration(find_plans(preprocessed, plans), configuration)
     splits = _splits(preprocessed)
     if outside := sorted(set(folds or ()) - set(range(len(splits)))):
         raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; -f names {outside}.")
@@ -107,21 +107,6 @@ def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:
                 f"{job.fold_folder(fold)} was validated on other cases than those of fold {fold} in splits_final.json "
                 f"of {job.dataset}. Move the old results away: {job.model_folder}"
             )
-
-
-def _check_plans(preprocessed: Path, plans: str, configuration: str) -> None:
-    """Refuse plans or a configuration that do not exist, before a process is started for each fold."""
-    path = preprocessed / f"{plans}.json"
-    if not path.is_file():
-        present = ", ".join(sorted(p.stem for p in preprocessed.glob("*Plans*.json")))
-        raise RectalError(
-            f"{path} does not exist. "
-            + (f"Plans of this dataset: {present}. Mend -p, or run" if present else "Run")
-            + " 'rectal_nnformer plan_and_preprocess' first."
-        )
-    configurations = json.loads(path.read_text(encoding="utf-8"))["configurations"]
-    if configuration not in configurations:
-        raise RectalError(f"{path} has no configuration '{configuration}', but {', '.join(configurations)}. Mend -c.")
 
 
 def _check_references(preprocessed: Path, splits: Splits) -> None:

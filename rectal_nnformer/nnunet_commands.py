@@ -16,6 +16,10 @@ from rectal_nnformer.paths import environment_with_trainers
 
 SECONDS_TO_STOP = 15
 
+WARNING_OF_TIMM = "`torch.jit.interface` is deprecated"
+"""How a warning begins that says nothing to users: nnU-Net imports all its trainers to find one, and some of them timm,
+which uses what PyTorch is about to drop."""
+
 
 def command_path(name: str) -> str:
     """Return the path of one of nnU-Net's console scripts, installed beside the running Python.
@@ -46,11 +50,18 @@ def start_command(
     """
     return subprocess.Popen(
         [command_path(name), *arguments],
-        env={**environment_with_trainers(), **(variables or {})},
+        env={**environment_with_trainers(), **_warnings_variable(), **(variables or {})},
         stdout=output,
         stderr=subprocess.STDOUT if output is not None else None,
         start_new_session=True,
     )
+
+
+def _warnings_variable() -> dict[str, str]:
+    """Return Python's variable with what it holds, and `WARNING_OF_TIMM` ignored unless that says otherwise."""
+    ignored = f"ignore:{WARNING_OF_TIMM}:FutureWarning"
+    # Of several filters that match, Python takes the last.
+    return {"PYTHONWARNINGS": ",".join(filter(None, (ignored, os.environ.get("PYTHONWARNINGS"))))}
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:

@@ -1,5 +1,6 @@
 """Where nnU-Net's folders and our trainers are."""
 
+import json
 import os
 from pathlib import Path
 
@@ -68,3 +69,59 @@ def find_dataset(variable: str, dataset: int | str) -> Path:
             f"or {REMEDIES[variable]}."
         )
     return found[0]
+
+
+def find_plans(preprocessed: Path, plans: str) -> Path:
+    """Return the file of plans by their name.
+
+    Args:
+        preprocessed: folder of a dataset in nnUNet_preprocessed.
+        plans: their name.
+
+    Raises:
+        RectalError: there are none of that name; the message names those that there are.
+    """
+    path = preprocessed / f"{plans}.json"
+    if not path.is_file():
+        present = ", ".join(sorted(p.stem for p in preprocessed.glob("*Plans*.json")))
+        raise RectalError(
+            f"{path} does not exist. "
+            + (f"Plans of this dataset: {present}. Mend -p, or run" if present else "Run")
+            + " 'rectal_nnformer plan_and_preprocess' first."
+        )
+    return path
+
+
+def check_configuration(plans_file: Path, configuration: str) -> None:
+    """Refuse a configuration that plans do not have.
+
+    Raises:
+        RectalError: it is not among them, or the file does not hold plans.
+    """
+    try:
+        configurations = json.loads(plans_file.read_text(encoding="utf-8"))["configurations"]
+        present = ", ".join(configurations)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RectalError(f"{plans_file} cannot be read as plans ({error!r}). Plan the dataset again.") from error
+    if configuration not in configurations:
+        raise RectalError(f"{plans_file} has no configuration '{configuration}', but {present}. Mend -c.")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that does not exist.
+
+    Raises:
+        RectalError: names it.
+    """
+    if not folder.is_dir():
+        raise RectalError(f"there is no folder {folder}. Check its name.")
+
+
+def check_weights_file(path: Path) -> None:
+    """Refuse a file of weights that does not exist.
+
+    Raises:
+        RectalError: names it.
+    """
+    if not path.is_file():
+        raise RectalError(f"There is no weights file {path}.")

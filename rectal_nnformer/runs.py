@@ -12,6 +12,7 @@ from rectal_nnformer.evaluation.crossval import check_distinct_cases, count_shar
 from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
 from rectal_nnformer.evaluation.fold import read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
+from rectal_nnformer.model_folders import check_model_folder
 from rectal_nnformer.names import CUBIC
 from rectal_nnformer.paths import folder_variables
 from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE, read_analyses, read_epochs, read_keys
@@ -86,7 +87,7 @@ def read_run(folder: Path) -> Run:
         RectalError: It is not a model folder, no fold of it has been evaluated, or a file in it is damaged.
     """
     folder = Path(folder).expanduser().resolve()
-    trainer, plans_name, configuration = _check_model_folder(folder)
+    trainer, plans_name, configuration = check_model_folder(folder)
     folds = {fold: read_evaluation(folder / f"fold_{fold}" / "validation") for fold in _evaluated_folds(folder)}
     if not folds:
         raise RectalError(
@@ -130,19 +131,6 @@ def short_names(runs: Sequence[Run]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{part[0]} ({number})" for number, part in enumerate(parts, start=1)]
-
-
-def _check_model_folder(folder: Path) -> tuple[str, str, str]:
-    """Return trainer, plans and configuration, which the folder's name holds."""
-    names = "Name a model folder, as 'rectal_nnformer crossval' prints it: nnUNet_results/DATASET/TRAINER__PLANS__CONF"
-    if not folder.is_dir():
-        raise RectalError(f"there is no folder {folder}. {names}.")
-    parts = folder.name.split("__")
-    if len(parts) != 3 or not (folder / "plans.json").is_file():
-        inside = next((path for path in (folder, *folder.parents) if len(path.name.split("__")) == 3), None)
-        hint = f" Did you mean {inside}?" if inside is not None and inside != folder else ""
-        raise RectalError(f"{folder} is not the folder of a trained model with its plans.json. {names}.{hint}")
-    return parts[0], parts[1], parts[2]
 
 
 def _fold_folders(folder: Path) -> list[Path]:

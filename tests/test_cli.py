@@ -80,8 +80,19 @@ def test_trainer_folders_of_the_user_stay_in_reach(monkeypatch):
     assert theirs == "/home/me/trainers"
 
 
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """nnU-Net's folders with plans of Dataset501_Rectal and no data; the folder of these plans."""
+    for name in VARIABLES[:3]:
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name / "Dataset501_Rectal").mkdir(parents=True)
+    folder = tmp_path / "nnUNet_preprocessed/Dataset501_Rectal"
+    (folder / "nnUNetRectalSMITPlans.json").write_text('{"configurations": {"3d_fullres": {}}}')
+    return folder
+
+
 @pytest.mark.parametrize(("command", "stock"), [("train", "nnUNetv2_train"), ("predict", "nnUNetv2_predict")])
-def test_all_arguments_are_passed_through(command, stock, monkeypatch):
+def test_all_arguments_are_passed_through(command, stock, monkeypatch, planned):
     calls = []
     monkeypatch.setattr(nnunet_commands, "run_command", lambda name, arguments: calls.append((name, arguments)) or 7)
     arguments = [
@@ -118,6 +129,40 @@ def test_a_users_error_is_one_message_and_exit_code_2(capsys):
     assert "nnUNet_preprocessed is not set" in error and "Traceback" not in error
 
 
+WRONG_INPUTS = {
+    "plan -d 502 -b smit": "No dataset is called 502",
+    "plan -d 501 -p OtherPlans": "OtherPlans.json does not exist. Plans of this dataset: nnUNetRectalSMITPlans",
+    "plan_and_preprocess -d 502 -b smit": "No dataset is called 502",
+    "train 502 3d_fullres 0 -tr T -p nnUNetRectalSMITPlans": "No dataset is called 502",
+    "train 501 2d 0 -tr T -p nnUNetRectalSMITPlans": "has no configuration '2d', but 3d_fullres",
+    "train 501 3d_fullres 0": "nnUNetPlans.json does not exist",
+    "crossval -d 501 -tr T -p OtherPlans": "OtherPlans.json does not exist",
+    "crossval -d 501 -tr T -p nnUNetRectalSMITPlans -c 2d": "has no configuration '2d'",
+    "attention -d 502 -tr T -p P": "No dataset is called 502",
+    "attention -d 501 -tr T -p OtherPlans": "OtherPlans.json does not exist",
+    "evaluate -gt absent -pred .": "there is no folder absent",
+    "report absent": "absent. Name a model folder",
+    "compare absent elsewhere": "absent. Name a model folder",
+    "feature_reuse absent absent": "is not the folder of a fold",
+    "weights verify absent.pth": "There is no weights file absent.pth",
+    "weights import absent.pth --output model": "There is no weights file absent.pth",
+}
+
+
+@pytest.mark.parametrize(("command", "message"), WRONG_INPUTS.items())
+def test_a_wrong_name_is_answered_before_anything_large_is_imported(command, message, planned):
+    """Importing PyTorch and nnU-Net takes seconds; a module that is None cannot be imported."""
+    program = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('torch', 'nnunetv2', 'SimpleITK', 'numpy', 'matplotlib')))\n"
+        "from rectal_nnformer import cli\n"
+        f"cli.main({command.split()})"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
+    assert result.returncode == 2
+    assert message in result.stderr and "Traceback" not in result.stderr
+
+
 def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
@@ -127,6 +172,34 @@ def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
         cli.main(["crossval", "-d", "501", "-tr", "T", "-p", "P"])
     assert exit_.value.code == 130
     assert "Interrupted. Finished folds are kept: the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        *((f"plan -d 501 -b smit -gpu_memory_target {value}", "above 0") for value in ("-1", "0", "nan", "inf", "big")),
+        ("plan_and_preprocess -d 501 -b smit -overwrite_target_spacing 1 0 1", "above 0, not 0"),
+        ("plan_and_preprocess -d 501 -b smit -overwrite_plans_name a__b", "single '_', not a__b"),
+        ("plan_and_preprocess -d 501 -b smit -overwrite_plans_name a/b", "not a/b"),
+        ("plan_and_preprocess -d 501 -b smit -np 0", "whole number from 1, not 0"),
+        ("plan -d 501 -b smit -npfp -1", "whole number from 1, not -1"),
+        ("crossval -d 501 -tr T -p P -f 0 -1", "whole number from 0, not -1"),
+        ("attention -d 501 -tr T -p P -f x", "whole number from 0, not x"),
+        ("evaluate -gt a -pred b -np 0", "whole number from 1, not 0"),
+        ("report a -np 0", "whole number from 1, not 0"),
+        ("weights import a --output b --spacing 1 1 -1", "above 0, not -1"),
+        ("weights import a --output b --patch_size 96 96 0", "whole number from 1, not 0"),
+        ("weights import a --output b --window 0 inf", "must be a number, not inf"),
+        ("demo --output a --seed -1", "whole number from 0, not -1"),
+        ("convert nifti --images a -d 1 --name N -np 0", "whole number from 1, not 0"),
+    ],
+)
+def test_an_impossible_value_is_refused_where_it_is_read(command, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(command.split())
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert "error: argument -" in error and message in error
 
 
 def test_datasets_are_found_by_id_and_by_name(tmp_path, monkeypatch):

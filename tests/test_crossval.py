@@ -1,6 +1,7 @@
 """What a cross-validation checks before it trains, and what it summarizes without raw data or our trainers."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,6 +11,8 @@ import SimpleITK as sitk
 from rectal_nnformer import cli, crossval
 from rectal_nnformer.crossval import cross_validate
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.paths import TRAINERS_VARIABLE
+from rectal_nnformer.training.find_trainer import find_trainer
 
 CASES = [f"case_{i}" for i in range(5)]
 MODEL = {"trainer": "nnUNetTrainer", "plans": "Plans", "device": "cpu"}
@@ -170,3 +173,19 @@ def test_a_trainers_folder_that_cannot_be_imported_is_not_taken_for_a_missing_tr
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "my_trainers"))
     with pytest.raises(RectalError, match="MyTrainer, nnU-Net met an error: library mismatch"):
         cross_validate("501", **{**MODEL, "trainer": "MyTrainer"})
+
+
+def test_looking_for_a_trainer_leaves_out_one_warning_and_sets_no_variable(tmp_path, monkeypatch, recwarn):
+    (tmp_path / "my_trainers").mkdir()
+    (tmp_path / "my_trainers/warning_trainer.py").write_text(
+        "import warnings\n"
+        "warnings.warn('`torch.jit.interface` is deprecated. Please use another.', FutureWarning)\n"
+        "warnings.warn('something else is deprecated', FutureWarning)\n"
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "class WarningTrainer(nnUNetTrainer): pass\n"
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "my_trainers"))
+    assert find_trainer("WarningTrainer").__name__ == "WarningTrainer"
+    assert os.environ[TRAINERS_VARIABLE] == str(tmp_path / "my_trainers")
+    said = [str(warning.message) for warning in recwarn if warning.category is FutureWarning]
+    assert "something else is deprecated" in said and not any("torch.jit.interface" in text for text in said)

@@ -5,7 +5,9 @@ A small script stands in for nnUNetv2_train here; the real command runs in the s
 
 import dataclasses
 import fcntl
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,6 +239,102 @@ def test_the_log_can_be_followed_while_a_fold_runs(job, fake_training, monkeypat
     monkeypatch.setattr(folds, "sleep", look)
     train_folds(job, [0])
     assert seen
+
+
+NNUNETS_PRINTS = """
+import random
+from tqdm import tqdm
+random.seed(fold)
+print("2026-01-01 10:00:00: Training 20 epochs of 250 iterations")
+for epoch in range(20):
+    print(f"2026-01-01 10:00:00: \\n2026-01-01 10:00:00: Epoch {epoch} ", flush=True)
+    time.sleep(random.uniform(0, 0.05))
+    print(f"2026-01-01 10:00:00: train_loss -0.{epoch}")
+print("2026-01-01 10:00:00: predicting case_1")
+for _ in tqdm(range(3), desc="Lesion detection"):
+    time.sleep(0.05)
+print("2026-01-01 10:00:00: Detected 3 of 4 lesions")
+finish()
+"""
+
+
+def test_in_a_file_folds_side_by_side_are_single_lines(job, fake_training, capsys):
+    fake_training(NNUNETS_PRINTS)
+    train_folds(job, [0, 1, 2], [None, None])
+    shown = capsys.readouterr().err
+    assert "\r" not in shown and "\x1b" not in shown
+    lines = shown.splitlines()
+    assert all(line.startswith("fold ") for line in lines)
+    for fold in range(3):
+        told = [line.removeprefix(f"fold {fold}: ") for line in lines if line.startswith(f"fold {fold}: ")]
+        epochs = [line for line in told if line.startswith("epoch ")]
+        assert epochs[0] == "epoch 2 of 20, loss -0.1" and len(epochs) == 10
+        assert told[:2] == ["starting", "training 20 epochs"] and told[-2] == "validating"
+        assert told[-1].startswith("finished after 00:0") and told[-1].endswith("Detected 3 of 4 lesions")
+
+
+def test_the_log_has_all_that_nnunet_prints_and_no_bars(job, fake_training):
+    fake_training(NNUNETS_PRINTS)
+    train_folds(job, [0])
+    log = (job.fold_folder(0) / "crossval_log.txt").read_text()
+    assert log.count("train_loss") == 20 and "predicting case_1" in log and "Detected 3 of 4 lesions" in log
+    assert "\r" not in log and "Lesion detection" not in log
+
+
+def test_one_warning_that_tells_users_nothing_is_left_out_of_the_log(job, fake_training):
+    fake_training(
+        "import warnings\n"
+        "warnings.warn('`torch.jit.interface` is deprecated. Please use another.', FutureWarning)\n"
+        "warnings.warn('something else is deprecated', FutureWarning)\n"
+        "finish()"
+    )
+    train_folds(job, [0])
+    log = (job.fold_folder(0) / "crossval_log.txt").read_text()
+    assert "something else is deprecated" in log and "torch.jit" not in log
+
+
+def screen_of(output):
+    """Return the lines that a terminal shows after `output`: carriage returns, line feeds and cursor up."""
+    screen, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[\d*[A-Za-z]|[\r\n]|[^\r\n\x1b]+", output):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row, column = row + 1, 0
+            screen += [""] * (row + 1 - len(screen))
+        elif part.endswith("A") and part.startswith("\x1b"):
+            row -= int(part[2:-1] or 1)
+        else:
+            line = screen[row].ljust(column)
+            screen[row] = line[:column] + part + line[column + len(part) :]
+            column += len(part)
+    return [line.rstrip() for line in screen if line.strip()]
+
+
+def test_on_a_terminal_nothing_but_the_outcomes_is_left_of_the_bars(job, fake_training, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    fake_training(NNUNETS_PRINTS)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    while_running = []
+
+    def look(seconds):
+        while_running.append(screen_of(terminal.getvalue()))
+        time.sleep(0.05)
+
+    monkeypatch.setattr(folds, "sleep", look)
+    train_folds(job, [0, 1, 2], [None, None])
+    outcomes = screen_of(terminal.getvalue())
+    assert len(outcomes) == 3 and all(" finished after 00:0" in line for line in outcomes)
+    assert {line[:6] for line in outcomes} == {"fold 0", "fold 1", "fold 2"}
+    for lines in while_running:
+        names = [line[:6] for line in lines]
+        assert len(names) == len(set(names)), "each fold has one line, be it its bar or its outcome"
+        assert all(re.match(r"fold \d", name) for name in names)
+    assert any("20 [" in line and "loss -0." in line for lines in while_running for line in lines)
 
 
 def test_the_error_is_shown_from_the_line_that_names_it(job, fake_training):

@@ -305,6 +305,70 @@ def test_planning_again_keeps_no_configuration_of_older_plans(planned):
     assert "own" not in read_plans(planned)["configurations"]
 
 
+def said_by(capsys, command, *options):
+    """Return what a command that plans says, on one line."""
+    main([command, "-d", "501", "-b", "smit_small", "-npfp", "1", *options])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def train(planned, fold, model="Trainer__nnUNetRectalSMITSmallPlans__3d_fullres"):
+    """Leave what nnU-Net leaves of a fold that was trained by the plans of now."""
+    folder = planned.parents[1] / "nnUNet_results" / DATASET / model
+    (folder / f"fold_{fold}").mkdir(parents=True)
+    shutil.copy(planned / "nnUNetRectalSMITSmallPlans.json", folder / "plans.json")
+    (folder / f"fold_{fold}/checkpoint_latest.pth").touch()
+
+
+def test_the_same_plans_again_replace_nothing(planned, stock_fingerprint, capsys):
+    train(planned, 0)
+    said = said_by(capsys, "plan")
+    assert "is replaced" not in said and "Trained by other plans" not in said and "do not fit" not in said
+
+
+def test_replaced_plans_say_what_differs_and_which_folds_no_longer_fit(planned, stock_fingerprint, capsys):
+    train(planned, 1)
+    (planned.parents[1] / "nnUNet_results" / DATASET / "Trainer__OtherPlans__3d_fullres/fold_0").mkdir(parents=True)
+    said = said_by(capsys, "plan", "-overwrite_target_spacing", "2", "1", "1", "--lesion_wise")
+    assert "WARNING: " in said and "nnUNetRectalSMITSmallPlans.json was there and is replaced" in said
+    assert "3d_fullres spacing [1.0, 1.0, 1.0] -> [2.0, 1.0, 1.0]" in said and "augmentation" in said
+    assert "normalization_schemes" not in said.partition("is replaced")[2]
+    assert "Trainer__nnUNetRectalSMITSmallPlans__3d_fullres/fold_1" in said and "OtherPlans__" not in said
+    assert said.count("-overwrite_plans_name NAME") == 2
+    assert "have no preprocessed data yet" in said and "1.0x1.0x2.0mm" in said
+    assert said.index("GB of a GPU") < said.index("is replaced"), "the warnings must not scroll away"
+
+
+def test_preprocessing_again_leaves_only_the_folds_to_warn_of(planned, stock_fingerprint, stock_preprocessing, capsys):
+    train(planned, 0)
+    options = ("-overwrite_target_spacing", "2", "1", "1")
+    said_by(capsys, "plan_and_preprocess", *options)
+    said = said_by(capsys, "plan_and_preprocess", *options)
+    assert "Trained by other plans of this name: Trainer__nnUNetRectalSMITSmallPlans__3d_fullres/fold_0" in said
+    assert "is replaced" not in said and "preprocessed data in" not in said
+
+
+def test_plans_under_another_name_replace_nothing(planned, stock_fingerprint, capsys):
+    train(planned, 0)
+    options = ("-overwrite_plans_name", "TwoPlans", "-overwrite_target_spacing", "2", "1", "1")
+    said = said_by(capsys, "plan", *options)
+    assert "is replaced" not in said and "Trained by" not in said
+    assert read_plans(planned)["configurations"]["3d_fullres"]["spacing"] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"configurations": {"2d": []}}'])
+def test_a_damaged_plans_file_is_replaced_and_named(planned, stock_fingerprint, capsys, content):
+    (planned / "nnUNetRectalSMITSmallPlans.json").write_text(content)
+    assert "everything, it cannot be read as plans" in said_by(capsys, "plan")
+
+
+def test_planning_alone_tells_that_the_data_are_of_older_images(planned, stock_fingerprint, capsys):
+    label = planned.parents[1] / "nnUNet_raw" / DATASET / "labelsTr/case0.nii.gz"
+    os.utime(label, (1, 1))
+    said = said_by(capsys, "plan")
+    assert f"The preprocessed data in {planned / DATA} do not fit these plans" in said
+    assert "Run 'rectal_nnformer plan_and_preprocess' with the same options" in said
+
+
 def test_nnunets_planning_call_takes_the_planner(planned):
     plans, name = plan_experiment_dataset(501, RectalExperimentPlanner, overwrite_target_spacing=(1.5, 1.5, 1.5))
     assert name == "nnUNetRectalSMITPlans"

@@ -31,6 +31,7 @@ torch.set_num_threads(1)
 CPU = torch.device("cpu")
 TRAINER, PLANS = "ShortMaskedSMIT", "nnUNetRectalSMITSmallPlans"
 EPOCHS, WARMUP, INTERRUPTED_AFTER = 4, 1, 3
+ANALYSIS_FILES = ("attention_dilution.json", "attention_dilution.csv", "feature_reuse.json")
 RATES = [warmup_cosine(epoch, EPOCHS, WARMUP, 3e-4) for epoch in range(EPOCHS)]
 
 
@@ -223,14 +224,19 @@ def test_without_the_file_that_it_started_from_reuse_is_left_out_and_the_log_say
     if change == "other":
         (tmp_path / "model_smit_ct10k.pth").write_bytes(b"other")
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
-    fold, lines = validated._validated_fold([]), []
+    # Stands for a validation of long ago: whatever it found must not be taken for this one's.
+    shutil.copytree(validated.output_folder, tmp_path / "fold_0")
+    earlier = [tmp_path / "fold_0/validation" / name for name in ANALYSIS_FILES]
+    assert all(path.is_file() for path in earlier)
+    fold, lines = replace(validated._validated_fold([]), folder=tmp_path / "fold_0"), []
     with pytest.raises(RectalError, match="not in" if change == "gone" else "has MD5"):
         recorded_pretrained_file(fold.folder)
-    analyze_validation(replace(fold, folder=fold.folder, log=lines.append, cases=replace(fold.cases, names=("no",))))
+    analyze_validation(replace(fold, log=lines.append, cases=replace(fold.cases, names=("no",))))
     assert "attention dilution failed" in lines[0] and "FileNotFoundError" in lines[0]
     assert lines[1].startswith("Feature reuse was not measured. The training started from model_smit_ct10k.pth") or (
         "has MD5" in lines[1]
     )
+    assert not any(path.exists() for path in earlier)
 
 
 def test_analysis_on_demand(trained, validated, environment, capsys, tmp_path):
@@ -254,6 +260,12 @@ def test_analysis_on_demand(trained, validated, environment, capsys, tmp_path):
     assert "Feature reuse" in capsys.readouterr().out
 
 
+def place_in(argument, places):
+    for name, place in places.items():
+        argument = argument.replace(name, place)
+    return argument
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -261,12 +273,17 @@ def test_analysis_on_demand(trained, validated, environment, capsys, tmp_path):
         (["attention", "-d", "7", "-tr", TRAINER, "-p", "No", "-f", "0"], "No.json"),
         (["attention", "-d", "7", "-tr", TRAINER, "-p", PLANS, "-c", "2d"], "no configuration '2d'"),
         (["attention", "-d", "7", "-tr", TRAINER, "-p", PLANS, "--weights", "latest"], "checkpoints of this fold"),
-        (["attention", "-d", "7", "-tr", "nnUNetTrainerNone", "-p", PLANS], "no trainer nnUNetTrainerNone"),
+        (["attention", "-d", "7", "-tr", "nnUNetTrainerNone", "-p", PLANS], "no trainer called nnUNetTrainerNone"),
         (["feature_reuse", "here", "there"], "not the folder of a fold"),
+        (["feature_reuse", "FOLD", "FOLD/checkpoint_final.pth"], "Name the folder itself"),
+        (["feature_reuse", "FOLD", "COPY"], "It is a checkpoint that nnU-Net trained: name the folder of its fold"),
     ],
 )
 def test_analysis_of_what_is_not_there_says_so(validated, capsys, tmp_path, arguments, message):
     output = [] if arguments[0] == "feature_reuse" else ["-o", str(tmp_path)]
+    shutil.copy(Path(validated.output_folder) / "checkpoint_final.pth", tmp_path / "copy.pth")
+    places = {"FOLD": validated.output_folder, "COPY": str(tmp_path / "copy.pth")}
+    arguments = [place_in(argument, places) for argument in arguments]
     with pytest.raises(SystemExit) as ended:
         main([*arguments, *output, "-device", "cpu"])
     assert ended.value.code == 2

@@ -1,27 +1,25 @@
 """Networks and cases of a trained fold, found by its folder or by nnU-Net's names."""
 
-import io
 import json
-import os
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.labels import tumor_labels
+from rectal_nnformer.model_folders import check_fold_folder, plans_of_model
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
-from rectal_nnformer.paths import TRAINERS_VARIABLE, environment_with_trainers, find_dataset, nnunet_folder
+from rectal_nnformer.paths import find_dataset, nnunet_folder
+from rectal_nnformer.training.find_trainer import find_trainer
 
 FINAL = "checkpoint_final.pth"
 
@@ -133,13 +131,9 @@ def named_fold(dataset: str, trainer: str, plans: str, configuration: str, fold:
     Raises:
         RectalError: There is no such dataset, or there are no such plans, or they lack the configuration.
     """
-    preprocessed = find_dataset("nnUNet_preprocessed", dataset)
-    model = nnunet_folder("nnUNet_results") / preprocessed.name / f"{trainer}__{plans}__{configuration}"
-    path = model / "plans.json" if (model / "plans.json").is_file() else preprocessed / f"{plans}.json"
-    content = _read_json(path)
-    if configuration not in content["configurations"]:
-        raise RectalError(f"{path} has no configuration '{configuration}', but {', '.join(content['configurations'])}.")
-    return Fold(preprocessed.name, trainer, content, configuration, _read_json(preprocessed / "dataset.json"), fold)
+    preprocessed, path = plans_of_model(dataset, trainer, plans, configuration)
+    dataset_json = _read_json(preprocessed / "dataset.json")
+    return Fold(preprocessed.name, trainer, _read_json(path), configuration, dataset_json, fold)
 
 
 def fold_in(folder: Path) -> Fold:
@@ -148,29 +142,10 @@ def fold_in(folder: Path) -> Fold:
     Raises:
         RectalError: It is no such folder.
     """
+    trainer, configuration = check_fold_folder(folder)
     folder = folder.resolve()
-    parts = folder.parent.name.split("__")
-    if len(parts) != 3 or not folder.name.startswith("fold_") or not folder.is_dir():
-        raise RectalError(f"{folder} is not the folder of a fold, .../TRAINER__PLANS__CONFIGURATION/fold_X.")
-    trainer, _, configuration = parts
     plans, dataset_json = (_read_json(folder.parent / name) for name in ("plans.json", "dataset.json"))
     return Fold(folder.parents[1].name, trainer, plans, configuration, dataset_json, folder.name.removeprefix("fold_"))
-
-
-def find_trainer(name: str) -> Any:
-    """Return a trainer class, of this project's or of the folders that nnUNet_extTrainer names.
-
-    Raises:
-        RectalError: There is none of that name.
-    """
-    os.environ[TRAINERS_VARIABLE] = environment_with_trainers()[TRAINERS_VARIABLE]
-    try:
-        with redirect_stdout(io.StringIO()):
-            return recursive_find_trainer_class_by_name(name)
-    except RuntimeError:
-        raise RectalError(
-            f"There is no trainer {name}. Check its name, and {TRAINERS_VARIABLE} if it is yours."
-        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

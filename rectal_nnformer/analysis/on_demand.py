@@ -12,6 +12,7 @@ from rectal_nnformer.analysis.reuse import NAME as REUSE
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import write_json
+from rectal_nnformer.model_folders import check_compared
 from rectal_nnformer.networks.pretrained import load_pretrained
 
 
@@ -71,6 +72,7 @@ def reuse_of_fold(first: Path, second: Path, output: Path | None = None, device:
     Raises:
         RectalError: Something named is not there, or the folds are of different datasets.
     """
+    check_compared(second)
     fold = fold_in(first)
     cases = fold.cases()
     label, network = fold.network()

@@ -59,8 +59,10 @@ def analyze_validation(fold: ValidatedFold) -> None:
 
     Feature reuse is against the pretrained file that the training started from, and left out, with the reason in the
     log, where there is none or it is not at hand. Whatever goes wrong is logged with its cause and does not reach the
-    caller: the validation is complete without it.
+    caller: the validation is complete without it. What an earlier validation wrote is removed first: it is of other
+    weights, perhaps.
     """
+    _forget_validation(fold.folder)
     with only_logged("attention dilution", fold.log):
         content = analyze_dilution(fold.network, fold.cases, fold.device, fold.weights, fold.configuration)
         write_dilution(content, fold.folder / "validation")
@@ -72,9 +74,13 @@ def analyze_validation(fold: ValidatedFold) -> None:
 
 def forget_analysis(fold_folder: Path) -> None:
     """Remove what was written of an earlier training in the folder of a fold, which a new one begins to overwrite."""
-    names = (f"{DILUTION_FILE}.json", f"{DILUTION_FILE}.csv", f"{REUSE_FILE}.json")
-    for path in (fold_folder / EPOCHS_FILE, *(fold_folder / "validation" / name for name in names)):
-        path.unlink(missing_ok=True)
+    (fold_folder / EPOCHS_FILE).unlink(missing_ok=True)
+    _forget_validation(fold_folder)
+
+
+def _forget_validation(fold_folder: Path) -> None:
+    for name in (f"{DILUTION_FILE}.json", f"{DILUTION_FILE}.csv", f"{REUSE_FILE}.json"):
+        (fold_folder / "validation" / name).unlink(missing_ok=True)
 
 
 def _analyze_reuse(fold: ValidatedFold) -> None:

@@ -8,6 +8,8 @@ fold, under a name that tells the weights unless they are the final checkpoint.
 import argparse
 from pathlib import Path
 
+from rectal_nnformer.cli.values import fold
+
 HELP = "measure how much attention goes to padding, of folds, pretrained or random weights"
 
 
@@ -17,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-tr", metavar="TRAINER", required=True, help="trainer, such as nnUNetTrainerSMIT_ACT")
     parser.add_argument("-p", metavar="PLANS", required=True, help="plans, such as nnUNetRectalSMITPlans")
     parser.add_argument("-c", metavar="CONFIGURATION", default="3d_fullres", help="default: %(default)s")
-    parser.add_argument("-f", metavar="FOLD", nargs="+", default=["0"], help="folds, or all (default: 0)")
+    parser.add_argument("-f", metavar="FOLD", type=fold, nargs="+", default=["0"], help="folds, or all (default: 0)")
     parser.add_argument(
         "--weights",
         metavar="WEIGHTS",
@@ -32,17 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, write and print one line per fold."""
+    from rectal_nnformer.model_folders import plans_of_model
+
+    # Says at once what is not there; what follows takes seconds to import.
+    plans_of_model(arguments.d, arguments.tr, arguments.p, arguments.c)
     from rectal_nnformer.analysis.on_demand import dilution_of_fold
 
-    for fold in arguments.f:
+    for number in arguments.f:
         line, path = dilution_of_fold(
             arguments.d,
             arguments.tr,
             arguments.p,
             arguments.c,
-            fold,
+            number,
             weights=arguments.weights,
             output=arguments.o,
             device=arguments.device,
         )
-        print(f"fold {fold}: {line}\n  {path}")
+        print(f"fold {number}: {line}\n  {path}")

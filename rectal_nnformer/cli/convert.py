@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from rectal_nnformer.cli.values import positive_integer
+
 HELP = "convert NIfTI files or DICOM series to nnUNet_raw/DatasetXXX_Name"
 IF_INTERRUPTED = "No dataset was written."
 
@@ -98,7 +100,7 @@ def _add_common(parser: argparse.ArgumentParser, default_patients: str) -> None:
         "-np",
         dest="workers",
         metavar="N",
-        type=int,
+        type=positive_integer,
         default=min(4, os.cpu_count() or 1),
         help="number of processes (default: %(default)s)",
     )

@@ -6,6 +6,8 @@ fold prints goes to crossval_log.txt in its folder. At the end report.html is wr
 
 import argparse
 
+from rectal_nnformer.cli.values import natural_number
+
 HELP = "train, validate and summarize the folds of a cross-validation, with a report"
 IF_INTERRUPTED = "Finished folds are kept: the same command goes on from there."
 
@@ -16,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-tr", metavar="TRAINER", required=True, help="trainer, such as nnUNetTrainerSMIT_ACT")
     parser.add_argument("-p", metavar="PLANS", required=True, help="plans, such as nnUNetRectalSMITPlans")
     parser.add_argument("-c", metavar="CONFIGURATION", default="3d_fullres", help="default: %(default)s")
-    parser.add_argument("-f", metavar="FOLD", type=int, nargs="+", help="folds to train (default: all of the splits)")
+    parser.add_argument(
+        "-f", metavar="FOLD", type=natural_number, nargs="+", help="folds to train (default: all of the splits)"
+    )
     parser.add_argument(
         "-device", choices=("cuda", "cpu", "mps"), default="cuda", help="device to train on (default: %(default)s)"
     )
@@ -32,9 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the cross-validation and print its result."""
-    from rectal_nnformer.paths import nnunet_folder
+    from rectal_nnformer.paths import check_configuration, find_dataset, find_plans, nnunet_folder
 
-    nnunet_folder("nnUNet_preprocessed")  # says at once what is not set; what follows takes seconds to import
+    # Says at once what is not there; what follows takes seconds to import.
+    check_configuration(find_plans(find_dataset("nnUNet_preprocessed", arguments.d), arguments.p), arguments.c)
+    nnunet_folder("nnUNet_results")
     from rectal_nnformer.crossval import cross_validate
     from rectal_nnformer.evaluation.summary import detection_line
     from rectal_nnformer.report import try_report

@@ -6,6 +6,8 @@ Everything is written to one folder, and no variable need be set. It takes less 
 import argparse
 from pathlib import Path
 
+from rectal_nnformer.cli.values import natural_number
+
 HELP = "go the whole way once on a generated cohort, in less than 20 minutes"
 IF_INTERRUPTED = "Name a new folder with --output to start again."
 
@@ -28,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-device", choices=("cpu", "cuda", "mps"), default="cpu", help="device to train on (default: %(default)s)"
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the cohort (default: %(default)s)")
+    parser.add_argument(
+        "--seed", metavar="N", type=natural_number, default=0, help="seed of the cohort (default: %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,8 @@ references; patients.csv, if there is one, beside it.
 import argparse
 from pathlib import Path
 
+from rectal_nnformer.cli.values import positive_integer
+
 HELP = "score predictions against references, lesion by lesion"
 
 
@@ -18,11 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-pred", metavar="DIR", type=Path, required=True, help="predicted masks by the same names")
     parser.add_argument("-o", metavar="DIR", type=Path, help="folder for the results (default: that of -pred)")
     parser.add_argument("-djfile", metavar="FILE", type=Path, help="dataset.json, where it is not found")
-    parser.add_argument("-np", metavar="N", type=int, default=2, help="processes at most (default: %(default)s)")
+    parser.add_argument(
+        "-np", metavar="N", type=positive_integer, default=2, help="processes at most (default: %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the result in one line."""
+    from rectal_nnformer.paths import check_folder
+
+    for folder in (arguments.pred, arguments.gt):  # said at once; what follows takes seconds to import
+        check_folder(folder)
     from rectal_nnformer.evaluation.folder import evaluate_folder
     from rectal_nnformer.evaluation.summary import detection_line
 

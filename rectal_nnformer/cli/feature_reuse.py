@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, write and print one line."""
+    from rectal_nnformer.model_folders import check_compared, check_fold_folder
+
+    # Says at once what is not there; what follows takes seconds to import.
+    check_fold_folder(arguments.first)
+    check_compared(arguments.second)
     from rectal_nnformer.analysis.on_demand import reuse_of_fold
 
     line, path = reuse_of_fold(arguments.first, arguments.second, arguments.o, arguments.device)

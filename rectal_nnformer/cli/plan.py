@@ -6,8 +6,10 @@ plans that are there are explained as they are.
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rectal_nnformer.cli.values import plans_name, positive_integer, positive_number
 from rectal_nnformer.names import BACKBONES
 
 if TYPE_CHECKING:
@@ -28,19 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Plan or explain each dataset and print the explanations."""
-    from rectal_nnformer.paths import nnunet_folder
-
-    # Says at once what is not set; what follows takes seconds to import.
-    nnunet_folder("nnUNet_preprocessed" if arguments.p else "nnUNet_raw")
-    from rectal_nnformer.planning.dataset import open_raw_dataset
-    from rectal_nnformer.planning.explanation import describe_plans, explain_plans
-
     if arguments.p:
-        print(*(explain_plans(dataset_id, arguments.p) for dataset_id in arguments.d), sep="\n\n")
-        return
-    datasets = [open_raw_dataset(dataset_id) for dataset_id in arguments.d]
-    explanations = [describe_plans(plan(dataset, arguments, preprocess=False)) for dataset in datasets]
-    print("", *explanations, sep="\n")
+        _explain(arguments.d, arguments.p)
+    else:
+        plan_and_explain(arguments, preprocess=False)
+
+
+def _explain(dataset_ids: Sequence[int], plans: str) -> None:
+    from rectal_nnformer.paths import find_dataset, find_plans
+
+    for dataset_id in dataset_ids:  # what is not there is said at once; what follows takes seconds to import
+        find_plans(find_dataset("nnUNet_preprocessed", dataset_id), plans)
+    from rectal_nnformer.planning.explanation import explain_plans
+
+    print(*(explain_plans(dataset_id, plans) for dataset_id in dataset_ids), sep="\n\n")
 
 
 def add_backbone(parser: Any, **options: Any) -> None:
@@ -59,18 +62,20 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", nargs="+", type=int, required=True, metavar="ID", help="dataset IDs, such as 501 502")
     parser.add_argument(
         "-gpu_memory_target",
-        type=float,
+        type=positive_number,
         metavar="GB",
         help="memory of the GPU that shall train: decides the batch size and limits the patch (default: 24)",
     )
     parser.add_argument(
         "-overwrite_target_spacing",
         nargs=3,
-        type=float,
+        type=positive_number,
         metavar=("Z", "Y", "X"),
         help="target spacing in mm instead of the planned one, in nnU-Net's order: through plane first",
     )
-    parser.add_argument("-overwrite_plans_name", metavar="NAME", help="name of the plans instead of the network's")
+    parser.add_argument(
+        "-overwrite_plans_name", type=plans_name, metavar="NAME", help="name of the plans instead of the network's"
+    )
     parser.add_argument(
         "-tumor_augmentation",
         choices=AUGMENTATIONS,
@@ -92,12 +97,33 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure the dataset again, and preprocess it again where that is asked for",
     )
     parser.add_argument(
-        "-npfp", type=int, metavar="N", help="processes for the fingerprint (default: 8, at most one per core)"
+        "-npfp",
+        type=positive_integer,
+        metavar="N",
+        help="processes for the fingerprint (default: 8, at most one per core)",
     )
 
 
-def plan(dataset: "RawDataset", arguments: argparse.Namespace, preprocess: bool, **options: Any) -> dict[str, Any]:
-    """Plan a dataset by the options of `add_planning_arguments` and return the plans."""
+def plan_and_explain(arguments: argparse.Namespace, preprocess: bool, **options: Any) -> None:
+    """Plan each dataset by the options of `add_planning_arguments`; print plans in words, then what they replace."""
+    from rectal_nnformer.paths import find_dataset, nnunet_folder
+
+    nnunet_folder("nnUNet_preprocessed")
+    for dataset_id in arguments.d:  # what is not there is said at once; what follows takes seconds to import
+        find_dataset("nnUNet_raw", dataset_id)
+    from rectal_nnformer.planning.dataset import open_raw_dataset
+    from rectal_nnformer.planning.explanation import describe_plans
+    from rectal_nnformer.planning.replaced import print_warning
+
+    warnings: list[str] = []
+    datasets = [open_raw_dataset(dataset_id) for dataset_id in arguments.d]
+    plans = [_plan(dataset, arguments, preprocess=preprocess, warn=warnings.append, **options) for dataset in datasets]
+    print("", *map(describe_plans, plans), sep="\n")
+    for warning in warnings:
+        print_warning(warning)
+
+
+def _plan(dataset: "RawDataset", arguments: argparse.Namespace, **options: Any) -> dict[str, Any]:
     from rectal_nnformer.planning.api import plan_dataset, verify_integrity
 
     if arguments.verify_dataset_integrity:
@@ -110,7 +136,6 @@ def plan(dataset: "RawDataset", arguments: argparse.Namespace, preprocess: bool,
         plans_name=arguments.overwrite_plans_name,
         tumor_augmentation=arguments.tumor_augmentation,
         lesion_wise=arguments.lesion_wise,
-        preprocess=preprocess,
         num_processes_fingerprint=arguments.npfp,
         clean=arguments.clean,
         **options,

@@ -7,7 +7,8 @@ whose patch suits the dataset, and 3d_fullres_cubic, the input size of pretraini
 
 import argparse
 
-from rectal_nnformer.cli.plan import add_backbone, add_planning_arguments, plan
+from rectal_nnformer.cli.plan import add_backbone, add_planning_arguments, plan_and_explain
+from rectal_nnformer.cli.values import positive_integer
 from rectal_nnformer.names import CUBIC, FULLRES
 
 HELP = "plan target spacing, patch, batch and augmentation, and preprocess"
@@ -28,18 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no_pp", action="store_true", help="do not preprocess: the same as 'rectal_nnformer plan'")
     parser.add_argument(
-        "-np", type=int, metavar="N", help="processes for preprocessing (default: 4, at most one per core)"
+        "-np", type=positive_integer, metavar="N", help="processes for preprocessing (default: 4, at most one per core)"
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Plan and preprocess each dataset and print what was planned and why."""
-    from rectal_nnformer.planning.dataset import open_raw_dataset
-    from rectal_nnformer.planning.explanation import describe_plans
-
-    datasets = [open_raw_dataset(dataset_id) for dataset_id in arguments.d]
-    explanations = [
-        describe_plans(plan(dataset, arguments, preprocess=not arguments.no_pp, num_processes=arguments.np))
-        for dataset in datasets
-    ]
-    print("", *explanations, sep="\n")
+    plan_and_explain(arguments, preprocess=not arguments.no_pp, num_processes=arguments.np)

@@ -1,9 +1,8 @@
 """Run nnUNetv2_predict with our trainers within reach; every argument goes to it as it stands."""
 
 import argparse
-from collections.abc import Sequence
 
-from rectal_nnformer.cli.pass_through import pass_through_to
+from rectal_nnformer.cli.pass_through import pass_through_to, values_of
 
 HELP = "nnUNetv2_predict with our trainers"
 
@@ -31,16 +30,3 @@ def run(arguments: argparse.Namespace) -> None:
 
 DEFAULTS = {"-tr": "nnUNetTrainer", "-p": "nnUNetPlans"}
 """nnU-Net's own."""
-
-
-def values_of(arguments: Sequence[str]) -> dict[str, list[str]]:
-    """Return what follows each option. By exact names: argparse would read `-device` as `-d evice`."""
-    values: dict[str, list[str]] = {}
-    option = ""
-    for argument in arguments:
-        if argument.startswith("-") and not argument[1:2].isdigit():
-            option = argument
-            values[option] = []
-        elif option:
-            values[option].append(argument)
-    return {option: found for option, found in values.items() if found or option.startswith(("--", "-h"))}

@@ -4,6 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
+from rectal_nnformer.cli.values import finite_number, positive_integer, positive_number
 from rectal_nnformer.names import NETWORKS
 
 HELP = "list the pretrained files that are expected and found, verify one, or import a fine-tuned one"
@@ -37,15 +38,19 @@ def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
     )
     stored = "needed only where the checkpoint's arguments do not hold it; another than theirs is refused"
     parser.add_argument(
-        "--patch_size", nargs=3, type=int, metavar=("X", "Y", "Z"), help=f"patch size in voxels; {stored}"
+        "--patch_size", nargs=3, type=positive_integer, metavar=("X", "Y", "Z"), help=f"patch size in voxels; {stored}"
     )
     parser.add_argument(
-        "--spacing", nargs=3, type=float, metavar=("X", "Y", "Z"), help=f"spacing of prepared volumes in mm; {stored}"
+        "--spacing",
+        nargs=3,
+        type=positive_number,
+        metavar=("X", "Y", "Z"),
+        help=f"spacing of prepared volumes in mm; {stored}",
     )
     parser.add_argument(
         "--window",
         nargs=2,
-        type=float,
+        type=finite_number,
         metavar=("LOW", "HIGH"),
         help="intensities of prepared volumes (default: 0 800)",
     )
@@ -53,9 +58,14 @@ def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """List, verify or import."""
+    from rectal_nnformer.paths import check_weights_file
+
+    # A missing file is named at once; what follows takes seconds to import.
     if arguments.action == "verify":
+        check_weights_file(arguments.file)
         _verify(arguments.file, arguments.backbone)
     elif arguments.action == "import":
+        check_weights_file(arguments.checkpoint)
         _import(arguments)
     else:
         _list()

@@ -8,6 +8,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.labels import tumor_labels
+from rectal_nnformer.paths import check_folder
 from rectal_nnformer.patients import read_patients
 from rectal_nnformer.wording import plural
 
@@ -37,8 +38,7 @@ def evaluate_folder(
         RectalError: A folder or `dataset.json` is missing, or a case cannot be scored.
     """
     for folder in (prediction_folder, reference_folder):
-        if not folder.is_dir():
-            raise RectalError(f"there is no folder {folder}. Check -gt and -pred.")
+        check_folder(folder)
     path = dataset_file or _find_dataset_file(prediction_folder, reference_folder)
     dataset_json = _read_dataset_file(path)
     ending = dataset_json["file_ending"]

@@ -14,6 +14,7 @@ import torch
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import DOCUMENTATION
+from rectal_nnformer.paths import check_weights_file
 
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 SAFE_TYPES: list[Any] = [
@@ -41,8 +42,7 @@ def read_checkpoint(path: Path) -> Any:
         RectalError: there is no such file, or it is something else, incomplete, or holds other objects than tensors,
             plain values and `SAFE_TYPES`; the message says which.
     """
-    if not path.is_file():
-        raise RectalError(f"There is no weights file {path}.")
+    check_weights_file(path)
     try:
         if _starts_as_zip(path):
             _check_size(path)

@@ -182,7 +182,11 @@ def read_weights(path: Path, sources: tuple[str, ...]) -> FileWeights:
             raise RectalError(f"{path} holds the same weight twice, as {names[name]} and as {original}.")
         tensors[name], names[name] = value, str(original)
     if not tensors:
-        raise RectalError(f"{path} holds no weights: no tensors in it, nor under {', '.join(sources)}.")
+        trained = isinstance(content, Mapping) and "network_weights" in content
+        hint = " It is a checkpoint that nnU-Net trained: name the folder of its fold, or -pretrained_weights FILE."
+        raise RectalError(
+            f"{path} holds no weights: no tensors in it, nor under {', '.join(sources)}.{hint if trained else ''}"
+        )
     return FileWeights(tensors, names, source)
 
 

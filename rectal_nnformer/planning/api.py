@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
 from rectal_nnformer.planning.intensity_window import FILE_NAME, load_intensity_window
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
+from rectal_nnformer.planning.replaced import print_warning
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
 """Worker processes by default, as nnU-Net's; never more than there are cores or cases."""
@@ -39,6 +40,7 @@ def plan_dataset(
     num_processes: int | None = None,
     num_processes_fingerprint: int | None = None,
     clean: bool = False,
+    warn: Callable[[str], None] = print_warning,
 ) -> dict[str, Any]:
     """Fingerprint, plan and preprocess a raw dataset; return the plans.
 
@@ -59,6 +61,7 @@ def plan_dataset(
         num_processes: worker processes of the preprocessing.
         num_processes_fingerprint: worker processes of the fingerprint.
         clean: compute fingerprint, intensity window and preprocessed data again even if they are up to date.
+        warn: told of what the new plans put out of use, such as older ones of their name and folds trained by them.
 
     Raises:
         RectalError: the dataset is unknown, incomplete or two-dimensional, a case cannot be used, or an option cannot
@@ -80,7 +83,7 @@ def plan_dataset(
     plans = planner.make_plans()
     if preprocess:
         _preprocess(dataset, plans, num_processes, clean)
-    planner.save_plans(plans)
+    planner.save_plans(plans, warn)
     return plans
 
 

@@ -12,7 +12,7 @@ from rectal_nnformer.augmentation import augmentation_of_plans
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import write_text
 from rectal_nnformer.names import CUBIC, FULLRES, RECORD_KEY
-from rectal_nnformer.paths import find_dataset
+from rectal_nnformer.paths import find_dataset, find_plans
 from rectal_nnformer.planning.rules import MAX_SPACING, MIN_REAL_SHARE, MIN_SPACING, SPACING_STEP
 
 WIDTH = 100
@@ -38,10 +38,10 @@ def describe_plans(plans: Mapping[str, Any], width: int | None = WIDTH) -> str:
         *_crop_lines(record),
         *(f"WARNING: {warning}" for warning in record["warnings"]),
     ]
-    return "\n".join(lines if width is None else [_wrapped(line, width) for line in lines])
+    return "\n".join(lines if width is None else [wrapped(line, width) for line in lines])
 
 
-def _wrapped(line: str, width: int) -> str:
+def wrapped(line: str, width: int = WIDTH) -> str:
     """Break a line that is too long; it goes on under its text, not under its name."""
     indent = " " * (len("WARNING: ") if line.startswith("WARNING") else len("  target spacing    "))
     return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
@@ -53,10 +53,7 @@ def explain_plans(dataset_id: int, plans_name: str) -> str:
     Raises:
         RectalError: there is no such dataset or no such plans, or this version's planner did not make them.
     """
-    path = find_dataset("nnUNet_preprocessed", dataset_id) / f"{plans_name}.json"
-    if not path.is_file():
-        found = ", ".join(sorted(other.stem for other in path.parent.glob("*Plans.json"))) or "no plans"
-        raise RectalError(f"There is no {path}; the folder holds {found}. Check -p, or plan with -b.")
+    path = find_plans(find_dataset("nnUNet_preprocessed", dataset_id), plans_name)
     try:
         explanation = describe_plans(json.loads(path.read_text(encoding="utf-8")))
     except (KeyError, TypeError, ValueError) as error:

@@ -27,6 +27,7 @@ from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE, memory_target
 from rectal_nnformer.planning.intensity_window import load_intensity_window
 from rectal_nnformer.planning.normalization import Window, normalization_scheme
 from rectal_nnformer.planning.preprocessed import copy_dataset_json, copy_patients, copy_splits
+from rectal_nnformer.planning.replaced import print_warning, replacement_warnings
 
 NETWORK_CLASS = "rectal_nnformer.networks.adapter.PlannedNetwork"
 
@@ -99,14 +100,22 @@ class RectalExperimentPlanner(ExperimentPlanner):
         self.save_plans(self.plans)
         return self.plans
 
-    def save_plans(self, plans: dict[str, Any]) -> None:
-        """Write dataset.json, the plans and what explains them; unlike nnU-Net, keep nothing of older plans."""
+    def save_plans(self, plans: dict[str, Any], warn: Callable[[str], None] = print_warning) -> None:
+        """Write dataset.json, the plans and what explains them; unlike nnU-Net, keep nothing of older plans.
+
+        Args:
+            plans: what `make_plans` returned.
+            warn: told of everything that the plans put out of use.
+        """
+        warnings = list(replacement_warnings(self.raw, plans))
         copy_dataset_json(self.raw)
         copy_patients(self.raw)
         plans_file = self.raw.preprocessed / f"{self.plans_identifier}.json"
         write_text(explanation_file(plans_file), describe_plans(plans) + "\n")
         write_json(plans_file, plans)
         print(f"Plans were saved to {plans_file}")
+        for warning in warnings:
+            warn(warning)
 
     def make_plans(self) -> dict[str, Any]:
         """Return the plans without writing anything."""

@@ -60,8 +60,8 @@ def copy_splits(dataset: RawDataset) -> None:
 
 def is_preprocessed(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> bool:
     """Whether the data that a configuration refers to are complete and made from the raw dataset as it is now."""
-    folder = _data_folder(dataset, plans, configuration)
-    if _read_json(_record_file(folder)) != _record(dataset, plans, configuration):
+    folder = data_folder(dataset, plans, configuration)
+    if read_json(_record_file(folder)) != _record(dataset, plans, configuration):
         return False
     files = [folder / f"{case}{ending}" for case in dataset.cases for ending in (".b2nd", "_seg.b2nd", ".pkl")]
     return all(_size(path) for path in files) and not _outdated_references(dataset, missing_counts=True)
@@ -76,7 +76,7 @@ def preprocess(dataset: RawDataset, plans: dict[str, Any], configuration: str, n
         configuration: name of a configuration that does not inherit.
         num_processes: worker processes.
     """
-    folder = _data_folder(dataset, plans, configuration)
+    folder = data_folder(dataset, plans, configuration)
     _record_file(folder).unlink(missing_ok=True)
     _remove_data(folder)
     for reference in _outdated_references(dataset):
@@ -117,7 +117,8 @@ def _record(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -
     return {"raw_signature": dataset.signature(), "settings": {**axes, **settings}}
 
 
-def _data_folder(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> Path:
+def data_folder(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> Path:
+    """Return the folder of preprocessed data that a configuration refers to."""
     return dataset.preprocessed / plans["configurations"][configuration]["data_identifier"]
 
 
@@ -151,12 +152,12 @@ def _copy(source: Path, target: Path) -> None:
 def _read_folds(path: Path) -> list[dict[str, set[str]]] | None:
     """Return the cases of each fold; None for a file that is missing or not whole."""
     try:
-        return [{part: set(fold[part]) for part in ("train", "val")} for fold in _read_json(path)]
+        return [{part: set(fold[part]) for part in ("train", "val")} for fold in read_json(path)]
     except (TypeError, KeyError):
         return None
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """Return the content of a file, None where it is missing or not whole."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

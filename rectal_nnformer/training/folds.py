@@ -2,17 +2,15 @@
 
 import fcntl
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
 
-from tqdm import tqdm
-
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet_commands import interruptible, start_command, stop_groups
+from rectal_nnformer.training.fold_progress import FoldProgress
 
 LOG_NAME = "crossval_log.txt"
 LINES_IN_ERROR = 12
@@ -72,7 +70,7 @@ class TrainingJob:
 
 
 class FoldRun:
-    """One running fold: its process, its log and its progress bar.
+    """One running fold: its process, its log and its progress.
 
     Args:
         job: what to train.
@@ -91,45 +89,28 @@ class FoldRun:
         self._lock()
         self._reader = self.log.open("rb")
         self._reader.seek(0, 2)
-        variables = {"PYTHONUNBUFFERED": "1"}
+        # Bars would be unreadable in the log, and nnU-Net says by itself which case it is at.
+        variables = {"PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
         if gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = gpu
         if job.device == "cpu":
             # Threads that wait actively would take the cores from nnU-Net's augmentation, and training crawls.
             variables["OMP_WAIT_POLICY"] = "PASSIVE"
         self.process = start_command("nnUNetv2_train", job.arguments(fold), variables=variables, output=self._output)
-        self._bar = tqdm(desc=f"fold {fold}", unit="epoch", position=slot, leave=True)
-        self._state = ""
-        self._show("starting")
+        self._progress = FoldProgress(fold, slot)
+        self._begun_line = ""
 
     def update(self) -> None:
-        """Show in the bar what has been written to the log since the last call."""
-        state = self._state
-        for line in self._reader.read().decode(errors="replace").splitlines():
-            if match := re.search(r"Training (\d+) epochs", line):
-                self._bar.total = int(match[1])
-                state = "training"
-            elif match := re.search(r": Epoch (\d+)\s*$", line):
-                self._bar.n = int(match[1])
-            elif match := re.search(r"train_loss (\S+)", line):
-                self._bar.n += 1
-                state = f"loss {match[1]}"
-            elif "predicting" in line:
-                state = "validating"
-            elif match := re.search(r"Detected .*", line):
-                state = match[0]
-        self._show(state)
+        """Show what has been written to the log since the last call."""
+        *lines, self._begun_line = (self._begun_line + self._reader.read().decode(errors="replace")).split("\n")
+        for line in lines:
+            self._progress.read(line)
+        self._progress.refresh()
 
-    def _show(self, state: str) -> None:
-        """Draw the bar: the running time on a terminal, but only what is new in a file."""
-        if state != self._state or sys.stderr.isatty():
-            self._bar.set_postfix_str(state)
-        self._state = state
-
-    def close(self) -> None:
-        """Close log and bar of a process that has ended."""
+    def close(self, outcome: str) -> None:
+        """Close log and progress of a process that has ended, and say how."""
         self.update()
-        self._bar.close()
+        self._progress.close(outcome)
         self._reader.close()
         self._output.close()
 
@@ -182,9 +163,9 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
                 if run.process.poll() is not None:
                     running.remove(run)
                     free.append((run.slot, run.gpu))
-                    run.close()
-                    if run.process.returncode != 0 or not job.is_finished(run.fold):
-                        failures.append(run.error())
+                    failed = run.process.returncode != 0 or not job.is_finished(run.fold)
+                    run.close("failed" if failed else "finished")
+                    failures += [run.error()] if failed else []
     if failures:
         remedy = "Mend the cause and run the same command again; finished folds are not repeated."
         raise RectalError("\n".join([*failures, remedy]))
@@ -199,4 +180,4 @@ def _running_folds() -> Iterator[list[FoldRun]]:
     finally:
         stop_groups([run.process for run in running])
         for run in running:
-            run.close()
+            run.close("stopped")
