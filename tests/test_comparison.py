@@ -178,7 +178,7 @@ def test_encoders_stand_beside_each_other(comparison):
 def test_all_files_are_written_and_say_what_is_compared(comparison, tmp_path):
     paths = write_comparison(comparison, tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in paths)
-    page = (tmp_path / "new/compare.md").read_text()
+    page = (tmp_path / "new/compare.md").read_text(encoding="utf-8")
     assert "On 4 cases of 4 patients with 5 tumours" in page and "1 case left out" in page
     assert "| SMIT_ACT | SMIT_Base | 3 | 1 | 0 | 1 | 1.000 | 1.000 |" in page
     assert "Not analysed: SMIT_Base_Scratch." in page and "Holm" in page
@@ -197,7 +197,7 @@ def test_the_command_prints_what_each_run_found(runs, tmp_path, capsys):
     assert "SMIT_ACT: Detected 4 of 5 lesions" in printed and str(tmp_path / "compare.md") in printed
     sentence = "4 of 5 cases are in all runs; the others are left out: only_here."
     assert f"Note: {sentence}" in printed
-    page = (tmp_path / "compare.md").read_text()
+    page = (tmp_path / "compare.md").read_text(encoding="utf-8")
     assert page.index(f"**{sentence}**") < page.index("On 4 cases")
     assert json.loads((tmp_path / "compare.json").read_text())["left_out_cases"] == ["only_here"]
 
@@ -212,15 +212,15 @@ def test_many_cases_that_are_left_out_are_counted(tmp_path, capsys):
 
 def test_runs_on_the_same_cases_leave_none_out(runs, tmp_path, capsys):
     cli.main(["compare", *map(str, runs[1:]), "-o", str(tmp_path)])
-    assert "left out" not in capsys.readouterr().out + (tmp_path / "compare.md").read_text()
+    assert "left out" not in capsys.readouterr().out + (tmp_path / "compare.md").read_text(encoding="utf-8")
 
 
 def test_the_page_says_at_the_p_values_that_holms_are_for_several_pairs(runs, comparison, tmp_path):
-    page = write_comparison(comparison, tmp_path)[0].read_text()
+    page = write_comparison(comparison, tmp_path)[0].read_text(encoding="utf-8")
     detection, differences = (page.split(f"## {title}")[1].split("##")[0] for title in ("Detection", "Differences"))
     assert "3 pairs are tested: read *p, Holm*" in detection
     assert "not adjusted for the 3 pairs" in differences
-    page = write_comparison(compare_runs(runs[:2]), tmp_path)[0].read_text()
+    page = write_comparison(compare_runs(runs[:2]), tmp_path)[0].read_text(encoding="utf-8")
     assert "pairs are tested" not in page and "for the 1 pair" not in page
 
 
@@ -275,7 +275,7 @@ def test_attention_alone_has_one_panel_more(tmp_path):
 def test_dollars_in_names_of_runs_are_no_formulas(tmp_path):
     models = [write_run(tmp_path, trainer=f"{name}$\\frac$") for name in ("A", "B")]
     page, *_, picture = write_comparison(compare_runs(models), tmp_path / "out")
-    assert picture.is_file() and "A\\$\\\\frac\\$" in page.read_text()
+    assert picture.is_file() and "A\\$\\\\frac\\$" in page.read_text(encoding="utf-8")
 
 
 HOSTILE = "<script>alert(1)</script>|[x](javascript:alert(1))*`\u202e&lt;"
@@ -289,7 +289,7 @@ def test_hostile_names_are_text_in_the_page(tmp_path):
         for trainer, predicted in (("A", [NEAR]), ("B", []))
     ]
     shutil.rmtree(models[1] / "fold_1")
-    page = write_comparison(compare_runs(models), tmp_path)[0].read_text()
+    page = write_comparison(compare_runs(models), tmp_path)[0].read_text(encoding="utf-8")
     assert "alert(1)" in page and "<" not in page.replace("< 0.001", "") and "\u202e" not in page
     rows = [line for line in page.splitlines() if line.startswith("| ") and "alert" in line]
     assert [len(re.split(r"(?<!\\)\|", row)) for row in rows] == [7]
@@ -307,7 +307,7 @@ def test_runs_of_one_name_in_two_places_are_numbered(tmp_path):
     models = [write_run(tmp_path / place) for place in ("here", "there")]
     comparison = compare_runs(models)
     assert [run.name for run in comparison.runs] == ["SMIT_ACT (1)", "SMIT_ACT (2)"]
-    assert str(tmp_path / "there") in write_comparison(comparison, tmp_path)[0].read_text()
+    assert str(tmp_path / "there") in write_comparison(comparison, tmp_path)[0].read_text(encoding="utf-8")
 
 
 def test_folds_that_differ_are_pointed_out(tmp_path):
@@ -315,7 +315,7 @@ def test_folds_that_differ_are_pointed_out(tmp_path):
     models.append(write_run(tmp_path, dict(reversed(CASES.items())), trainer="B"))
     comparison = compare_runs(models)
     assert comparison.num_cases_in_other_folds == 4
-    assert "**The folds differ**" in write_comparison(comparison, tmp_path)[0].read_text()
+    assert "**The folds differ**" in write_comparison(comparison, tmp_path)[0].read_text(encoding="utf-8")
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

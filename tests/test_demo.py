@@ -119,7 +119,7 @@ def test_steps_run_in_order_and_the_end_tells_what_was_found(tmp_path, monkeypat
     assert printed.index("This demo goes the whole way") < printed.index("[1/4]") < printed.index("Detected 3 of 4")
     assert "optimistic" in printed and "1. nnUNet_results/D/model/crossval_summary.md" in printed
     assert f"The report of {model} is {output / 'report.html'}" in printed
-    guide = (output / "README.txt").read_text()
+    guide = (output / "README.txt").read_text(encoding="utf-8")
     assert guide.split("\n", 1)[1].strip() in printed and "planning_log.txt" in guide
     # What is not there is not listed.
     assert "progress.png" not in guide
@@ -166,7 +166,7 @@ def test_the_whole_demo_on_five_cases_with_a_short_training(source, tmp_path):
     report = (output / "report.html").read_text(encoding="utf-8")
     assert f"of {summary['n_reference']} tumour" in report and str(output / "report.html") in result.stdout
     assert "have no picture" not in report
-    guide = (output / "README.txt").read_text()
+    guide = (output / "README.txt").read_text(encoding="utf-8")
     for entry in output.iterdir():
         assert f"  {entry.name}{'/' if entry.is_dir() else ''} " in guide or f". {entry.name}\n" in guide
     listed = re.findall(r"^  \d\. (.*)$", guide, flags=re.MULTILINE)

@@ -348,7 +348,7 @@ def test_names_of_cases_stay_text_in_the_page_and_the_picture(tmp_path):
     evaluate(tmp_path, names)
     summary = summarize(tmp_path, [0])
     assert summary.picture_note == ""
-    page = (tmp_path / "crossval_summary.md").read_text()
+    page = (tmp_path / "crossval_summary.md").read_text(encoding="utf-8")
     missed = page.split("## Missed lesions")[1].split("##")[0]
     cells = [re.split(r"(?<!\\)\|", line)[2].strip() for line in missed.splitlines() if line.startswith("| 0 ")]
     assert sorted(cells) == sorted(
@@ -367,7 +367,7 @@ def test_names_of_cases_stay_text_in_the_page_and_the_picture(tmp_path):
 
 def test_crossval_page_says_it_in_words(crossval):
     summarize(crossval)
-    page = (crossval / "crossval_summary.md").read_text()
+    page = (crossval / "crossval_summary.md").read_text(encoding="utf-8")
     low, high = wilson_interval(6, 10)
     assert f"**6 of 10 tumours detected (60.0 %, 95 % CI {100 * low:.1f}-{100 * high:.1f})**" in page
     low, high = wilson_interval(4, 4)
@@ -380,13 +380,15 @@ def test_crossval_page_says_it_in_words(crossval):
 
 def test_crossval_tells_attention_and_features_by_fold_and_over_the_folds(crossval):
     summarize(crossval)
-    assert "Not analysed: 'rectal_nnformer attention' measures it." in (crossval / "crossval_summary.md").read_text()
+    assert "Not analysed: 'rectal_nnformer attention' measures it." in (crossval / "crossval_summary.md").read_text(
+        encoding="utf-8"
+    )
     for fold in (0, 1):
         validation = crossval / f"fold_{fold}/validation"
         (validation / "attention_dilution.json").write_text(json.dumps(report_runs.attention(0.02 + 0.02 * fold)))
     (crossval / "fold_1/validation/feature_reuse.json").write_text(json.dumps(report_runs.reuse(0.9)))
     summarize(crossval)
-    page = (crossval / "crossval_summary.md").read_text()
+    page = (crossval / "crossval_summary.md").read_text(encoding="utf-8")
     content = json.loads((crossval / "crossval_summary.json").read_text())
     assert "| fold 1 | 0.040 | 0.020 |" in page and "| mean over the folds | 0.030 | 0.015 |" in page
     assert "| fold 1 | 34 | 0.690 | 0.310 | 0.270 to 0.350 |" in page
@@ -405,7 +407,7 @@ def test_crossval_takes_other_patients_without_scoring_again(crossval):
 def test_crossval_says_where_patients_are_shared_between_folds(crossval):
     def written():
         content = json.loads((crossval / "crossval_summary.json").read_text())
-        page = (crossval / "crossval_summary.md").read_text()
+        page = (crossval / "crossval_summary.md").read_text(encoding="utf-8")
         return content["patients_shared_between_folds"], "optimistic" in page, page
 
     assert summarize(crossval).patients_shared_between_folds == 0
@@ -469,7 +471,7 @@ def test_crossval_without_an_image_leaves_the_picture_out_and_says_so(crossval):
     note = summarize(crossval).picture_note
     assert "perfect_0000.nii.gz" in note
     assert not picture.exists()
-    assert f"No picture: {note}" in (crossval / "crossval_summary.md").read_text()
+    assert f"No picture: {note}" in (crossval / "crossval_summary.md").read_text(encoding="utf-8")
 
 
 # --- display ---------------------------------------------------------------------------------------------------------

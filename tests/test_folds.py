@@ -96,7 +96,7 @@ def test_each_fold_has_its_log(job, fake_training):
     fake_training("print('hello from fold', fold); finish()")
     train_folds(job, [0, 1])
     for fold in (0, 1):
-        assert (job.fold_folder(fold) / "crossval_log.txt").read_text() == f"hello from fold {fold}\n"
+        assert (job.fold_folder(fold) / "crossval_log.txt").read_text(encoding="utf-8") == f"hello from fold {fold}\n"
 
 
 def test_a_failing_fold_stops_and_shows_the_end_of_its_log(job, fake_training):
@@ -276,7 +276,7 @@ def test_in_a_file_folds_side_by_side_are_single_lines(job, fake_training, capsy
 def test_the_log_has_all_that_nnunet_prints_and_no_bars(job, fake_training):
     fake_training(NNUNETS_PRINTS)
     train_folds(job, [0])
-    log = (job.fold_folder(0) / "crossval_log.txt").read_text()
+    log = (job.fold_folder(0) / "crossval_log.txt").read_text(encoding="utf-8")
     assert log.count("train_loss") == 20 and "predicting case_1" in log and "Detected 3 of 4 lesions" in log
     assert "\r" not in log and "Lesion detection" not in log
 
@@ -289,7 +289,7 @@ def test_one_warning_that_tells_users_nothing_is_left_out_of_the_log(job, fake_t
         "finish()"
     )
     train_folds(job, [0])
-    log = (job.fold_folder(0) / "crossval_log.txt").read_text()
+    log = (job.fold_folder(0) / "crossval_log.txt").read_text(encoding="utf-8")
     assert "something else is deprecated" in log and "torch.jit" not in log
 
 

@@ -353,7 +353,7 @@ def test_tables_and_markdown_lose_formulas_and_links(home, tmp_path):
     (home / "crossval_summary.md").write_text("[a](http://x) [b][ref]\n[ref]: http://x\n<b>bold</b>\n")
     rewrite_model(home, tmp_path, NAME, Renamer({}))
     assert (tmp_path / "crossval_summary.csv").read_text() == "cmd(),case,dice\nHYPERLINK(1),1+cmd|calc,-0.5\n"
-    written = (tmp_path / "crossval_summary.md").read_text()
+    written = (tmp_path / "crossval_summary.md").read_text(encoding="utf-8")
     assert not any(link in written for link in ("](", "]:", "][", "<b"))
     (home / "crossval_summary.csv").write_text("a,b\n" + "x" * 200_000)
     with pytest.raises(RectalError, match=r"crossval_summary\.csv cannot be read"):
