@@ -6,13 +6,17 @@ from pathlib import Path
 
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
+from rectal_nnformer.analysis.on_demand import dilution_of_fold, reuse_of_fold
+from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.crossval import CrossvalSummary, evaluated_cases, summarize_crossval
 from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.files import write_json
+from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
 from rectal_nnformer.paths import check_configuration, find_dataset, find_plans, folder_variables, nnunet_folder
 from rectal_nnformer.patients import read_patients
+from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.training.checks import check_can_train
 from rectal_nnformer.training.folds import TrainingJob, train_folds
 
@@ -87,6 +91,7 @@ def _summarize(job: TrainingJob, preprocessed: Path, splits: Splits) -> Crossval
         validation = job.fold_folder(fold) / "validation"
         if not (validation / EVALUATION_FILE).is_file():
             evaluate_fold(validation, references, dataset_json, splits[fold]["val"], patients, ignore_position=True)
+    _complete_analyses([job.fold_folder(fold) for fold in finished], job)
     return summarize_crossval(
         job.model_folder,
         # Without raw data, as with a dataset from a collaborator, there is only no picture.
@@ -96,6 +101,30 @@ def _summarize(job: TrainingJob, preprocessed: Path, splits: Splits) -> Crossval
         patients=patients,
         folds=finished,
     )
+
+
+def _complete_analyses(fold_folders: Sequence[Path], job: TrainingJob) -> None:
+    """Measure what our trainers measure at the end of a validation, where it was interrupted before that or failed."""
+    for folder in fold_folders:
+        if not (folder / RECORD).is_file():
+            continue
+        if not (folder / "validation" / ATTENTION_FILE).is_file():
+            print(f"{folder.name}: the analysis of its attention is missing, and done now.")
+            with only_logged("attention dilution", print):
+                names = job.dataset, job.trainer, job.plans, job.configuration, folder.name.removeprefix("fold_")
+                print(dilution_of_fold(*names, device=job.device)[0])
+        pretrained = _pretrained_file(folder)
+        if pretrained is not None and not (folder / "validation" / REUSE_FILE).is_file():
+            print(f"{folder.name}: the comparison of its features is missing, and done now.")
+            with only_logged("feature reuse", print):
+                print(reuse_of_fold(folder, pretrained, device=job.device)[0])
+
+
+def _pretrained_file(fold_folder: Path) -> Path | None:
+    try:
+        return recorded_pretrained_file(fold_folder)
+    except RectalError:  # there was none, or it is not at hand; the log of the training says which
+        return None
 
 
 def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:

@@ -83,7 +83,8 @@ def find_plans(preprocessed: Path, plans: str) -> Path:
     """
     path = preprocessed / f"{plans}.json"
     if not path.is_file():
-        present = ", ".join(sorted(p.stem for p in preprocessed.glob("*Plans*.json")))
+        files = sorted(preprocessed.glob("*.json"))
+        present = ", ".join(f.stem for f in files if b'"configurations"' in f.read_bytes())
         raise RectalError(
             f"{path} does not exist. "
             + (f"Plans of this dataset: {present}. Mend -p, or run" if present else "Run")

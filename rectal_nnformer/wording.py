@@ -10,6 +10,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def numbered(noun: str, numbers: Sequence[int]) -> str:
+    """Return a noun with its numbers: 'fold 1', 'folds 1, 3'."""
+    return f"{noun}{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
+
+
 def some(names: Sequence[str]) -> str:
     """Return the first few of the names, and how many more there are: 'a, b, c, d, e and 7 more'."""
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""

@@ -114,6 +114,15 @@ def test_all_arguments_are_passed_through(command, stock, monkeypatch, planned):
     assert calls == [(stock, arguments)]
 
 
+@pytest.mark.parametrize("option", [("-p", "Mine"), ("-p=Mine",), ("-pMine",)])
+def test_plans_are_found_by_every_way_to_name_them(option, monkeypatch, planned):
+    (planned / "Mine.json").write_text('{"configurations": {"2d": {}}}')
+    monkeypatch.setattr(nnunet_commands, "run_command", lambda name, arguments: 7)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["train", "501", "2d", "0", "-tr", "T", *option, "-pretrained_weights", "file.pth", "-device", "cpu"])
+    assert exit_.value.code == 7
+
+
 def test_other_commands_refuse_unknown_arguments(capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(["env", "--bogus"])
@@ -135,7 +144,7 @@ WRONG_INPUTS = {
     "plan_and_preprocess -d 502 -b smit": "No dataset is called 502",
     "train 502 3d_fullres 0 -tr T -p nnUNetRectalSMITPlans": "No dataset is called 502",
     "train 501 2d 0 -tr T -p nnUNetRectalSMITPlans": "has no configuration '2d', but 3d_fullres",
-    "train 501 3d_fullres 0": "nnUNetPlans.json does not exist",
+    "train 501 3d_fullres 0": "nnUNetPlans.json does not exist. Plans of this dataset: nnUNetRectalSMITPlans",
     "crossval -d 501 -tr T -p OtherPlans": "OtherPlans.json does not exist",
     "crossval -d 501 -tr T -p nnUNetRectalSMITPlans -c 2d": "has no configuration '2d'",
     "attention -d 502 -tr T -p P": "No dataset is called 502",

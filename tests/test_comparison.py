@@ -252,6 +252,14 @@ def test_runs_without_any_analysis_are_compared_all_the_same(tmp_path):
     ]
 
 
+def test_means_of_some_folds_only_are_called_so(tmp_path):
+    models = [write_run(tmp_path, trainer=f"nnUNetTrainer{name}") for name in ("A", "B")]
+    pages = [write_comparison(compare_runs(models), tmp_path)[0].read_text(encoding="utf-8")]
+    (models[1] / "fold_1/validation/attention_dilution.json").unlink()
+    pages.append(write_comparison(compare_runs(models), tmp_path)[0].read_text(encoding="utf-8"))
+    assert [page.count("Not of all folds: B without fold 1.") for page in pages] == [0, 1]
+
+
 def panel_titles(comparison):
     return [axes.get_title() for axes in comparison_figure(comparison).axes]
 

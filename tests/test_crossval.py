@@ -11,6 +11,8 @@ import SimpleITK as sitk
 from rectal_nnformer import cli, crossval
 from rectal_nnformer.crossval import cross_validate
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.networks.pretrained_files import md5_of
+from rectal_nnformer.networks.starting_weights import StartingWeights
 from rectal_nnformer.paths import TRAINERS_VARIABLE
 from rectal_nnformer.training.find_trainer import find_trainer
 
@@ -92,6 +94,35 @@ def test_trouble_with_the_report_does_not_lose_the_result(
     assert "Detected 5 of 5 lesions" in printed and (model / "crossval_summary.md").is_file()
     assert "The report could not be written (division by zero)" in printed
     assert f"rectal_nnformer report {model}" in printed
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        ((), ["attention 1", "features"]),
+        (("attention_dilution.json",), ["features"]),
+        (("attention_dilution.json", "feature_reuse.json"), []),
+    ],
+)
+def test_what_an_interruption_left_unmeasured_is_measured(preprocessed, trained_by_nnunet, monkeypatch, left, expected):
+    model, _ = cross_validate("Dataset501_Rectal", folds=[1], **MODEL)
+    pretrained = preprocessed / "weights.pt"
+    pretrained.write_bytes(b"weights")
+    monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(preprocessed))
+    StartingWeights("pretrained", pretrained.name, md5_of(pretrained)).write(model / "fold_1")
+    for name in left:
+        (model / "fold_1/validation" / name).write_text('{"stages": [], "blocks": [], "debiased": null}')
+    measured = []
+
+    def measure(*arguments, device):
+        measured.append("features" if arguments[-1] == pretrained else f"attention {arguments[-1]}")
+        raise RuntimeError("nothing of it loses the result")
+
+    monkeypatch.setattr(crossval, "dilution_of_fold", measure)
+    monkeypatch.setattr(crossval, "reuse_of_fold", measure)
+    _, summary = cross_validate("Dataset501_Rectal", folds=[1], **MODEL)
+    assert measured == expected
+    assert summary.pooled.n_detected == 1
 
 
 def test_splits_are_those_that_nnunet_would_make(preprocessed, trained_by_nnunet):

@@ -395,6 +395,8 @@ def test_crossval_tells_attention_and_features_by_fold_and_over_the_folds(crossv
     first = content["attention_dilution"][0]
     assert first["adi_of_folds"] == {"0": 0.02, "1": 0.04} and first["means"]["adi"] == pytest.approx(0.03)
     assert content["feature_reuse"]["folds"] == {"1": pytest.approx(0.69)}
+    assert "Without fold 0: 'rectal_nnformer feature_reuse' measures it." in page
+    assert "'rectal_nnformer attention' measures it" not in page
 
 
 def test_crossval_takes_other_patients_without_scoring_again(crossval):

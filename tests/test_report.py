@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_runs import CASES, DATASET, FAR, NEAR, SMALL, attention, plans, reuse, write_run
+from report_runs import CASES, DATASET, FAR, NEAR, SMALL, Ball, attention, plans, reuse, write_run
 from scipy import ndimage
 
 from rectal_nnformer import cli
@@ -232,6 +232,17 @@ def test_without_images_and_analyses_the_page_says_what_is_missing_and_how_to_ge
     assert "have no picture" not in write_report(folder).read_text(encoding="utf-8")
 
 
+def test_folds_without_analysis_are_named_beside_those_with_one(tmp_path):
+    folder = write_run(tmp_path)
+    text = Outline(write_report(folder).read_text(encoding="utf-8")).text
+    assert "Without fold" not in text
+    for name in ("attention_dilution.json", "feature_reuse.json"):
+        (folder / "fold_1/validation" / name).unlink()
+    text = Outline(write_report(folder).read_text(encoding="utf-8")).text
+    assert re.search("Without fold 1. To measure it now: rectal_nnformer attention .* -f 1", text)
+    assert re.search("Without fold 1. To compare with one now: .*/fold_1 PRETRAINED_FILE", text)
+
+
 def test_a_cubic_model_of_the_same_plans_is_shown_as_measured(tmp_path):
     folder = write_run(tmp_path)
     write_run(tmp_path, trainer="nnUNetTrainerSMIT_Base", configuration="3d_fullres_cubic")
@@ -341,6 +352,17 @@ def test_subjects_are_ordered_by_what_matters(model):
     assert [subject.kind for subject in subjects] == ["missed"] * 2 + ["detected"] * 3 + ["false positive"]
     assert subjects[0].component.volume_cm3 > subjects[1].component.volume_cm3
     assert subjects[2].component.iou <= subjects[3].component.iou <= subjects[4].component.iou
+
+
+def test_a_tumor_longer_than_the_image_is_wide_is_shown_whole(tmp_path):
+    long = Ball((36, 32, 10), 35.5)
+    run = read_run(write_run(tmp_path, {"long": ([long], [long]), "other": ([NEAR], [])}))
+    (clip,) = [clip for clip in draw_clips(run) if clip.subject.case == "long"]
+    assert clip.width_mm == 71 and clip.shape == (71, 71)  # the image is 72 x 64
+    (picture,) = [picture for picture in clip.pictures if picture.number == clip.largest]
+    points = points_of(picture.outlines["reference"])
+    assert points.max(axis=0) - points.min(axis=0) == pytest.approx([71, 64], abs=1)
+    assert points.min(axis=0) == pytest.approx([0, 3.5], abs=1)  # rows above the image are black
 
 
 def test_masks_that_changed_since_the_evaluation_are_not_shown_as_if_they_were_scored(tmp_path):

@@ -355,7 +355,7 @@ def test_the_order_of_axes_is_that_of_the_plans(bundle, tmp_path):
 
 def test_properties_that_do_not_fit_are_not_sent(home, tmp_path):
     (home / DATA / f"{CASES[1]}.pkl").write_bytes(properties(shape_before_cropping=(20, 24, 27)))
-    with pytest.raises(RectalError, match=f"properties of case {CASES[1]}"):
+    with pytest.raises(RectalError, match=f"{CASES[1]}.pkl cannot be of .* move the folder {DATA} away"):
         export_dataset(501, tmp_path / "sent.tar")
 
 

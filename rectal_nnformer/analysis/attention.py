@@ -76,7 +76,7 @@ class AttentionFlow:
     @property
     def a_pp(self) -> float:
         """Mean attention mass from padding queries to padding keys; nan without a padding query."""
-        return 1 - self.a_pr
+        return 1 - min(self.a_pr, 1.0)  # rounding alone brings it above
 
     @property
     def entropy(self) -> float:

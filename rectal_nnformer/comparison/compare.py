@@ -81,6 +81,7 @@ def _run_result(run: Run, name: str, shared: SharedCases, index: int) -> RunResu
         folder=str(run.folder),
         detection=shared.cohort(index),
         num_left_out=len(shared.left_out[index]),
+        folds=tuple(run.folds),
         stages=tuple(stage_profiles(run.attention)),
         reuse=reuse,
         fold_points=tuple(points),

@@ -1,13 +1,13 @@
 """The comparison in words and tables (Markdown)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rectal_nnformer.comparison.results import Comparison, PairComparison, RunResult
 from rectal_nnformer.comparison.statistics import Agreement, Difference
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING, patient_interval_words
 from rectal_nnformer.markdown import plain, table
 from rectal_nnformer.profiles import ATTENTION_FILE, REUSE_FILE
-from rectal_nnformer.wording import number, percent, percent_interval, plural, some
+from rectal_nnformer.wording import number, numbered, percent, percent_interval, plural, some
 
 _MEANING = [
     "- All numbers are of the cases that every run was validated on, against the same references.",
@@ -185,7 +185,9 @@ def _attention_table(runs: Sequence[RunResult]) -> list[str]:
         for what, key in (("ADI", "adi"), ("ADI, uniform attention", "uniform_adi"), ("mass on padding", "a_rp"))
     ]
     missing = _missing([run.name for run in runs if not run.stages], ATTENTION_FILE, "rectal_nnformer attention")
-    return [*(table(("run", "mean over folds", *(f"stage {i}" for i in stages)), rows) if rows else []), *missing]
+    partly = _partly({run.name: run.folds_without_attention for run in runs})
+    header = ("run", "mean over folds", *(f"stage {i}" for i in stages))
+    return _paragraphs(table(header, rows) if rows else [], partly, missing)
 
 
 def _reuse_table(runs: Sequence[RunResult]) -> list[str]:
@@ -207,14 +209,28 @@ def _reuse_table(runs: Sequence[RunResult]) -> list[str]:
         "",
         *table(("run", "fold", "feature reuse", "detection rate", "Dice mean"), rows),
     ]
-    return [*(words if rows else []), *missing]
+    partly = _partly({run.name: run.folds_without_reuse for run in runs})
+    return _paragraphs(words if rows else [], partly, missing)
+
+
+def _partly(folds: Mapping[str, Sequence[int]]) -> list[str]:
+    """Say which runs are the mean of some folds only, and so may differ for that alone."""
+    words = [f"{plain(name)} without {numbered('fold', missing)}" for name, missing in folds.items() if missing]
+    return [f"**Not of all folds: {'; '.join(words)}.** Runs may differ for that reason alone."] if words else []
+
+
+def _paragraphs(*paragraphs: Sequence[str]) -> list[str]:
+    """Return the lines of paragraphs with an empty line between those that there are."""
+    lines: list[str] = []
+    for paragraph in filter(None, paragraphs):
+        lines += ["", *paragraph] if lines else paragraph
+    return lines
 
 
 def _missing(names: Sequence[str], file: str, command: str) -> list[str]:
     if not names:
         return []
     return [
-        "",
         f"Not analysed: {plain(', '.join(names))}. No fold has a validation/{file} with a defined value. The "
         f"validation of a fold writes it; '{command}' measures it later.",
     ]

@@ -74,7 +74,7 @@ def _draw_rates(axes: Axes, runs: Sequence[RunResult]) -> None:
     axes.set_yticks(
         range(len(runs)), [f"{_wrap(run.name)}\n{n}" for run, n in zip(runs, counts, strict=True)], parse_math=False
     )
-    axes.set(xlim=(0, 1.02), title="Detection rate, 95 % Wilson interval")
+    axes.set(xlim=(-0.02, 1.02), title="Detection rate, 95 % Wilson interval")
     axes.set_ylim(len(runs) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
 

@@ -34,6 +34,7 @@ class RunResult:
         folder: Model folder.
         detection: Its lesion detection on the shared cases.
         num_left_out: Cases that it was validated on and the others were not.
+        folds: Its evaluated folds, of which not all need be analysed.
         stages: Attention dilution per stage; empty where it was not analysed.
         reuse: Feature reuse per block; None where it was not analysed.
         fold_points: Feature reuse of each analysed fold beside its detection rate and Dice.
@@ -43,9 +44,21 @@ class RunResult:
     folder: str
     detection: CohortDetection
     num_left_out: int
+    folds: tuple[int, ...]
     stages: tuple[StageProfile, ...]
     reuse: ReuseProfile | None
     fold_points: tuple[FoldPoint, ...]
+
+    @property
+    def folds_without_attention(self) -> list[int]:
+        """Folds whose attention dilution is not known, if that of others is."""
+        known = {fold for stage in self.stages for fold in stage.adi_of_folds}
+        return [fold for fold in self.folds if known and fold not in known]
+
+    @property
+    def folds_without_reuse(self) -> list[int]:
+        """Folds whose feature reuse is not known, if that of others is."""
+        return [fold for fold in self.folds if self.reuse is not None and fold not in self.reuse.folds]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The page that tells a cross-validation's lesions, attention and features in words and tables (Markdown)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, Spread, patient_interval_words, rate_words
 from rectal_nnformer.markdown import plain, table
 from rectal_nnformer.profiles import ReuseProfile, StageProfile
-from rectal_nnformer.wording import number, percent, percent_interval, plural
+from rectal_nnformer.wording import number, numbered, percent, percent_interval, plural
 
 
 def crossval_page(
@@ -36,8 +36,8 @@ def crossval_page(
         "## Folds": _fold_table(pooled, folds),
         "## By lesion size": _size_table(pooled),
         "## Outlines": _outline_table(pooled),
-        "## Attention lost on padding": _attention_table(attention),
-        "## Features kept from pretraining": _reuse_table(reuse),
+        "## Attention lost on padding": _attention_table(attention, list(folds)),
+        "## Features kept from pretraining": _reuse_table(reuse, list(folds)),
         "## Missed lesions": _missed_table(folds),
         "## Cases to look at": _noted_cases(folds),
         "## Pictures": picture_lines,
@@ -135,13 +135,11 @@ def _outline_table(pooled: CohortDetection) -> list[str]:
     )
 
 
-def _attention_table(stages: Sequence[StageProfile]) -> list[str]:
+def _attention_table(stages: Sequence[StageProfile], folds: Sequence[int]) -> list[str]:
     if not stages:
         return ["Not analysed: 'rectal_nnformer attention' measures it."]
-    rows = [
-        (f"fold {fold}", [stage.adi_of_folds.get(fold) for stage in stages])
-        for fold in sorted({fold for stage in stages for fold in stage.adi_of_folds})
-    ]
+    analysed = sorted({fold for stage in stages for fold in stage.adi_of_folds})
+    rows = [(f"fold {fold}", [stage.adi_of_folds.get(fold) for stage in stages]) for fold in analysed]
     rows += [
         (words, [stage.means[name] for stage in stages])
         for words, name in (
@@ -150,13 +148,19 @@ def _attention_table(stages: Sequence[StageProfile]) -> list[str]:
             ("mass on padding, mean", "a_rp"),
         )
     ]
-    return table(
+    numbers = table(
         ("attention dilution index", *(f"stage {stage.stage}" for stage in stages)),
         [(words, *(number(value, 3) for value in values)) for words, values in rows],
     )
+    return [*numbers, *_without(analysed, folds, "rectal_nnformer attention")]
 
 
-def _reuse_table(reuse: ReuseProfile | None) -> list[str]:
+def _without(analysed: Iterable[int], folds: Sequence[int], command: str) -> list[str]:
+    missing = [fold for fold in folds if fold not in set(analysed)]
+    return ["", f"Without {numbered('fold', missing)}: '{command}' measures it."] if missing else []
+
+
+def _reuse_table(reuse: ReuseProfile | None, folds: Sequence[int]) -> list[str]:
     if reuse is None:
         return ["Not analysed, or too few cases: 'rectal_nnformer feature_reuse' compares with a pretrained file."]
     rows = [
@@ -164,7 +168,7 @@ def _reuse_table(reuse: ReuseProfile | None) -> list[str]:
         for fold, mean in reuse.folds.items()
     ]
     rows.append(("mean over the folds", "", reuse.mean_diagonal, None))
-    return table(
+    numbers = table(
         ("debiased CKA with the pretrained encoder", "cases", "mean of the blocks", "drift", "95 % CI of the drift"),
         [
             (
@@ -177,6 +181,7 @@ def _reuse_table(reuse: ReuseProfile | None) -> list[str]:
             for name, crops, mean, interval in rows
         ],
     )
+    return [*numbers, *_without(reuse.folds, folds, "rectal_nnformer feature_reuse")]
 
 
 def _missed_table(folds: Mapping[int, CohortDetection]) -> list[str]:

@@ -16,7 +16,7 @@ from rectal_nnformer.report.charts import Series, heat_map, profile_chart
 from rectal_nnformer.report.markup import Markup, join, tag
 from rectal_nnformer.report.tables import definitions, numbers_below, section, table
 from rectal_nnformer.runs import Run, cubic_siblings
-from rectal_nnformer.wording import number, plural
+from rectal_nnformer.wording import number, numbered, plural
 
 MOST_EPOCHS = 40
 ADI_MEANING = (
@@ -43,6 +43,10 @@ def attention(run: Run) -> Markup:
         described = "; ".join(f"{s.name}: {', '.join(number(v, 3) for v in s.values)}" for s in series)
         chart = profile_chart("adi", "Attention dilution index per stage", described, places, series, "stage")
         content += [numbers_below(chart, _series_table(places, series)), _fold_table(stages), _flow_table(stages)]
+    if stages and (missing := [fold for fold in run.folds if fold not in run.attention]):
+        content.append(
+            tag("p", f"Without {numbered('fold', missing)}. {_to_measure_attention(run, missing)}", class_="hint")
+        )
     return section("attention", "Attention lost on padding", *content, _epochs_chart(run))
 
 
@@ -70,6 +74,7 @@ def features(run: Run) -> Markup:
         numbers_below(_diagonal_chart(profile), _diagonal_table(profile)),
         tag("p", _WHISKERS, class_="note"),
         _reuse_table(profile),
+        _folds_without_reuse(run, profile),
         numbers_below(join([_matrix_chart(profile), tag("figcaption", _MATRIX_CAPTION)]), facts),
     )
 
@@ -82,24 +87,39 @@ _MATRIX_CAPTION = (
 
 
 def _how_to_measure_attention(run: Run) -> str:
-    folds = " ".join(map(str, run.folds))
     return (
         f"Attention dilution was not measured: no fold has a validation/{ATTENTION_FILE}, which the validation of a "
-        f"fold writes. To measure it now: rectal_nnformer attention -d {run.dataset} -tr {run.trainer} "
-        f"-p {run.plans_name} -c {run.configuration} -f {folds}"
+        f"fold writes. {_to_measure_attention(run, list(run.folds))}"
+    )
+
+
+def _to_measure_attention(run: Run, folds: Sequence[int]) -> str:
+    return (
+        f"To measure it now: rectal_nnformer attention -d {run.dataset} -tr {run.trainer} -p {run.plans_name} "
+        f"-c {run.configuration} -f {' '.join(map(str, folds))}"
     )
 
 
 def _how_to_measure_reuse(run: Run) -> str:
-    # The page is passed on: it tells no paths of this computer.
-    fold = f"$nnUNet_results/{run.dataset}/{run.folder.name}/fold_{min(run.folds)}"
     if notes := [str(content["note"]) for content in run.reuse.values() if content.get("note")]:
         return f"Feature reuse is undefined. {notes[0]}"
     return (
         f"Feature reuse was not measured: no fold has a validation/{REUSE_FILE}, which the validation of a fold writes "
-        "if the training started from a pretrained file that is at hand. To compare with one now: rectal_nnformer "
-        f"feature_reuse {fold} PRETRAINED_FILE"
+        f"if the training started from a pretrained file that is at hand. {_to_measure_reuse(run, min(run.folds))}"
     )
+
+
+def _to_measure_reuse(run: Run, fold: int) -> str:
+    # The page is passed on: it tells no paths of this computer.
+    folder = f"$nnUNet_results/{run.dataset}/{run.folder.name}/fold_{fold}"
+    return f"To compare with one now: rectal_nnformer feature_reuse {folder} PRETRAINED_FILE"
+
+
+def _folds_without_reuse(run: Run, profile: ReuseProfile) -> Markup | None:
+    missing = [fold for fold in run.folds if fold not in profile.folds]
+    if not missing:
+        return None
+    return tag("p", f"Without {numbered('fold', missing)}. {_to_measure_reuse(run, missing[0])}", class_="hint")
 
 
 def _attention_series(run: Run, stages: Sequence[StageProfile]) -> list[Series]:
@@ -210,7 +230,8 @@ def _diagonal_chart(profile: ReuseProfile) -> Markup:
     described = f"From {number(profile.diagonal[0])} in the first block to {number(profile.diagonal[-1])} in the last."
     places = [str(i + 1) for i in range(len(profile.blocks))]
     # Without bias, the estimate for unrelated features may lie below 0.
-    lowest = -0.25 if min((v for v in profile.diagonal if v is not None), default=0.0) < 0 else 0.0
+    drawn = [*profile.diagonal, *profile.null_p95, *(bounds[0] for bounds in profile.intervals if bounds)]
+    lowest = -0.25 if min((value for value in drawn if value is not None), default=0.0) < 0 else 0.0
     return profile_chart(
         "cka",
         "Similarity of each block to itself before fine-tuning",

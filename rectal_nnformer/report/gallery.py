@@ -36,7 +36,8 @@ OUTLINE_TOLERANCE = 0.5  # voxels
 
 Kind = Literal["missed", "detected", "false positive"]
 KINDS: tuple[Kind, ...] = ("missed", "detected", "false positive")
-Box = tuple[slice, slice]
+Box = tuple[tuple[int, int], tuple[int, int]]
+"""First row and the one after the last, and the same of columns; they may lie beyond the image."""
 
 
 @dataclass(frozen=True)
@@ -305,16 +306,16 @@ def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:
     used = np.flatnonzero(own.any(axis=(1, 2)))
     first, last = max(int(used[0]) - 1, 0), min(int(used[-1]) + 1, len(own) - 1)
     numbers = spread_evenly(first, last, most_slices, largest)
-    window = grey_window(volume.grey[first : last + 1][:, box[0], box[1]])
-    shape = box[0].stop - box[0].start, box[1].stop - box[1].start
+    window = grey_window(np.stack([_cut(plane, box) for plane in volume.grey[first : last + 1]]))
+    shape = box[0][1] - box[0][0], box[1][1] - box[1][0]
     pixels = _picture_size(shape, volume)
     return Clip(
         subject=subject,
         pictures=tuple(
             Picture(
                 number=z + 1,
-                webp=_webp(volume.grey[z][box], window, pixels),
-                outlines=_outlines(subject, own[z][box], volume, z, box),
+                webp=_webp(_cut(volume.grey[z], box), window, pixels),
+                outlines=_outlines(subject, _cut(own[z], box), volume, z, box),
             )
             for z in numbers
         ),
@@ -328,17 +329,28 @@ def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:
 
 
 def _close_up(own: NDArray[np.bool_], row_mm: float, column_mm: float) -> Box:
-    """Return rows and columns around a subject in all of its slices, within the image: a square in mm."""
+    """Return rows and columns around a subject in all of its slices: a square in mm.
+
+    It lies within the image, except across an image that is narrower than the subject is long.
+    """
     extents = [np.flatnonzero(own.any(axis=axes)) for axes in ((0, 2), (0, 1))]
     sizes = [(used[-1] - used[0] + 1) * mm for used, mm in zip(extents, (row_mm, column_mm), strict=True)]
     field = [length * mm for length, mm in zip(own.shape[1:], (row_mm, column_mm), strict=True)]
-    width = min(max(MIN_WIDTH_MM, 1.7 * max(sizes)), *field)
+    width = max(min(max(MIN_WIDTH_MM, 1.7 * max(sizes)), *field), *sizes)
     spans = []
     for used, mm, length in zip(extents, (row_mm, column_mm), own.shape[1:], strict=True):
-        count = min(math.ceil(width / mm), length)
-        start = min(max(round((used[0] + used[-1] + 1 - count) / 2), 0), length - count)
-        spans.append(slice(int(start), int(start + count)))
+        count = math.ceil(round(width / mm, 6))
+        start = round((used[0] + used[-1] + 1 - count) / 2)
+        start = min(max(start, 0), length - count) if count <= length else (length - count) // 2
+        spans.append((int(start), int(start + count)))
     return spans[0], spans[1]
+
+
+def _cut(plane: NDArray[Any], box: Box) -> NDArray[Any]:
+    """Return part of a slice, 0 where it reaches beyond the image."""
+    beyond = [(max(-start, 0), max(stop - length, 0)) for (start, stop), length in zip(box, plane.shape, strict=True)]
+    (top, bottom), (left, right) = ((max(start, 0), stop) for start, stop in box)
+    return np.pad(plane[top:bottom, left:right], beyond)
 
 
 def _picture_size(shape: tuple[int, int], volume: _Volume) -> tuple[int, int]:
@@ -359,7 +371,7 @@ def _webp(grey: NDArray[Any], window: tuple[float, float], pixels: tuple[int, in
 
 def _outlines(subject: Subject, own: NDArray[np.bool_], volume: _Volume, z: int, box: Box) -> dict[str, str]:
     """Return the paths of one slice by class; `other` is tumour that the card is not about."""
-    reference, prediction = volume.reference[z][box], volume.prediction[z][box]
+    reference, prediction = _cut(volume.reference[z], box), _cut(volume.prediction[z], box)
     if subject.kind == "false positive":
         masks = {
             "reference other": reference,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,12 @@ class Resampling:
 
 
 def check_grid(
-    case: str, properties: Mapping[str, Any], shape: tuple[int, ...], resamplings: Sequence[Resampling | None]
+    path: Path, properties: Mapping[str, Any], shape: tuple[int, ...], resamplings: Sequence[Resampling | None]
 ) -> None:
     """Refuse properties that no preprocessing leaves: validation would allocate and crop by them.
 
     Args:
-        case: Its name.
+        path: The file of the properties, as messages are to name it.
         properties: From `read_properties`.
         shape: Of the segmentation (1, z, y, x).
         resamplings: How plans ask for the case's folder, None where they ask for what is not known here. One that
@@ -48,8 +49,8 @@ def check_grid(
     problem = _problem(properties, shape, resamplings)
     if problem:
         raise RectalError(
-            f"The properties of case {case} are not what nnU-Net writes: {problem}. Preprocess the dataset again where "
-            "it comes from."
+            f"{path} cannot be of a dataset preprocessed by these plans: {problem}. Where the dataset was made, "
+            f"preprocess it again, or move the folder {path.parent.name} away if it is left over from other plans."
         )
 
 

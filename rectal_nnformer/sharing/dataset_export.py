@@ -228,8 +228,9 @@ def _add_cases(
             frame = _add_array(
                 export, export.folder / name / f"{case}{ending}", f"{name}/{export.renamer[case]}{ending}"
             )
-        properties, dropped = read_properties(export.folder / name / f"{case}.pkl")
-        check_grid(case, properties, frame.shape, [resampling for folder, resampling in made if folder == name])
+        path = export.folder / name / f"{case}.pkl"
+        properties, dropped = read_properties(path)
+        check_grid(path, properties, frame.shape, [resampling for folder, resampling in made if folder == name])
         export.removed.update(["fields of case properties"] if dropped else [])
         target = f"{name}/{export.renamer[case]}.pkl"
         write_properties(export.staged(target), properties)

@@ -164,6 +164,6 @@ def _vet_case(stem: Path, resamplings: Sequence[Resampling | None]) -> None:
     properties, dropped = read_properties(path)
     if dropped:
         raise RectalError(f"{path.name} has fields that nnU-Net does not write: {', '.join(dropped)[:200]}.")
-    check_grid(stem.name, properties, segmentation.shape, resamplings)
+    check_grid(path.relative_to(path.parents[1]), properties, segmentation.shape, resamplings)
     path.unlink()
     write_properties(path, properties)
