@@ -136,6 +136,13 @@ def test_nothing_overflows_and_all_text_can_be_read(page, width, dark):
     assert [entry for entry in contrasts if entry[0] < (3 if entry[1] else 4.5)] == []
 
 
+@pytest.mark.parametrize("width", [360, 700, 900, 1400])
+def test_no_tile_is_narrower_than_its_words(page, width):
+    set_screen(page, width)
+    tiles = page.find_elements("css selector", ".tiles > div")
+    assert len(tiles) == 6 and all(tile.size["width"] >= 115 for tile in tiles)
+
+
 def test_text_in_charts_is_legible_on_a_phone(page):
     set_screen(page, 360)
     heights = page.execute_script(
