@@ -16,7 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from rectal_nnformer.analysis import attention_flow
 from rectal_nnformer.analysis.cases import PreprocessedCases, sliding_window
-from rectal_nnformer.analysis.cost import largest_attention, measure_cost
+from rectal_nnformer.analysis.cost import PATCH_SIZES, largest_attention, measure_cost
 from rectal_nnformer.analysis.dilution import (
     Tile,
     block_records,
@@ -30,7 +30,7 @@ from rectal_nnformer.analysis.validation import forget_analysis
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import scattered_padding_share
 from rectal_nnformer.networks import SMIT
-from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.networks.adapter import BACKBONES, PlannedNetwork
 from rectal_nnformer.networks.recording import record_attention, stream_attention
 from rectal_nnformer.networks.window_attention import attend_in_windows
 
@@ -260,8 +260,10 @@ def test_recording_holds_less_than_one_attention_more_than_a_plain_pass():
 
 
 @pytest.mark.slow
-def test_recording_takes_at_most_three_tenths_of_a_forward_pass():
+@pytest.mark.parametrize("backbone", PATCH_SIZES)
+def test_recording_takes_at_most_three_tenths_of_a_forward_pass(backbone):
     torch.manual_seed(0)
-    cost = measure_cost(SMIT().eval(), (128, 128, 64), CPU, repeats=2, decoder=True)
+    network = BACKBONES[backbone](1, 2).eval()
+    cost = measure_cost(network, PATCH_SIZES[backbone], CPU, repeats=2, decoder=True)
     assert cost.time_ratio < 1.3
     assert cost.added_attentions < 1
