@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from rectal_nnformer.analysis.on_demand import find_device
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.files import write_text
 from rectal_nnformer.paths import folder_variables
@@ -82,6 +83,7 @@ def run_demo(demo: Demo) -> Path:
 
 
 def _check(demo: Demo) -> None:
+    find_device(demo.device)
     if (demo.dicom is None) != (demo.rectum is None):
         raise RectalError("--dicom and --rectum go together: the series, and where the rectum is in them.")
     if demo.output.exists() and (not demo.output.is_dir() or any(demo.output.iterdir())):

@@ -1,14 +1,18 @@
 """What keeps a trained model from predicting, said in words before nnU-Net is started."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.paths import find_dataset
+from rectal_nnformer.wording import some
+
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 def check_input(folder: str) -> None:
-    """Refuse a folder of images that does not exist or is empty.
+    """Refuse a folder of images that does not exist, is empty, or holds images without the number of a channel.
 
     Raises:
         RectalError: says which.
@@ -17,6 +21,15 @@ def check_input(folder: str) -> None:
     if not path.is_dir() or not any(path.iterdir()):
         state = "is empty" if path.is_dir() else "is no folder"
         raise RectalError(f"{path} {state}. Name by -i the folder that holds the scans as <case>_0000.nii.gz.")
+    files = [file.name for file in path.iterdir() if file.name.endswith(IMAGE_ENDINGS)]
+    numbered = [name for name in files if re.search(r"_\d{4}\.", name)]
+    endings = {name.partition(".")[2] for name in numbered}
+    others = sorted(n for n in files if n not in numbered and (not endings or n.partition(".")[2] in endings))
+    if others:
+        raise RectalError(
+            f"{path} holds images without the number of a channel at the end of their name, by which nnU-Net finds "
+            f"them: {some(others)}. Call them <case>_0000.nii.gz where there is one channel."
+        )
 
 
 def check_device(device: str) -> None:

@@ -104,6 +104,7 @@ def plans(name="nnUNetRectalSMITPlans", network="smit"):
             "largest_lesion": None,
             "gpu_memory_target": 24,
             "batch_size": 2,
+            "batch_size_limits": [4, 2],
             "patch_sizes": accounts,
             "alternatives": [],
             "warnings": [],

@@ -32,7 +32,11 @@ def preprocessed(tmp_path, monkeypatch):
     (folder / "dataset.json").write_text(
         json.dumps({"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz", "channel_names": {"0": "T2w"}})
     )
-    (folder / "Plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {}}}))
+    for name, backbone in (("Plans", "smit"), ("SwinPlans", "swin_unetr")):
+        network = {"network_class_name": "Network", "arch_kwargs": {"backbone": backbone}, "_kw_requires_import": []}
+        configurations = {"3d_fullres": {"architecture": network}}
+        plans = {"plans_name": name, "dataset_name": folder.name, "configurations": configurations}
+        (folder / f"{name}.json").write_text(json.dumps(plans))
     for case in CASES:
         write_mask(folder / f"gt_segmentations/{case}.nii.gz")
     return folder
@@ -148,12 +152,13 @@ def test_results_of_other_folds_are_not_taken_for_finished(preprocessed, trained
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"plans": "OtherPlans"}, r"OtherPlans\.json does not exist\. Plans of this dataset: Plans"),
+        ({"plans": "OtherPlans"}, r"OtherPlans\.json does not exist\. Plans of this dataset: Plans, SwinPlans"),
         ({"configuration": "2d"}, "has no configuration '2d', but 3d_fullres"),
         ({"folds": [5]}, r"folds 0 to 4; -f names \[5\]"),
         ({"gpus": ["0"]}, "-gpus goes with -device cuda"),
         ({"trainer": "nnUNetTrainerSMIT_ATC"}, "no trainer called nnUNetTrainerSMIT_ATC"),
         ({"trainer": "nnUNetTrainerSMIT_ACT"}, "RECTAL_NNFORMER_WEIGHTS is not set"),
+        ({"trainer": "nnUNetTrainerSMIT_ACT", "plans": "SwinPlans"}, "needs plans with the backbone 'smit'"),
         ({"device": "cuda"}, "sees no GPU"),
     ],
 )
@@ -185,7 +190,8 @@ def test_too_few_cases_for_five_folds_are_refused(preprocessed, trained_by_nnune
 def test_a_dataset_that_was_never_planned_says_what_to_run(preprocessed):
     with pytest.raises(RectalError, match=r"No dataset is called 502.*plan_and_preprocess"):
         cross_validate("502", **MODEL)
-    (preprocessed / "Plans.json").unlink()
+    for path in preprocessed.glob("*Plans.json"):
+        path.unlink()
     with pytest.raises(RectalError, match=r"Plans\.json does not exist\. Run 'rectal_nnformer plan_and_preprocess'"):
         cross_validate("501", **MODEL)
 

@@ -97,6 +97,13 @@ def test_series_are_matched_to_outlines_by_folder_and_the_others_are_named(tmp_p
         demo._outlined_scans(tmp_path / "dicom", rectum)
 
 
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(RectalError, match="-device cpu"):
+        run_demo(Demo(tmp_path / "demo", device="cuda"))
+    assert not (tmp_path / "demo").exists()
+
+
 def test_steps_run_in_order_and_the_end_tells_what_was_found(tmp_path, monkeypatch, capsys):
     """With the work left out: the announcement, the steps, the caution for shared patients, where things lie."""
     calls = []

@@ -206,7 +206,8 @@ def test_a_network_is_like_itself_and_less_like_another(cases):
     assert different["debiased"]["drift"] > 0.01
     assert len(different["debiased"]["matrix"]) == len(different["biased"]["matrix"]) == 4
     assert len(different["debiased"]["intervals"]["diagonal"]) == len(different["debiased"]["null"]["mean"]) == 4
-    assert "drift" in reuse_line(different)
+    chance = np.mean(different["debiased"]["null"]["p95"])
+    assert "drift" in reuse_line(different) and f"; by chance up to {chance:.3f}" in reuse_line(different)
     assert compare_features(Subject("a", network, cases), Subject("b", other, cases), CPU) == different
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -530,6 +531,7 @@ def test_command_line_plans_and_says_what_and_why(planned, stock_preprocessing, 
     assert "geometric mean" in output.out
     assert output.out.count("WARNING") == 1
     assert "WARNING: 6 training cases are few" in output.out
+    assert re.search(r"batch +2: as many as make 5 % of the dataset, at least 2; ", output.out)
     run_cli("-d", "501", "-b", "smit", "--no_pp", "-overwrite_target_spacing", "3", "0.5", "0.5")
     assert read_plans(planned, "nnUNetRectalSMITPlans")["configurations"]["3d_fullres"]["spacing"] == [3, 0.5, 0.5]
     assert not stock_preprocessing

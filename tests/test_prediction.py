@@ -52,6 +52,22 @@ def test_what_is_missing_is_said(scans, predicted, capsys, changes, message):
     assert not predicted
 
 
+@pytest.mark.parametrize("names", [["scan.nii.gz"], ["a_0000.nii.gz", "scan.nii.gz"]])
+def test_images_without_the_number_of_their_channel_are_refused(scans, predicted, capsys, names):
+    folder = scans.with_name("unnumbered")
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    assert predict("-i", folder, "-o", "out", "-d", "501", *MODEL, "-f", "0") == 2
+    assert "finds them: scan.nii.gz. Call them <case>_0000.nii.gz" in capsys.readouterr().err
+
+
+def test_other_files_beside_the_images_are_left_alone(scans, predicted):
+    for name in ("notes.txt", "mask.nrrd"):
+        (scans / name).touch()
+    assert predict("-i", scans, "-o", "out", "-d", "501", *MODEL, "-f", "0") == 0
+
+
 def test_what_is_there_goes_to_nnunet_as_it_stands(scans, predicted):
     arguments = ["-i", str(scans), "-o", "out", "-d", "501", *MODEL, "-f", "0", "2", "--disable_tta"]
     assert predict(*arguments) == 0

@@ -365,6 +365,15 @@ def test_a_tumor_longer_than_the_image_is_wide_is_shown_whole(tmp_path):
     assert points.min(axis=0) == pytest.approx([0, 3.5], abs=1)  # rows above the image are black
 
 
+def test_lesions_that_were_scored_together_are_told_so(tmp_path):
+    across = Ball((37, 32, 9), 21)
+    folder = write_run(tmp_path, {"bridged": ([NEAR, FAR], [across]), "other": ([NEAR], [NEAR])})
+    together = {s.component.label: s.together for s in subjects_of(read_run(folder)) if s.case == "bridged"}
+    assert {label: others for label, others in together.items() if others} == {1: (2,), 2: (1,)}
+    text = Outline(write_report(folder).read_text(encoding="utf-8")).text
+    assert "together with tumour 2 IoU" in text and text.count("together with") == 2
+
+
 def test_masks_that_changed_since_the_evaluation_are_not_shown_as_if_they_were_scored(tmp_path):
     folder = write_run(tmp_path)
     path = f"nnUNet_preprocessed/{DATASET}/gt_segmentations/silent.nii.gz"

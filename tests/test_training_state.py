@@ -245,12 +245,14 @@ def test_analysis_on_demand(trained, validated, environment, capsys, tmp_path):
     names = ("-d", "7", "-tr", TRAINER, "-p", PLANS, "-device", "cpu")
     stored = json.loads((fold / "validation/attention_dilution.json").read_text())
     main(["attention", *names, "-o", str(tmp_path)])
-    repeated = json.loads((tmp_path / "fold_0/attention_dilution.json").read_text())
+    repeated = json.loads((tmp_path / f"{TRAINER}__{PLANS}__3d_fullres/fold_0/attention_dilution.json").read_text())
     whole_fold = {case["case"]: case for case in repeated["cases"]}
     case = stored["cases"][0]
     assert whole_fold[case["case"]]["stages"][0]["adi"] == pytest.approx(case["stages"][0]["adi"], abs=1e-6)
     main(["attention", *names, "-c", "3d_fullres_cubic", "--weights", "random", "-o", str(tmp_path)])
-    cubic = json.loads((tmp_path / "fold_0/attention_dilution_random.json").read_text())
+    cubic = json.loads(
+        (tmp_path / f"{TRAINER}__{PLANS}__3d_fullres_cubic/fold_0/attention_dilution_random.json").read_text()
+    )
     assert len(set(cubic["patch_size"])) == 1 and cubic["weights"] == "random"
     main(["feature_reuse", str(fold), str(fold), "-o", str(tmp_path / "same.json"), "-device", "cpu"])
     assert json.loads((tmp_path / "same.json").read_text())["biased"]["mean_diagonal"] == pytest.approx(1)

@@ -15,6 +15,9 @@ from rectal_nnformer.files import write_json
 from rectal_nnformer.model_folders import check_compared
 from rectal_nnformer.networks.pretrained import load_pretrained
 
+UNTRAINED = ("pretrained", "random")
+"""Weights that need no trained fold."""
+
 
 def dilution_of_fold(
     dataset: str,
@@ -36,7 +39,8 @@ def dilution_of_fold(
         configuration: A configuration of the plans.
         fold: Number of the fold, or "all".
         weights: A checkpoint of the fold, "pretrained" or "random".
-        output: Write to its folder `fold_X`; None writes to the folder `validation` of the trained fold.
+        output: Write to its folder `TRAINER__PLANS__CONFIGURATION/fold_X`; None writes to the folder `validation` of
+            the trained fold.
         device: "cuda", "cpu" or "mps".
 
     Returns:
@@ -47,8 +51,10 @@ def dilution_of_fold(
     """
     chosen = named_fold(dataset, trainer, plans, configuration, fold)
     if output is None and not chosen.folder.is_dir():
-        raise RectalError(f"{chosen.folder} does not exist: the fold is not trained. Name a folder with -o.")
-    folder = chosen.folder / "validation" if output is None else output / f"fold_{fold}"
+        remedy = "Train it first" if weights not in UNTRAINED else f"For {weights} weights name a folder with -o"
+        raise RectalError(f"{chosen.folder} does not exist: the fold is not trained. {remedy}.")
+    model = f"{trainer}__{plans}__{configuration}"
+    folder = chosen.folder / "validation" if output is None else output / model / f"fold_{fold}"
     cases = chosen.cases()
     label, network = chosen.network(weights)
     content = analyze_dilution(network, cases, find_device(device), label, configuration)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -136,7 +137,14 @@ def reuse_line(content: Mapping[str, Any]) -> str:
     return (
         f"Feature reuse, {content['first']} against {content['second']}: debiased CKA {debiased['mean_diagonal']:.3f} "
         f"on average, drift {debiased['drift']:.3f}{words}, {content['num_cases']} cases"
+        + (f"; by chance up to {fmean(chance):.3f}" if (chance := _chance(debiased)) else "")
+        + (f". {content['note']}" if content["note"] else "")
     )
+
+
+def _chance(debiased: Mapping[str, Any]) -> list[float]:
+    """Return the 95th percentile of each block with the cases of one network shuffled, where it is defined."""
+    return [value for value in (debiased["null"] or {}).get("p95") or [] if value is not None]
 
 
 def _interval(draws: Tensor) -> list[list[float] | None]:

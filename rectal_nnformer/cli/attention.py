@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="checkpoint_final.pth",
         help="a checkpoint of the fold, 'pretrained' or 'random' (default: %(default)s)",
     )
-    parser.add_argument("-o", metavar="DIR", type=Path, help="write to DIR/fold_X instead")
+    parser.add_argument("-o", metavar="DIR", type=Path, help="write to DIR/MODEL/fold_X instead")
     parser.add_argument(
         "-device", choices=("cuda", "cpu", "mps"), default="cuda", help="device to compute on (default: %(default)s)"
     )

@@ -124,10 +124,11 @@ def _lesion(record: Mapping[str, Any], fitting: Sequence[int], taken: Sequence[i
 
 def _batch(record: Mapping[str, Any]) -> str:
     needs = (f"{record['patch_sizes'][name]['batch_memory_gb']:.1f} GB for {name}" for name in (FULLRES, CUBIC))
-    return (
-        f"{record['batch_size']}: as many as {record['gpu_memory_target']:g} GB hold of either patch, at most 5 % of "
-        f"the dataset, at least 2; {', '.join(needs)}"
-    )
+    if record["batch_size"] < min(record["batch_size_limits"]):
+        why = f"as many as {record['gpu_memory_target']:g} GB hold of either patch"
+    else:
+        why = "as many as make 5 % of the dataset, at least 2"
+    return f"{record['batch_size']}: {why}; {', '.join(needs)}"
 
 
 def _table_lines(record: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from rectal_nnformer.evaluation.detection import Lesion
 from rectal_nnformer.report.gallery import KINDS, Clip, Kind, Picture
 from rectal_nnformer.report.markup import Content, Markup, tag
 from rectal_nnformer.report.tables import section
-from rectal_nnformer.wording import number, plural
+from rectal_nnformer.wording import number, numbered, plural
 
 OPEN_AT_MOST = 30
 SCALE_MM = 20
@@ -117,7 +117,8 @@ def _facts(clip: Clip) -> str:
     apart = f", slices {clip.slice_mm:.3g} mm apart" if clip.pictures else ""
     if not isinstance(component, Lesion):
         return f"False positive {component.label}: {size}{apart}"
-    facts = f"Tumour {component.label}: {size}, IoU {number(component.iou)}"
+    together = f" together with {numbered('tumour', clip.subject.together)}" if clip.subject.together else ""
+    facts = f"Tumour {component.label}: {size},{together} IoU {number(component.iou)}"
     if component.detected:
         facts = f"{facts}, Dice {number(component.dice)}, HD95 {number(component.hd95_mm, 1)} mm"
     return f"{facts}{apart}"

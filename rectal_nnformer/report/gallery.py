@@ -17,7 +17,8 @@ from skimage.measure import approximate_polygon, find_contours
 from rectal_nnformer.components import find_components
 from rectal_nnformer.display import grey_window, radiological_array, slice_with_most
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.detection import Component
+from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.detection import Component, Lesion
 from rectal_nnformer.images import read_image, same_grid
 from rectal_nnformer.labels import tumor_labels
 from rectal_nnformer.parallel import map_with_progress
@@ -49,12 +50,14 @@ class Subject:
         fold: Fold in whose validation the case was.
         case: Name of the case.
         component: The lesion, or the false positive.
+        together: Numbers of the other lesions that it was scored with, because a prediction touches them all.
     """
 
     kind: Kind
     fold: int
     case: str
     component: Component
+    together: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,13 +137,18 @@ class _Volume:
     column_mm: float
 
 
+def _scored_with(lesion: Lesion, case: CaseDetection) -> tuple[int, ...]:
+    others = (other for other in case.lesions if other.label != lesion.label)
+    return tuple(other.label for other in others if lesion.group is not None and other.group == lesion.group)
+
+
 def subjects_of(run: Run) -> list[Subject]:
     """Return everything worth a card: missed lesions, then detected ones, worst first, then false positives.
 
     Missed lesions and false positives are in the order of size, largest first.
     """
     subjects = [
-        Subject("detected" if lesion.detected else "missed", fold, case.case, lesion)
+        Subject("detected" if lesion.detected else "missed", fold, case.case, lesion, _scored_with(lesion, case))
         for fold, result in run.folds.items()
         for case in result.cases
         for lesion in case.lesions

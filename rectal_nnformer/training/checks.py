@@ -1,18 +1,20 @@
 """What keeps a fold from being trained, found before a process is started for it."""
 
+import json
 from collections.abc import Sequence
 
 import torch
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import find_pretrained
+from rectal_nnformer.paths import find_dataset, find_plans
 from rectal_nnformer.training.find_trainer import find_trainer
 from rectal_nnformer.training.folds import TrainingJob
 from rectal_nnformer.training.trainer import RectalTrainer
 
 
 def check_can_train(job: TrainingJob, folds: Sequence[int]) -> None:
-    """Refuse what every fold would fail on: no such trainer, no such device, or no pretrained file to start from.
+    """Refuse what every fold would fail on: no such trainer or device, plans of another network, no pretrained file.
 
     Raises:
         RectalError: says which of them, and what to do.
@@ -21,6 +23,9 @@ def check_can_train(job: TrainingJob, folds: Sequence[int]) -> None:
     if not waiting:
         return
     trainer = find_trainer(job.trainer)
+    if issubclass(trainer, RectalTrainer):
+        plans = find_plans(find_dataset("nnUNet_preprocessed", job.dataset), job.plans)
+        trainer.check_recipe(json.loads(plans.read_text(encoding="utf-8")), job.configuration)
     if job.device == "cuda" and not torch.cuda.is_available():
         raise RectalError(
             "PyTorch sees no GPU on this machine. Check the driver and CUDA_VISIBLE_DEVICES, or train on another "

@@ -63,7 +63,8 @@ class FoldProgress:
         if self._bar is not None:
             self._bar.close()
             sys.stderr.write("\r")  # tqdm leaves the cursor where the bar below the first ended
-        self._tell(f"{outcome} after {tqdm.format_interval(time.monotonic() - self._start)}. {self._state}")
+        passed = tqdm.format_interval(time.monotonic() - self._start)
+        self._tell(f"{outcome} after {passed}{'. ' if self._state.startswith('Detected') else '; last: '}{self._state}")
 
     def _change(self, state: str) -> None:
         if state != self._state:

@@ -79,7 +79,7 @@ class RectalTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),
     ) -> None:
-        self._check_recipe(plans, configuration)
+        self.check_recipe(plans, configuration)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = False
         self.initial_lr = 3e-4
@@ -91,22 +91,27 @@ class RectalTrainer(nnUNetTrainer):
         self._epochs_between = epochs_between(self.attention_every)
         self._follower: EpochFollower | None = None
 
-    def _check_recipe(self, plans: dict[str, Any], configuration: str) -> None:
-        """Refuse plans or a configuration that this recipe cannot train, before any folder is made."""
-        trainer = type(self).__name__
-        if self.planned_patch_only and configuration == CUBIC:
+    @classmethod
+    def check_recipe(cls, plans: dict[str, Any], configuration: str) -> None:
+        """Refuse plans or a configuration that this recipe cannot train, before any folder is made.
+
+        Raises:
+            RectalError: says which, and what to use instead.
+        """
+        trainer = cls.__name__
+        if cls.planned_patch_only and configuration == CUBIC:
             raise RectalError(
                 f"{trainer} trains on the planned, anisotropic patch and refuses the configuration {CUBIC}, whose "
                 "patch is the pretraining input. Use the configuration 3d_fullres, or a Base or TA trainer."
             )
         arch_kwargs = PlansManager(plans).get_configuration(configuration).network_arch_init_kwargs
         planned = arch_kwargs.get("backbone")
-        if planned != self.backbone:
+        if planned != cls.backbone:
             held = f"hold the backbone '{planned}'" if planned else "were not made by rectal_nnformer"
             dataset_id = int(plans["dataset_name"][len("Dataset") :][:3])
             raise RectalError(
-                f"{trainer} needs plans with the backbone '{self.backbone}', but the plans '{plans['plans_name']}' "
-                f"{held}. Run 'rectal_nnformer plan_and_preprocess -d {dataset_id} -b {self.backbone}' and name its "
+                f"{trainer} needs plans with the backbone '{cls.backbone}', but the plans '{plans['plans_name']}' "
+                f"{held}. Run 'rectal_nnformer plan_and_preprocess -d {dataset_id} -b {cls.backbone}' and name its "
                 "plans with -p."
             )
 
