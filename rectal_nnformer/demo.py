@@ -4,6 +4,7 @@ nnU-Net reads its variables and process counts when it is imported, so everythin
 """
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -248,7 +249,9 @@ def _conclusion(
     return (
         f"\n{detection_line(summary.pooled)}\n{caution if split_by_case else ''}"
         f"{report}\n"
-        f"All of it took {_duration(seconds)}. What lies in {demo.output}, in the order to look at it:\n{guide}"
+        f"All of it took {_duration(seconds)}. What lies in {demo.output}, in the order to look at it:\n{guide}\n"
+        f"To go on with its dataset and model, for instance by predicting:\n"
+        f'  eval "$(rectal_nnformer env --base {shlex.quote(str(demo.output))})"'
     )
 
 

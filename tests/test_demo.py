@@ -127,6 +127,7 @@ def test_steps_run_in_order_and_the_end_tells_what_was_found(tmp_path, monkeypat
     assert "optimistic" in printed and "1. nnUNet_results/D/model/crossval_summary.md" in printed
     assert f"The report of {model} is {output / 'report.html'}" in printed
     guide = (output / "README.txt").read_text(encoding="utf-8")
+    assert f'eval "$(rectal_nnformer env --base {output})"' in printed
     assert guide.split("\n", 1)[1].strip() in printed and "planning_log.txt" in guide
     # What is not there is not listed.
     assert "progress.png" not in guide

@@ -162,6 +162,16 @@ def test_attention_stands_beside_uniform_attention_and_the_padded_baseline(page)
     assert f"padded baseline, uniform: {', '.join(f'{value:.3f}' for value in cube)}" in text
 
 
+def test_attention_without_any_padding_is_explained(page, tmp_path):
+    assert "nothing to dilute" not in page
+    folder = write_run(tmp_path)
+    for path in folder.glob("fold_*/validation/attention_dilution.json"):
+        content = json.loads(path.read_text())
+        stages = [{**stage, "adi": 0.0, "uniform_adi": 0.0} for stage in content["stages"]]
+        path.write_text(json.dumps({**content, "stages": stages}))
+    assert "nothing to dilute" in write_report(folder).read_text(encoding="utf-8")
+
+
 def test_attention_in_training_is_shown_where_it_was_followed(page, tmp_path):
     assert "during training" not in page
     folder = write_run(tmp_path)

@@ -24,6 +24,9 @@ ADI_MEANING = (
     "tokens that hold image: 0 is none. Beside it stands what uniform attention would give. The padded baseline is the "
     "pretraining input (3d_fullres_cubic) under uniform attention, as the plans expect it of this dataset."
 )
+NO_PADDING = (
+    "The images fill the patch: no tile of them held padding, so there is nothing to dilute, and all values are 0."
+)
 CKA_MEANING = (
     "Centered kernel alignment (CKA, debiased) compares each block's features with those of the pretrained encoder on "
     "the same crops: 1 is the same up to rotation and scale, 0 unrelated. Drift is 1 minus the mean of the diagonal. "
@@ -38,6 +41,8 @@ def attention(run: Run) -> Markup:
     content: list[Markup | None] = [tag("p", ADI_MEANING, class_="note")]
     if not stages:
         content.append(tag("p", _how_to_measure_attention(run), class_="hint"))
+    if stages and all(stage.means["uniform_adi"] == 0 for stage in stages):
+        content.append(tag("p", NO_PADDING, class_="note"))
     if series:
         places = [str(i) for i in range(max(len(one.values) for one in series))]
         described = "; ".join(f"{s.name}: {', '.join(number(v, 3) for v in s.values)}" for s in series)
