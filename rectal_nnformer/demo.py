@@ -250,7 +250,7 @@ def _conclusion(
         f"\n{detection_line(summary.pooled)}\n{caution if split_by_case else ''}"
         f"{report}\n"
         f"All of it took {_duration(seconds)}. What lies in {demo.output}, in the order to look at it:\n{guide}\n"
-        f"To go on with its dataset and model, for instance by predicting:\n"
+        "To go on with its dataset and model, for instance by predicting:\n"
         f'  eval "$(rectal_nnformer env --base {shlex.quote(str(demo.output))})"'
     )
 
