@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.images import is_nifti, read_image
+from rectal_nnformer.names import IMAGE_SUFFIXES
 from rectal_nnformer.prepared import LIFTED_ZERO
 from rectal_nnformer.wording import some
-
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 class ImageSource(Protocol):
@@ -37,7 +36,7 @@ class ImageFile:
 
 def stem(path: Path) -> str:
     """Return the file name without the suffix of an image format."""
-    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), path.suffix)
+    suffix = next((s for s in IMAGE_SUFFIXES if path.name.lower().endswith(s)), path.suffix)
     return path.name[: len(path.name) - len(suffix)]
 
 
@@ -57,7 +56,7 @@ def list_images(folder: Path) -> list[Path]:
             raise RectalError(f"{entry} is a folder with the name of an image file: rename it, or move it away.")
     images = [entry for entry in entries if _called_image(entry)]
     if not images:
-        raise RectalError(f"{folder} holds no image file ({' '.join(SUFFIXES)}) directly in it.")
+        raise RectalError(f"{folder} holds no image file ({' '.join(IMAGE_SUFFIXES)}) directly in it.")
     _tell_left_aside(folder, [f"{e.name}/" if e.is_dir() else e.name for e in entries if not _called_image(e)])
     return images
 
@@ -102,12 +101,12 @@ def lift_zeros(image: sitk.Image) -> sitk.Image:
 
 
 def _called_image(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
+    return path.name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _tell_left_aside(folder: Path, names: Sequence[str]) -> None:
     if names:
-        print(f"Left aside in {folder}, not one of {' '.join(SUFFIXES)}: {some(names)}")
+        print(f"Left aside in {folder}, not one of {' '.join(IMAGE_SUFFIXES)}: {some(names)}")
 
 
 def _write_array(array: NDArray[Any], geometry: sitk.Image, path: Path) -> None:

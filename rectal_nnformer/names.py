@@ -18,3 +18,6 @@ FULLRES, CUBIC = "3d_fullres", "3d_fullres_cubic"
 
 RECORD_KEY = "rectal_nnformer"
 """Key of the plans under which the planner's reasons stand; nnU-Net does not read it."""
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""Files that are taken for images where a folder of them is given."""

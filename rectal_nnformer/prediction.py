@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.names import IMAGE_SUFFIXES
 from rectal_nnformer.paths import find_dataset
 from rectal_nnformer.wording import some
-
-IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 def check_input(folder: str) -> None:
@@ -21,7 +20,7 @@ def check_input(folder: str) -> None:
     if not path.is_dir() or not any(path.iterdir()):
         state = "is empty" if path.is_dir() else "is no folder"
         raise RectalError(f"{path} {state}. Name by -i the folder that holds the scans as <case>_0000.nii.gz.")
-    files = [file.name for file in path.iterdir() if file.name.endswith(IMAGE_ENDINGS)]
+    files = [file.name for file in path.iterdir() if file.name.endswith(IMAGE_SUFFIXES)]
     numbered = [name for name in files if re.search(r"_\d{4}\.", name)]
     endings = {name.partition(".")[2] for name in numbered}
     others = sorted(n for n in files if n not in numbered and (not endings or n.partition(".")[2] in endings))

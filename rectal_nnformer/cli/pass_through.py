@@ -1,7 +1,7 @@
 """What the subcommands share that hand all their arguments to one of nnU-Net's commands."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 
 def pass_through_to(command: str, usage: str) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[..., None]]:
@@ -22,16 +22,3 @@ def pass_through_to(command: str, usage: str) -> tuple[Callable[[argparse.Argume
         raise SystemExit(run_command(command, arguments.passed_through))
 
     return add_arguments, run
-
-
-def values_of(arguments: Sequence[str]) -> dict[str, list[str]]:
-    """Return what follows each option. By exact names: argparse would read `-device` as `-d evice`."""
-    values: dict[str, list[str]] = {}
-    option = ""
-    for argument in arguments:
-        if argument.startswith("-") and not argument[1:2].isdigit():
-            option = argument
-            values[option] = []
-        elif option:
-            values[option].append(argument)
-    return {option: found for option, found in values.items() if found or option.startswith(("--", "-h"))}

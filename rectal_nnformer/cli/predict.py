@@ -1,8 +1,9 @@
 """Run nnUNetv2_predict with our trainers within reach; every argument goes to it as it stands."""
 
 import argparse
+from collections.abc import Sequence
 
-from rectal_nnformer.cli.pass_through import pass_through_to, values_of
+from rectal_nnformer.cli.pass_through import pass_through_to
 
 HELP = "nnUNetv2_predict with our trainers"
 
@@ -15,7 +16,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Check that input, model and device are there, then let nnU-Net predict; its arguments are checked by itself."""
     from rectal_nnformer.prediction import check_device, check_input, check_model
 
-    given = values_of(arguments.passed_through)
+    given = _values_of(arguments.passed_through)
     if "-i" in given:
         check_input(*given["-i"][:1])
     if given.get("-d") and given.get("-c"):
@@ -30,3 +31,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 DEFAULTS = {"-tr": "nnUNetTrainer", "-p": "nnUNetPlans"}
 """nnU-Net's own."""
+
+
+def _values_of(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Return what follows each option. By exact names: argparse would read `-device` as `-d evice`."""
+    values: dict[str, list[str]] = {}
+    option = ""
+    for argument in arguments:
+        if argument.startswith("-") and not argument[1:2].isdigit():
+            option = argument
+            values[option] = []
+        elif option:
+            values[option].append(argument)
+    return {option: found for option, found in values.items() if found or option.startswith(("--", "-h"))}
