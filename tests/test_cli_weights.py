@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 @pytest.mark.parametrize("arguments", [["weights"], ["weights", "list"]])
 def test_list_names_every_file_and_what_was_found(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
-    (tmp_path / "model_swinvit.pt").write_text("not the published bytes")
+    (tmp_path / "model_swinvit.pt").write_text("not the published bytes", encoding="utf-8")
     (tmp_path / "voco_b_swinvit.pt").touch()
     main(arguments)
     lines = capsys.readouterr().out.splitlines()
@@ -64,7 +64,7 @@ def refusal(capsys, *arguments):
 def test_verify_says_what_a_file_is_whatever_it_is_called(tmp_path, capsys, options):
     path = tmp_path / "mine.pt"
     assert "no weights file" in refusal(capsys, str(path), *options)
-    path.write_text("\ufeff<html>")
+    path.write_text("\ufeff<html>", encoding="utf-8")
     message = refusal(capsys, str(path), *options)
     assert str(path) in message and "web page" in message
     assert "weights_only" not in message
