@@ -15,27 +15,21 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    # `trainers` and `dataset_conversion` live at the top of the checkout but are installed inside the
-    # package, so that no generic name lands in anyone's environment.
-    packages=[
-        *find_packages(include=["rectal_nnformer", "rectal_nnformer.*"]),
-        "rectal_nnformer.trainers",
-        "rectal_nnformer.dataset_conversion",
-    ],
-    package_dir={
-        "rectal_nnformer.trainers": "trainers",
-        "rectal_nnformer.dataset_conversion": "dataset_conversion",
-    },
-    package_data={"rectal_nnformer": ["py.typed", "report/assets/*"]},
+    # rectal_nnformer/trainers and rectal_nnformer/dataset_conversion are links to the folders at the top.
+    packages=find_packages(include=["rectal_nnformer", "rectal_nnformer.*"]),
+    package_data={"rectal_nnformer": ["py.typed", "reporting/report/assets/*"]},
     install_requires=[
         "acvl-utils>=0.2.3,<0.3",
         "batchgenerators>=0.25.1",
         "batchgeneratorsv2>=0.3.0",
+        "jinja2>=3.1",
         "matplotlib>=3.7",
         "monai>=1.5,<2",
         "nnunetv2>=2.8,<2.9",
         "numpy>=1.24",
         "pillow>=9.1",
+        "pydantic>=2.5",
+        "safetensors>=0.4",
         "scikit-image>=0.20",
         "scipy>=1.10",
         "SimpleITK>=2.2.1",

@@ -5,9 +5,9 @@ import SimpleITK as sitk
 
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.images import by, grid_differences
-from rectal_nnformer.prepared import PREPARED_WINDOW, within_window
-from rectal_nnformer.wording import plural
+from rectal_nnformer.imaging.prescaled import PREPARED_WINDOW, within_window
+from rectal_nnformer.imaging.reading import by, grid_differences
+from rectal_nnformer.utils.text import plural
 
 
 def case_problems(image: ImageSource, mask: ImageFile | None, prepared: bool = False) -> list[str]:

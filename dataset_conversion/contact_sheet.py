@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rectal_nnformer.display import (
+from rectal_nnformer.imaging.display import (
     REFERENCE_COLOR,
     draw_outline,
     draw_slice,
@@ -20,7 +20,7 @@ from rectal_nnformer.display import (
     radiological_array,
     slice_with_most,
 )
-from rectal_nnformer.files import staged_file
+from rectal_nnformer.utils.files import staged_file
 
 # In inches.
 TILE, LINE, MARGIN, HEADER = 1.9, 0.13, 0.1, 0.4

@@ -10,7 +10,7 @@ from rectal_nnformer.dataset_conversion.dicom_series import DicomSeries, Finding
 from rectal_nnformer.dataset_conversion.images import ImageFile, list_images, stem
 from rectal_nnformer.dataset_conversion.raw_dataset import Case, Target, convert_cases, dataset_folder
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.wording import plural
+from rectal_nnformer.utils.text import plural
 
 
 def convert_dicom(

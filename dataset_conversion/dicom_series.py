@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from rectal_nnformer.dataset_conversion.dicom_files import Slice, files_below, read_slice, should_be_slice
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.images import itk_message
-from rectal_nnformer.wording import plural
+from rectal_nnformer.imaging.reading import itk_message
+from rectal_nnformer.utils.text import plural
 
 PLANES = ("sagittal", "coronal", "axial")
 # No stack of T2-weighted slices through a rectum is thinner; scouts often are.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.wording import plural
+from rectal_nnformer.utils.text import plural
 
 NUM_FOLDS = 5
 # nnU-Net's own seed for its splits.

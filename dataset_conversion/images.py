@@ -10,10 +10,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.images import is_nifti, read_image
-from rectal_nnformer.names import IMAGE_SUFFIXES
-from rectal_nnformer.prepared import LIFTED_ZERO
-from rectal_nnformer.wording import some
+from rectal_nnformer.imaging.prescaled import LIFTED_ZERO
+from rectal_nnformer.imaging.reading import is_nifti, read_image
+from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
+from rectal_nnformer.utils.text import some
 
 
 class ImageSource(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 from rectal_nnformer.dataset_conversion.images import ImageFile, lacks_orientation, list_images, stem
 from rectal_nnformer.dataset_conversion.raw_dataset import Case, Target, convert_cases, dataset_folder
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.wording import plural
+from rectal_nnformer.utils.text import plural
 
 
 def convert_nifti(

@@ -12,12 +12,12 @@ from rectal_nnformer.dataset_conversion.contact_sheet import Tile, draw_contact_
 from rectal_nnformer.dataset_conversion.folds import folds_of, patient_list, patient_problems, pseudonyms
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, lift_zeros, write_image, write_mask
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import staged_folder, write_json, write_text
-from rectal_nnformer.parallel import map_with_progress
-from rectal_nnformer.paths import folder_variables, nnunet_folder
-from rectal_nnformer.patients import PATIENTS_FILE, read_patient_list
-from rectal_nnformer.prepared import PREPARED_CHANNEL
-from rectal_nnformer.wording import plural, some
+from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL
+from rectal_nnformer.nnunet.layout import folder_variables, nnunet_folder
+from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patient_list
+from rectal_nnformer.utils.files import staged_folder, write_json, write_text
+from rectal_nnformer.utils.parallel import map_with_progress
+from rectal_nnformer.utils.text import plural, some
 
 FILE_ENDING = ".nii.gz"
 # nnU-Net looks this class up by name. A name that it does not know falls back, with a printed line, to the reader that

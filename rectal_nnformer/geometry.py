@@ -318,3 +318,19 @@ def _per_axis(value: int | Sequence[int]) -> Size:
 def _size(values: Iterable[int]) -> Size:
     x, y, z = (int(v) for v in values)
     return x, y, z
+
+
+def last_crop_start(volume_shape: Sequence[int], patch_size: Sequence[int], padding: Sequence[int]) -> list[int]:
+    """Return, per axis, the largest index at which a crop may begin, in voxels of the unpadded volume.
+
+    Args:
+        volume_shape: the volume, in voxels.
+        patch_size: the crop, in voxels.
+        padding: voxels added in total to both ends. Where volume and padding together are smaller than the crop, the
+            padding grows until they are equal, as in nnU-Net.
+    """
+    starts = []
+    for size, patch, pad in zip(volume_shape, patch_size, padding, strict=True):
+        total = max(pad, patch - size)
+        starts.append(size + total // 2 + total % 2 - patch)
+    return starts

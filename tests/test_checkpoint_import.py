@@ -12,7 +12,7 @@ from pipeline import environment, run
 
 from rectal_nnformer.cli import main
 from rectal_nnformer.networks import SMIT
-from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.nnunet.layout import trainers_folder
 
 torch.set_num_threads(1)
 STORED = {"roi_x": 128, "roi_y": 128, "roi_z": 64, "space_x": 1.0, "space_y": 1.0, "space_z": 1.0}

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rectal_nnformer import cli, nnunet_commands
+from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.paths import environment_with_trainers, find_dataset
+from rectal_nnformer.nnunet import commands as nnunet_commands
+from rectal_nnformer.nnunet.layout import environment_with_trainers, find_dataset
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rectal_nnformer.cli import main
-from rectal_nnformer.names import NETWORKS
 from rectal_nnformer.networks import SMIT, SwinUNETR
 from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES
+from rectal_nnformer.nnunet.names import NETWORKS
 
 torch.set_num_threads(1)
 

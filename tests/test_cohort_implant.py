@@ -9,9 +9,9 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
-from rectal_nnformer.cohort.cohort import write_implanted_cohort
-from rectal_nnformer.cohort.implant import REACH_MM, implant_tumors
-from rectal_nnformer.cohort.rectum_outline import Ellipse, outline_mask, read_rectum_outlines
+from rectal_nnformer.demo.cohort.cohort import write_implanted_cohort
+from rectal_nnformer.demo.cohort.implant import REACH_MM, implant_tumors
+from rectal_nnformer.demo.cohort.rectum_outline import Ellipse, outline_mask, read_rectum_outlines
 from rectal_nnformer.errors import RectalError
 
 TOUCHING = np.ones((3, 3, 3))

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter, label
 
-from rectal_nnformer.cohort.cohort import write_synthetic_cohort
+from rectal_nnformer.demo.cohort.cohort import write_synthetic_cohort
 from rectal_nnformer.errors import RectalError
 
 TOUCHING = np.ones((3, 3, 3))
@@ -110,7 +110,7 @@ def test_an_interruption_leaves_no_folder(tmp_path, monkeypatch):
     def interrupt(rng):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rectal_nnformer.cohort.cohort.synthesize_case", interrupt)
+    monkeypatch.setattr("rectal_nnformer.demo.cohort.cohort.synthesize_case", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_synthetic_cohort(tmp_path / "cohort", num_cases=1, num_workers=1)
     assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt, label
 
-from rectal_nnformer.cohort.fields import partial_volume, smooth_noise
-from rectal_nnformer.cohort.tumors import BEYOND_WALL_MM, GAP_MM, MIN_VOLUME_CM3, place_tumors
+from rectal_nnformer.demo.cohort.fields import partial_volume, smooth_noise
+from rectal_nnformer.demo.cohort.tumors import BEYOND_WALL_MM, GAP_MM, MIN_VOLUME_CM3, place_tumors
 from rectal_nnformer.errors import RectalError
 
 SPACING = (3.0, 1.0, 1.0)

@@ -16,10 +16,10 @@ from report_runs import CASES, DATASET, FAR, NEAR, SMALL, attention, reuse, writ
 from scipy.stats import binomtest, bootstrap
 
 from rectal_nnformer import cli
-from rectal_nnformer.comparison import compare_runs, write_comparison
-from rectal_nnformer.comparison.picture import comparison_figure
-from rectal_nnformer.comparison.statistics import agreements, holm, mcnemar_exact, paired_difference
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.statistics import agreements, holm, mcnemar_exact, paired_difference
+from rectal_nnformer.reporting.comparison import compare_runs, write_comparison
+from rectal_nnformer.reporting.comparison.picture import comparison_figure
 
 counts = st.integers(0, 60)
 

@@ -14,7 +14,7 @@ from conversion_inputs import SAGITTAL, every_byte_of, hide_tag, scan, tumor, wr
 from rectal_nnformer.dataset_conversion.dicom import convert_dicom
 from rectal_nnformer.dataset_conversion.dicom_series import find_series, plane_of
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.patients import read_patients
+from rectal_nnformer.nnunet.patients import read_patients
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "pelvic_t2w"
 needs_real_scans = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real pelvic MRI is not in {REAL}")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rectal_nnformer.dataset_conversion.checks import geometry_problems
 from rectal_nnformer.dataset_conversion.folds import make_folds, patient_list, pseudonyms
-from rectal_nnformer.patients import read_patient_list
+from rectal_nnformer.nnunet.patients import read_patient_list
 
 cohorts = st.lists(st.integers(1, 6), min_size=5, max_size=40).map(
     lambda sizes: {f"c{p:02d}_{i}": f"p{p}" for p, size in enumerate(sizes) for i in range(size)}

@@ -21,8 +21,8 @@ from rectal_nnformer.cli import main
 from rectal_nnformer.dataset_conversion import raw_dataset
 from rectal_nnformer.dataset_conversion.nifti import convert_nifti
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.images import same_grid
-from rectal_nnformer.patients import read_patients
+from rectal_nnformer.imaging.reading import same_grid
+from rectal_nnformer.nnunet.patients import read_patients
 
 
 def convert(folder, images, masks, **options):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.parallel import map_with_progress
+from rectal_nnformer.utils.parallel import map_with_progress
 
 
 def double(number):
@@ -49,7 +49,7 @@ def test_an_error_or_a_killed_worker_ends_all_work_at_once(function, message):
 INTERRUPTED = """
 import os, signal, sys, time
 from pathlib import Path
-from rectal_nnformer.parallel import map_with_progress
+from rectal_nnformer.utils.parallel import map_with_progress
 
 def work(number):
     Path(sys.argv[1], str(os.getpid())).touch()

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from rectal_nnformer import cli, crossval
-from rectal_nnformer.crossval import cross_validate
+from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import md5_of
 from rectal_nnformer.networks.starting_weights import StartingWeights
-from rectal_nnformer.paths import TRAINERS_VARIABLE
-from rectal_nnformer.training.find_trainer import find_trainer
+from rectal_nnformer.nnunet.find_trainer import find_trainer
+from rectal_nnformer.nnunet.layout import TRAINERS_VARIABLE
+from rectal_nnformer.training import crossval
+from rectal_nnformer.training.crossval import cross_validate
 
 CASES = [f"case_{i}" for i in range(5)]
 MODEL = {"trainer": "nnUNetTrainer", "plans": "Plans", "device": "cpu"}
@@ -91,7 +92,7 @@ def test_the_command_ends_with_a_report(preprocessed, trained_by_nnunet, tmp_pat
 def test_trouble_with_the_report_does_not_lose_the_result(
     preprocessed, trained_by_nnunet, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("rectal_nnformer.report.write.read_run", lambda folder: 1 / 0)
+    monkeypatch.setattr("rectal_nnformer.reporting.report.write.read_run", lambda folder: 1 / 0)
     cli.main(COMMAND)
     printed = capsys.readouterr().out
     model = tmp_path / "nnUNet_results/Dataset501_Rectal/nnUNetTrainer__Plans__3d_fullres"

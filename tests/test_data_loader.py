@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from rectal_nnformer.training.data_loader import BoundedDataLoader, last_crop_start
+from rectal_nnformer.geometry import last_crop_start
+from rectal_nnformer.training.data_loader import BoundedDataLoader
 
 
 def loader_for(loader_class, patch_size, final_patch_size):

@@ -9,8 +9,9 @@ import pytest
 import SimpleITK as sitk
 from pipeline import environment, write_cohort
 
-from rectal_nnformer import cli, demo
-from rectal_nnformer.demo import Demo, run_demo
+from rectal_nnformer import cli
+from rectal_nnformer.demo import run as demo
+from rectal_nnformer.demo.run import Demo, run_demo
 from rectal_nnformer.errors import RectalError
 
 OUTLINE = [
@@ -117,7 +118,9 @@ def test_steps_run_in_order_and_the_end_tells_what_was_found(tmp_path, monkeypat
     model.mkdir(parents=True)
     (model / "crossval_summary.md").write_text("")
     monkeypatch.setattr(demo, "_train", lambda _: calls.append("train") or (model, summary))
-    monkeypatch.setattr("rectal_nnformer.report.try_report", lambda model, output: f"The report of {model} is {output}")
+    monkeypatch.setattr(
+        "rectal_nnformer.reporting.report.try_report", lambda model, output: f"The report of {model} is {output}"
+    )
     monkeypatch.setattr("rectal_nnformer.evaluation.summary.detection_line", lambda _: "Detected 3 of 4 lesions")
     monkeypatch.setattr(demo, "_check", lambda _: None)
     run_demo(Demo(output))
@@ -136,7 +139,7 @@ def test_steps_run_in_order_and_the_end_tells_what_was_found(tmp_path, monkeypat
 SMALL_DEMO = """
 import sys
 from pathlib import Path
-from rectal_nnformer import demo
+from rectal_nnformer.demo import run as demo
 
 if __name__ == "__main__":
     demo.NUM_CASES, demo.TRAINER = 5, "ShortSMIT_CPU"

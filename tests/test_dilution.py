@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from benchmarks.recording_cost import PATCH_SIZES, largest_attention, measure_cost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from rectal_nnformer.analysis import attention_flow
 from rectal_nnformer.analysis.cases import PreprocessedCases, sliding_window
-from rectal_nnformer.analysis.cost import PATCH_SIZES, largest_attention, measure_cost
 from rectal_nnformer.analysis.dilution import (
     Tile,
     block_records,

@@ -9,8 +9,8 @@ import torch
 
 from rectal_nnformer.analysis.cases import sliding_window
 from rectal_nnformer.analysis.dilution import Tile, measure_dilution, stage_records
-from rectal_nnformer.cohort.implant import implant_tumors
-from rectal_nnformer.cohort.rectum_outline import outline_mask, read_rectum_outlines
+from rectal_nnformer.demo.cohort.implant import implant_tumors
+from rectal_nnformer.demo.cohort.rectum_outline import outline_mask, read_rectum_outlines
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.planning.backbones import BACKBONES
 from rectal_nnformer.planning.rules import choose_patch_size

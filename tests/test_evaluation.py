@@ -19,15 +19,21 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.stats import binomtest
 
 from rectal_nnformer.cli import evaluate as evaluate_command
-from rectal_nnformer.display import PREDICTION_COLOR, REFERENCE_COLOR, grey_window, radiological_array, slice_with_most
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.cases import CaseDetection
-from rectal_nnformer.evaluation.crossval import evaluated_cases, pick_examples, summarize_crossval
 from rectal_nnformer.evaluation.detection import StrictCounts
 from rectal_nnformer.evaluation.fold import CASES_PER_PROCESS, evaluate_fold, read_evaluation
-from rectal_nnformer.evaluation.overlays import Example, draw_examples
 from rectal_nnformer.evaluation.rates import cluster_bootstrap, rate_of, wilson_interval
 from rectal_nnformer.evaluation.summary import detection_line, patient_interval_words
+from rectal_nnformer.imaging.display import (
+    PREDICTION_COLOR,
+    REFERENCE_COLOR,
+    grey_window,
+    radiological_array,
+    slice_with_most,
+)
+from rectal_nnformer.reporting.crossval_summary import evaluated_cases, pick_examples, summarize_crossval
+from rectal_nnformer.reporting.overlays import Example, draw_examples
 
 SHAPE = (12, 40, 40)
 SPACING = (0.5, 0.5, 3.0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import pdist, squareform
 
-from rectal_nnformer.cohort import write_synthetic_cohort
+from rectal_nnformer.demo.cohort import write_synthetic_cohort
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.planning.dataset import open_raw_dataset
 from rectal_nnformer.planning.fingerprint import (

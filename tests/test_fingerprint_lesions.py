@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from rectal_nnformer.components import bounding_box, find_components
+from rectal_nnformer.imaging.masks import bounding_box, find_components
 from rectal_nnformer.planning.fingerprint.lesions import (
     boundary,
     describe_geometry,

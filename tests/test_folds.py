@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from rectal_nnformer import nnunet_commands
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet import commands as nnunet_commands
 from rectal_nnformer.training import folds
 from rectal_nnformer.training.folds import TrainingJob, train_folds
 

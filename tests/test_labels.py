@@ -2,7 +2,7 @@
 
 import pytest
 
-from rectal_nnformer.labels import tumor_labels
+from rectal_nnformer.imaging.masks import tumor_labels
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.model_folders import check_compared, check_fold_folder, check_model_folder, plans_of_model
+from rectal_nnformer.nnunet.layout import check_compared, check_fold_folder, check_model_folder, plans_of_model
 
 MODEL = "Trainer__Plans__3d_fullres"
 

@@ -9,9 +9,9 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from rectal_nnformer.checkpoint_import import prepared_configuration, prepared_dataset_json, prepared_plans
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.planning.backbones import SMALL_SMIT
+from rectal_nnformer.planning.from_checkpoint import prepared_configuration, prepared_dataset_json, prepared_plans
 from rectal_nnformer.planning.rules import spatial_axes
 
 torch.set_num_threads(1)

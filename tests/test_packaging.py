@@ -30,7 +30,7 @@ def test_a_wheel_holds_one_package_with_trainers_and_conversion_inside(tmp_path)
         "dataset_conversion/nifti.py",
         "cli/demo.py",
         "py.typed",
-        "report/assets/report.css",
-        "report/assets/report.js",
+        "reporting/report/assets/report.css",
+        "reporting/report/assets/report.js",
     ):
         assert f"rectal_nnformer/{file}" in files

@@ -3,7 +3,7 @@
 import pytest
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.patients import PATIENTS_FILE, read_patients
+from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patients
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.planning import RectalExperimentPlanner, accounting, describe_plans
 from rectal_nnformer.planning.backbones import BACKBONES
 from rectal_nnformer.planning.dataset import open_raw_dataset
-from rectal_nnformer.training.memory import GIB, step_memory
+from rectal_nnformer.planning.memory import GIB, step_memory
 
 NUM_CASES = 9
 DATASET = "Dataset501_Random"

@@ -18,11 +18,18 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from rectal_nnformer import names
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
 from rectal_nnformer.cli import main, plan
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.planning import BACKBONES, RectalExperimentPlanner, api, describe_plans, plan_dataset, preprocessed
+from rectal_nnformer.nnunet import names
+from rectal_nnformer.planning import (
+    BACKBONES,
+    RectalExperimentPlanner,
+    api,
+    describe_plans,
+    plan_dataset,
+    preprocessing,
+)
 from rectal_nnformer.planning.fingerprint import planned_augmentation
 from rectal_nnformer.planning.intensity_window import case_percentiles, read_normalized
 from rectal_nnformer.planning.planner import LINEAR
@@ -117,7 +124,7 @@ def stock_preprocessing(planned, monkeypatch):
         target = planned / plans["configurations"]["3d_fullres"]["data_identifier"]
         shutil.copytree(finished, target, dirs_exist_ok=True)
 
-    monkeypatch.setattr(preprocessed, "preprocess_dataset", copy_data)
+    monkeypatch.setattr(preprocessing, "preprocess_dataset", copy_data)
     return calls
 
 
@@ -378,7 +385,7 @@ def test_nnunets_planning_call_takes_the_planner(planned):
 
 
 def test_interrupted_preprocessing_leaves_neither_plans_nor_data(planned, stock_preprocessing, monkeypatch):
-    copy_data = preprocessed.preprocess_dataset
+    copy_data = preprocessing.preprocess_dataset
     (planned / "nnUNetRectalSMITSmallPlans.json").unlink()
     remove_record(planned)
 
@@ -386,13 +393,13 @@ def test_interrupted_preprocessing_leaves_neither_plans_nor_data(planned, stock_
         copy_data(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preprocessed, "preprocess_dataset", interrupted)
+    monkeypatch.setattr(preprocessing, "preprocess_dataset", interrupted)
     with pytest.raises(KeyboardInterrupt):
         plan_dataset(501, "smit_small", num_processes=1)
     assert not (planned / DATA).exists()
     assert not list(planned.glob("*Plans.json"))
     assert not list(planned.glob(".*"))
-    monkeypatch.setattr(preprocessed, "preprocess_dataset", copy_data)
+    monkeypatch.setattr(preprocessing, "preprocess_dataset", copy_data)
     plan_dataset(501, "smit_small", num_processes=1)
     assert len(list((planned / DATA).glob("*.pkl"))) == len(CASES)
 

@@ -10,13 +10,13 @@ from test_planning_memory import affine_count
 from rectal_nnformer.cli import main
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
-from rectal_nnformer.names import CUBIC
+from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.planning import describe_plans
 from rectal_nnformer.planning.backbones import BACKBONES
-from rectal_nnformer.planning.cautions import dataset_cautions, lesion_cautions, memory_cautions
-from rectal_nnformer.planning.choice import Choice, Lesion, choose, largest_lesion
 from rectal_nnformer.planning.dataset import RawDataset
 from rectal_nnformer.planning.gpu_memory import MemoryTarget
+from rectal_nnformer.planning.patch_choice import Choice, Lesion, choose, largest_lesion
+from rectal_nnformer.planning.plan_warnings import dataset_cautions, lesion_cautions, memory_cautions
 
 SMALL_PLANS = "Dataset007_Small/nnUNetRectalSMITSmallPlans.json"
 SMIT, SWIN = BACKBONES["smit"], BACKBONES["swin_unetr"]

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.planning.backbones import BACKBONES, resolve_backbone
 from rectal_nnformer.planning.gpu_memory import MemoryTarget, memory_target
-from rectal_nnformer.training.memory import (
+from rectal_nnformer.planning.memory import (
     GIB,
     LiveBytes,
     MixedPrecision,

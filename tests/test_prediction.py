@@ -2,7 +2,8 @@
 
 import pytest
 
-from rectal_nnformer import cli, nnunet_commands
+from rectal_nnformer import cli
+from rectal_nnformer.nnunet import commands as nnunet_commands
 
 MODEL = ["-c", "3d_fullres", "-tr", "Trainer", "-p", "Plans"]
 

@@ -16,9 +16,9 @@ from scipy import ndimage
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Lesion
-from rectal_nnformer.profiles import reuse_profile
-from rectal_nnformer.report import try_report, write_report
-from rectal_nnformer.report.gallery import (
+from rectal_nnformer.reporting.analyses import reuse_profile
+from rectal_nnformer.reporting.report import try_report, write_report
+from rectal_nnformer.reporting.report.gallery import (
     Clip,
     Picture,
     Subject,
@@ -27,9 +27,9 @@ from rectal_nnformer.report.gallery import (
     spread_evenly,
     subjects_of,
 )
-from rectal_nnformer.report.markup import Markup, tag
-from rectal_nnformer.report.page import report_page
-from rectal_nnformer.runs import read_run
+from rectal_nnformer.reporting.report.markup import Markup, tag
+from rectal_nnformer.reporting.report.page import report_page
+from rectal_nnformer.reporting.runs import read_run
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
 

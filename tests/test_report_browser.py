@@ -6,7 +6,7 @@ import pytest
 from browser import chromium, needs_chromium, set_screen
 from report_runs import CASES, FAR, NEAR, SMALL, write_run
 
-from rectal_nnformer.report import cards, write_report
+from rectal_nnformer.reporting.report import cards, write_report
 
 pytestmark = needs_chromium
 

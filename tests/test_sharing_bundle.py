@@ -20,7 +20,7 @@ from rectal_nnformer.sharing.bundle import BundleReader, Member, check_paths, pa
 from rectal_nnformer.sharing.compression import SealedWriter, seal
 from rectal_nnformer.sharing.inspection import inspect_file
 from rectal_nnformer.sharing.strict_json import MAX_VALUES, canonical_json, load_json
-from rectal_nnformer.wording import file_size
+from rectal_nnformer.utils.text import file_size
 
 ENDINGS = ("tar", "tar.gz", "tar.xz")
 CONTENTS = {

@@ -33,7 +33,7 @@ from sharing_inputs import (
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.nnunet.layout import trainers_folder
 from rectal_nnformer.planning import BACKBONES
 from rectal_nnformer.sharing import export_dataset, import_dataset, strict_json
 from rectal_nnformer.sharing.dataset_import import BundleReader

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from measure_bundle_memory import measure
+from benchmarks.bundle_memory import measure
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from pipeline import environment, run
 from sharing_inputs import unpacked

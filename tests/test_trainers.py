@@ -12,7 +12,7 @@ from pipeline import run
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.adapter import BACKBONES
-from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.nnunet.layout import trainers_folder
 from rectal_nnformer.planning.backbones import SMALL_SMIT
 from rectal_nnformer.training.data_loader import BoundedDataLoader
 from rectal_nnformer.training.trainer import RectalTrainer

@@ -22,7 +22,7 @@ from rectal_nnformer.cli import main
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks import SMIT
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
-from rectal_nnformer.paths import trainers_folder
+from rectal_nnformer.nnunet.layout import trainers_folder
 from rectal_nnformer.planning import plan_dataset
 from rectal_nnformer.planning.backbones import SMALL_SMIT
 from rectal_nnformer.training.learning_rate import warmup_cosine

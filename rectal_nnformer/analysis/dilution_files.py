@@ -9,9 +9,8 @@ from tqdm import tqdm
 
 from rectal_nnformer.analysis.cases import TILE_STEP, PreprocessedCases, sliding_window
 from rectal_nnformer.analysis.dilution import Blocks, block_records, measure_dilution, pooled, stage_records
-from rectal_nnformer.evaluation.fold import csv_text
-from rectal_nnformer.files import write_json, write_text
 from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.utils.files import csv_text, write_json, write_text
 
 NAME = "attention_dilution"
 MEASURES = ("adi", "a_rr", "a_rp", "a_pr", "a_pp", "entropy", "padding_entropy", "uniform_adi", "tumor_adi")

@@ -17,8 +17,8 @@ from rectal_nnformer.analysis.dilution import Tile, measure_dilution, stage_reco
 from rectal_nnformer.analysis.dilution_files import dilution_line
 from rectal_nnformer.analysis.features import cut_crop
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import staged_file, write_json
 from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.utils.files import staged_file, write_json
 
 VARIABLE = "RECTAL_NNFORMER_ATTENTION_EVERY"
 FILE = "attention_epochs.json"

@@ -7,13 +7,13 @@ import torch
 
 from rectal_nnformer.analysis.dilution_files import NAME as DILUTION
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
-from rectal_nnformer.analysis.models import FINAL, Fold, fold_in, named_fold
+from rectal_nnformer.analysis.folds import FINAL, Fold, fold_in, named_fold
 from rectal_nnformer.analysis.reuse import NAME as REUSE
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import write_json
-from rectal_nnformer.model_folders import check_compared
 from rectal_nnformer.networks.pretrained import load_pretrained
+from rectal_nnformer.nnunet.layout import check_compared
+from rectal_nnformer.utils.files import write_json
 
 UNTRAINED = ("pretrained", "random")
 """Weights that need no trained fold."""

@@ -17,10 +17,10 @@ from rectal_nnformer.analysis.reuse import NAME as REUSE_FILE
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.summary import CohortDetection
-from rectal_nnformer.files import write_json
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import load_pretrained
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
+from rectal_nnformer.utils.files import write_json
 
 Log = Callable[[str], None]
 Summary = Callable[[str, Any], None]

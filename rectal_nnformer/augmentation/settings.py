@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.names import RECORD_KEY
+from rectal_nnformer.nnunet.names import RECORD_KEY
 
 Range = tuple[float, float]
 

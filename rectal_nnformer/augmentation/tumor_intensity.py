@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rectal_nnformer.augmentation.settings import PUBLISHED_SCALE, PUBLISHED_SHIFT, Range
 from rectal_nnformer.augmentation.window import Window, window_bounds
-from rectal_nnformer.components import bounding_box, find_components
+from rectal_nnformer.imaging.masks import bounding_box, find_components
 
 
 class TumorIntensityTransform(BasicTransform):

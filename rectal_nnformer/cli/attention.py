@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, write and print one line per fold."""
-    from rectal_nnformer.model_folders import plans_of_model
+    from rectal_nnformer.nnunet.layout import plans_of_model
 
     # Says at once what is not there; what follows takes seconds to import.
     plans_of_model(arguments.d, arguments.tr, arguments.p, arguments.c)

@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare and print what each run found."""
-    from rectal_nnformer.model_folders import check_model_folder
+    from rectal_nnformer.nnunet.layout import check_model_folder
 
     for folder in arguments.runs:  # what is not there is said at once; what follows takes seconds to import
         check_model_folder(folder.expanduser().resolve())
-    from rectal_nnformer.comparison import compare_runs, write_comparison
-    from rectal_nnformer.comparison.page import left_out_words
     from rectal_nnformer.evaluation.summary import detection_line
+    from rectal_nnformer.reporting.comparison import compare_runs, write_comparison
+    from rectal_nnformer.reporting.comparison.page import left_out_words
 
     comparison = compare_runs(arguments.runs)
     paths = write_comparison(comparison, arguments.o)

@@ -36,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the cross-validation and print its result."""
-    from rectal_nnformer.paths import check_configuration, find_dataset, find_plans, nnunet_folder
+    from rectal_nnformer.nnunet.layout import check_configuration, find_dataset, find_plans, nnunet_folder
 
     # Says at once what is not there; what follows takes seconds to import.
     check_configuration(find_plans(find_dataset("nnUNet_preprocessed", arguments.d), arguments.p), arguments.c)
     nnunet_folder("nnUNet_results")
-    from rectal_nnformer.crossval import cross_validate
     from rectal_nnformer.evaluation.summary import detection_line
-    from rectal_nnformer.report import try_report
+    from rectal_nnformer.reporting.report import try_report
+    from rectal_nnformer.training.crossval import cross_validate
 
     model_folder, summary = cross_validate(
         arguments.d,

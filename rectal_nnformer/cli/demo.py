@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the demo."""
-    from rectal_nnformer.demo import Demo, run_demo
+    from rectal_nnformer.demo.run import Demo, run_demo
 
     run_demo(
         Demo(

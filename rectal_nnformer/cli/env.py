@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print one `export NAME=VALUE` a line."""
-    from rectal_nnformer.paths import folder_variables, trainers_folder
+    from rectal_nnformer.nnunet.layout import folder_variables, trainers_folder
 
     variables = {**folder_variables(arguments.base), "nnUNet_extTrainer": str(trainers_folder())}
     for name, value in variables.items():

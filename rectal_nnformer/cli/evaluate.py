@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the result in one line."""
-    from rectal_nnformer.paths import check_folder
+    from rectal_nnformer.nnunet.layout import check_folder
 
     for folder in (arguments.pred, arguments.gt):  # said at once; what follows takes seconds to import
         check_folder(folder)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, write and print one line."""
-    from rectal_nnformer.model_folders import check_compared, check_fold_folder
+    from rectal_nnformer.nnunet.layout import check_compared, check_fold_folder
 
     # Says at once what is not there; what follows takes seconds to import.
     check_fold_folder(arguments.first)

@@ -17,7 +17,7 @@ def pass_through_to(command: str, usage: str) -> tuple[Callable[[argparse.Argume
         parser.set_defaults(pass_through=True)
 
     def run(arguments: argparse.Namespace) -> None:
-        from rectal_nnformer.nnunet_commands import run_command
+        from rectal_nnformer.nnunet.commands import run_command
 
         raise SystemExit(run_command(command, arguments.passed_through))
 

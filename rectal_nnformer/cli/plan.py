@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rectal_nnformer.cli.values import plans_name, positive_integer, positive_number
-from rectal_nnformer.names import BACKBONES
+from rectal_nnformer.nnunet.names import BACKBONES
 
 if TYPE_CHECKING:
     from rectal_nnformer.planning.dataset import RawDataset
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _explain(dataset_ids: Sequence[int], plans: str) -> None:
-    from rectal_nnformer.paths import find_dataset, find_plans
+    from rectal_nnformer.nnunet.layout import find_dataset, find_plans
 
     for dataset_id in dataset_ids:  # what is not there is said at once; what follows takes seconds to import
         find_plans(find_dataset("nnUNet_preprocessed", dataset_id), plans)
@@ -106,14 +106,14 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan_and_explain(arguments: argparse.Namespace, preprocess: bool, **options: Any) -> None:
     """Plan each dataset by the options of `add_planning_arguments`; print plans in words, then what they replace."""
-    from rectal_nnformer.paths import find_dataset, nnunet_folder
+    from rectal_nnformer.nnunet.layout import find_dataset, nnunet_folder
 
     nnunet_folder("nnUNet_preprocessed")
     for dataset_id in arguments.d:  # what is not there is said at once; what follows takes seconds to import
         find_dataset("nnUNet_raw", dataset_id)
     from rectal_nnformer.planning.dataset import open_raw_dataset
     from rectal_nnformer.planning.explanation import describe_plans
-    from rectal_nnformer.planning.replaced import print_warning
+    from rectal_nnformer.planning.outdated import print_warning
 
     warnings: list[str] = []
     datasets = [open_raw_dataset(dataset_id) for dataset_id in arguments.d]

@@ -9,7 +9,7 @@ import argparse
 
 from rectal_nnformer.cli.plan import add_backbone, add_planning_arguments, plan_and_explain
 from rectal_nnformer.cli.values import positive_integer
-from rectal_nnformer.names import CUBIC, FULLRES
+from rectal_nnformer.nnunet.names import CUBIC, FULLRES
 
 HELP = "plan target spacing, patch, batch and augmentation, and preprocess"
 IF_INTERRUPTED = "The same command again finishes the work."

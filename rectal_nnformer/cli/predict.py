@@ -14,7 +14,7 @@ add_arguments, predict = pass_through_to(
 
 def run(arguments: argparse.Namespace) -> None:
     """Check that input, model and device are there, then let nnU-Net predict; its arguments are checked by itself."""
-    from rectal_nnformer.prediction import check_device, check_input, check_model
+    from rectal_nnformer.nnunet.preflight import check_device, check_input, check_model
 
     given = _values_of(arguments.passed_through)
     if "-i" in given:

@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the page and print where it is."""
-    from rectal_nnformer.model_folders import check_model_folder
+    from rectal_nnformer.nnunet.layout import check_model_folder
 
     # Says at once what is not there; what follows takes seconds to import.
     check_model_folder(arguments.model.expanduser().resolve())
-    from rectal_nnformer.report import write_report
+    from rectal_nnformer.reporting.report import write_report
 
     print(f"The report is {write_report(arguments.model, arguments.o, arguments.np)}")

@@ -12,7 +12,7 @@ add_arguments, train = pass_through_to("nnUNetv2_train", "DATASET CONFIGURATION 
 
 def run(arguments: argparse.Namespace) -> None:
     """Check that dataset, plans and configuration are there, then let nnU-Net train; it checks its arguments itself."""
-    from rectal_nnformer.paths import check_configuration, find_dataset, find_plans
+    from rectal_nnformer.nnunet.layout import check_configuration, find_dataset, find_plans
 
     given: list[str] = arguments.passed_through
     if len(given) > 2 and not any(value.startswith("-") for value in given[:2]):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from rectal_nnformer.cli.values import finite_number, positive_integer, positive_number
-from rectal_nnformer.names import NETWORKS
+from rectal_nnformer.nnunet.names import NETWORKS
 
 HELP = "list the pretrained files that are expected and found, verify one, or import a fine-tuned one"
 CHECKPOINT = "fold_0/checkpoint_final.pth"
@@ -58,7 +58,7 @@ def _add_import_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """List, verify or import."""
-    from rectal_nnformer.paths import check_weights_file
+    from rectal_nnformer.nnunet.layout import check_weights_file
 
     # A missing file is named at once; what follows takes seconds to import.
     if arguments.action == "verify":
@@ -101,8 +101,8 @@ def _verify(path: Path, backbone: str | None) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from rectal_nnformer.checkpoint_import import read_model, write_model
-    from rectal_nnformer.paths import nnunet_folder
+    from rectal_nnformer.nnunet.layout import nnunet_folder
+    from rectal_nnformer.planning.from_checkpoint import read_model, write_model
 
     # First what the file is: without one, no dataset matters.
     model = read_model(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Component, Lesion, LesionDetection, StrictCounts, detect_lesions
-from rectal_nnformer.images import by, grid_differences, read_image
+from rectal_nnformer.imaging.reading import by, grid_differences, read_image
 
 Mask = NDArray[np.bool_]
 

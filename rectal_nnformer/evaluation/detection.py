@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rectal_nnformer.components import MIN_VOXELS, Box, Components, bounding_box, find_components
 from rectal_nnformer.evaluation.matching import Grouping, Integers, group_components, match_strictly
 from rectal_nnformer.evaluation.surface import surface_agreement
+from rectal_nnformer.imaging.masks import MIN_VOXELS, Box, Components, bounding_box, find_components
 
 MIN_IOU = 0.1
 # Lower bounds in cm3; a bin reaches up to the next one's bound without including it.

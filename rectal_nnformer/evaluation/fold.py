@@ -1,7 +1,5 @@
 """Scoring the validation cases of a fold, or any folder of predictions, and keeping the result beside them."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -14,9 +12,9 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.cases import CaseDetection, CaseJob, case_from_json, score_case
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
-from rectal_nnformer.files import write_json, write_text
-from rectal_nnformer.labels import tumor_labels
-from rectal_nnformer.parallel import map_with_progress
+from rectal_nnformer.imaging.masks import tumor_labels
+from rectal_nnformer.utils.files import csv_text, write_json, write_text
+from rectal_nnformer.utils.parallel import map_with_progress
 
 JSON_NAME = "lesion_detection.json"
 CSV_NAME = "lesion_detection.csv"
@@ -112,15 +110,6 @@ def read_evaluation(folder: Path) -> CohortDetection:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RectalError(f"{path} is not a lesion evaluation ({error!r}). Delete it and validate again.") from error
-
-
-def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table as CSV; missing and undefined values are empty."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 def _all_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:

@@ -7,10 +7,10 @@ from typing import Any
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import CohortDetection
-from rectal_nnformer.labels import tumor_labels
-from rectal_nnformer.paths import check_folder
-from rectal_nnformer.patients import read_patients
-from rectal_nnformer.wording import plural
+from rectal_nnformer.imaging.masks import tumor_labels
+from rectal_nnformer.nnunet.layout import check_folder
+from rectal_nnformer.nnunet.patients import read_patients
+from rectal_nnformer.utils.text import plural
 
 MOST_NAMES = 20
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.detection import SIZE_BINS, Lesion
 from rectal_nnformer.evaluation.rates import Rate, rate_of
-from rectal_nnformer.wording import percent_interval, plural
+from rectal_nnformer.utils.text import percent_interval, plural
 
 NO_RESAMPLING = "no two patients differ"
 """Why drawing patients gives no interval: every draw is the same. Wilson's is the one to read then."""

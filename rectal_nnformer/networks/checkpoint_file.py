@@ -14,7 +14,7 @@ import torch
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import DOCUMENTATION
-from rectal_nnformer.paths import check_weights_file
+from rectal_nnformer.nnunet.layout import check_weights_file
 
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 SAFE_TYPES: list[Any] = [

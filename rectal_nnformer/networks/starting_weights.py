@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import write_json
 from rectal_nnformer.networks.pretrained_files import WEIGHTS_VARIABLE, md5_of, weights_folder
+from rectal_nnformer.utils.files import write_json
 
 RECORD = "starting_weights.json"
 

@@ -13,13 +13,13 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 
 from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.names import FULLRES
-from rectal_nnformer.planning import preprocessed
+from rectal_nnformer.nnunet.names import FULLRES
+from rectal_nnformer.planning import preprocessing
 from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
 from rectal_nnformer.planning.intensity_window import FILE_NAME, load_intensity_window
+from rectal_nnformer.planning.outdated import print_warning
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
-from rectal_nnformer.planning.replaced import print_warning
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
 """Worker processes by default, as nnU-Net's; never more than there are cores or cases."""
@@ -122,13 +122,13 @@ def verify_integrity(dataset: RawDataset, num_processes: int | None = None) -> N
 
 def _preprocess(dataset: RawDataset, plans: dict[str, Any], num_processes: int | None, clean: bool) -> None:
     """Make the data of `3d_fullres` unless they are there; `3d_fullres_cubic` reads the same."""
-    if not clean and preprocessed.is_preprocessed(dataset, plans, FULLRES):
+    if not clean and preprocessing.is_preprocessed(dataset, plans, FULLRES):
         identifier = plans["configurations"][FULLRES]["data_identifier"]
         print(f"{dataset.name} has been preprocessed already: {identifier} is complete and up to date.")
         return
     processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
     with _failing_as(f"nnU-Net's preprocessing of {dataset.name}"):
-        preprocessed.preprocess(dataset, plans, FULLRES, processes)
+        preprocessing.preprocess(dataset, plans, FULLRES, processes)
 
 
 def _num_processes(wanted: int | None, default: int, dataset: RawDataset) -> int:

@@ -21,8 +21,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import create_affine_matrix_3d
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from numpy.typing import ArrayLike, NDArray
 
-from rectal_nnformer.geometry import Size
-from rectal_nnformer.training.data_loader import last_crop_start
+from rectal_nnformer.geometry import Size, last_crop_start
 
 ROTATION = 30 / 180 * pi
 """Largest angle about each axis, radians."""

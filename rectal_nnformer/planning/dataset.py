@@ -15,8 +15,8 @@ from nnunetv2.utilities.utils import (
 )
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.paths import find_dataset, nnunet_folder
-from rectal_nnformer.prepared import is_prepared
+from rectal_nnformer.imaging.prescaled import is_prepared
+from rectal_nnformer.nnunet.layout import find_dataset, nnunet_folder
 
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 """Readers that bring every image to RAS, the orientation in which the pretrained weights know directions."""

@@ -10,10 +10,10 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import N
 
 from rectal_nnformer.augmentation import augmentation_of_plans
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import write_text
-from rectal_nnformer.names import CUBIC, FULLRES, RECORD_KEY
-from rectal_nnformer.paths import find_dataset, find_plans
+from rectal_nnformer.nnunet.layout import find_dataset, find_plans
+from rectal_nnformer.nnunet.names import CUBIC, FULLRES, RECORD_KEY
 from rectal_nnformer.planning.rules import MAX_SPACING, MIN_REAL_SHARE, MIN_SPACING, SPACING_STEP
+from rectal_nnformer.utils.files import write_text
 
 WIDTH = 100
 """Columns of a terminal in which explanations are readable; tables of four stages take 97."""

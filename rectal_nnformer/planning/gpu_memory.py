@@ -7,7 +7,7 @@ from functools import partial
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
 from rectal_nnformer.planning.backbones import Backbone
-from rectal_nnformer.training.memory import GIB, OUTSIDE_TENSORS, RESERVE, StepMemory, step_memory
+from rectal_nnformer.planning.memory import GIB, OUTSIDE_TENSORS, RESERVE, StepMemory, step_memory
 
 DEFAULT_TARGET = 24.0
 """GB of a GPU unless the user says otherwise."""

@@ -15,11 +15,11 @@ import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from numpy.typing import NDArray
 
-from rectal_nnformer.components import Box
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import write_json
+from rectal_nnformer.imaging.masks import Box
 from rectal_nnformer.planning.dataset import RawDataset
 from rectal_nnformer.planning.normalization import Window, normalization_scheme, normalize, with_known_windows
+from rectal_nnformer.utils.files import write_json
 
 FILE_NAME = "rectal_intensity_window.json"
 PERCENTILES = (0.0, 99.5)

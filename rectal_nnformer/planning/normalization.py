@@ -11,7 +11,7 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
 from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.prepared import PREPARED_CHANNEL, PREPARED_WINDOW, within_window
+from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL, PREPARED_WINDOW, within_window
 
 Window = list[list[float]]
 """One [low, high] per channel, in units of the normalized image."""

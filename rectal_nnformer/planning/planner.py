@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from rectal_nnformer import __version__
 from rectal_nnformer.augmentation.settings import AUGMENTATION_KEY, PUBLISHED
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import write_json, write_text
 from rectal_nnformer.geometry import Size
-from rectal_nnformer.names import CUBIC, FULLRES, RECORD_KEY
+from rectal_nnformer.nnunet.names import CUBIC, FULLRES, RECORD_KEY
 from rectal_nnformer.planning import accounting, rules
 from rectal_nnformer.planning.backbones import Backbone, resolve_backbone
-from rectal_nnformer.planning.cautions import dataset_cautions, lesion_cautions, memory_cautions
-from rectal_nnformer.planning.choice import Choice, Lesion, choose, largest_lesion
 from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
 from rectal_nnformer.planning.explanation import describe_plans, explanation_file
 from rectal_nnformer.planning.fingerprint import describe_outliers, load_tumor_fingerprint, plan_augmentation
 from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE, memory_target
 from rectal_nnformer.planning.intensity_window import load_intensity_window
 from rectal_nnformer.planning.normalization import Window, normalization_scheme
-from rectal_nnformer.planning.preprocessed import copy_dataset_json, copy_patients, copy_splits
-from rectal_nnformer.planning.replaced import print_warning, replacement_warnings
+from rectal_nnformer.planning.outdated import print_warning, replacement_warnings
+from rectal_nnformer.planning.patch_choice import Choice, Lesion, choose, largest_lesion
+from rectal_nnformer.planning.plan_warnings import dataset_cautions, lesion_cautions, memory_cautions
+from rectal_nnformer.planning.preprocessing import copy_dataset_json, copy_patients, copy_splits
+from rectal_nnformer.utils.files import write_json, write_text
 
 NETWORK_CLASS = "rectal_nnformer.networks.adapter.PlannedNetwork"
 

@@ -13,9 +13,9 @@ from typing import Any
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import staged_file
 from rectal_nnformer.sharing.compression import BLOCK, CHUNK, SealedReader, SealedWriter
 from rectal_nnformer.sharing.strict_json import MAX_BYTES, canonical_digest, canonical_json, is_canonical, load_json
+from rectal_nnformer.utils.files import staged_file
 
 FORMAT, VERSION = "rectal_nnformer bundle", 1
 MANIFEST = "manifest.json"

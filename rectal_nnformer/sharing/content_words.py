@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rectal_nnformer.wording import plural
+from rectal_nnformer.utils.text import plural
 
 MAX_ENTRIES = 40
 MAX_ITEMS = 4

@@ -10,9 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import write_json
-from rectal_nnformer.paths import find_dataset
-from rectal_nnformer.patients import PATIENTS_FILE
+from rectal_nnformer.nnunet.layout import find_dataset
+from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import vetting
 from rectal_nnformer.sharing.bundle import Member, output_file, write_bundle
 from rectal_nnformer.sharing.case_grid import check_grid
@@ -22,6 +21,7 @@ from rectal_nnformer.sharing.nifti import clean_nifti
 from rectal_nnformer.sharing.properties import read_properties, write_properties
 from rectal_nnformer.sharing.software import software_versions
 from rectal_nnformer.sharing.strict_json import load_json_file
+from rectal_nnformer.utils.files import write_json
 
 REFERENCES = "gt_segmentations"
 DATASET, SPLITS, FINGERPRINT = "dataset.json", "splits_final.json", "dataset_fingerprint.json"

@@ -6,8 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import staged_folder
-from rectal_nnformer.paths import folder_variables, nnunet_folder
+from rectal_nnformer.nnunet.layout import folder_variables, nnunet_folder
 from rectal_nnformer.sharing import vetting
 from rectal_nnformer.sharing.bundle import BundleReader
 from rectal_nnformer.sharing.case_grid import Resampling, check_grid
@@ -16,6 +15,7 @@ from rectal_nnformer.sharing.frames import UnexpectedFrame, check_frame
 from rectal_nnformer.sharing.nifti import check_nifti
 from rectal_nnformer.sharing.properties import read_properties, write_properties
 from rectal_nnformer.sharing.strict_json import load_json_file
+from rectal_nnformer.utils.files import staged_folder
 
 
 def import_dataset(path: str | Path) -> Path:

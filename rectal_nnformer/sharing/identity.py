@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import staged_file
-from rectal_nnformer.paths import folder_variables
+from rectal_nnformer.nnunet.layout import folder_variables
+from rectal_nnformer.utils.files import staged_file
 
 KEY_FILE = "pseudonyms.csv"
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"

@@ -15,7 +15,7 @@ from rectal_nnformer.sharing.data_pickle import MAX_BYTES as MAX_PICKLE_BYTES
 from rectal_nnformer.sharing.data_pickle import UnsafePickle, names_in_pickle, parse
 from rectal_nnformer.sharing.frames import UnexpectedFrame, check_frame
 from rectal_nnformer.sharing.zips import checked_entries
-from rectal_nnformer.wording import file_size, plural
+from rectal_nnformer.utils.text import file_size, plural
 
 MAX_LINES = 40
 MAX_LINES_IN_ALL = 200

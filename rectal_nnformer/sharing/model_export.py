@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.paths import find_dataset, nnunet_folder
-from rectal_nnformer.patients import read_patients
+from rectal_nnformer.nnunet.layout import find_dataset, nnunet_folder
+from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.sharing import vetting
 from rectal_nnformer.sharing.bundle import Member, output_file, write_bundle
 from rectal_nnformer.sharing.dataset_export import SPLITS, read_json

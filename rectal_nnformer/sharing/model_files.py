@@ -11,13 +11,13 @@ from typing import Any
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import write_json, write_text
 from rectal_nnformer.sharing import vetting
 from rectal_nnformer.sharing.checkpoints import read_model_checkpoint, write_model_checkpoint
 from rectal_nnformer.sharing.identity import Renamer, Traces, scrubbed
 from rectal_nnformer.sharing.pages import MAX_BYTES as MAX_PAGE_BYTES
 from rectal_nnformer.sharing.pages import clean_page
 from rectal_nnformer.sharing.strict_json import load_json_file
+from rectal_nnformer.utils.files import write_json, write_text
 
 CHECKPOINT = "checkpoint_final.pth"
 PLANS, DATASET, FINGERPRINT = "plans.json", "dataset.json", "dataset_fingerprint.json"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.paths import nnunet_folder
+from rectal_nnformer.nnunet.layout import nnunet_folder
 from rectal_nnformer.sharing import vetting
 from rectal_nnformer.sharing.bundle import BundleReader
 from rectal_nnformer.sharing.dataset_import import check_id_is_free, check_kind

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.images import NIFTI_SUFFIXES
+from rectal_nnformer.imaging.reading import NIFTI_SUFFIXES
 from rectal_nnformer.sharing.compression import CHUNK, GZIP_HEADER, GzipMember, GzipMemberReader
 
 MAX_BYTES = 4 << 30

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.files import staged_file
 from rectal_nnformer.sharing.data_pickle import load_data_pickle
 from rectal_nnformer.sharing.frames import is_possible_shape
+from rectal_nnformer.utils.files import staged_file
 
 ORIENTATIONS = frozenset("RLAPSI")
 

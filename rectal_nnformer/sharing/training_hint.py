@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rectal_nnformer.names import FULLRES, TRAINER_FAMILIES
+from rectal_nnformer.nnunet.names import FULLRES, TRAINER_FAMILIES
 from rectal_nnformer.sharing.strict_json import load_json_file
 from rectal_nnformer.sharing.vetting import OUR_NETWORK, data_identifiers
 

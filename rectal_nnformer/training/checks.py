@@ -7,8 +7,8 @@ import torch
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import find_pretrained
-from rectal_nnformer.paths import find_dataset, find_plans
-from rectal_nnformer.training.find_trainer import find_trainer
+from rectal_nnformer.nnunet.find_trainer import find_trainer
+from rectal_nnformer.nnunet.layout import find_dataset, find_plans
 from rectal_nnformer.training.folds import TrainingJob
 from rectal_nnformer.training.trainer import RectalTrainer
 

@@ -1,6 +1,5 @@
 """nnU-Net's data loader with crops that stay within the padded volume."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,21 +8,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-
-def last_crop_start(volume_shape: Sequence[int], patch_size: Sequence[int], padding: Sequence[int]) -> list[int]:
-    """Return, per axis, the largest index at which a crop may begin, in voxels of the unpadded volume.
-
-    Args:
-        volume_shape: the volume, in voxels.
-        patch_size: the crop, in voxels.
-        padding: voxels added in total to both ends. Where volume and padding together are smaller than the crop, the
-            padding grows until they are equal, as in nnU-Net.
-    """
-    starts = []
-    for size, patch, pad in zip(volume_shape, patch_size, padding, strict=True):
-        total = max(pad, patch - size)
-        starts.append(size + total // 2 + total % 2 - patch)
-    return starts
+from rectal_nnformer.geometry import last_crop_start
 
 
 class BoundedDataLoader(nnUNetDataLoader):

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import sleep
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet_commands import interruptible, start_command, stop_groups
+from rectal_nnformer.nnunet.commands import interruptible, start_command, stop_groups
 from rectal_nnformer.training.fold_progress import FoldProgress
 
 LOG_NAME = "crossval_log.txt"

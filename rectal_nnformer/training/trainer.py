@@ -29,15 +29,15 @@ from rectal_nnformer.augmentation import TumorAugmentation, augmentation_of_plan
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import detection_line
-from rectal_nnformer.files import staged_file
-from rectal_nnformer.labels import tumor_labels
-from rectal_nnformer.names import CUBIC
+from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import StartingWeights
-from rectal_nnformer.patients import read_patients
+from rectal_nnformer.nnunet.names import CUBIC
+from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
+from rectal_nnformer.utils.files import staged_file
 
 FINAL = "checkpoint_final.pth"
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rectal_nnformer.components import MIN_VOXELS, bounding_box, find_components
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.images import by
+from rectal_nnformer.imaging.masks import MIN_VOXELS, bounding_box, find_components
+from rectal_nnformer.imaging.reading import by
 from rectal_nnformer.planning.fingerprint.lesions import (
     RING_MM,
     Mask,

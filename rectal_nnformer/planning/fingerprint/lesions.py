@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from rectal_nnformer.components import Box
+from rectal_nnformer.imaging.masks import Box
 
 RING_MM = 5.0
 """Width of the ring around a lesion."""

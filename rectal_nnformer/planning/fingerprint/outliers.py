@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rectal_nnformer.components import MIN_VOXELS
-from rectal_nnformer.wording import plural
+from rectal_nnformer.imaging.masks import MIN_VOXELS
+from rectal_nnformer.utils.text import plural
 
 MAX_OUTSIDE = 0.05
 """Share of a mask that may lie where the image is empty."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rectal_nnformer.components import bounding_box
+from rectal_nnformer.imaging.masks import bounding_box
 from rectal_nnformer.planning.fingerprint.lesions import RING_MM, Mask, padded_box, ring_around
 
 STEP_MM, REACH_MM = 10, 40

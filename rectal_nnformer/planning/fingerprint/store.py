@@ -9,10 +9,7 @@ the window once that is known; the change of units is linear, so no case is read
 import json
 from typing import Any
 
-from rectal_nnformer.components import MIN_VOXELS
-from rectal_nnformer.files import write_json
-from rectal_nnformer.labels import tumor_labels
-from rectal_nnformer.parallel import map_with_progress
+from rectal_nnformer.imaging.masks import MIN_VOXELS, tumor_labels
 from rectal_nnformer.planning.dataset import RawDataset
 from rectal_nnformer.planning.fingerprint.cases import CaseFiles, measure_case
 from rectal_nnformer.planning.fingerprint.clusters import cluster_appearance
@@ -20,6 +17,8 @@ from rectal_nnformer.planning.fingerprint.distributions import describe_dataset
 from rectal_nnformer.planning.fingerprint.lesions import RING_MM, in_window_units
 from rectal_nnformer.planning.fingerprint.outliers import find_outliers
 from rectal_nnformer.planning.intensity_window import Window, write_intensity_window
+from rectal_nnformer.utils.files import write_json
+from rectal_nnformer.utils.parallel import map_with_progress
 
 FILE_NAME = "rectal_fingerprint.json"
 VERSION = 1

@@ -1,0 +1,123 @@
+"""Reading the outline of the rectum: ellipses on a few slices, in a JSON file keyed by series folder.
+
+    {"series_folder": [{"z": 7, "center_xy": [195, 240], "radii_xy": [28, 20]}, ...], ...}
+
+Positions and radii are voxel indices and counts of the volume as SimpleITK reads the series: x, y in the slice, z the
+slice index from 0. Text values, such as a `note`, are ignored.
+"""
+
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rectal_nnformer.demo.cohort.fields import Mask
+from rectal_nnformer.errors import RectalError
+
+_FORMAT = '{"z": slice index, "center_xy": [x, y], "radii_xy": [x, y]}, in voxels'
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """The rectum on one slice, in voxel indices."""
+
+    z: float
+    center_xy: tuple[float, float]
+    radii_xy: tuple[float, float]
+
+
+def read_rectum_outlines(path: Path) -> dict[str, list[Ellipse]]:
+    """Read the outlines of all series in a JSON file.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        Series folder name to ellipses, ascending in z, at least two.
+
+    Raises:
+        RectalError: The file is missing or is no JSON object, or an outline is incomplete; the message names the
+            series folder and what is missing.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RectalError(f"Cannot read the rectum outlines in {path}: {error}. Expected a JSON file.") from error
+    if not isinstance(content, dict):
+        raise RectalError(f"{path}: expected a JSON object that maps series folders to lists of {_FORMAT}")
+    return {name: _parse_series(name, value) for name, value in content.items() if not isinstance(value, str)}
+
+
+def outline_mask(ellipses: list[Ellipse], shape: tuple[int, int, int], series: str) -> Mask:
+    """Fill an outline, interpolated linearly between its slices; beyond its first and last slice there is no rectum.
+
+    Args:
+        ellipses: As `read_rectum_outlines` returns them.
+        shape: Voxels of the series along (z, y, x).
+        series: Series folder, for error messages.
+
+    Returns:
+        Boolean array of that shape.
+
+    Raises:
+        RectalError: The outline leaves the volume.
+    """
+    depth, height, width = shape
+    knots = [e.z for e in ellipses]
+    slices = np.arange(np.ceil(knots[0]), np.floor(knots[-1]) + 1)
+    table = np.array([[*e.center_xy, *e.radii_xy] for e in ellipses])
+    values = [np.interp(slices, knots, column) for column in table.T]
+    center_x, center_y, radius_x, radius_y = (v[:, None, None] for v in values)
+    for axis, size, low, high in (
+        ("z", depth, slices[0], slices[-1]),
+        ("x", width, (center_x - radius_x).min(), (center_x + radius_x).max()),
+        ("y", height, (center_y - radius_y).min(), (center_y + radius_y).max()),
+    ):
+        if low < 0 or high > size - 1:
+            raise RectalError(
+                f"The rectum outline of series {series} spans {low:g} to {high:g} along {axis}, but the series has "
+                f"{size} voxels there. Give voxel indices of this very series."
+            )
+    y, x = np.ogrid[:height, :width]
+    mask = np.zeros(shape, dtype=bool)
+    mask[slices.astype(int)] = ((x - center_x) / radius_x) ** 2 + ((y - center_y) / radius_y) ** 2 <= 1
+    return mask
+
+
+def _parse_series(series: str, value: Any) -> list[Ellipse]:
+    """Check and sort the ellipses of one series."""
+    if not isinstance(value, list) or len(value) < 2:
+        raise RectalError(f"The rectum outline of series {series} needs a list of at least two ellipses {_FORMAT}")
+    ellipses = sorted((_parse_ellipse(series, i, entry) for i, entry in enumerate(value)), key=lambda e: e.z)
+    for lower, upper in pairwise(ellipses):
+        if lower.z == upper.z:
+            raise RectalError(f"The rectum outline of series {series} has two ellipses at z = {lower.z:g}; keep one")
+    return ellipses
+
+
+def _parse_ellipse(series: str, index: int, entry: Any) -> Ellipse:
+    """Check one ellipse; `index` counts from 0 in the file."""
+    where = f"The rectum outline of series {series}, ellipse {index + 1}"
+    if not isinstance(entry, dict):
+        raise RectalError(f"{where} is {entry!r}; expected {_FORMAT}")
+    missing = [key for key in ("z", "center_xy", "radii_xy") if key not in entry]
+    if missing:
+        raise RectalError(f"{where} lacks {', '.join(missing)}; expected {_FORMAT}")
+    if not _is_number(entry["z"]):
+        raise RectalError(f"{where} has z = {entry['z']!r}; expected a slice index")
+    for key in ("center_xy", "radii_xy"):
+        pair = entry[key]
+        if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))):
+            raise RectalError(f"{where} has {key} = {pair!r}; expected two numbers")
+    if min(entry["radii_xy"]) <= 0:
+        raise RectalError(f"{where} has radii_xy = {entry['radii_xy']}; radii must be positive")
+    (center_x, center_y), (radius_x, radius_y) = entry["center_xy"], entry["radii_xy"]
+    return Ellipse(float(entry["z"]), (float(center_x), float(center_y)), (float(radius_x), float(radius_y)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))

@@ -1,0 +1,265 @@
+"""Rectal tumours: their shape in the wall and their look on T2-weighted MRI, for phantoms and for real scans alike.
+
+A tumour is placed in the coordinates of the rectum: depth below its outer surface, arc along its circumference, and
+height along the slices. There it is an ellipsoid, made irregular by noise: on one side of the wall (polypoid), along a
+part of the circumference (semi-annular) or around it (annular). Arrays have axes (z, y, x).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d, label
+
+from rectal_nnformer.demo.cohort.fields import Field, Mask, partial_volume, smooth_noise
+from rectal_nnformer.errors import RectalError
+
+MIN_VOLUME_CM3 = 0.5
+GAP_MM = 7.0
+"""Least distance between two tumours: more than two slices of 3 mm, so that they stay apart when resampled."""
+
+BEYOND_WALL_MM = 3.0
+"""How far tumours grow at most through the wall into the fat around it."""
+MAX_SHARE_OF_RECTUM = 0.45
+"""A tumour's volume over that of the outlined rectum: more would leave nothing to recognise the rectum by."""
+
+_KINDS = ("polypoid", "semi-annular", "annular")
+_COUNT_SHARES = (0.5, 0.35, 0.15)
+_VOLUME_BINS_CM3 = ((1.0, 3.0), (3.0, 5.0), (5.0, 10.0), (10.0, 20.0), (20.0, 32.0))
+_VOLUME_SHARES = (0.08, 0.2, 0.36, 0.26, 0.1)
+_MARGIN_MM = 10.0
+
+
+@dataclass(frozen=True)
+class Tumor:
+    """A tumour in the grid of its scan.
+
+    `share` is the part of each voxel that it fills, in [0, 1]; the mask is where that is above one half. `brightness`
+    is its mean signal on a scale from muscle (0) to fat (1), and `texture` what is added to that.
+    """
+
+    kind: str
+    share: Field
+    brightness: float
+    texture: Field
+
+    @property
+    def mask(self) -> Mask:
+        """Where the tumour fills more than half of the voxel."""
+        return self.share > 0.5
+
+    def signal(self, muscle: float, fat: float) -> Field:
+        """Return the tumour's signal, given that of muscle and of fat; only meaningful where `share` is above 0."""
+        return muscle + (fat - muscle) * np.clip(self.brightness + self.texture, 0.1, 0.95)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan with its tumours: `image` and `mask` share a grid, `mask` is uint8 with 1 in the tumours."""
+
+    image: sitk.Image
+    mask: sitk.Image
+    tumors: tuple[Tumor, ...]
+
+
+@dataclass(frozen=True)
+class _RectumFrame:
+    """Coordinates of the rectum in mm and radians, (z, y, x); z from the first slice of the box."""
+
+    box: tuple[slice, ...]
+    spacing: tuple[float, ...]
+    inside: Mask
+    depth: Field
+    angle: Field
+    lever: Field
+    z: Field
+    span: tuple[float, float]
+    radius: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is drawn for a tumour before its size is known; lengths are relative to a common scale."""
+
+    kind: str
+    arc: float
+    height: float
+    thickness: float
+    angle: float
+    position: float
+    extension: float
+    lumps: Field
+
+
+def place_tumors(
+    rectum: Mask, spacing: Sequence[float], rng: np.random.Generator, num_tumors: int | None = None
+) -> tuple[Tumor, ...]:
+    """Draw tumours in the wall of a rectum.
+
+    Volumes are mostly 3 to 20 cm3, never below 0.5 cm3; tumours keep `GAP_MM` from each other. Where the rectum is too
+    short for the number drawn, there are fewer, but always one.
+
+    Args:
+        rectum: Wall and lumen, (z, y, x).
+        spacing: Voxel size along (z, y, x) in mm.
+        rng: Source of randomness.
+        num_tumors: How many are tried; default one to three by chance.
+
+    Returns:
+        The tumours, each one connected component.
+
+    Raises:
+        RectalError: The rectum has no room for a tumour of 0.5 cm3.
+    """
+    if not rectum.any():
+        raise RectalError("The rectum outline is empty on this scan's slices: there is no wall to place a tumour in")
+    wanted = num_tumors or int(rng.choice((1, 2, 3), p=_COUNT_SHARES))
+    frame = _rectum_frame(rectum, spacing)
+    occupied = np.zeros(frame.inside.shape, dtype=bool)
+    tumors: list[Tumor] = []
+    for _ in range(wanted):
+        share_and_kind = _fit_tumor(frame, occupied, wanted, rng)
+        if share_and_kind is None:
+            break
+        share, kind = share_and_kind
+        occupied |= share > 0.5
+        tumors.append(_finish(share, kind, frame, rectum.shape, rng))
+    if not tumors:
+        volume = np.count_nonzero(rectum) * math.prod(spacing) / 1000
+        raise RectalError(
+            f"The rectum outline holds {volume:.1f} cm3 and has no room for a tumour of {MIN_VOLUME_CM3} cm3. "
+            "Outline more slices or larger ellipses."
+        )
+    return tuple(tumors)
+
+
+def _rectum_frame(rectum: Mask, spacing: Sequence[float]) -> _RectumFrame:
+    """Measure the rectum within its bounding box and a margin in the slice."""
+    dz, dy, dx = spacing
+    slices = np.flatnonzero(rectum.any(axis=(1, 2)))
+    # One more slice at each end where there is one: partial volume needs a slope, and a tumour may taper off there.
+    first, last = max(0, slices[0] - 1), min(len(rectum), slices[-1] + 2)
+    rows = np.flatnonzero(rectum.any(axis=(0, 2)))
+    columns = np.flatnonzero(rectum.any(axis=(0, 1)))
+    box = (
+        slice(first, last),
+        slice(max(0, rows[0] - int(_MARGIN_MM / dy)), rows[-1] + int(_MARGIN_MM / dy) + 1),
+        slice(max(0, columns[0] - int(_MARGIN_MM / dx)), columns[-1] + int(_MARGIN_MM / dx) + 1),
+    )
+    inside = rectum[box]
+    filled = inside[slices - first]
+    repeat = np.clip(np.arange(last - first), slices[0] - first, slices[-1] - first) - (slices[0] - first)
+    depth = np.stack([_depth_in_slice(s, (dy, dx)) for s in filled])[repeat]
+    areas = filled.sum(axis=(1, 2))
+    y, x = np.arange(inside.shape[1]) * dy, np.arange(inside.shape[2]) * dx
+    center_y = gaussian_filter1d((filled.sum(axis=2) @ y) / areas, 1.0, mode="nearest")[repeat]
+    center_x = gaussian_filter1d((filled.sum(axis=1) @ x) / areas, 1.0, mode="nearest")[repeat]
+    offset_y = y[None, :, None] - center_y[:, None, None]
+    offset_x = x[None, None, :] - center_x[:, None, None]
+    radius = float(np.sqrt(np.median(areas) * dy * dx / np.pi))
+    return _RectumFrame(
+        box=box,
+        spacing=(dz, dy, dx),
+        inside=inside,
+        depth=depth.astype(np.float32),
+        angle=np.arctan2(offset_y, offset_x).astype(np.float32),
+        # Towards the centre arcs would shrink to nothing and every tumour meet in a point.
+        lever=np.maximum(np.hypot(offset_y, offset_x), 0.6 * radius).astype(np.float32),
+        z=(np.arange(last - first) * dz).astype(np.float32)[:, None, None],
+        span=(float(slices[0] - first) * dz, float(slices[-1] - first) * dz),
+        radius=radius,
+    )
+
+
+def _depth_in_slice(inside: Mask, spacing: tuple[float, float]) -> Field:
+    """Return the signed distance to the outer surface in mm, positive inside."""
+    depth = distance_transform_edt(inside, sampling=spacing) - distance_transform_edt(~inside, sampling=spacing)
+    return gaussian_filter(depth, 1.5)
+
+
+def _fit_tumor(
+    frame: _RectumFrame, occupied: Mask, num_wanted: int, rng: np.random.Generator
+) -> tuple[Field, str] | None:
+    """Draw ever smaller tumours until one is in one piece and keeps its distance from those in `occupied`."""
+    clearance = distance_transform_edt(~occupied, sampling=frame.spacing) if occupied.any() else None
+    low, high = _VOLUME_BINS_CM3[rng.choice(len(_VOLUME_BINS_CM3), p=_VOLUME_SHARES)]
+    most = rng.uniform(0.6, 1) * MAX_SHARE_OF_RECTUM * _volume_cm3(frame.inside, frame) / num_wanted
+    # A second tumour beside a first one is seldom a large one, nor would it find room.
+    volume = min(rng.uniform(low, high), most if clearance is None else min(most, 5.0))
+    for _ in range(12):
+        plan = _draw_plan(frame, volume, rng)
+        share = _grow(frame, plan, volume)
+        mask = share > 0.5
+        whole = label(mask, structure=np.ones((3, 3, 3)))[1] == 1
+        large_enough = _volume_cm3(mask, frame) >= MIN_VOLUME_CM3
+        if whole and large_enough and (clearance is None or clearance[mask].min() > GAP_MM):
+            return share, plan.kind
+        volume = max(0.8 * volume, 2 * MIN_VOLUME_CM3)
+    return None
+
+
+def _draw_plan(frame: _RectumFrame, volume: float, rng: np.random.Generator) -> _Plan:
+    """Draw a tumour's form: small ones are polypoid, large ones take in more of the circumference."""
+    probabilities = np.array([1.0, 0.7, 0.0] if volume < 6 else [0.35, 1.0, 0.8])
+    kind = _KINDS[rng.choice(3, p=probabilities / probabilities.sum())]
+    arc, thickness = {
+        "polypoid": (rng.uniform(0.9, 1.2), rng.uniform(0.6, 0.85)),
+        "semi-annular": (rng.uniform(1.6, 2.2), rng.uniform(0.45, 0.6)),
+        "annular": (np.inf, rng.uniform(0.4, 0.55)),
+    }[kind]
+    noise_length = rng.uniform(3.0, 5.0)
+    return _Plan(
+        kind=kind,
+        arc=float(arc),
+        height=rng.uniform(0.85, 1.3),
+        thickness=float(thickness),
+        angle=rng.uniform(-np.pi, np.pi),
+        position=rng.uniform(),
+        extension=rng.uniform(0.0, BEYOND_WALL_MM),
+        lumps=rng.uniform(0.06, 0.12) * smooth_noise(rng, frame.inside.shape, frame.spacing, noise_length),
+    )
+
+
+def _grow(frame: _RectumFrame, plan: _Plan, volume: float) -> Field:
+    """Find by bisection the scale at which the tumour has the volume in cm3, or comes nearest to it."""
+    low, high = 1.0, 60.0
+    for _ in range(10):
+        scale = math.sqrt(low * high)
+        if _volume_cm3(_implicit(frame, plan, scale) < 0, frame) < volume:
+            low = scale
+        else:
+            high = scale
+    return partial_volume(_implicit(frame, plan, low))
+
+
+def _implicit(frame: _RectumFrame, plan: _Plan, scale: float) -> Field:
+    """Return a field that is negative inside the tumour of a plan at a scale in mm."""
+    # The lumen stays open and the tumour within the outlined slices, however large it is meant to be.
+    thickness = min(plan.thickness * scale, (0.62 if plan.kind == "polypoid" else 0.36) * frame.radius)
+    height = min(plan.height * scale, max(0.5 * (frame.span[1] - frame.span[0]), frame.spacing[0]))
+    room = frame.span[1] - frame.span[0] - 2 * height
+    center_z = frame.span[0] + height + plan.position * room
+    turn = np.mod(frame.angle - plan.angle + np.pi, 2 * np.pi) - np.pi
+    arc = np.abs(turn) * frame.lever / (plan.arc * min(scale, 1.1 * frame.radius))
+    squared = ((frame.depth - thickness + plan.extension) / thickness) ** 2
+    # A fourth power ends tumours bluntly: along z for all, since thin tips vanish in thick slices, and along the
+    # wall for those that are evenly thick there.
+    squared += ((frame.z - center_z) / height) ** 4 + (arc**2 if plan.kind == "polypoid" else arc**4)
+    beyond_reach = (-BEYOND_WALL_MM - frame.depth) / thickness
+    return np.maximum(np.sqrt(squared) - np.float32(1) + plan.lumps, beyond_reach)
+
+
+def _finish(share: Field, kind: str, frame: _RectumFrame, shape: tuple[int, ...], rng: np.random.Generator) -> Tumor:
+    """Draw the tumour's look and put it back from the rectum's box into the whole volume."""
+    coarse = smooth_noise(rng, share.shape, frame.spacing, 2.5)
+    fine = smooth_noise(rng, share.shape, frame.spacing, 0.8)
+    whole_share, whole_texture = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    whole_share[frame.box] = share
+    whole_texture[frame.box] = rng.uniform(0.02, 0.06) * coarse + 0.025 * fine
+    return Tumor(kind, whole_share, rng.uniform(0.38, 0.62), whole_texture)
+
+
+def _volume_cm3(mask: Mask, frame: _RectumFrame) -> float:
+    return float(np.count_nonzero(mask)) * math.prod(frame.spacing) / 1000

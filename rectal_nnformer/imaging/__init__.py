@@ -1,0 +1,1 @@
+"""Reading images, showing them, and masks."""

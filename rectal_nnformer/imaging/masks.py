@@ -1,0 +1,69 @@
+"""Masks: which labels are tumour, and which connected components count as one lesion."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+TUMOR_NAMES = ("tumor", "tumour", "cancer", "carcinoma", "neoplasm", "lesion", "gtv")
+NEGATIONS = ("non", "peri", "no_", "no-", "not_")
+
+MIN_VOXELS = 11
+"""Components of fewer voxels are no lesions."""
+
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Components:
+    """The components of a mask.
+
+    Attributes:
+        labels: an array numbered by component from 1, 0 elsewhere.
+        boxes: the smallest box around each of them.
+    """
+
+    labels: NDArray[np.int32]
+    boxes: list[Box]
+
+
+def find_components(mask: NDArray[Any], min_voxels: int = MIN_VOXELS) -> Components:
+    """Return the 26-connected components of at least `min_voxels` of a mask with three axes.
+
+    They are numbered in the order in which a scan along the array meets them.
+    """
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    large_enough = np.bincount(labels.ravel(), minlength=1) >= min_voxels
+    large_enough[0] = False
+    if not large_enough[1:].all():
+        labels = np.where(large_enough, large_enough.cumsum(), 0).astype(np.int32)[labels]
+    return Components(labels, ndimage.find_objects(labels))
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> Box:
+    """Return the smallest box around everything set; one voxel if nothing is."""
+    occupied = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1) for used in occupied)
+
+
+def tumor_labels(dataset_json: Mapping[str, Any]) -> list[int]:
+    """Return the label values that mean tumour in an nnU-Net `dataset.json`, ascending.
+
+    A label is tumour if its name contains one of `TUMOR_NAMES` and begins with none of `NEGATIONS`. Where there is no
+    such name, every foreground label is.
+    Region-based labels (lists of integers) count with each of their integers.
+    """
+    named: set[int] = set()
+    foreground: set[int] = set()
+    for name, value in dataset_json["labels"].items():
+        if name in ("background", "ignore"):
+            continue
+        values = {int(v) for v in value} if isinstance(value, list | tuple) else {int(value)}
+        foreground |= values
+        lower = name.lower()
+        if any(word in lower for word in TUMOR_NAMES) and not lower.startswith(NEGATIONS):
+            named |= values
+    return sorted((named or foreground) - {0})

@@ -1,0 +1,42 @@
+"""Finding a trainer by its name, as nnU-Net does."""
+
+import os
+import re
+import warnings
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.commands import WARNING_OF_TIMM
+from rectal_nnformer.nnunet.layout import TRAINERS_VARIABLE, environment_with_trainers
+
+NOT_FOUND = "Could not find requested nnunet trainer"
+"""How nnU-Net's message begins where a trainer does not exist."""
+
+
+def find_trainer(name: str) -> Any:
+    """Return a trainer's class, ours, nnU-Net's own or one in a folder that `nnUNet_extTrainer` names.
+
+    Raises:
+        RectalError: there is no trainer of that name.
+    """
+    before = os.environ.get(TRAINERS_VARIABLE)
+    os.environ[TRAINERS_VARIABLE] = environment_with_trainers()[TRAINERS_VARIABLE]
+    try:
+        with redirect_stdout(StringIO()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", re.escape(WARNING_OF_TIMM), FutureWarning)
+            return recursive_find_trainer_class_by_name(name)
+    except RuntimeError as error:
+        if NOT_FOUND not in str(error):  # one of the modules that were searched failed on import
+            raise RectalError(f"Looking for the trainer {name}, nnU-Net met an error: {error}") from error
+        raise RectalError(
+            f"There is no trainer called {name} in nnU-Net or in {os.environ[TRAINERS_VARIABLE]}. Check -tr against "
+            "the table in documentation/training.md."
+        ) from None
+    finally:
+        os.environ.pop(TRAINERS_VARIABLE)
+        if before is not None:
+            os.environ[TRAINERS_VARIABLE] = before

@@ -1,0 +1,106 @@
+"""What new plans put out of use: older plans of the same name, data preprocessed for those, folds trained by them.
+
+nnU-Net replaces plans without a word, and a training reads them as they are when it starts.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rectal_nnformer.augmentation.settings import AUGMENTATION_KEY
+from rectal_nnformer.nnunet.layout import folder_variables
+from rectal_nnformer.nnunet.names import FULLRES, RECORD_KEY
+from rectal_nnformer.planning.dataset import RawDataset
+from rectal_nnformer.planning.explanation import wrapped
+from rectal_nnformer.planning.preprocessing import data_folder, is_preprocessed, read_json
+
+MOST_CHARACTERS = 60
+"""Longer values are not shown: that they differ is enough."""
+
+_DERIVED = ("architecture", "data_identifier", "median_image_size_in_voxels")
+"""Keys of a configuration that repeat what others say, or that are taken apart."""
+
+_PREPROCESS = "Run 'rectal_nnformer plan_and_preprocess' with the same options before training."
+
+Settings = Mapping[str, Any]
+
+
+def replacement_warnings(dataset: RawDataset, plans: Settings) -> Iterator[str]:
+    """Yield what does not fit plans that are about to be written.
+
+    Args:
+        dataset: the raw dataset.
+        plans: the new plans.
+    """
+    path, folder = dataset.preprocessed / f"{plans['plans_name']}.json", data_folder(dataset, plans, FULLRES)
+    if path.is_file() and (differences := differing_settings(read_json(path), plans)):
+        yield (
+            f"{path} was there and is replaced. Different, sizes as in the file: {'; '.join(differences)}. To keep "
+            "both, plan again with -overwrite_plans_name NAME, and once as before for the old ones."
+        )
+        if not folder.is_dir():
+            yield f"These plans have no preprocessed data yet, which belong into {folder}. {_PREPROCESS}"
+    if folder.is_dir() and not is_preprocessed(dataset, plans, FULLRES):
+        yield (
+            f"The preprocessed data in {folder} do not fit these plans: they are incomplete, or were not made from the "
+            f"raw data as they are now by these settings. {_PREPROCESS}"
+        )
+    if folds := _folds_of_other_plans(dataset.name, plans):
+        yield (
+            f"Trained by other plans of this name: {', '.join(folds)}. Neither continue them nor add folds to their "
+            "models: move these folders away and train again, or plan again with -overwrite_plans_name NAME."
+        )
+
+
+def print_warning(warning: str) -> None:
+    """Print a warning as explanations of plans do."""
+    print(wrapped(f"WARNING: {warning}"))
+
+
+def differing_settings(old: Any, new: Settings) -> list[str]:
+    """Return the settings on which data or training depend and in which plans differ, with both values if short.
+
+    Args:
+        old: content of a plans file, which may be damaged or something else.
+        new: plans.
+    """
+    try:
+        before = dict(_settings(old))
+    except (AttributeError, KeyError, TypeError):
+        return ["everything, it cannot be read as plans"]
+    after = dict(_settings(new))
+    return [
+        _difference(key, before.get(key), after.get(key))
+        for key in {**after, **before}
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _settings(plans: Settings) -> Iterator[tuple[str, Any]]:
+    """Yield the settings with names that tell the configuration."""
+    yield from ((key, plans.get(key)) for key in ("image_reader_writer", "transpose_forward"))
+    yield AUGMENTATION_KEY, plans.get(RECORD_KEY, {}).get(AUGMENTATION_KEY)
+    for name, configuration in plans["configurations"].items():
+        network = configuration.get("architecture", {}).get("arch_kwargs", {})
+        for key, value in {**configuration, **network}.items():
+            if key not in _DERIVED:
+                yield f"{name} {key}", value
+
+
+def _difference(key: str, before: Any, after: Any) -> str:
+    values = f"{before} -> {after}"
+    return f"{key} {values}" if len(values) <= MOST_CHARACTERS else key
+
+
+def _folds_of_other_plans(dataset_name: str, plans: Settings) -> list[str]:
+    """Return the trained folds of models under the name of the plans whose own plans are others, as MODEL/fold_X."""
+    if "nnUNet_results" not in folder_variables():
+        return []
+    results = Path(folder_variables()["nnUNet_results"]) / dataset_name
+    return [
+        f"{model.name}/{fold.name}"
+        for model in sorted(results.glob(f"*__{plans['plans_name']}__*"))
+        if (model / "plans.json").is_file() and differing_settings(read_json(model / "plans.json"), plans)
+        for fold in sorted(model.glob("fold_*"))
+        if any(fold.glob("checkpoint_*.pth"))
+    ]

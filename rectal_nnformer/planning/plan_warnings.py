@@ -1,0 +1,87 @@
+"""Warnings where a dataset is unlike what the method is for, or where a plan could not do what it should."""
+
+from collections.abc import Iterator, Sequence
+
+from rectal_nnformer.planning import rules
+from rectal_nnformer.planning.dataset import RawDataset
+from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE, MemoryTarget
+from rectal_nnformer.planning.patch_choice import Choice, Lesion, needed_voxels
+
+FEW_CASES = 20
+NUM_FOLDS = 5
+"""Folds that nnU-Net makes itself where a dataset brings none."""
+ISOTROPIC_RATIO = 1.5
+"""Below this ratio of the largest to the smallest median spacing a dataset counts as isotropic."""
+
+
+def dataset_cautions(dataset: RawDataset, median_spacing: Sequence[float]) -> Iterator[str]:
+    """Yield what of a dataset is unlike thick-sliced MRI of some tens of patients.
+
+    Args:
+        dataset: the raw dataset.
+        median_spacing: mm, in any order.
+    """
+    number = len(dataset.cases)
+    has_folds = any((folder / "splits_final.json").is_file() for folder in (dataset.folder, dataset.preprocessed))
+    if number < NUM_FOLDS and not has_folds:
+        yield (
+            f"{number} training cases and no splits_final.json: nnU-Net cannot make its {NUM_FOLDS} folds. Train "
+            "'-f all', or put a splits_final.json of fewer folds into the raw dataset."
+        )
+    if number < FEW_CASES:
+        yield f"{number} training cases are few: spacing, patch and window follow from them, and folds test little."
+    if any(name.upper() == "CT" for name in dataset.channel_names):
+        yield (
+            "dataset.json calls a channel CT. The method is for MRI; the channel is z-scored volume by volume, and "
+            "Hounsfield units are lost."
+        )
+    if max(median_spacing) < ISOTROPIC_RATIO * min(median_spacing):
+        spacing = " x ".join(f"{mm:.2f}" for mm in median_spacing)
+        yield (
+            f"The images are nearly isotropic ({spacing} mm). The method is for thick slices, where cubic patches "
+            "would hold much padding; here it has little to gain."
+        )
+    if not dataset.is_reoriented:
+        yield (
+            f"Images are read by {dataset.reader.__name__}, which does not reorient them. Pretrained weights know "
+            'directions: they hold only if dataset.json says "overwrite_image_reader_writer": '
+            '"SimpleITKIOWithReorient".'
+        )
+
+
+def lesion_cautions(choice: Choice, lesion: Lesion | None, spacing: Sequence[float]) -> Iterator[str]:
+    """Yield on which axes the largest lesion has not the room it should have in the patch that the images fill.
+
+    Args:
+        choice: the patches.
+        lesion: the largest lesion.
+        spacing: target spacing (x, y, z), mm.
+    """
+    if lesion is None:
+        yield "No training case has a lesion of at least 11 voxels."
+        return
+    for axis, needed in enumerate(needed_voxels(lesion, spacing)):
+        before, after = (size[axis] * spacing[axis] for size in (choice.fitting, choice.patch_size))
+        if choice.fitting[axis] >= needed:
+            continue
+        extent = f"the largest lesion is {lesion.extent_mm[axis]:.0f} mm long along {'xyz'[axis]}"
+        extent += f" (case {lesion.cases[axis]}), and {rules.LESION_MARGIN:.0f} mm of surroundings belong to it"
+        if choice.patch_size[axis] >= needed:
+            yield f"The patch is {after:.0f} mm instead of {before:.0f} mm along {'xyz'[axis]}: {extent}."
+        else:
+            yield f"The patch has only {after:.0f} mm along {'xyz'[axis]}: {extent}. Check the case's mask."
+
+
+def memory_cautions(choice: Choice, memory: MemoryTarget) -> Iterator[str]:
+    """Yield which patch does not fit the GPU."""
+    if choice.fitting != choice.filled:
+        wanted, got = (" x ".join(map(str, size)) for size in (choice.filled, choice.fitting))
+        yield (
+            f"The images would fill a patch of {wanted} voxels, whose training takes "
+            f"{memory.required(choice.filled, MIN_BATCH_SIZE):.1f} GB; {got} fits {memory.gigabytes:g} GB."
+        )
+    if not memory.fits(choice.cubic):
+        yield (
+            f"3d_fullres_cubic does not fit {memory.gigabytes:g} GB: its training takes "
+            f"{memory.required(choice.cubic, MIN_BATCH_SIZE):.1f} GB."
+        )

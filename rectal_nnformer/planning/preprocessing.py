@@ -1,0 +1,169 @@
+"""The preprocessed dataset: nnU-Net's own preprocessing, and files beside it, never half-written under a final name.
+
+nnU-Net preprocesses case by case into the final folder, and a training without given folds takes the cases it finds
+there for all there are. Here the cases are written into a folder with a temporary name, which no plans refer to, and
+renamed when complete; then a record of what was preprocessed is written beside it. Data with a matching record are used
+again, whichever backbone they were made for.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.patients import PATIENTS_FILE
+from rectal_nnformer.planning.dataset import RawDataset
+from rectal_nnformer.utils.files import staged_file, staged_folder, write_json
+
+REFERENCE_FOLDER = "gt_segmentations"
+_NOT_DATA = ("patch_size", "batch_size", "median_image_size_in_voxels", "architecture", "batch_dice")
+"""Keys of a configuration on which the preprocessed data do not depend."""
+
+
+def copy_dataset_json(dataset: RawDataset) -> None:
+    """Copy dataset.json into the preprocessed dataset, where nnU-Net looks for it."""
+    _copy(dataset.folder / "dataset.json", dataset.preprocessed / "dataset.json")
+
+
+def copy_patients(dataset: RawDataset) -> None:
+    """Copy patients.csv, if there is one, into the preprocessed dataset, where the evaluation looks for it."""
+    source = dataset.folder / PATIENTS_FILE
+    if source.is_file():
+        _copy(source, dataset.preprocessed / PATIENTS_FILE)
+
+
+def copy_splits(dataset: RawDataset) -> None:
+    """Copy the raw dataset's folds into the preprocessed dataset unless they are there; nnU-Net trains by those.
+
+    Raises:
+        RectalError: the raw dataset's folds cannot be read, or differ from those in the preprocessed dataset.
+    """
+    source, target = (folder / "splits_final.json" for folder in (dataset.folder, dataset.preprocessed))
+    if not source.is_file():
+        return
+    wanted, present = _read_folds(source), _read_folds(target)
+    if wanted is None:
+        raise RectalError(f"{source} is not a list of folds with 'train' and 'val'. Convert the dataset again.")
+    if present is None:
+        _copy(source, target)
+    elif present[: len(wanted)] != wanted:
+        raise RectalError(
+            f"{target} holds other folds than {source}. Models may have been trained by them. "
+            "Remove the former if they are no longer needed, then run this again."
+        )
+
+
+def is_preprocessed(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> bool:
+    """Whether the data that a configuration refers to are complete and made from the raw dataset as it is now."""
+    folder = data_folder(dataset, plans, configuration)
+    if read_json(_record_file(folder)) != _record(dataset, plans, configuration):
+        return False
+    files = [folder / f"{case}{ending}" for case in dataset.cases for ending in (".b2nd", "_seg.b2nd", ".pkl")]
+    return all(_size(path) for path in files) and not _outdated_references(dataset, missing_counts=True)
+
+
+def preprocess(dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int) -> None:
+    """Run nnU-Net's preprocessing for one configuration, replacing the data of its folder.
+
+    Args:
+        dataset: the raw dataset.
+        plans: the plans; they need not have been written.
+        configuration: name of a configuration that does not inherit.
+        num_processes: worker processes.
+    """
+    folder = data_folder(dataset, plans, configuration)
+    _record_file(folder).unlink(missing_ok=True)
+    _remove_data(folder)
+    for reference in _outdated_references(dataset):
+        reference.unlink()
+    copy_dataset_json(dataset)
+    with staged_folder(folder) as staged, _temporary_plans(staged, plans, configuration) as identifier:
+        preprocess_dataset(dataset.dataset_id, identifier, [configuration], [num_processes])
+    write_json(_record_file(folder), _record(dataset, plans, configuration))
+
+
+def _remove_data(folder: Path) -> None:
+    """Remove preprocessed data and what interrupted runs left of them."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    for leftover in folder.parent.glob(f".{folder.name}.*.partial*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+@contextmanager
+def _temporary_plans(staged: Path, plans: dict[str, Any], configuration: str) -> Iterator[str]:
+    """Write plans that direct nnU-Net's preprocessing into the folder `staged`; yield their name."""
+    path = staged.with_name(f"{staged.name}.json")
+    redirected = {**plans["configurations"][configuration], "data_identifier": staged.name}
+    write_json(path, {**plans, "configurations": {configuration: redirected}})
+    try:
+        yield staged.name
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _record(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    """Return all that the preprocessed data depend on."""
+    settings = {key: value for key, value in plans["configurations"][configuration].items() if key not in _NOT_DATA}
+    axes = {key: plans[key] for key in ("image_reader_writer", "transpose_forward")}
+    return {"raw_signature": dataset.signature(), "settings": {**axes, **settings}}
+
+
+def data_folder(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> Path:
+    """Return the folder of preprocessed data that a configuration refers to."""
+    return dataset.preprocessed / plans["configurations"][configuration]["data_identifier"]
+
+
+def _record_file(folder: Path) -> Path:
+    # Not inside the folder: nnU-Net tells the format of the data by the endings of the files in it.
+    return folder.with_name(f"{folder.name}_source.json")
+
+
+def _outdated_references(dataset: RawDataset, missing_counts: bool = False) -> list[Path]:
+    """Return the copies of label files that are not those of the raw dataset, or only part of them.
+
+    nnU-Net replaces a copy only if it is older than its source. It gives a copy its source's time when done, so one cut
+    short by an interruption looks newer.
+    """
+    outdated = []
+    for case, files in dataset.cases.items():
+        source = Path(files["label"]).stat()
+        copy = dataset.preprocessed / REFERENCE_FOLDER / f"{case}{dataset.dataset_json['file_ending']}"
+        if not copy.is_file():
+            outdated += [copy] if missing_counts else []
+        elif (copy.stat().st_size, int(copy.stat().st_mtime)) != (source.st_size, int(source.st_mtime)):
+            outdated.append(copy)
+    return outdated
+
+
+def _copy(source: Path, target: Path) -> None:
+    with staged_file(target) as temporary:
+        shutil.copy(source, temporary)
+
+
+def _read_folds(path: Path) -> list[dict[str, set[str]]] | None:
+    """Return the cases of each fold; None for a file that is missing or not whole."""
+    try:
+        return [{part: set(fold[part]) for part in ("train", "val")} for fold in read_json(path)]
+    except (TypeError, KeyError):
+        return None
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a file, None where it is missing or not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,1 @@
+"""Results of trained models as tables, pictures and pages."""

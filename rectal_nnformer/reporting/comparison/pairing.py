@@ -1,0 +1,97 @@
+"""Which cases several runs share, and whether they were scored against the same references."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
+from rectal_nnformer.reporting.runs import Run
+from rectal_nnformer.utils.text import some
+
+# Centroids are means of voxel indices; what differs by less is rounding.
+SAME_CENTROID_VOXELS = 1e-3
+
+
+@dataclass(frozen=True)
+class SharedCases:
+    """The cases that all runs were validated on.
+
+    Attributes:
+        names: Names of the cases.
+        results: For each run its results on these cases, in their order.
+        folds: For each run the fold of each case.
+        left_out: For each run those of its cases that another run lacks.
+    """
+
+    names: tuple[str, ...]
+    results: tuple[tuple[CaseDetection, ...], ...]
+    folds: tuple[tuple[int, ...], ...]
+    left_out: tuple[tuple[str, ...], ...]
+
+    @property
+    def num_in_other_folds(self) -> int:
+        """Cases that were held out in folds of different numbers, so that the networks learnt from different cases."""
+        return sum(len(set(folds)) > 1 for folds in zip(*self.folds, strict=True))
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """The patient of each case, by the first run."""
+        return tuple(case.patient for case in self.results[0])
+
+    def cohort(self, run: int, fold: int | None = None) -> CohortDetection:
+        """Return one run's result on the shared cases, or on those of one fold."""
+        pairs = zip(self.results[run], self.folds[run], strict=True)
+        return summarize_cases([case for case, of in pairs if fold is None or of == fold])
+
+
+def share_cases(runs: Sequence[Run]) -> SharedCases:
+    """Return the cases that all runs share.
+
+    Raises:
+        RectalError: There are none, or a case was scored against different references.
+    """
+    by_name = [{case.case: (case, fold) for fold, result in run.folds.items() for case in result.cases} for run in runs]
+    names = sorted(set.intersection(*(set(cases) for cases in by_name)))
+    if not names:
+        lists = "; ".join(f"{run.folder}: {some(sorted(cases))}" for run, cases in zip(runs, by_name, strict=True))
+        raise RectalError(
+            f"no case was validated in all of these runs, so that they cannot be compared lesion by lesion. {lists}. "
+            "Name runs on one dataset."
+        )
+    for name in names:
+        for run, cases in zip(runs[1:], by_name[1:], strict=True):
+            _check_same_reference(name, runs[0], by_name[0][name][0], run, cases[name][0])
+    return SharedCases(
+        names=tuple(names),
+        results=tuple(tuple(cases[name][0] for name in names) for cases in by_name),
+        folds=tuple(tuple(cases[name][1] for name in names) for cases in by_name),
+        left_out=tuple(tuple(sorted(cases.keys() - set(names))) for cases in by_name),
+    )
+
+
+def _check_same_reference(name: str, run: Run, case: CaseDetection, other_run: Run, other: CaseDetection) -> None:
+    difference = _difference(case, other)
+    if difference:
+        raise RectalError(
+            f"case {name} was scored against different references: {difference} in {run.folder} and in "
+            f"{other_run.folder}. Evaluate both against the same references (validate the older run again, --val)."
+        )
+
+
+def _difference(case: CaseDetection, other: CaseDetection) -> str:
+    """Return in words how the references of a case differ; empty if they are the same."""
+    if case.n_reference != other.n_reference:
+        return f"{case.n_reference} and {other.n_reference} lesions"
+    for one, two in zip(case.lesions, other.lesions, strict=True):
+        if one.label != two.label or one.voxels != two.voxels:
+            return f"lesion {one.label} of {one.voxels} voxels and lesion {two.label} of {two.voxels}"
+        if not np.allclose(one.centroid, two.centroid, rtol=0, atol=SAME_CENTROID_VOXELS):
+            return f"lesion {one.label} at {_place(one.centroid)} and at {_place(two.centroid)}"
+    return ""
+
+
+def _place(centroid: Sequence[float]) -> str:
+    return "voxel " + ", ".join(f"{index:.1f}" for index in centroid)

@@ -1,0 +1,142 @@
+"""A picture of a few cases: the slice with most tumour, whole and close up, with reference and prediction outlined."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.display import (
+    PREDICTION_COLOR,
+    REFERENCE_COLOR,
+    draw_outline,
+    draw_slice,
+    grey_window,
+    radiological_array,
+    slice_with_most,
+)
+from rectal_nnformer.imaging.reading import read_image, same_grid
+from rectal_nnformer.utils.files import staged_file
+
+PANEL_INCHES = 4.0
+PIXELS_PER_INCH = 110
+LEGEND = {REFERENCE_COLOR: "reference", PREDICTION_COLOR: "prediction"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One case to show.
+
+    Attributes:
+        title: Heading; the number of the slice is added to it.
+        image: Image file.
+        reference: File of the reference mask, on the image's grid.
+        prediction: File of the predicted mask, on the same grid; None if there is none.
+    """
+
+    title: str
+    image: Path
+    reference: Path
+    prediction: Path | None
+
+
+@dataclass(frozen=True)
+class _View:
+    """One slice in radiological display; arrays are (rows, columns)."""
+
+    grey: NDArray[Any]
+    reference: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
+    aspect: float
+    slice_words: str
+
+
+def draw_examples(examples: Sequence[Example], tumor_labels: Sequence[int], path: Path) -> None:
+    """Write a PNG with a column per example: the whole slice above, a close-up of the tumour below.
+
+    The slice is the one with most reference tumour, or with most predicted tumour where the reference has none.
+
+    Raises:
+        RectalError: A file is unreadable, or the files of a case lie on different grids.
+    """
+    figure = Figure(
+        figsize=(PANEL_INCHES * len(examples), 2 * PANEL_INCHES + 1.2), dpi=PIXELS_PER_INCH, layout="constrained"
+    )
+    panels = figure.subplots(2, len(examples), squeeze=False)
+    for (whole, close_up), example in zip(panels.T, examples, strict=True):
+        view = _load_view(example, tumor_labels)
+        _draw_view(whole, view)
+        _draw_view(close_up, view)
+        whole.set_title(f"{example.title}, {view.slice_words}", fontsize=10, parse_math=False)
+        _mark_sides(whole)
+        _zoom_to_tumor(close_up, whole, view)
+    handles = [Line2D([], [], color=color, label=label) for color, label in LEGEND.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    with staged_file(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _load_view(example: Example, tumor_labels: Sequence[int]) -> _View:
+    image = read_image(example.image)
+    grey, aspect = radiological_array(image)
+    reference = _load_mask(example.reference, image, tumor_labels)
+    prediction = (
+        np.zeros_like(reference) if example.prediction is None else _load_mask(example.prediction, image, tumor_labels)
+    )
+    index = slice_with_most(reference if reference.any() else prediction)
+    return _View(
+        grey=grey[index],
+        reference=reference[index],
+        prediction=prediction[index],
+        aspect=aspect,
+        slice_words=f"slice {index + 1} of {len(grey)}",
+    )
+
+
+def _load_mask(path: Path, image: sitk.Image, tumor_labels: Sequence[int]) -> NDArray[np.bool_]:
+    mask = read_image(path)
+    if not same_grid(image, mask):
+        raise RectalError(f"{path} does not lie on the grid of its image. Evaluate with the images it was made from.")
+    # Near a tilt of 45 degrees, cosines that differ by rounding would turn the mask to another plane than the image.
+    mask.CopyInformation(image)
+    return np.isin(radiological_array(mask)[0], tumor_labels)
+
+
+def _draw_view(axes: Axes, view: _View) -> None:
+    draw_slice(axes, view.grey, view.aspect, grey_window(view.grey))
+    # Wider and below, so that it shows where the two coincide.
+    draw_outline(axes, view.reference, REFERENCE_COLOR, linewidth=2.6)
+    draw_outline(axes, view.prediction, PREDICTION_COLOR)
+
+
+def _mark_sides(axes: Axes) -> None:
+    """Letter the patient's right and left and the front."""
+    # Black rims keep the letters legible on bright fat.
+    rim = [withStroke(linewidth=2, foreground="black")]
+    for x, y, letter, align in ((0.02, 0.5, "R", "left"), (0.98, 0.5, "L", "right"), (0.5, 0.96, "A", "center")):
+        axes.text(x, y, letter, transform=axes.transAxes, color="white", ha=align, va="center", path_effects=rim)
+
+
+def _zoom_to_tumor(close_up: Axes, whole: Axes, view: _View) -> None:
+    """Limit one panel to a square around all tumour of the slice, and frame that square in the other."""
+    rows, columns = np.nonzero(view.reference | view.prediction)
+    if not rows.size:
+        return
+    extent = max(np.ptp(columns) + 1, (np.ptp(rows) + 1) * view.aspect)
+    # At least a fifth of the image's width, so that a tiny tumour keeps its surroundings.
+    half_width = max(0.9 * extent, view.grey.shape[1] / 10)
+    half_height = half_width / view.aspect
+    x, y = (columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2
+    close_up.set_xlim(x - half_width, x + half_width)
+    close_up.set_ylim(y + half_height, y - half_height)
+    corner = (x - half_width, y - half_height)
+    whole.add_patch(Rectangle(corner, 2 * half_width, 2 * half_height, fill=False, edgecolor="white", linewidth=0.8))

@@ -1,0 +1,399 @@
+"""The pictures of the gallery: close-ups through the slices of each lesion, outlines as vectors, within a budget."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.measure import approximate_polygon, find_contours
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.detection import Component, Lesion
+from rectal_nnformer.imaging.display import grey_window, radiological_array, slice_with_most
+from rectal_nnformer.imaging.masks import find_components, tumor_labels
+from rectal_nnformer.imaging.reading import read_image, same_grid
+from rectal_nnformer.reporting.runs import Run
+from rectal_nnformer.utils.parallel import map_with_progress
+
+BUDGET = 18_000_000
+"""Bytes of the page that all pictures together may take, so that the whole stays under 25 MB."""
+MOST_SLICES = 24
+FEWEST_SLICES = 3
+BYTES_PER_PICTURE = 7_000  # of 240 x 240 pixels of noisy MRI with two outlines, for planning only
+MARKUP_BYTES = 420  # around one picture
+MIN_WIDTH_MM = 80.0
+LARGEST_PIXELS = 240
+WEBP_QUALITY = 70
+OUTLINE_TOLERANCE = 0.5  # voxels
+
+Kind = Literal["missed", "detected", "false positive"]
+KINDS: tuple[Kind, ...] = ("missed", "detected", "false positive")
+Box = tuple[tuple[int, int], tuple[int, int]]
+"""First row and the one after the last, and the same of columns; they may lie beyond the image."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one card of the gallery shows.
+
+    Attributes:
+        kind: A missed or detected reference lesion, or a false positive.
+        fold: Fold in whose validation the case was.
+        case: Name of the case.
+        component: The lesion, or the false positive.
+        together: Numbers of the other lesions that it was scored with, because a prediction touches them all.
+    """
+
+    kind: Kind
+    fold: int
+    case: str
+    component: Component
+    together: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One slice.
+
+    Attributes:
+        number: Slice number, from 1, from the feet up.
+        webp: The grey image.
+        outlines: SVG paths by class name, in voxels of the picture.
+    """
+
+    number: int
+    webp: bytes
+    outlines: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the page that it takes."""
+        return 4 * math.ceil(len(self.webp) / 3) + sum(map(len, self.outlines.values())) + MARKUP_BYTES
+
+    @property
+    def data_uri(self) -> str:
+        """The image as it stands in the page."""
+        return f"data:image/webp;base64,{base64.b64encode(self.webp).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The slices of one subject.
+
+    Attributes:
+        subject: What they show.
+        pictures: The slices, ascending; empty if there are none.
+        num_slices: Slices of the whole volume.
+        shape: Rows and columns of voxels in each picture, the coordinates of the outlines.
+        pixels: Width and height of each picture.
+        width_mm: What a picture shows from its left to its right edge.
+        slice_mm: From one slice of the volume to the next.
+        largest: Number of the slice in which the subject is largest.
+        problem: Why there are no pictures.
+    """
+
+    subject: Subject
+    pictures: tuple[Picture, ...] = ()
+    num_slices: int = 0
+    shape: tuple[int, int] = (0, 0)
+    pixels: tuple[int, int] = (0, 0)
+    width_mm: float = 0
+    slice_mm: float = 0
+    largest: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _CaseJob:
+    image: Path
+    reference: Path
+    prediction: Path
+    tumor_labels: tuple[int, ...]
+    ignore_label: int | None
+    subjects: tuple[Subject, ...]
+    most_slices: int
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """One case in radiological display, (slices, rows, columns); components are numbered as in the evaluation."""
+
+    grey: NDArray[Any]
+    reference: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
+    lesions: NDArray[np.int32]
+    predictions: NDArray[np.int32]
+    slice_mm: float
+    row_mm: float
+    column_mm: float
+
+
+def _scored_with(lesion: Lesion, case: CaseDetection) -> tuple[int, ...]:
+    others = (other for other in case.lesions if other.label != lesion.label)
+    return tuple(other.label for other in others if lesion.group is not None and other.group == lesion.group)
+
+
+def subjects_of(run: Run) -> list[Subject]:
+    """Return everything worth a card: missed lesions, then detected ones, worst first, then false positives.
+
+    Missed lesions and false positives are in the order of size, largest first.
+    """
+    subjects = [
+        Subject("detected" if lesion.detected else "missed", fold, case.case, lesion, _scored_with(lesion, case))
+        for fold, result in run.folds.items()
+        for case in result.cases
+        for lesion in case.lesions
+    ]
+    subjects += [
+        Subject("false positive", fold, case.case, component)
+        for fold, result in run.folds.items()
+        for case in result.cases
+        for component in case.false_positives
+    ]
+    return sorted(subjects, key=_rank)
+
+
+def draw_clips(run: Run, num_processes: int = 1, budget: int = BUDGET) -> list[Clip]:
+    """Return a clip for every subject, in their order; those without pictures say why.
+
+    Args:
+        run: the run; its images, references and predictions are read.
+        num_processes: at most so many processes draw.
+        budget: bytes of the page that all pictures together may take.
+    """
+    subjects = subjects_of(run)
+    by_case: dict[tuple[int, str], list[Subject]] = {}
+    for subject in subjects:
+        by_case.setdefault((subject.fold, subject.case), []).append(subject)
+    affordable = budget // (max(len(subjects), 1) * BYTES_PER_PICTURE)
+    jobs = [
+        _CaseJob(
+            image=run.image(case),
+            reference=run.reference(case),
+            prediction=run.prediction(fold, case),
+            tumor_labels=tuple(tumor_labels(run.dataset_json)),
+            ignore_label=run.dataset_json["labels"].get("ignore"),
+            subjects=tuple(of_case),
+            most_slices=min(max(affordable, FEWEST_SLICES), MOST_SLICES),
+        )
+        for (fold, case), of_case in by_case.items()
+    ]
+    drawn = map_with_progress(_draw_case, jobs, num_processes, "Pictures")
+    clips = {id_of(clip.subject): clip for of_case in drawn for clip in of_case}
+    return fit_to_budget([clips[id_of(subject)] for subject in subjects], budget)
+
+
+def id_of(subject: Subject) -> tuple[bool, str, int]:
+    """Return what tells subjects apart."""
+    return subject.kind == "false positive", subject.case, subject.component.label
+
+
+def fit_to_budget(clips: Sequence[Clip], budget: int) -> list[Clip]:
+    """Return clips with so few slices that all fit; the last clips lose their pictures if a single slice is too much.
+
+    All clips are thinned alike, the first ones by one slice less where there is room. The slice in which a subject is
+    largest stays.
+    """
+    most = max((len(clip.pictures) for clip in clips), default=0)
+    fitted = list(clips)
+    while most > 1 and _bytes_of(fitted) > budget:
+        most -= 1
+        fitted = [_thinned(clip, most) for clip in clips]
+    left = budget - _bytes_of(fitted)
+    for index in range(len(fitted) - 1, -1, -1):
+        if left >= 0:
+            break
+        left += _bytes_of([fitted[index]])
+        fitted[index] = replace(fitted[index], pictures=(), problem="left out to keep this page small")
+    for index, clip in enumerate(clips):
+        longer = _thinned(clip, most + 1)
+        cost = _bytes_of([longer]) - _bytes_of([fitted[index]])
+        if not fitted[index].pictures or cost > left:
+            break
+        fitted[index] = longer
+        left -= cost
+    return fitted
+
+
+def spread_evenly(first: int, last: int, most: int, kept: int) -> list[int]:
+    """Return at most `most` numbers from `first` to `last`, evenly spread, `kept` among them."""
+    if last - first + 1 <= most:
+        return list(range(first, last + 1))
+    if most == 1:
+        return [kept]
+    numbers = {round(first + (last - first) * i / (most - 1)) for i in range(most)}
+    numbers.remove(min(numbers, key=lambda number: abs(number - kept)))
+    return sorted(numbers | {kept})
+
+
+def _rank(subject: Subject) -> tuple[int, float, str, int]:
+    quality = getattr(subject.component, "iou", 0.0) if subject.kind == "detected" else -subject.component.volume_cm3
+    return KINDS.index(subject.kind), quality, subject.case, subject.component.label
+
+
+def _bytes_of(clips: Sequence[Clip]) -> int:
+    return sum(picture.size for clip in clips for picture in clip.pictures)
+
+
+def _thinned(clip: Clip, most: int) -> Clip:
+    if len(clip.pictures) <= most:
+        return clip
+    largest = next(i for i, picture in enumerate(clip.pictures) if picture.number == clip.largest)
+    chosen = spread_evenly(0, len(clip.pictures) - 1, most, largest)
+    return replace(clip, pictures=tuple(clip.pictures[i] for i in chosen))
+
+
+def _draw_case(job: _CaseJob) -> list[Clip]:
+    try:
+        volume = _load(job)
+    except RectalError as error:
+        problem = _without_folders(str(error), (job.image, job.reference, job.prediction))
+        return [Clip(subject, problem=problem) for subject in job.subjects]
+    return [_draw(subject, volume, job.most_slices) for subject in job.subjects]
+
+
+def _without_folders(message: str, paths: Sequence[Path]) -> str:
+    """Return a message with names in place of paths: the page is passed on and tells no paths of this computer."""
+    for path in paths:
+        message = message.replace(str(path), path.name)
+    return message
+
+
+def _load(job: _CaseJob) -> _Volume:
+    image = read_image(job.image)
+    grey, _ = radiological_array(image)
+    reference = _tumor(job.reference, image, job.tumor_labels)
+    prediction = np.zeros_like(reference)
+    if job.prediction.is_file():
+        prediction = _tumor(job.prediction, image, job.tumor_labels)
+    if job.ignore_label is not None:
+        prediction &= ~_tumor(job.reference, image, (job.ignore_label,))
+    column_mm, row_mm, slice_mm = sitk.DICOMOrient(image, "LPS").GetSpacing()
+    return _Volume(
+        grey=grey,
+        reference=_displayed(reference, image) > 0,
+        prediction=_displayed(prediction, image) > 0,
+        lesions=_displayed(find_components(reference).labels, image),
+        predictions=_displayed(find_components(prediction).labels, image),
+        slice_mm=slice_mm,
+        row_mm=row_mm,
+        column_mm=column_mm,
+    )
+
+
+def _tumor(path: Path, image: sitk.Image, labels: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return where a mask is tumour, as the file stores it, which is the order in which components are numbered."""
+    mask = read_image(path)
+    if not same_grid(image, mask):
+        raise RectalError(f"{path.name} does not lie on the grid of its image.")
+    return np.isin(sitk.GetArrayViewFromImage(mask), labels)
+
+
+def _displayed(array: NDArray[Any], image: sitk.Image) -> NDArray[np.int32]:
+    stored = sitk.GetImageFromArray(array.astype(np.int32))
+    stored.CopyInformation(image)
+    return radiological_array(stored)[0]
+
+
+def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:
+    numbered = volume.predictions if subject.kind == "false positive" else volume.lesions
+    own = numbered == subject.component.label
+    if int(own.sum()) != subject.component.voxels:
+        return Clip(subject, problem="the masks have changed since they were evaluated")
+    box = _close_up(own, volume.row_mm, volume.column_mm)
+    largest = slice_with_most(own)
+    used = np.flatnonzero(own.any(axis=(1, 2)))
+    first, last = max(int(used[0]) - 1, 0), min(int(used[-1]) + 1, len(own) - 1)
+    numbers = spread_evenly(first, last, most_slices, largest)
+    window = grey_window(np.stack([_cut(plane, box) for plane in volume.grey[first : last + 1]]))
+    shape = box[0][1] - box[0][0], box[1][1] - box[1][0]
+    pixels = _picture_size(shape, volume)
+    return Clip(
+        subject=subject,
+        pictures=tuple(
+            Picture(
+                number=z + 1,
+                webp=_webp(_cut(volume.grey[z], box), window, pixels),
+                outlines=_outlines(subject, _cut(own[z], box), volume, z, box),
+            )
+            for z in numbers
+        ),
+        num_slices=len(own),
+        shape=shape,
+        pixels=pixels,
+        width_mm=shape[1] * volume.column_mm,
+        slice_mm=volume.slice_mm,
+        largest=largest + 1,
+    )
+
+
+def _close_up(own: NDArray[np.bool_], row_mm: float, column_mm: float) -> Box:
+    """Return rows and columns around a subject in all of its slices: a square in mm.
+
+    It lies within the image, except across an image that is narrower than the subject is long.
+    """
+    extents = [np.flatnonzero(own.any(axis=axes)) for axes in ((0, 2), (0, 1))]
+    sizes = [(used[-1] - used[0] + 1) * mm for used, mm in zip(extents, (row_mm, column_mm), strict=True)]
+    field = [length * mm for length, mm in zip(own.shape[1:], (row_mm, column_mm), strict=True)]
+    width = max(min(max(MIN_WIDTH_MM, 1.7 * max(sizes)), *field), *sizes)
+    spans = []
+    for used, mm, length in zip(extents, (row_mm, column_mm), own.shape[1:], strict=True):
+        count = math.ceil(round(width / mm, 6))
+        start = round((used[0] + used[-1] + 1 - count) / 2)
+        start = min(max(start, 0), length - count) if count <= length else (length - count) // 2
+        spans.append((int(start), int(start + count)))
+    return spans[0], spans[1]
+
+
+def _cut(plane: NDArray[Any], box: Box) -> NDArray[Any]:
+    """Return part of a slice, 0 where it reaches beyond the image."""
+    beyond = [(max(-start, 0), max(stop - length, 0)) for (start, stop), length in zip(box, plane.shape, strict=True)]
+    (top, bottom), (left, right) = ((max(start, 0), stop) for start, stop in box)
+    return np.pad(plane[top:bottom, left:right], beyond)
+
+
+def _picture_size(shape: tuple[int, int], volume: _Volume) -> tuple[int, int]:
+    """Return width and height in square pixels, no more than the voxels give and at most `LARGEST_PIXELS`."""
+    height_mm, width_mm = shape[0] * volume.row_mm, shape[1] * volume.column_mm
+    pixel_mm = max(min(volume.row_mm, volume.column_mm), max(height_mm, width_mm) / LARGEST_PIXELS)
+    return max(round(width_mm / pixel_mm), 1), max(round(height_mm / pixel_mm), 1)
+
+
+def _webp(grey: NDArray[Any], window: tuple[float, float], pixels: tuple[int, int]) -> bytes:
+    low, high = window
+    scaled = np.clip((np.nan_to_num(grey.astype(float)) - low) / max(high - low, 1e-9), 0, 1)
+    image = Image.fromarray((255 * scaled).astype(np.uint8)).resize(pixels, Image.Resampling.BILINEAR)
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=WEBP_QUALITY)
+    return stream.getvalue()
+
+
+def _outlines(subject: Subject, own: NDArray[np.bool_], volume: _Volume, z: int, box: Box) -> dict[str, str]:
+    """Return the paths of one slice by class; `other` is tumour that the card is not about."""
+    reference, prediction = _cut(volume.reference[z], box), _cut(volume.prediction[z], box)
+    if subject.kind == "false positive":
+        masks = {
+            "reference other": reference,
+            "prediction": own,
+            "prediction other": prediction & ~own,
+        }
+    else:
+        masks = {"reference": own, "reference other": reference & ~own, "prediction": prediction}
+    return {name: path for name, mask in masks.items() if (path := _path(mask))}
+
+
+def _path(mask: NDArray[np.bool_]) -> str:
+    """Return the outline of a mask as an SVG path; the upper left corner of the first voxel is (0, 0)."""
+    parts = []
+    for contour in find_contours(np.pad(mask, 1).astype(np.float32), 0.5):
+        points = approximate_polygon(contour, OUTLINE_TOLERANCE) - 0.5
+        parts.append("M" + " ".join(f"{column:g} {row:g}" for row, column in points[:-1]) + "Z")
+    return "".join(parts)

@@ -1,0 +1,1 @@
+"""Files that are never half-written, parallel work, and text for messages and pages."""
