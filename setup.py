@@ -1,14 +1,16 @@
 """Dependencies, packages and the console script; tool settings are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
+version = re.search(r'^__version__ = "(.+)"', (here / "rectal_nnformer/__init__.py").read_text(encoding="utf-8"), re.M)
 
 setup(
     name="rectal_nnformer",
-    version="0.1.0",
+    version=version[1],
     description="CT-pretrained SMIT and Swin UNETR for rectal cancer MRI, as a self-configuring nnU-Net v2 extension",
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -17,12 +19,13 @@ setup(
     python_requires=">=3.10",
     # rectal_nnformer/trainers and rectal_nnformer/dataset_conversion are links to the folders at the top.
     packages=find_packages(include=["rectal_nnformer", "rectal_nnformer.*"]),
-    package_data={"rectal_nnformer": ["py.typed", "reporting/report/assets/*"]},
+    package_data={"rectal_nnformer": ["py.typed", "**/*.pyi", "reporting/report/assets/*"]},
     install_requires=[
         "acvl-utils>=0.2.3,<0.3",
         "batchgenerators>=0.25.1",
         "batchgeneratorsv2>=0.3.0",
         "jinja2>=3.1",
+        "lazy_loader>=0.4",
         "matplotlib>=3.7",
         "monai>=1.5,<2",
         "nnunetv2>=2.8,<2.9",

@@ -42,7 +42,7 @@ def convert_dicom(
         workers: Number of (spawned) processes.
 
     Raises:
-        RectalError: anything that cannot be right, for all series at once; nothing is written then.
+        RectalError: Anything that cannot be right, for all series at once; nothing is written then.
     """
     folder = dataset_folder(dataset_id, name, raw, masks is not None)
     findings = find_series(series, planes, description)

@@ -37,7 +37,7 @@ class DicomSeries:
         patient: PatientID; empty if the header has none.
         patient_name: PatientName; never written.
         files: One file per slice.
-        spacing: x, y, z in mm.
+        spacing: X, y, z in mm.
         origin: Centre of the first voxel, LPS, mm.
         direction: Direction cosines, row-major 3 x 3, columns are the axes.
     """
@@ -59,7 +59,7 @@ class DicomSeries:
         """Return the volume, with the geometry that the slices' headers tell.
 
         Raises:
-            RectalError: a file cannot be read.
+            RectalError: A file cannot be read.
         """
         reader = sitk.ImageSeriesReader()
         reader.SetImageIO("GDCMImageIO")
@@ -102,7 +102,7 @@ def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: s
         description: Take only series whose SeriesDescription matches this regular expression, in any case.
 
     Raises:
-        RectalError: a folder is missing or cannot be read, or `description` is not a regular expression.
+        RectalError: A folder is missing or cannot be read, or `description` is not a regular expression.
     """
     if not folder.is_dir():
         raise RectalError(f"{folder} is not a folder.")
@@ -144,7 +144,7 @@ def stack(slices: Sequence[Slice]) -> DicomSeries:
         slices: At least two, of one frame each, with positions and one orientation.
 
     Raises:
-        RectalError: they differ in size, spacing or patient, two lie in one place, one is missing, or they do not
+        RectalError: They differ in size, spacing or patient, two lie in one place, one is missing, or they do not
             lie one above the other.
     """
     first = slices[0]
@@ -196,7 +196,7 @@ def _reason_to_ignore(slices: Sequence[Slice], planes: Sequence[str], descriptio
     It is meant if it holds a stack: enough wanted slices of one orientation.
 
     Raises:
-        RectalError: the series is meant, but not all that bears its UID belongs to the stack.
+        RectalError: The series is meant, but not all that bears its UID belongs to the stack.
     """
     reasons = {s: _why_unwanted(s, planes, description) for s in slices}
     wanted = [s for s, reason in reasons.items() if not reason]

@@ -68,7 +68,7 @@ def folds_of(patients: Mapping[str, str], split_by_case: bool) -> list[dict[str,
         split_by_case: Let scans of one patient lie in different folds.
 
     Raises:
-        RectalError: fewer patients than folds without `split_by_case`, or fewer cases than folds.
+        RectalError: Fewer patients than folds without `split_by_case`, or fewer cases than folds.
     """
     count = len(set(patients.values()))
     if len(patients) < NUM_FOLDS:

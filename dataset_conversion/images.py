@@ -44,7 +44,7 @@ def list_images(folder: Path) -> list[Path]:
     """Return the image files that lie directly in a folder, by name; say what else is left aside.
 
     Raises:
-        RectalError: there is no such folder, no image file in it, a link to nothing, or a folder called like an image.
+        RectalError: There is no such folder, no image file in it, a link to nothing, or a folder called like an image.
     """
     if not folder.is_dir():
         raise RectalError(f"{folder} is not a folder.")

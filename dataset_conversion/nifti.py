@@ -41,7 +41,7 @@ def convert_nifti(
             0.001, since an exact 0 is padding.
 
     Raises:
-        RectalError: anything that cannot be right, for all cases at once; nothing is written then.
+        RectalError: Anything that cannot be right, for all cases at once; nothing is written then.
     """
     folder = dataset_folder(dataset_id, name, raw, masks is not None)
     problems: defaultdict[str, list[str]] = defaultdict(list)
@@ -64,7 +64,7 @@ def _image_case(path: Path, masks: Collection[str]) -> str:
     """Return the case of an image: its whole name if a mask has that, else without nnU-Net's channel number.
 
     Raises:
-        RectalError: no case is left, or the channel is not the first.
+        RectalError: No case is left, or the channel is not the first.
     """
     name = stem(path)
     if name in masks:

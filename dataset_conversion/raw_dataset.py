@@ -74,7 +74,7 @@ def dataset_folder(dataset_id: int, name: str, raw: Path | None, training: bool)
         training: Whether training cases come in: then nothing may be left of an earlier dataset of the same name.
 
     Raises:
-        RectalError: id or name is illegal or in use, or the variable is not set.
+        RectalError: Id or name is illegal or in use, or the variable is not set.
     """
     if not 1 <= dataset_id <= 999:
         raise RectalError(f"Dataset id {dataset_id} is not between 1 and 999: give another with -d.")
@@ -110,7 +110,7 @@ def convert_cases(
         strays: Masks that belong to no case, by the reason; of each reason the first few are named.
 
     Raises:
-        RectalError: something is wrong with any case, all of them listed, or the folds cannot be made. Nothing is
+        RectalError: Something is wrong with any case, all of them listed, or the folds cannot be made. Nothing is
             written then.
     """
     found = defaultdict(list, {name: list(reasons) for name, reasons in problems.items()})

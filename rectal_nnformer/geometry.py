@@ -25,14 +25,14 @@ class StageBudget:
 
     Attributes:
         stage: 0 for the stage after the patch embedding.
-        grid: tokens per axis.
-        window: window in tokens per axis, shrunk to the grid where the backbone does so.
-        shift: tokens per axis by which every second block shifts its windows, 0 where the backbone does not.
-        padded_grid: tokens per axis after padding to multiples of the window.
-        real_tokens: tokens that hold at least one real voxel.
-        processed_tokens: tokens of the padded grid.
-        uniform_adi: attention dilution index of unshifted blocks if attention were uniform, see `uniform_dilution`.
-        shifted_uniform_adi: the same of shifted blocks.
+        grid: Tokens per axis.
+        window: Window in tokens per axis, shrunk to the grid where the backbone does so.
+        shift: Tokens per axis by which every second block shifts its windows, 0 where the backbone does not.
+        padded_grid: Tokens per axis after padding to multiples of the window.
+        real_tokens: Tokens that hold at least one real voxel.
+        processed_tokens: Tokens of the padded grid.
+        uniform_adi: Attention dilution index of unshifted blocks if attention were uniform, see `uniform_dilution`.
+        shifted_uniform_adi: The same of shifted blocks.
     """
 
     stage: int
@@ -58,9 +58,9 @@ def token_masks(real_voxels: Mask, embedding_patch: int = 2, num_stages: int = 4
     not fill a token are completed with padding at the end of the axis.
 
     Args:
-        real_voxels: bool array or tensor (..., x, y, z); True where the image is not padding.
-        embedding_patch: voxels per axis of a token of stage 0.
-        num_stages: number of stages.
+        real_voxels: Bool array or tensor (..., x, y, z); True where the image is not padding.
+        embedding_patch: Voxels per axis of a token of stage 0.
+        num_stages: Number of stages.
 
     Returns:
         One bool mask (..., x, y, z) per stage, of the kind of `real_voxels`; in stage s an axis of n voxels has
@@ -82,9 +82,9 @@ def window_partition_mask(mask: Mask, window: int | Sequence[int], shift: int | 
     windows and the tokens in them are in C order of (x, y, z), as Swin transformers order them (Liu et al. 2021).
 
     Args:
-        mask: bool array or tensor (..., x, y, z).
-        window: tokens per window, one number or one per axis.
-        shift: tokens by which the windows are shifted, one number or one per axis.
+        mask: Bool array or tensor (..., x, y, z).
+        window: Tokens per window, one number or one per axis.
+        shift: Tokens by which the windows are shifted, one number or one per axis.
 
     Returns:
         Bool (windows, N), N tokens per window, of the kind of `mask`; windows of leading axes follow one another.
@@ -109,9 +109,9 @@ def shrunk_window(
     On an axis with no more tokens than the window has, the window is the grid and is not shifted.
 
     Args:
-        grid: tokens per axis.
-        window: tokens per window, one number or one per axis.
-        shift: tokens by which the windows are shifted, one number or one per axis.
+        grid: Tokens per axis.
+        window: Tokens per window, one number or one per axis.
+        shift: Tokens by which the windows are shifted, one number or one per axis.
     """
     axes = [(w, s) if g > w else (g, 0) for g, w, s in zip(grid, _per_axis(window), _per_axis(shift), strict=True)]
     windows, shifts = zip(*axes, strict=True)
@@ -127,9 +127,9 @@ def uniform_dilution(real_tokens: Mask, window: int | Sequence[int], shift: int 
     attention that real queries spend on padding keys, a_rp.
 
     Args:
-        real_tokens: bool array or tensor (..., x, y, z) of one stage.
-        window: tokens per window, one number or one per axis.
-        shift: tokens by which the windows are shifted, one number or one per axis.
+        real_tokens: Bool array or tensor (..., x, y, z) of one stage.
+        window: Tokens per window, one number or one per axis.
+        shift: Tokens by which the windows are shifted, one number or one per axis.
 
     Returns:
         Between 0 and 1; nan where no token is real, or where windows hold a single token, which has no entropy.
@@ -155,21 +155,21 @@ def token_budget(
     Shifting the windows does not change the counts, but their dilution.
 
     Args:
-        patch_size: voxels per axis.
-        real_extent: voxels per axis of the image; what exceeds the patch is cut off.
-        window: tokens per window, one number or one per axis.
+        patch_size: Voxels per axis.
+        real_extent: Voxels per axis of the image; what exceeds the patch is cut off.
+        window: Tokens per window, one number or one per axis.
         shrink_window: True where the backbone shrinks windows to small grids (Swin UNETR), False where it never does
             (SMIT).
-        shift: tokens by which shifted blocks shift their windows; by default half a window.
-        real_start: first real voxel per axis; by default the image lies in the middle, as nnU-Net pads at prediction.
-        embedding_patch: voxels per axis of a token of stage 0.
-        num_stages: number of stages.
+        shift: Tokens by which shifted blocks shift their windows; by default half a window.
+        real_start: First real voxel per axis; by default the image lies in the middle, as nnU-Net pads at prediction.
+        embedding_patch: Voxels per axis of a token of stage 0.
+        num_stages: Number of stages.
 
     Returns:
         One record per stage.
 
     Raises:
-        ValueError: a size is below 1, or the box does not lie in the patch.
+        ValueError: A size is below 1, or the box does not lie in the patch.
     """
     patch, extent = _size(patch_size), _size(map(min, real_extent, patch_size))
     start = (
@@ -202,12 +202,12 @@ def mask_budget(
     """Count as `token_budget` does, for a patch whose real voxels are no box, as after a rotation.
 
     Args:
-        real_voxels: bool array or tensor (x, y, z).
-        window: as for `token_budget`, like the other arguments.
-        shrink_window: see there.
-        shift: see there.
-        embedding_patch: see there.
-        num_stages: see there.
+        real_voxels: Bool array or tensor (x, y, z).
+        window: As for `token_budget`, like the other arguments.
+        shrink_window: See there.
+        shift: See there.
+        embedding_patch: See there.
+        num_stages: See there.
     """
     budgets = []
     for stage, tokens in enumerate(token_masks(_bool_tensor(real_voxels, "real_voxels"), embedding_patch, num_stages)):
@@ -224,9 +224,9 @@ def scattered_padding_share(real_tokens: Mask, window: int, shift: int | Sequenc
     attention lands on other tokens than those that asked for it. Without padding the share is 0.
 
     Args:
-        real_tokens: bool array or tensor (x, y, z) of one stage.
-        window: tokens per axis of a window.
-        shift: tokens by which the windows are shifted, one number or one per axis.
+        real_tokens: Bool array or tensor (x, y, z) of one stage.
+        window: Tokens per axis of a window.
+        shift: Tokens by which the windows are shifted, one number or one per axis.
 
     Returns:
         Between 0 and 1; nan where no token is real.
@@ -324,9 +324,9 @@ def last_crop_start(volume_shape: Sequence[int], patch_size: Sequence[int], padd
     """Return, per axis, the largest index at which a crop may begin, in voxels of the unpadded volume.
 
     Args:
-        volume_shape: the volume, in voxels.
-        patch_size: the crop, in voxels.
-        padding: voxels added in total to both ends. Where volume and padding together are smaller than the crop, the
+        volume_shape: The volume, in voxels.
+        patch_size: The crop, in voxels.
+        padding: Voxels added in total to both ends. Where volume and padding together are smaller than the crop, the
             padding grows until they are equal, as in nnU-Net.
     """
     starts = []

@@ -40,7 +40,7 @@ def predict(*arguments):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["-tr", "Other"], "has Trainer__Plans__3d_fullres: mend -tr, -p or -c"),
+        (["-tr", "Other"], "has Trainer__Plans__3d_fullres: fix -tr, -p or -c"),
         (["-f", "0", "1"], "no checkpoint_final.pth of fold 1; predict with those that do: -f 0 2"),
         ([], "no checkpoint_final.pth of fold 1, 3, 4"),
         (["-d", "502"], "No dataset is called 502 in nnUNet_results"),

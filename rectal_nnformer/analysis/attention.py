@@ -99,7 +99,7 @@ def attention_flow(attention: Tensor, real_tokens: Tensor) -> AttentionFlow:
             `rectal_nnformer.geometry.window_partition_mask` cuts a token mask into such windows.
 
     Raises:
-        ValueError: the shapes do not belong together, or `real_tokens` is not bool.
+        ValueError: The shapes do not belong together, or `real_tokens` is not bool.
     """
     if attention.ndim != 4 or real_tokens.shape != attention.shape[::2] or attention.shape[2] != attention.shape[3]:
         raise ValueError(

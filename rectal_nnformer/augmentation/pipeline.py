@@ -31,10 +31,10 @@ def extend_training_transforms(
     mirroring and label handling.
 
     Args:
-        stock: what `nnUNetTrainer.get_training_transforms` returns.
-        intensity_window: one (low, high) per channel, in the units of the preprocessed data.
-        tumor_labels: labels that are tumour; None leaves the tumour-aware augmentation out.
-        settings: its ranges, and whether lesions are drawn for one by one; None is as published.
+        stock: What `nnUNetTrainer.get_training_transforms` returns.
+        intensity_window: One (low, high) per channel, in the units of the preprocessed data.
+        tumor_labels: Labels that are tumour; None leaves the tumour-aware augmentation out.
+        settings: Its ranges, and whether lesions are drawn for one by one; None is as published.
     """
     after_geometry = 1 + max(
         index for index, t in enumerate(stock.transforms) if isinstance(t, SpatialTransform | Convert2DTo3DTransform)

@@ -22,9 +22,9 @@ class TumorAugmentation:
 
     Attributes:
         ranges: "published" or "planned".
-        scale: range of s, one per channel.
-        shift: range of o, one per channel.
-        lesion_wise: whether each lesion in a patch gets its own draw, or all tumour voxels the same.
+        scale: Range of s, one per channel.
+        shift: Range of o, one per channel.
+        lesion_wise: Whether each lesion in a patch gets its own draw, or all tumour voxels the same.
     """
 
     ranges: str
@@ -51,11 +51,11 @@ def augmentation_of_plans(plans: Mapping[str, Any], num_channels: int) -> TumorA
     """Return the augmentation that plans ask for; the published one, by sample, where they say nothing.
 
     Args:
-        plans: content of a plans file.
-        num_channels: image channels.
+        plans: Content of a plans file.
+        num_channels: Image channels.
 
     Raises:
-        RectalError: the plans' ranges are not one [low, high] per channel, or a scale is not positive.
+        RectalError: The plans' ranges are not one [low, high] per channel, or a scale is not positive.
     """
     record = plans.get(RECORD_KEY, {}).get(AUGMENTATION_KEY)
     if record is None:

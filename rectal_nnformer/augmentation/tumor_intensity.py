@@ -28,14 +28,14 @@ class TumorIntensityTransform(BasicTransform):
     The transform always applies; wrap it in batchgeneratorsv2's `RandomTransform` for a probability (published: 0.3).
 
     Args:
-        intensity_window: one (low, high) per channel, in the units of the image.
-        tumor_labels: labels of the segmentation that are tumour.
-        scale: range of s, drawn uniformly; no unit. One for all channels, or a sequence of one per channel.
-        shift: range of o, drawn uniformly; in units of the window, 1 being its whole width. As `scale`.
-        lesion_wise: whether each component gets its own draw.
+        intensity_window: One (low, high) per channel, in the units of the image.
+        tumor_labels: Labels of the segmentation that are tumour.
+        scale: Range of s, drawn uniformly; no unit. One for all channels, or a sequence of one per channel.
+        shift: Range of o, drawn uniformly; in units of the window, 1 being its whole width. As `scale`.
+        lesion_wise: Whether each component gets its own draw.
 
     Raises:
-        ValueError: there is not one range per channel.
+        ValueError: There is not one range per channel.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ class ClampToWindowTransform(ImageOnlyTransform):
     """Clamp each channel to its intensity window.
 
     Args:
-        intensity_window: one (low, high) per channel, in the units of the image.
+        intensity_window: One (low, high) per channel, in the units of the image.
     """
 
     def __init__(self, intensity_window: Window) -> None:

@@ -9,7 +9,7 @@ def pass_through_to(command: str, usage: str) -> tuple[Callable[[argparse.Argume
 
     Args:
         command: nnU-Net's console script.
-        usage: the arguments as the help shows them.
+        usage: The arguments as the help shows them.
     """
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:

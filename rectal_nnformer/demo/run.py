@@ -41,11 +41,11 @@ class Demo:
     """What the demo is run on.
 
     Args:
-        output: new or empty folder that receives everything.
-        dicom: folder of DICOM series; None generates a synthetic cohort.
+        output: New or empty folder that receives everything.
+        dicom: Folder of DICOM series; None generates a synthetic cohort.
         rectum: JSON outline of the rectum in these series.
         device: nnU-Net's `-device`.
-        seed: seed of the cohort.
+        seed: Seed of the cohort.
     """
 
     output: Path
@@ -64,7 +64,7 @@ def run_demo(demo: Demo) -> Path:
     """Run all steps, write report.html and README.txt, and return the trained model's folder, which holds the summary.
 
     Raises:
-        RectalError: the output folder is not empty, or series and outline are not both given or do not go together.
+        RectalError: The output folder is not empty, or series and outline are not both given or do not go together.
             Nothing is left behind that would keep the next run from starting.
     """
     _check(demo)

@@ -1,5 +1,5 @@
 """Lesion detection: of one case, of a folder of cases, over the folds of a cross-validation."""
 
-from rectal_nnformer.evaluation.detection import Component, Lesion, LesionDetection, StrictCounts, detect_lesions
+import lazy_loader
 
-__all__ = ["Component", "Lesion", "LesionDetection", "StrictCounts", "detect_lesions"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

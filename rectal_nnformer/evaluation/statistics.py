@@ -83,7 +83,7 @@ def agreements(pairs: Sequence[Sequence[tuple[bool, bool]]]) -> list[Agreement]:
     """Return the agreement of each pair of methods, adjusted for their number.
 
     Args:
-        pairs: for each pair of methods whether the first and the second detected each lesion.
+        pairs: For each pair of methods whether the first and the second detected each lesion.
     """
     tables = [[sum(lesion == outcome for lesion in lesions) for outcome in OUTCOMES] for lesions in pairs]
     p_values = [mcnemar_exact(table[1], table[2]) for table in tables]
@@ -100,9 +100,9 @@ def paired_difference(patients: Sequence[str], first: Sequence[float], second: S
     """Return the mean of first minus second over lesions or cases, with its bootstrap interval over patients.
 
     Args:
-        patients: patient of each lesion or case.
-        first: its value by the first method.
-        second: its value by the second method.
+        patients: Patient of each lesion or case.
+        first: Its value by the first method.
+        second: Its value by the second method.
     """
     sums: dict[str, tuple[float, int]] = {}
     for patient, one, other in zip(patients, first, second, strict=True):

@@ -22,8 +22,8 @@ class Components:
     """The components of a mask.
 
     Attributes:
-        labels: an array numbered by component from 1, 0 elsewhere.
-        boxes: the smallest box around each of them.
+        labels: An array numbered by component from 1, 0 elsewhere.
+        boxes: The smallest box around each of them.
     """
 
     labels: NDArray[np.int32]

@@ -25,7 +25,7 @@ def read_image(path: Path) -> sitk.Image:
     """Return the image in a file.
 
     Raises:
-        RectalError: the file is missing, cannot be read or ends early, or is called NIfTI and is something else or
+        RectalError: The file is missing, cannot be read or ends early, or is called NIfTI and is something else or
             holds values that are not finite.
     """
     if not path.is_file():

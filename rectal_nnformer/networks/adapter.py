@@ -31,15 +31,15 @@ class PlannedNetwork(nn.Module):
        permuted back.
 
     Args:
-        in_channels: image channels.
-        out_channels: segmentation heads.
-        backbone: a key of `BACKBONES`.
-        backbone_kwargs: keyword arguments of the backbone's constructor.
-        intensity_window: one (low, high) per channel, in the units of the preprocessed data.
-        spatial_axes: permutation p such that `array.transpose(p)` has the axes (x, y, z); (2, 1, 0) for (z, y, x).
+        in_channels: Image channels.
+        out_channels: Segmentation heads.
+        backbone: A key of `BACKBONES`.
+        backbone_kwargs: Keyword arguments of the backbone's constructor.
+        intensity_window: One (low, high) per channel, in the units of the preprocessed data.
+        spatial_axes: Permutation p such that `array.transpose(p)` has the axes (x, y, z); (2, 1, 0) for (z, y, x).
 
     Raises:
-        RectalError: unknown backbone, or another number of windows than channels, or an empty window.
+        RectalError: Unknown backbone, or another number of windows than channels, or an empty window.
     """
 
     def __init__(

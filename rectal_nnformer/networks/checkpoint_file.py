@@ -39,7 +39,7 @@ def read_checkpoint(path: Path) -> Any:
     """Return what a PyTorch file holds, executing nothing from it.
 
     Raises:
-        RectalError: there is no such file, or it is something else, incomplete, or holds other objects than tensors,
+        RectalError: There is no such file, or it is something else, incomplete, or holds other objects than tensors,
             plain values and `SAFE_TYPES`; the message says which.
     """
     check_weights_file(path)

@@ -84,7 +84,7 @@ def files_of(backbone: str) -> list[PretrainedFile]:
     """Return the files that a backbone can start from.
 
     Raises:
-        RectalError: no file is known for `backbone`.
+        RectalError: No file is known for `backbone`.
     """
     files = [file for file in PRETRAINED_FILES if file.backbone == backbone]
     if not files:
@@ -100,7 +100,7 @@ def find_pretrained(backbone: str) -> Path:
         backbone: "smit", "swin_unetr" or "swin_unetr_v2".
 
     Raises:
-        RectalError: the variable is not set, names no folder or one without such a file, or the backbone is unknown.
+        RectalError: The variable is not set, names no folder or one without such a file, or the backbone is unknown.
     """
     files = files_of(backbone)
     names = " or ".join(file.name for file in files)

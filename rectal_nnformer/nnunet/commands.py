@@ -25,7 +25,7 @@ def command_path(name: str) -> str:
     """Return the path of one of nnU-Net's console scripts, installed beside the running Python.
 
     Raises:
-        RectalError: there is no such script.
+        RectalError: There is no such script.
     """
     path = Path(sysconfig.get_path("scripts")) / name
     if not path.exists():
@@ -43,10 +43,10 @@ def start_command(
     """Start one of nnU-Net's commands in a process group of its own, which `stop_groups` ends as a whole.
 
     Args:
-        name: the command, such as `nnUNetv2_train`.
-        arguments: its arguments.
-        variables: environment variables to set on top of the current ones.
-        output: an open file that receives stdout and stderr; None leaves both where they are.
+        name: The command, such as `nnUNetv2_train`.
+        arguments: Its arguments.
+        variables: Environment variables to set on top of the current ones.
+        output: An open file that receives stdout and stderr; None leaves both where they are.
     """
     return subprocess.Popen(
         [command_path(name), *arguments],

@@ -21,7 +21,7 @@ def find_trainer(name: str) -> Any:
     """Return a trainer's class, ours, nnU-Net's own or one in a folder that `nnUNet_extTrainer` names.
 
     Raises:
-        RectalError: there is no trainer of that name.
+        RectalError: There is no trainer of that name.
     """
     before = os.environ.get(TRAINERS_VARIABLE)
     os.environ[TRAINERS_VARIABLE] = environment_with_trainers()[TRAINERS_VARIABLE]

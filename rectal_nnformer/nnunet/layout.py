@@ -35,7 +35,7 @@ def nnunet_folder(variable: str) -> Path:
     """Return the folder that one of nnU-Net's variables names.
 
     Raises:
-        RectalError: the variable is not set.
+        RectalError: The variable is not set.
     """
     if not os.environ.get(variable):
         raise RectalError(
@@ -56,7 +56,7 @@ def find_dataset(variable: str, dataset: int | str) -> Path:
     """Return the folder of a dataset, given as id or as DatasetXXX_Name, in one of nnU-Net's folders.
 
     Raises:
-        RectalError: the variable is not set, or there is no such dataset or more than one.
+        RectalError: The variable is not set, or there is no such dataset or more than one.
     """
     folder = nnunet_folder(variable)
     prefix = f"Dataset{int(dataset):03d}_" if str(dataset).isdecimal() else str(dataset)
@@ -76,11 +76,11 @@ def find_plans(preprocessed: Path, plans: str) -> Path:
     """Return the file of plans by their name.
 
     Args:
-        preprocessed: folder of a dataset in nnUNet_preprocessed.
-        plans: their name.
+        preprocessed: Folder of a dataset in nnUNet_preprocessed.
+        plans: Their name.
 
     Raises:
-        RectalError: there are none of that name; the message names those that there are.
+        RectalError: There are none of that name; the message names those that there are.
     """
     path = preprocessed / f"{plans}.json"
     if not path.is_file():
@@ -88,7 +88,7 @@ def find_plans(preprocessed: Path, plans: str) -> Path:
         present = ", ".join(f.stem for f in files if b'"configurations"' in f.read_bytes())
         raise RectalError(
             f"{path} does not exist. "
-            + (f"Plans of this dataset: {present}. Mend -p, or run" if present else "Run")
+            + (f"Plans of this dataset: {present}. Fix -p, or run" if present else "Run")
             + " 'rectal_nnformer plan_and_preprocess' first."
         )
     return path
@@ -98,7 +98,7 @@ def check_configuration(plans_file: Path, configuration: str) -> None:
     """Refuse a configuration that plans do not have.
 
     Raises:
-        RectalError: it is not among them, or the file does not hold plans.
+        RectalError: It is not among them, or the file does not hold plans.
     """
     try:
         configurations = json.loads(plans_file.read_text(encoding="utf-8"))["configurations"]
@@ -106,14 +106,14 @@ def check_configuration(plans_file: Path, configuration: str) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RectalError(f"{plans_file} cannot be read as plans ({error!r}). Plan the dataset again.") from error
     if configuration not in configurations:
-        raise RectalError(f"{plans_file} has no configuration '{configuration}', but {present}. Mend -c.")
+        raise RectalError(f"{plans_file} has no configuration '{configuration}', but {present}. Fix -c.")
 
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that does not exist.
 
     Raises:
-        RectalError: names it.
+        RectalError: Names it.
     """
     if not folder.is_dir():
         raise RectalError(f"there is no folder {folder}. Check its name.")
@@ -123,7 +123,7 @@ def check_weights_file(path: Path) -> None:
     """Refuse a file of weights that does not exist.
 
     Raises:
-        RectalError: names it.
+        RectalError: Names it.
     """
     if not path.is_file():
         raise RectalError(f"There is no weights file {path}.")
@@ -133,7 +133,7 @@ def check_model_folder(folder: Path) -> tuple[str, str, str]:
     """Return trainer, plans and configuration of a trained model's folder.
 
     Raises:
-        RectalError: there is no such folder, or it is no model's.
+        RectalError: There is no such folder, or it is no model's.
     """
     names = "Name a model folder, as 'rectal_nnformer crossval' prints it: nnUNet_results/DATASET/TRAINER__PLANS__CONF"
     if not folder.is_dir():
@@ -150,7 +150,7 @@ def check_fold_folder(folder: Path) -> tuple[str, str]:
     """Return trainer and configuration of a trained fold's folder, `.../TRAINER__PLANS__CONFIGURATION/fold_X`.
 
     Raises:
-        RectalError: it is no such folder; where it is a file in one, the message names that.
+        RectalError: It is no such folder; where it is a file in one, the message names that.
     """
     folder = folder.resolve()
     parts = folder.parent.name.split("__")
@@ -165,7 +165,7 @@ def check_compared(second: Path) -> None:
     """Refuse what the features of a fold cannot be compared with.
 
     Raises:
-        RectalError: it is neither the folder of a trained fold nor a file, or the file is a checkpoint of a fold.
+        RectalError: It is neither the folder of a trained fold nor a file, or the file is a checkpoint of a fold.
     """
     if second.is_dir():
         check_fold_folder(second)
@@ -182,7 +182,7 @@ def plans_of_model(dataset: str, trainer: str, plans: str, configuration: str) -
     """Return the preprocessed dataset of a model, and its plans: those that it was trained by, if it was.
 
     Raises:
-        RectalError: a variable is not set, or there is no such dataset, no such plans or no such configuration.
+        RectalError: A variable is not set, or there is no such dataset, no such plans or no such configuration.
     """
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
     path = nnunet_folder("nnUNet_results") / preprocessed.name / f"{trainer}__{plans}__{configuration}" / "plans.json"

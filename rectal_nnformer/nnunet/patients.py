@@ -12,7 +12,7 @@ def read_patients(dataset_folder: Path) -> dict[str, str]:
     """Return the patient of each case; empty if the dataset does not tell, and each case then counts as a patient.
 
     Raises:
-        RectalError: there is a list that cannot be right, see `read_patient_list`.
+        RectalError: There is a list that cannot be right, see `read_patient_list`.
     """
     path = dataset_folder / PATIENTS_FILE
     return read_patient_list(path) if path.is_file() else {}
@@ -22,7 +22,7 @@ def read_patient_list(path: Path) -> dict[str, str]:
     """Read which case is of which patient from a CSV file with the columns `case` and `patient`.
 
     Raises:
-        RectalError: the file cannot be read, lacks a column or a value, or names a case twice.
+        RectalError: The file cannot be read, lacks a column or a value, or names a case twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

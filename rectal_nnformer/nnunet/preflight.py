@@ -14,7 +14,7 @@ def check_input(folder: str) -> None:
     """Refuse a folder of images that does not exist, is empty, or holds images without the number of a channel.
 
     Raises:
-        RectalError: says which.
+        RectalError: Says which.
     """
     path = Path(folder)
     if not path.is_dir() or not any(path.iterdir()):
@@ -35,7 +35,7 @@ def check_device(device: str) -> None:
     """Refuse a GPU that is not there.
 
     Raises:
-        RectalError: says what to give instead.
+        RectalError: Says what to give instead.
     """
     import torch
 
@@ -47,20 +47,20 @@ def check_model(dataset: str, model: str, folds: Sequence[str], checkpoint: str)
     """Refuse a model that has not been trained, or not on all folds that are to predict.
 
     Args:
-        dataset: id or name.
+        dataset: Id or name.
         model: TRAINER__PLANS__CONFIGURATION, the name of its folder.
-        folds: numbers, or "all".
-        checkpoint: file name in the folder of a fold.
+        folds: Numbers, or "all".
+        checkpoint: File name in the folder of a fold.
 
     Raises:
-        RectalError: names what is missing and what is there.
+        RectalError: Names what is missing and what is there.
     """
     folder = find_dataset("nnUNet_results", dataset) / model
     if not folder.is_dir():
         present = sorted(path.name for path in folder.parent.glob("*__*__*"))
         raise RectalError(
             f"There is no model {folder}. "
-            + (f"{folder.parent.name} has {', '.join(present)}: mend -tr, -p or -c." if present else "Train it first.")
+            + (f"{folder.parent.name} has {', '.join(present)}: fix -tr, -p or -c." if present else "Train it first.")
         )
     trained = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
     if missing := [fold for fold in folds if fold not in trained]:

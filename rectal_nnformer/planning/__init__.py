@@ -1,8 +1,5 @@
 """From a raw dataset to plans and preprocessed data: fingerprint, intensity window, planning rules, planner."""
 
-from rectal_nnformer.planning.api import plan_dataset
-from rectal_nnformer.planning.backbones import BACKBONES
-from rectal_nnformer.planning.explanation import describe_plans
-from rectal_nnformer.planning.planner import RectalExperimentPlanner
+import lazy_loader
 
-__all__ = ["BACKBONES", "RectalExperimentPlanner", "describe_plans", "plan_dataset"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -29,11 +29,11 @@ class PatchAccount:
     """Expected shares of one patch; the lists hold one number per stage.
 
     Attributes:
-        real_volume_share: real voxels of all voxels.
-        real_token_fraction: real tokens of all that attention processes.
-        unshifted_uniform_adi: attention dilution index that uniform attention would have, in unshifted blocks.
-        shifted_uniform_adi: the same in shifted blocks.
-        uniform_adi: the mean over the blocks of a stage.
+        real_volume_share: Real voxels of all voxels.
+        real_token_fraction: Real tokens of all that attention processes.
+        unshifted_uniform_adi: Attention dilution index that uniform attention would have, in unshifted blocks.
+        shifted_uniform_adi: The same in shifted blocks.
+        uniform_adi: The mean over the blocks of a stage.
     """
 
     real_volume_share: float
@@ -55,8 +55,8 @@ def expected_real_share(extents: ArrayLike, size: int) -> float:
     """Return the expected share of real voxels on one axis: the mean over cases of min(extent, size) / size.
 
     Args:
-        extents: voxels of each case on this axis.
-        size: patch size on this axis.
+        extents: Voxels of each case on this axis.
+        size: Patch size on this axis.
     """
     return float(np.minimum(np.asarray(extents), size).mean() / size)
 
@@ -65,9 +65,9 @@ def tile_account(patch_size: Size, extents: ArrayLike, backbone: Backbone) -> Pa
     """Return what to expect of the tiles that the predictor cuts: the mean over the cases, exactly.
 
     Args:
-        patch_size: voxels per axis (x, y, z).
-        extents: voxels per axis (x, y, z), (cases, 3).
-        backbone: gives windows and stages.
+        patch_size: Voxels per axis (x, y, z).
+        extents: Voxels per axis (x, y, z), (cases, 3).
+        backbone: Gives windows and stages.
     """
     boxes, counts = _boxes(patch_size, extents)
     values = [_box_values(patch_size, box, backbone) for box in boxes]
@@ -82,10 +82,10 @@ def training_account(
     The tiles' account, plus the mean difference between a drawn crop and the tile of its case.
 
     Args:
-        patch_size: voxels per axis (x, y, z).
-        extents: voxels per axis (x, y, z), (cases, 3).
-        backbone: gives windows and stages.
-        crops_per_kind: crops to draw of each of four kinds.
+        patch_size: Voxels per axis (x, y, z).
+        extents: Voxels per axis (x, y, z), (cases, 3).
+        backbone: Gives windows and stages.
+        crops_per_kind: Crops to draw of each of four kinds.
     """
     boxes, counts = _boxes(patch_size, extents)
     expected = np.average([_box_values(patch_size, box, backbone) for box in boxes], axis=0, weights=counts)
@@ -108,9 +108,9 @@ def expected_scattered_shares(patch_size: Size, extents: ArrayLike, backbone: Ba
     `rectal_nnformer.geometry.scattered_padding_share`.
 
     Args:
-        patch_size: voxels per axis (x, y, z).
-        extents: voxels per axis (x, y, z), (cases, 3).
-        backbone: gives window and stages.
+        patch_size: Voxels per axis (x, y, z).
+        extents: Voxels per axis (x, y, z), (cases, 3).
+        backbone: Gives window and stages.
     """
     if not backbone.scatters:
         return [0.0] * backbone.num_stages

@@ -48,23 +48,23 @@ def plan_dataset(
     backbone's plans share are not made twice.
 
     Args:
-        dataset_id: the number after "Dataset".
-        backbone: a key of `rectal_nnformer.planning.backbones.BACKBONES`.
+        dataset_id: The number after "Dataset".
+        backbone: A key of `rectal_nnformer.planning.backbones.BACKBONES`.
         overwrite_target_spacing: mm, in the order of nnU-Net's arrays (z, y, x), instead of the planned one.
-        plans_name: instead of the backbone's.
-        backbone_kwargs: arguments of the network's constructor other than its defaults.
-        max_patch_size: upper limit of the patch size on every axis, voxels.
+        plans_name: Instead of the backbone's.
+        backbone_kwargs: Arguments of the network's constructor other than its defaults.
+        max_patch_size: Upper limit of the patch size on every axis, voxels.
         gpu_memory_target: GB of the GPU that is planned for; 24 unless given.
-        tumor_augmentation: ranges of the tumour-aware augmentation, "published" or "planned" from the fingerprint.
-        lesion_wise: whether that augmentation draws for each lesion instead of each sample.
-        preprocess: whether to make the preprocessed data, or write the plans alone.
-        num_processes: worker processes of the preprocessing.
-        num_processes_fingerprint: worker processes of the fingerprint.
-        clean: compute fingerprint, intensity window and preprocessed data again even if they are up to date.
-        warn: told of what the new plans put out of use, such as older ones of their name and folds trained by them.
+        tumor_augmentation: Ranges of the tumour-aware augmentation, "published" or "planned" from the fingerprint.
+        lesion_wise: Whether that augmentation draws for each lesion instead of each sample.
+        preprocess: Whether to make the preprocessed data, or write the plans alone.
+        num_processes: Worker processes of the preprocessing.
+        num_processes_fingerprint: Worker processes of the fingerprint.
+        clean: Compute fingerprint, intensity window and preprocessed data again even if they are up to date.
+        warn: Told of what the new plans put out of use, such as older ones of their name and folds trained by them.
 
     Raises:
-        RectalError: the dataset is unknown, incomplete or two-dimensional, a case cannot be used, or an option cannot
+        RectalError: The dataset is unknown, incomplete or two-dimensional, a case cannot be used, or an option cannot
             be met.
     """
     dataset = open_raw_dataset(dataset_id)
@@ -93,7 +93,7 @@ def extract_fingerprint(dataset: RawDataset, *, num_processes: int | None = None
     They are computed again if the raw dataset has changed since, or if `clean`.
 
     Raises:
-        RectalError: a case cannot be read or used.
+        RectalError: A case cannot be read or used.
     """
     processes = _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset)
     fingerprint_file = dataset.preprocessed / "dataset_fingerprint.json"
@@ -114,7 +114,7 @@ def verify_integrity(dataset: RawDataset, num_processes: int | None = None) -> N
     """Run nnU-Net's check of all training images and labels.
 
     Raises:
-        RectalError: the check failed; nnU-Net prints what it found.
+        RectalError: The check failed; nnU-Net prints what it found.
     """
     with _failing_as(f"nnU-Net's integrity check of {dataset.name}"):
         verify_dataset_integrity(str(dataset.folder), _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset))

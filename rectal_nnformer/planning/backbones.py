@@ -15,15 +15,15 @@ class Backbone:
     """A network as the planner sees it.
 
     Attributes:
-        network: name of the network in the plans, "smit", "swin_unetr" or "swin_unetr_v2".
-        plans_name: name of the plans unless the user gives another.
-        multiple: a patch size is a multiple of this many voxels on every axis.
-        largest: the largest patch size on an axis, by default that of pretraining.
-        window: tokens per axis of an attention window.
-        shrink_window: whether windows shrink to grids smaller than they are.
-        depths: blocks of each stage, every second one with shifted windows.
-        scatters: whether windows are put back scattered, as SMIT's published code does.
-        kwargs: arguments of the network's constructor that differ from its defaults.
+        network: Name of the network in the plans, "smit", "swin_unetr" or "swin_unetr_v2".
+        plans_name: Name of the plans unless the user gives another.
+        multiple: A patch size is a multiple of this many voxels on every axis.
+        largest: The largest patch size on an axis, by default that of pretraining.
+        window: Tokens per axis of an attention window.
+        shrink_window: Whether windows shrink to grids smaller than they are.
+        depths: Blocks of each stage, every second one with shifted windows.
+        scatters: Whether windows are put back scattered, as SMIT's published code does.
+        kwargs: Arguments of the network's constructor that differ from its defaults.
     """
 
     network: str
@@ -80,12 +80,12 @@ def resolve_backbone(
     """Return a backbone of `BACKBONES` with other network arguments and a smaller largest patch.
 
     Args:
-        name: a key of `BACKBONES`.
-        backbone_kwargs: arguments of the network's constructor, replacing those of the same name.
-        max_patch_size: upper limit of the patch size on every axis, voxels.
+        name: A key of `BACKBONES`.
+        backbone_kwargs: Arguments of the network's constructor, replacing those of the same name.
+        max_patch_size: Upper limit of the patch size on every axis, voxels.
 
     Raises:
-        RectalError: unknown backbone, or no patch size is admissible.
+        RectalError: Unknown backbone, or no patch size is admissible.
     """
     if name not in BACKBONES:
         raise RectalError(f"There is no backbone '{name}'; choose one of {', '.join(BACKBONES)}.")

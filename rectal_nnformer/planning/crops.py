@@ -41,8 +41,8 @@ class Crop:
     """A training crop of one image. All axes are (z, y, x), in which nnU-Net draws.
 
     Attributes:
-        extent: voxels of the image.
-        start: first voxel of the crop, in voxels of the image; negative in its padding.
+        extent: Voxels of the image.
+        start: First voxel of the crop, in voxels of the image; negative in its padding.
         affine: (3, 3), takes offsets from the middle of the patch to offsets from the middle of the crop; None for a
             patch that is neither rotated nor scaled.
     """
@@ -90,10 +90,10 @@ def draw_crops(extents: ArrayLike, patch_size: Size, per_kind: int, seed: int = 
     with the weight that the kind has in training. Lesions are taken to lie anywhere in the image.
 
     Args:
-        extents: voxels per axis (z, y, x), (cases, 3).
-        patch_size: voxels per axis (z, y, x).
-        per_kind: crops of each kind.
-        seed: of the random numbers.
+        extents: Voxels per axis (z, y, x), (cases, 3).
+        patch_size: Voxels per axis (z, y, x).
+        per_kind: Crops of each kind.
+        seed: Of the random numbers.
 
     Yields:
         A crop and its weight; the weights add up to 1.

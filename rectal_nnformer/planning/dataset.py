@@ -27,13 +27,13 @@ class RawDataset:
     """A raw dataset and where its preprocessed data belong.
 
     Attributes:
-        dataset_id: the number after "Dataset".
+        dataset_id: The number after "Dataset".
         name: DatasetXXX_Name.
-        dataset_json: content of dataset.json.
-        cases: image files (one per channel) and label file of each training case, by case name.
-        reader: class that reads its images.
-        folder: its folder in nnUNet_raw.
-        preprocessed: its folder in nnUNet_preprocessed.
+        dataset_json: Content of dataset.json.
+        cases: Image files (one per channel) and label file of each training case, by case name.
+        reader: Class that reads its images.
+        folder: Its folder in nnUNet_raw.
+        preprocessed: Its folder in nnUNet_preprocessed.
     """
 
     dataset_id: int

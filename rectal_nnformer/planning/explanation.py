@@ -26,8 +26,8 @@ def describe_plans(plans: Mapping[str, Any], width: int | None = WIDTH) -> str:
     """Return plans in words; sizes and spacings are x, y, z.
 
     Args:
-        plans: content of a plans file that this package's planner wrote.
-        width: columns after which sentences are wrapped; None leaves each on one line.
+        plans: Content of a plans file that this package's planner wrote.
+        width: Columns after which sentences are wrapped; None leaves each on one line.
     """
     record = plans[RECORD_KEY]
     lines = [
@@ -51,7 +51,7 @@ def explain_plans(dataset_id: int, plans_name: str) -> str:
     """Explain plans that are there, write the explanation beside them, and return it.
 
     Raises:
-        RectalError: there is no such dataset or no such plans, or this version's planner did not make them.
+        RectalError: There is no such dataset or no such plans, or this version's planner did not make them.
     """
     path = find_plans(find_dataset("nnUNet_preprocessed", dataset_id), plans_name)
     try:

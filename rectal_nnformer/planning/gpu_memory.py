@@ -24,8 +24,8 @@ class MemoryTarget:
     """The GPU that is planned for. A GB is 2**30 bytes here, as cards are sold.
 
     Attributes:
-        gigabytes: its memory.
-        count: counts a training step.
+        gigabytes: Its memory.
+        count: Counts a training step.
     """
 
     gigabytes: float
@@ -62,13 +62,13 @@ def memory_target(gigabytes: float | None, backbone: Backbone, in_channels: int,
     """Return the target for a network.
 
     Args:
-        gigabytes: memory of the GPU; None for the default of 24.
-        backbone: the network.
-        in_channels: image channels.
-        out_channels: segmentation heads.
+        gigabytes: Memory of the GPU; None for the default of 24.
+        backbone: The network.
+        in_channels: Image channels.
+        out_channels: Segmentation heads.
 
     Raises:
-        RectalError: no positive number of gigabytes.
+        RectalError: No positive number of gigabytes.
     """
     target = DEFAULT_TARGET if gigabytes is None else float(gigabytes)
     if not 0 < target < float("inf"):

@@ -40,9 +40,9 @@ def write_intensity_window(dataset: RawDataset, measured: dict[str, Window], sig
     Keys: `window`, one [low, high] per channel; `percentiles`; `cases`, the same per case; `raw_signature`.
 
     Args:
-        dataset: the raw dataset.
+        dataset: The raw dataset.
         measured: `case_percentiles` of each case, by its name.
-        signature: the dataset's signature before it was measured.
+        signature: The dataset's signature before it was measured.
     """
     prepared = dataset.prepared_channels
     medians = np.median(list(measured.values()), axis=0).tolist()
@@ -62,10 +62,10 @@ class NormalizedImage:
     """A case as nnU-Net's preprocessing normalizes it, before resampling.
 
     Attributes:
-        data: float32 (channels, z, y, x), cropped to the nonzero region and normalized per channel.
-        inside: bool (z, y, x) of the same crop, False for the zeros around the image.
-        box: where the crop lies in the file's array (z, y, x).
-        shape: voxels (z, y, x) of the file's array.
+        data: Float32 (channels, z, y, x), cropped to the nonzero region and normalized per channel.
+        inside: Bool (z, y, x) of the same crop, False for the zeros around the image.
+        box: Where the crop lies in the file's array (z, y, x).
+        shape: Voxels (z, y, x) of the file's array.
         spacing: mm (z, y, x).
     """
 
@@ -80,13 +80,13 @@ def read_normalized(case: str, images: list[str], reader: type, prepared: Sequen
     """Read one case, crop it to its nonzero region and normalize each channel, as nnU-Net's preprocessing does.
 
     Args:
-        case: name of the case, for error messages.
-        images: its image files, one per channel.
+        case: Name of the case, for error messages.
+        images: Its image files, one per channel.
         reader: nnU-Net's class that reads them.
-        prepared: whether each channel is prepared, and so not normalized.
+        prepared: Whether each channel is prepared, and so not normalized.
 
     Raises:
-        RectalError: the case cannot be read, holds NaN or infinite values, a channel is constant, or a prepared one is
+        RectalError: The case cannot be read, holds NaN or infinite values, a channel is constant, or a prepared one is
             none.
     """
     try:

@@ -43,14 +43,14 @@ class StepMemory:
     """Memory of one training step with AdamW, bytes.
 
     Attributes:
-        weights: parameters and buffers.
-        optimizer: the two moments that AdamW keeps of every parameter.
-        gradients: gradients of all parameters.
-        activations: what lives between forward and backward pass besides weights and moments: input, target, and the
+        weights: Parameters and buffers.
+        optimizer: The two moments that AdamW keeps of every parameter.
+        gradients: Gradients of all parameters.
+        activations: What lives between forward and backward pass besides weights and moments: input, target, and the
             tensors that autograd saved, among them the half-precision copies of the weights.
-        forward_backward: the most that lives during forward and backward pass, all of the above included as far as it
+        forward_backward: The most that lives during forward and backward pass, all of the above included as far as it
             lives then. Linear in the batch size.
-        update: the most that lives while AdamW updates all parameters at once, with two temporary tensors for each.
+        update: The most that lives while AdamW updates all parameters at once, with two temporary tensors for each.
     """
 
     weights: int
@@ -106,12 +106,12 @@ def step_memory(
     """Count the memory of one training step in mixed precision.
 
     Args:
-        backbone: a key of `rectal_nnformer.networks.adapter.BACKBONES`.
-        patch_size: voxels per axis (x, y, z).
-        batch_size: patches in a batch.
-        in_channels: image channels.
-        out_channels: segmentation heads.
-        backbone_kwargs: arguments of the network's constructor other than its defaults.
+        backbone: A key of `rectal_nnformer.networks.adapter.BACKBONES`.
+        patch_size: Voxels per axis (x, y, z).
+        batch_size: Patches in a batch.
+        in_channels: Image channels.
+        out_channels: Segmentation heads.
+        backbone_kwargs: Arguments of the network's constructor other than its defaults.
 
     Returns:
         Bytes that tensors take. What is no tensor is not in it: the CUDA context, workspaces of cuDNN, and memory that
@@ -158,8 +158,8 @@ class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all tensors that are made while it is active, until each is freed.
 
     Attributes:
-        now: bytes that live now.
-        peak: the most that lived at any time.
+        now: Bytes that live now.
+        peak: The most that lived at any time.
     """
 
     def __init__(self) -> None:

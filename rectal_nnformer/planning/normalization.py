@@ -26,7 +26,7 @@ def normalize(case: str, channel: NDArray[np.floating], prepared: bool) -> NDArr
     """Return a channel (z, y, x) of a case as nnU-Net's preprocessing normalizes it.
 
     Raises:
-        RectalError: the channel is called prepared, but its intensities are not those of a prepared volume.
+        RectalError: The channel is called prepared, but its intensities are not those of a prepared volume.
     """
     low, high = PREPARED_WINDOW
     if prepared and not within_window(channel.min(), channel.max()):

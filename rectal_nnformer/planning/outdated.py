@@ -29,8 +29,8 @@ def replacement_warnings(dataset: RawDataset, plans: Settings) -> Iterator[str]:
     """Yield what does not fit plans that are about to be written.
 
     Args:
-        dataset: the raw dataset.
-        plans: the new plans.
+        dataset: The raw dataset.
+        plans: The new plans.
     """
     path, folder = dataset.preprocessed / f"{plans['plans_name']}.json", data_folder(dataset, plans, FULLRES)
     if path.is_file() and (differences := differing_settings(read_json(path), plans)):
@@ -61,8 +61,8 @@ def differing_settings(old: Any, new: Settings) -> list[str]:
     """Return the settings on which data or training depend and in which plans differ, with both values if short.
 
     Args:
-        old: content of a plans file, which may be damaged or something else.
-        new: plans.
+        old: Content of a plans file, which may be damaged or something else.
+        new: Plans.
     """
     try:
         before = dict(_settings(old))

@@ -19,8 +19,8 @@ class Lesion:
     """The largest lesion of a dataset on each axis.
 
     Attributes:
-        extent_mm: extent (x, y, z), mm; the largest on each axis, be it of different lesions.
-        cases: the case in which the largest is, per axis.
+        extent_mm: Extent (x, y, z), mm; the largest on each axis, be it of different lesions.
+        cases: The case in which the largest is, per axis.
     """
 
     extent_mm: tuple[float, ...]
@@ -32,12 +32,12 @@ class Choice:
     """Patches and batch size, and how they came about; sizes are voxels per axis (x, y, z).
 
     Attributes:
-        filled: the largest patch that the images fill.
-        fitting: the same after shrinking it to the GPU.
-        patch_size: the same after lengthening it for the lesions: the patch of `3d_fullres`.
-        cubic: the patch of `3d_fullres_cubic`.
-        batch_size: patches in a batch, of both configurations.
-        batch_limits: for the two patches, how many cover 5 % of the dataset.
+        filled: The largest patch that the images fill.
+        fitting: The same after shrinking it to the GPU.
+        patch_size: The same after lengthening it for the lesions: the patch of `3d_fullres`.
+        cubic: The patch of `3d_fullres_cubic`.
+        batch_size: Patches in a batch, of both configurations.
+        batch_limits: For the two patches, how many cover 5 % of the dataset.
     """
 
     filled: Size
@@ -57,14 +57,14 @@ def choose(
     configurations, and both get the smaller, so that they differ in their patch alone.
 
     Args:
-        extents: voxels per axis (x, y, z) of each case at the target spacing, (cases, 3).
-        backbone: gives the admissible sizes.
-        memory: the GPU.
-        lesion: the largest lesion; None where the dataset has none.
-        spacing: target spacing (x, y, z), mm.
+        extents: Voxels per axis (x, y, z) of each case at the target spacing, (cases, 3).
+        backbone: Gives the admissible sizes.
+        memory: The GPU.
+        lesion: The largest lesion; None where the dataset has none.
+        spacing: Target spacing (x, y, z), mm.
 
     Raises:
-        RectalError: not even the smallest patch fits the GPU.
+        RectalError: Not even the smallest patch fits the GPU.
     """
     filled = rules.choose_patch_size(extents, backbone)
     fitting = rules.fit_memory(filled, backbone, memory.fits)

@@ -18,7 +18,7 @@ def dataset_cautions(dataset: RawDataset, median_spacing: Sequence[float]) -> It
     """Yield what of a dataset is unlike thick-sliced MRI of some tens of patients.
 
     Args:
-        dataset: the raw dataset.
+        dataset: The raw dataset.
         median_spacing: mm, in any order.
     """
     number = len(dataset.cases)
@@ -53,9 +53,9 @@ def lesion_cautions(choice: Choice, lesion: Lesion | None, spacing: Sequence[flo
     """Yield on which axes the largest lesion has not the room it should have in the patch that the images fill.
 
     Args:
-        choice: the patches.
-        lesion: the largest lesion.
-        spacing: target spacing (x, y, z), mm.
+        choice: The patches.
+        lesion: The largest lesion.
+        spacing: Target spacing (x, y, z), mm.
     """
     if lesion is None:
         yield "No training case has a lesion of at least 11 voxels."

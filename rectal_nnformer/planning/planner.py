@@ -45,20 +45,20 @@ class RectalExperimentPlanner(ExperimentPlanner):
     needs the files that `rectal_nnformer plan` writes before: both fingerprints and the intensity window.
 
     Args:
-        dataset_name_or_id: as for nnU-Net's planner.
-        gpu_memory_target_in_gb: memory of the GPU that is planned for; None is 24.
+        dataset_name_or_id: As for nnU-Net's planner.
+        gpu_memory_target_in_gb: Memory of the GPU that is planned for; None is 24.
         preprocessor_name: nnU-Net's preprocessor.
-        plans_name: name of the plans; by default the backbone's.
+        plans_name: Name of the plans; by default the backbone's.
         overwrite_target_spacing: mm, in the order of nnU-Net's arrays (z, y, x), instead of the planned one.
-        suppress_transpose: as for nnU-Net's planner.
-        backbone: a key of `rectal_nnformer.planning.backbones.BACKBONES`.
-        backbone_kwargs: arguments of the network's constructor other than its defaults.
-        max_patch_size: upper limit of the patch size on every axis, voxels.
-        tumor_augmentation: ranges of the tumour-aware augmentation, "published" or "planned" from the fingerprint.
-        lesion_wise: whether that augmentation draws for each lesion instead of each sample.
+        suppress_transpose: As for nnU-Net's planner.
+        backbone: A key of `rectal_nnformer.planning.backbones.BACKBONES`.
+        backbone_kwargs: Arguments of the network's constructor other than its defaults.
+        max_patch_size: Upper limit of the patch size on every axis, voxels.
+        tumor_augmentation: Ranges of the tumour-aware augmentation, "published" or "planned" from the fingerprint.
+        lesion_wise: Whether that augmentation draws for each lesion instead of each sample.
 
     Raises:
-        RectalError: the dataset is unknown, incomplete, two-dimensional or without fingerprint or window; or an option
+        RectalError: The dataset is unknown, incomplete, two-dimensional or without fingerprint or window; or an option
             cannot be met.
     """
 
@@ -104,8 +104,8 @@ class RectalExperimentPlanner(ExperimentPlanner):
         """Write dataset.json, the plans and what explains them; unlike nnU-Net, keep nothing of older plans.
 
         Args:
-            plans: what `make_plans` returned.
-            warn: told of everything that the plans put out of use.
+            plans: What `make_plans` returned.
+            warn: Told of everything that the plans put out of use.
         """
         warnings = list(replacement_warnings(self.raw, plans))
         copy_dataset_json(self.raw)

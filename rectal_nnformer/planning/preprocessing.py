@@ -41,7 +41,7 @@ def copy_splits(dataset: RawDataset) -> None:
     """Copy the raw dataset's folds into the preprocessed dataset unless they are there; nnU-Net trains by those.
 
     Raises:
-        RectalError: the raw dataset's folds cannot be read, or differ from those in the preprocessed dataset.
+        RectalError: The raw dataset's folds cannot be read, or differ from those in the preprocessed dataset.
     """
     source, target = (folder / "splits_final.json" for folder in (dataset.folder, dataset.preprocessed))
     if not source.is_file():
@@ -71,10 +71,10 @@ def preprocess(dataset: RawDataset, plans: dict[str, Any], configuration: str, n
     """Run nnU-Net's preprocessing for one configuration, replacing the data of its folder.
 
     Args:
-        dataset: the raw dataset.
-        plans: the plans; they need not have been written.
-        configuration: name of a configuration that does not inherit.
-        num_processes: worker processes.
+        dataset: The raw dataset.
+        plans: The plans; they need not have been written.
+        configuration: Name of a configuration that does not inherit.
+        num_processes: Worker processes.
     """
     folder = data_folder(dataset, plans, configuration)
     _record_file(folder).unlink(missing_ok=True)

@@ -53,8 +53,8 @@ def choose_patch_size(extents: ArrayLike, backbone: Backbone) -> Size:
     the deepest feature map then be a single position, the axis with the largest mean extent gets the next size.
 
     Args:
-        extents: voxels per axis (x, y, z), (cases, 3).
-        backbone: gives the admissible sizes.
+        extents: Voxels per axis (x, y, z), (cases, 3).
+        backbone: Gives the admissible sizes.
     """
     cohort = np.asarray(extents)
     patch = [_largest_filled(cohort[:, axis], backbone.sizes) for axis in range(3)]
@@ -81,9 +81,9 @@ def fit_memory(patch_size: Size, backbone: Backbone, fits: Callable[[Size], bool
     The size in plane shrinks first, the longer of x and y or both alike; once it is the smallest, z shrinks.
 
     Args:
-        patch_size: voxels per axis (x, y, z).
-        backbone: gives the admissible sizes.
-        fits: whether a training step on a patch fits.
+        patch_size: Voxels per axis (x, y, z).
+        backbone: Gives the admissible sizes.
+        fits: Whether a training step on a patch fits.
     """
     patch: Size | None = patch_size
     while patch is not None and not fits(patch):
@@ -106,10 +106,10 @@ def fit_lesions(patch_size: Size, needed: Sequence[float], backbone: Backbone, f
     """Return the patch with every axis that is too short for the lesions made longer, as far as that is possible.
 
     Args:
-        patch_size: voxels per axis (x, y, z).
-        needed: voxels per axis that the largest lesion takes, margin included.
-        backbone: gives the admissible sizes.
-        fits: whether a training step on a patch fits the GPU.
+        patch_size: Voxels per axis (x, y, z).
+        needed: Voxels per axis that the largest lesion takes, margin included.
+        backbone: Gives the admissible sizes.
+        fits: Whether a training step on a patch fits the GPU.
     """
     patch = list(patch_size)
     for axis in range(3):
@@ -127,8 +127,8 @@ def batch_size_limit(patch_size: Size, extents: ArrayLike) -> int:
     The dataset is taken to be as many images of the median size as there are cases.
 
     Args:
-        patch_size: voxels per axis.
-        extents: voxels per axis of each case, (cases, 3).
+        patch_size: Voxels per axis.
+        extents: Voxels per axis of each case, (cases, 3).
     """
     cohort = np.asarray(extents)
     voxels = np.median(cohort, axis=0).prod() * len(cohort)
@@ -141,6 +141,6 @@ def spatial_axes(transpose_forward: Sequence[int]) -> list[int]:
     Readers give (z, y, x); nnU-Net stores that array transposed by `transpose_forward`.
 
     Args:
-        transpose_forward: as in the plans.
+        transpose_forward: As in the plans.
     """
     return [list(transpose_forward).index(axis) for axis in (2, 1, 0)]

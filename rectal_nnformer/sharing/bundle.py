@@ -46,7 +46,7 @@ def output_file(path: str | Path) -> Path:
     """Return where to write, before anything is done that takes long.
 
     Raises:
-        RectalError: that is a folder.
+        RectalError: That is a folder.
     """
     path = Path(path)
     if path.is_dir():
@@ -63,7 +63,7 @@ def write_bundle(target: Path, about: Mapping[str, Any], members: Sequence[Membe
         members: The files.
 
     Raises:
-        RectalError: a path or size cannot be in a bundle, or a file changed meanwhile.
+        RectalError: A path or size cannot be in a bundle, or a file changed meanwhile.
     """
     ordered = sorted(members, key=lambda member: member.path)
     check_paths([member.path for member in ordered])
@@ -92,7 +92,7 @@ class BundleReader(SealedReader):
         manifest: Its content; `files` holds safe paths only.
 
     Raises:
-        RectalError: the file is no bundle of ours, damaged, of a later version, or larger than is safe.
+        RectalError: The file is no bundle of ours, damaged, of a later version, or larger than is safe.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -110,7 +110,7 @@ class BundleReader(SealedReader):
         """Write all files into an empty folder, each with the size and digest that the manifest tells.
 
         Raises:
-            RectalError: a single byte of the bundle is not as written, or the disk is too small. Files are in `folder`
+            RectalError: A single byte of the bundle is not as written, or the disk is too small. Files are in `folder`
                 then, not to be used.
         """
         files: dict[str, Any] = self.manifest["files"]
@@ -179,7 +179,7 @@ def tar_header(path: str, size: int) -> bytes:
     """Return the POSIX ustar header of a regular file of mode 0644 without owner, group and time.
 
     Raises:
-        RectalError: the path or the file is too long for it.
+        RectalError: The path or the file is too long for it.
     """
     prefix, name = "", path
     if len(name.encode()) > 100:
@@ -208,7 +208,7 @@ def check_paths(paths: Sequence[str]) -> None:
     """Refuse paths that could leave a folder, mean another thing on another system, or overwrite each other.
 
     Raises:
-        RectalError: which path, and why.
+        RectalError: Which path, and why.
     """
     seen: dict[str, str] = {MANIFEST: MANIFEST}
     for path in paths:

@@ -44,7 +44,7 @@ def check_grid(
             fits is enough: nnU-Net's planners let some folders share a name whatever their target spacing.
 
     Raises:
-        RectalError: what does not agree.
+        RectalError: What does not agree.
     """
     problem = _problem(properties, shape, resamplings)
     if problem:

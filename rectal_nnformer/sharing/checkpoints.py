@@ -23,7 +23,7 @@ def read_model_checkpoint(path: Path) -> dict[str, Any]:
     Keys: `network_weights`, `trainer_name`, `configuration`, `fold`, `inference_allowed_mirroring_axes`.
 
     Raises:
-        RectalError: it holds other than data, or is no checkpoint of nnU-Net's.
+        RectalError: It holds other than data, or is no checkpoint of nnU-Net's.
     """
     if not zipfile.is_zipfile(path):
         raise RectalError(f"{path} is no checkpoint as nnU-Net writes them, or damaged; have it sent again.")

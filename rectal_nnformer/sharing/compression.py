@@ -84,9 +84,9 @@ class GzipMemberReader:
         """Return `size` bytes, fewer at the end alone.
 
         Raises:
-            EOFError: the file ends before its member does.
-            gzip.BadGzipFile: it goes on behind it.
-            zlib.error: it is damaged.
+            EOFError: The file ends before its member does.
+            gzip.BadGzipFile: It goes on behind it.
+            zlib.error: It is damaged.
         """
         parts = []
         while size and (data := _inflated(self._inflate, self._file.read, min(size, CHUNK))):
@@ -137,7 +137,7 @@ class SealedReader:
         path: The file; gzip and xz are told by the first bytes.
 
     Raises:
-        RectalError: the file is none of ours, or damaged.
+        RectalError: The file is none of ours, or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -171,7 +171,7 @@ class SealedReader:
         """Return exactly `size` bytes of the stream.
 
         Raises:
-            RectalError: the stream ends before or is damaged.
+            RectalError: The stream ends before or is damaged.
         """
         parts = []
         while size:
@@ -186,7 +186,7 @@ class SealedReader:
         """Make sure that the stream ends here and that the seal is right.
 
         Raises:
-            RectalError: it does not, or the file was changed.
+            RectalError: It does not, or the file was changed.
         """
         if self._decompressed(1):
             raise self.damaged(" (more follows its end)")
@@ -235,7 +235,7 @@ def _inflated(inflate: "zlib._Decompress", raw: Callable[[int], bytes], size: in
 
     Raises:
         EOFError: `raw` gives no more before the stream ends.
-        zlib.error: the stream is damaged.
+        zlib.error: The stream is damaged.
     """
     data = b""
     while not data and not inflate.eof:

@@ -83,7 +83,7 @@ def load_data_pickle(path: Path) -> Any:
         path: A file of at most `MAX_BYTES`.
 
     Raises:
-        RectalError: the file is no pickle, damaged, or holds or does anything else; nothing of it has been executed.
+        RectalError: The file is no pickle, damaged, or holds or does anything else; nothing of it has been executed.
     """
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -100,7 +100,7 @@ def parse(data: bytes) -> Any:
     """Return what the bytes of a pickle hold.
 
     Raises:
-        UnsafePickle: see `load_data_pickle`.
+        UnsafePickle: See `load_data_pickle`.
     """
     machine = _Machine()
     stream = io.BytesIO(data)

@@ -92,7 +92,7 @@ def export_dataset(
         The path of the file.
 
     Raises:
-        RectalError: there is no such dataset or fold; a case lacks a file or a file cannot be read; a case name is left
+        RectalError: There is no such dataset or fold; a case lacks a file or a file cannot be read; a case name is left
             that cannot be replaced.
     """
     output = output_file(output)
@@ -129,7 +129,7 @@ def read_json(path: Path) -> Any:
     """Return a JSON file of one of our own datasets or models.
 
     Raises:
-        RectalError: it is missing or cannot be read.
+        RectalError: It is missing or cannot be read.
     """
     try:
         return load_json_file(path, str(path))
@@ -165,7 +165,7 @@ def _cases_and_splits(
         return sorted(present), set(), splits
     missing = sorted(set(folds) - set(range(len(splits or []))))
     if missing or not folds:
-        raise RectalError(f"{path} has no fold {', '.join(map(str, missing))}: mend --folds.")
+        raise RectalError(f"{path} has no fold {', '.join(map(str, missing))}: fix --folds.")
     assert splits is not None
     kept = [fold if number in folds else {"train": [], "val": []} for number, fold in enumerate(splits)]
     cases = {case for fold in kept for part in fold.values() for case in part}

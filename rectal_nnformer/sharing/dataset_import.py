@@ -31,7 +31,7 @@ def import_dataset(path: str | Path) -> Path:
         The folder of the preprocessed dataset.
 
     Raises:
-        RectalError: the file is no dataset bundle, damaged, or holds anything that a dataset does not; the dataset is
+        RectalError: The file is no dataset bundle, damaged, or holds anything that a dataset does not; the dataset is
             there already, or its id belongs to another. Nothing has been written then.
     """
     with BundleReader(path) as bundle:
@@ -56,7 +56,7 @@ def check_kind(bundle: BundleReader, kind: str) -> str:
     """Return the dataset's name in a manifest.
 
     Raises:
-        RectalError: the bundle is of another kind, or does not tell a name with the id that it tells.
+        RectalError: The bundle is of another kind, or does not tell a name with the id that it tells.
     """
     manifest = bundle.manifest
     if manifest.get("kind") != kind:
@@ -76,7 +76,7 @@ def check_id_is_free(name: str) -> None:
     """Refuse a dataset whose id has another name in any of nnU-Net's folders: nnU-Net would find neither.
 
     Raises:
-        RectalError: which folder is in the way.
+        RectalError: Which folder is in the way.
     """
     number = name[len("Dataset") :][:3]
     for variable, folder in folder_variables().items():

@@ -57,7 +57,7 @@ def check_frame(path: Path) -> Frame:
     """Return what a file says it holds, after making sure that there is but a plain four-dimensional array in it.
 
     Raises:
-        UnexpectedFrame: there is, or the file is damaged.
+        UnexpectedFrame: There is, or the file is damaged.
     """
     size = path.stat().st_size
     if size < FIXED + len(TRAILER):
@@ -81,7 +81,7 @@ def rewrite_frame(source: Path, target: Path) -> None:
     """Write the array of one of our own files anew, without whatever else was in the file.
 
     Raises:
-        RectalError: the file cannot be read.
+        RectalError: The file cannot be read.
     """
     try:
         array = blosc2.blosc2_ext.open(str(source), mode="r", offset=0)

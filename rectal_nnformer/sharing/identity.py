@@ -163,7 +163,7 @@ def pseudonyms(folder: Path, cases: Collection[str]) -> dict[str, str]:
     """Return a random name for each case: those of the key file in a dataset's folder, and new ones for other cases.
 
     Raises:
-        RectalError: the key file cannot be read, or cases have names that any other name contains.
+        RectalError: The key file cannot be read, or cases have names that any other name contains.
     """
     known = _read_key(folder / KEY_FILE)
     names = {case: known[case] for case in cases if case in known}
@@ -203,7 +203,5 @@ def _read_key(path: Path) -> dict[str, str]:
     rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
     names = {row[0]: row[1] for row in rows[1:] if len(row) == 2}
     if rows[:1] != [["case", "pseudonym"]] or len(set(names.values())) != len(rows) - 1:
-        raise RectalError(
-            f"{path} is not the key file that this program wrote. Mend it, or move it away for new names."
-        )
+        raise RectalError(f"{path} is not the key file that this program wrote. Fix it, or move it away for new names.")
     return names

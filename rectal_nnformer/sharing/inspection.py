@@ -42,7 +42,7 @@ def inspect_file(path: str | Path) -> str:
     Nothing of the file is executed. A bundle is read to its end, and every byte of it verified.
 
     Raises:
-        RectalError: there is no such file, or a bundle or zip is damaged or not safe to unpack.
+        RectalError: There is no such file, or a bundle or zip is damaged or not safe to unpack.
     """
     path = Path(path)
     if not path.is_file():

@@ -41,7 +41,7 @@ def export_model(
         The path of the file.
 
     Raises:
-        RectalError: there is no such model or fold, or a file of it cannot be read.
+        RectalError: There is no such model or fold, or a file of it cannot be read.
     """
     output = output_file(output)
     dataset = find_dataset("nnUNet_results", dataset_id)
@@ -49,7 +49,7 @@ def export_model(
     source = dataset / f"{trainer}__{plans}__{configuration}"
     if not source.is_dir():
         present = ", ".join(sorted(path.name for path in dataset.glob("*__*__*"))) or "none"
-        raise RectalError(f"There is no model {source}; models of this dataset: {present}. Mend -tr, -p or -c.")
+        raise RectalError(f"There is no model {source}; models of this dataset: {present}. Fix -tr, -p or -c.")
     names = _case_names(source, dataset.name, pseudonymize)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".partial", dir=output.parent) as scratch:

@@ -75,7 +75,7 @@ def rewrite_model(
         folds: Numbers of the folds, or "all"; None takes those that are finished.
 
     Raises:
-        RectalError: anything is not as nnU-Net or this package writes it.
+        RectalError: Anything is not as nnU-Net or this package writes it.
     """
     traces = Traces()
     removed: set[str] = {"optimizer state and training curves of checkpoints"}

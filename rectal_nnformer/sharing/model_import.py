@@ -30,7 +30,7 @@ def import_model(path: str | Path) -> list[Path]:
         The folders of the models; a bundle holds one.
 
     Raises:
-        RectalError: the file is neither, damaged, or holds anything that could run; the model is there already, or the
+        RectalError: The file is neither, damaged, or holds anything that could run; the model is there already, or the
             id belongs to another dataset. Nothing has been written then.
     """
     path = Path(path)

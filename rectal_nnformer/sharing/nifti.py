@@ -58,7 +58,7 @@ def clean_nifti(source: Path, target: Path) -> bool:
         target: Of the same ending; gzip's own header tells neither name nor time.
 
     Raises:
-        RectalError: it is no NIfTI file, or ends early.
+        RectalError: It is no NIfTI file, or ends early.
     """
     with _opened(source, gzip.GzipFile) as file:
         header, clean, offset, num_bytes = _read_header(source, file)
@@ -75,7 +75,7 @@ def check_nifti(path: Path) -> None:
     """Make sure that a file holds an image and nothing else, as `clean_nifti` writes it.
 
     Raises:
-        RectalError: what is wrong.
+        RectalError: What is wrong.
     """
     with path.open("rb") as raw:
         start = raw.read(len(GZIP_HEADER))

@@ -20,7 +20,7 @@ def read_properties(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the properties in a pickle without executing it, and the names of the fields that were left out.
 
     Raises:
-        RectalError: it holds more than data, lacks a field that nnU-Net always writes, or has one of another type,
+        RectalError: It holds more than data, lacks a field that nnU-Net always writes, or has one of another type,
             length or range.
     """
     content = load_data_pickle(path)

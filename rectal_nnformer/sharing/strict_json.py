@@ -28,7 +28,7 @@ def load_json(data: bytes, name: str, *, nan_as_none: bool = False) -> Any:
         nan_as_none: Take NaN and Infinity for null, as in scores that are undefined, instead of refusing them.
 
     Raises:
-        RectalError: it is no JSON, larger than `MAX_BYTES`, of more than `MAX_VALUES` values, nested deeper than
+        RectalError: It is no JSON, larger than `MAX_BYTES`, of more than `MAX_VALUES` values, nested deeper than
             `MAX_DEPTH`, names a key twice, or holds NaN or an infinite number.
     """
     if len(data) > MAX_BYTES:
@@ -53,8 +53,8 @@ def load_json_file(path: Path, name: str, *, nan_as_none: bool = False) -> Any:
     """Return the content of a JSON file, as `load_json`; one that is too large is not read.
 
     Raises:
-        RectalError: see `load_json`.
-        FileNotFoundError: there is no such file.
+        RectalError: See `load_json`.
+        FileNotFoundError: There is no such file.
     """
     with path.open("rb") as file:
         return load_json(file.read(MAX_BYTES + 1), name, nan_as_none=nan_as_none)

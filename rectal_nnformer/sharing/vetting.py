@@ -126,7 +126,7 @@ def check_dataset_name(name: Any) -> int:
     """Return the id in DatasetXXX_Name.
 
     Raises:
-        RectalError: it is no such name.
+        RectalError: It is no such name.
     """
     match = DATASET_NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None:
@@ -138,7 +138,7 @@ def check_dataset_json(content: Any, name: str) -> None:
     """Refuse a dataset.json that says more than nnU-Net reads, or that could lead out of the dataset's folder.
 
     Raises:
-        RectalError: what is wrong.
+        RectalError: What is wrong.
     """
     _check_keys(content, DATASET_KEYS, name)
     _expect(FILE_ENDING.fullmatch(str(content.get("file_ending"))), name, "file_ending", content.get("file_ending"))
@@ -156,7 +156,7 @@ def check_plans(content: Any, name: str, dataset_name: str) -> None:
     """Refuse plans that name other folders, other datasets, or classes beyond nnU-Net's and this package's.
 
     Raises:
-        RectalError: what is wrong.
+        RectalError: What is wrong.
     """
     _check_keys(content, PLANS_KEYS, name)
     _expect(content.get("dataset_name") == dataset_name, name, "dataset_name", content.get("dataset_name"))
@@ -185,7 +185,7 @@ def check_splits(content: Any, name: str, cases: Collection[str]) -> None:
     """Refuse splits that are no list of folds, or that name cases which are not there.
 
     Raises:
-        RectalError: what is wrong.
+        RectalError: What is wrong.
     """
     _expect(isinstance(content, list) and len(content) <= 1000, name, "folds", "")
     known = set(cases)

@@ -16,7 +16,7 @@ def checked_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInf
     """Return the files of a zip.
 
     Raises:
-        RectalError: a path is not plain, an entry is a link or device, or there are too many or too large files.
+        RectalError: A path is not plain, an entry is a link or device, or there are too many or too large files.
     """
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     for entry in entries:
@@ -38,7 +38,7 @@ def unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path)
     """Write one file of a zip to `target`, which must not exist, and not more bytes than the zip tells.
 
     Raises:
-        RectalError: the zip holds more.
+        RectalError: The zip holds more.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     left = entry.file_size

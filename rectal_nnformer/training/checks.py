@@ -17,7 +17,7 @@ def check_can_train(job: TrainingJob, folds: Sequence[int]) -> None:
     """Refuse what every fold would fail on: no such trainer or device, plans of another network, no pretrained file.
 
     Raises:
-        RectalError: says which of them, and what to do.
+        RectalError: Says which of them, and what to do.
     """
     waiting = [fold for fold in folds if not job.is_finished(fold)]
     if not waiting:

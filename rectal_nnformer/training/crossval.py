@@ -39,13 +39,13 @@ def cross_validate(
     """Train, validate and summarize folds; finished ones are not repeated.
 
     Args:
-        dataset: id or name of a planned and preprocessed dataset.
-        trainer: name of a trainer.
-        plans: name of the plans.
-        configuration: a configuration of the plans.
-        folds: folds to train; None takes all of the dataset's splits.
+        dataset: Id or name of a planned and preprocessed dataset.
+        trainer: Name of a trainer.
+        plans: Name of the plans.
+        configuration: A configuration of the plans.
+        folds: Folds to train; None takes all of the dataset's splits.
         device: nnU-Net's `-device`.
-        gpus: for each fold that is to run at a time its GPU, as in CUDA_VISIBLE_DEVICES, or None to leave it to nnU-Net
+        gpus: For each fold that is to run at a time its GPU, as in CUDA_VISIBLE_DEVICES, or None to leave it to nnU-Net
             (on the CPU always None).
         save_probabilities: nnU-Net's `--npz`.
 
@@ -54,7 +54,7 @@ def cross_validate(
         covers all folds that are finished, those of earlier runs included.
 
     Raises:
-        RectalError: the dataset is not planned and preprocessed; a fold, trainer or device is not possible, or the
+        RectalError: The dataset is not planned and preprocessed; a fold, trainer or device is not possible, or the
             pretrained file is missing; or a training failed.
     """
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)

@@ -18,8 +18,8 @@ class FoldProgress:
     stands for itself and names its fold.
 
     Args:
-        fold: the fold.
-        slot: which of the folds that run side by side this is; the line of its bar.
+        fold: The fold.
+        slot: Which of the folds that run side by side this is; the line of its bar.
     """
 
     def __init__(self, fold: int, slot: int) -> None:

@@ -22,11 +22,11 @@ class TrainingJob:
     """What the folds of a cross-validation have in common.
 
     Args:
-        dataset: folder name, `DatasetXXX_Name`.
-        configuration: a configuration of the plans.
-        trainer: name of the trainer class.
-        plans: name of the plans.
-        results: the folder that nnUNet_results names.
+        dataset: Folder name, `DatasetXXX_Name`.
+        configuration: A configuration of the plans.
+        trainer: Name of the trainer class.
+        plans: Name of the plans.
+        results: The folder that nnUNet_results names.
         device: nnU-Net's `-device`: "cuda", "cpu" or "mps".
         save_probabilities: nnU-Net's `--npz`, needed to ensemble several models later.
     """
@@ -73,10 +73,10 @@ class FoldRun:
     """One running fold: its process, its log and its progress.
 
     Args:
-        job: what to train.
-        fold: the fold.
-        slot: which of the folds that run side by side this is; the line of its progress bar.
-        gpu: the GPU to use, as in CUDA_VISIBLE_DEVICES; None leaves the choice to nnU-Net.
+        job: What to train.
+        fold: The fold.
+        slot: Which of the folds that run side by side this is; the line of its progress bar.
+        gpu: The GPU to use, as in CUDA_VISIBLE_DEVICES; None leaves the choice to nnU-Net.
     """
 
     def __init__(self, job: TrainingJob, fold: int, slot: int, gpu: str | None) -> None:
@@ -140,12 +140,12 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
     fails, those that run beside it are finished, but no other is started.
 
     Args:
-        job: what to train.
-        folds: the folds.
-        gpus: for each fold that runs at a time its GPU, as in CUDA_VISIBLE_DEVICES; None leaves it to nnU-Net.
+        job: What to train.
+        folds: The folds.
+        gpus: For each fold that runs at a time its GPU, as in CUDA_VISIBLE_DEVICES; None leaves it to nnU-Net.
 
     Raises:
-        RectalError: folds failed, or another process trains one of them; the message holds the ends of the logs.
+        RectalError: Folds failed, or another process trains one of them; the message holds the ends of the logs.
     """
     waiting = [fold for fold in folds if not job.is_finished(fold)]
     for fold in folds:
@@ -167,7 +167,7 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
                     run.close("failed" if failed else "finished")
                     failures += [run.error()] if failed else []
     if failures:
-        remedy = "Mend the cause and run the same command again; finished folds are not repeated."
+        remedy = "Fix the cause and run the same command again; finished folds are not repeated."
         raise RectalError("\n".join([*failures, remedy]))
 
 

@@ -96,7 +96,7 @@ class RectalTrainer(nnUNetTrainer):
         """Refuse plans or a configuration that this recipe cannot train, before any folder is made.
 
         Raises:
-            RectalError: says which, and what to use instead.
+            RectalError: Says which, and what to use instead.
         """
         trainer = cls.__name__
         if cls.planned_patch_only and configuration == CUBIC:

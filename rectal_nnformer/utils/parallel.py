@@ -36,7 +36,7 @@ def map_with_progress(
         description: What the progress bar says.
 
     Raises:
-        RectalError: a worker process was killed.
+        RectalError: A worker process was killed.
     """
     num_workers = min(num_workers, len(items))
     results = []

@@ -1,5 +1,5 @@
 """Cohorts to try the tool on: synthetic pelvic scans, and real ones with implanted tumours."""
 
-from rectal_nnformer.demo.cohort.cohort import write_implanted_cohort, write_synthetic_cohort
+import lazy_loader
 
-__all__ = ["write_implanted_cohort", "write_synthetic_cohort"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -30,13 +30,13 @@ def planned_augmentation(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     outliers are left out.
 
     Args:
-        fingerprint: content of `rectal_fingerprint.json`.
+        fingerprint: Content of `rectal_fingerprint.json`.
 
     Returns:
         `channels`, with `scale` and `shift` as [low, high] and `median`, M, each; `num_lesions`.
 
     Raises:
-        RectalError: there are fewer than 5 lesions, or they are as dark as the window's lower end.
+        RectalError: There are fewer than 5 lesions, or they are as dark as the window's lower end.
     """
     suspected = {outlier["case"] for outlier in fingerprint["outliers"]}
     lesions = [
@@ -55,12 +55,12 @@ def plan_augmentation(fingerprint: Mapping[str, Any], ranges: str, lesion_wise: 
     """Return the tumour-aware augmentation in the form in which plans hold it.
 
     Args:
-        fingerprint: content of `rectal_fingerprint.json`.
+        fingerprint: Content of `rectal_fingerprint.json`.
         ranges: "published" or "planned".
-        lesion_wise: whether each lesion in a patch gets its own draw.
+        lesion_wise: Whether each lesion in a patch gets its own draw.
 
     Raises:
-        RectalError: the ranges are neither, or cannot be planned.
+        RectalError: The ranges are neither, or cannot be planned.
     """
     if ranges not in (PUBLISHED, PLANNED):
         raise RectalError(f"Tumour augmentation is '{PUBLISHED}' or '{PLANNED}', not '{ranges}'.")
@@ -75,7 +75,7 @@ def augmentation_ranges(lesion_means: ArrayLike) -> tuple[list[float], list[floa
     """Return the ranges of s and o; see `planned_augmentation` for their derivation.
 
     Args:
-        lesion_means: mean of each lesion in units of the window; their median must be positive.
+        lesion_means: Mean of each lesion in units of the window; their median must be positive.
     """
     means = np.asarray(lesion_means, dtype=float)
     median = np.median(means)

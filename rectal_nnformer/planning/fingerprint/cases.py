@@ -29,12 +29,12 @@ class CaseFiles:
     """A case to be measured.
 
     Attributes:
-        name: its name.
-        images: its image files, one per channel.
-        label: its label file.
+        name: Its name.
+        images: Its image files, one per channel.
+        label: Its label file.
         reader: nnU-Net's class that reads them.
-        prepared: whether each channel was prepared beforehand, and so is not normalized.
-        tumor_labels: labels that are tumour.
+        prepared: Whether each channel was prepared beforehand, and so is not normalized.
+        tumor_labels: Labels that are tumour.
     """
 
     name: str
@@ -49,7 +49,7 @@ def measure_case(files: CaseFiles) -> tuple[Window, dict[str, Any]]:
     """Return the percentiles for the intensity window, and the case's record in units of the normalized image.
 
     Raises:
-        RectalError: image or label cannot be read or used, or do not have the same shape.
+        RectalError: Image or label cannot be read or used, or do not have the same shape.
     """
     image = read_normalized(files.name, files.images, files.reader, files.prepared)
     tumor = _read_tumor(files, image.shape)

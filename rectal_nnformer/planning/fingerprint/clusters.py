@@ -29,7 +29,7 @@ def cluster_appearance(lesions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     3 lesions and 5 % each whose silhouette is 0.5 or more, all lesions are one cluster.
 
     Args:
-        lesions: records of the lesions, each with a ring.
+        lesions: Records of the lesions, each with a ring.
 
     Returns:
         `silhouette`, None for one cluster; `clusters`, the largest first, with `num_lesions` and, per channel, the
@@ -52,7 +52,7 @@ def mean_silhouette(distances: Values, assignment: NDArray[np.int_]) -> float:
 
     Args:
         distances: (samples, samples).
-        assignment: cluster of each sample, from 0, at least two clusters without gaps.
+        assignment: Cluster of each sample, from 0, at least two clusters without gaps.
     """
     members = np.eye(assignment.max() + 1)[assignment]
     sizes = members.sum(axis=0)

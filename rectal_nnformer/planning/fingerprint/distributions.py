@@ -15,7 +15,7 @@ def describe_dataset(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return counts and distributions over the cases and over all lesions; see `percentiles` for the latter's form.
 
     Args:
-        cases: records of the cases, intensities in units of the window.
+        cases: Records of the cases, intensities in units of the window.
     """
     lesions = [lesion for case in cases.values() for lesion in case["lesions"]]
     return {

@@ -31,10 +31,10 @@ def ring_around(lesion: Mask, allowed: Mask, spacing: Sequence[float], width_mm:
     """Return the voxels within `width_mm` of a lesion, centre to centre of its nearest voxel, that are allowed.
 
     Args:
-        lesion: bool (z, y, x); no part of the ring.
-        allowed: bool of the same shape, True inside the image and outside all lesions.
+        lesion: Bool (z, y, x); no part of the ring.
+        allowed: Bool of the same shape, True inside the image and outside all lesions.
         spacing: mm (z, y, x).
-        width_mm: width of the ring.
+        width_mm: Width of the ring.
     """
     # The tolerance keeps 10 voxels of 0.5 mm within 5 mm, whatever rounding the file's header holds.
     near = ndimage.distance_transform_edt(~lesion, sampling=spacing) <= width_mm * (1 + 1e-4)
@@ -65,8 +65,8 @@ def describe_geometry(lesion: Mask, box: Box, spacing: Sequence[float]) -> dict[
     """Return `voxels`, `volume_cm3`, `extent_mm` and `centroid_mm` of one component.
 
     Args:
-        lesion: bool (z, y, x), the component in its bounding box.
-        box: where this box lies in the whole array.
+        lesion: Bool (z, y, x), the component in its bounding box.
+        box: Where this box lies in the whole array.
         spacing: mm (z, y, x).
     """
     voxels = int(lesion.sum())
@@ -86,8 +86,8 @@ def describe_intensities(
 
     Args:
         image: (z, y, x).
-        lesion: bool of the same shape, not empty.
-        ring: bool of the same shape; where it is empty, `ring` and `contrast` are None.
+        lesion: Bool of the same shape, not empty.
+        ring: Bool of the same shape; where it is empty, `ring` and `contrast` are None.
         spacing: mm (z, y, x).
 
     The boundary gradient is None where the lesion fills the array.

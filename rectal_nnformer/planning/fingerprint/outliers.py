@@ -37,7 +37,7 @@ def find_outliers(cases: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]
     tumour). A case can be named more than once.
 
     Args:
-        cases: records of the cases, intensities in units of the window.
+        cases: Records of the cases, intensities in units of the window.
     """
     copies = _copied_masks(cases)
     scores = separation_scores(cases)

@@ -31,9 +31,9 @@ def describe_placement(
     lesions, and most of the ring's, stay inside the image.
 
     Args:
-        image: float32 (channels, z, y, x).
-        tumor: bool (z, y, x), all lesions together.
-        inside: bool (z, y, x), where the image is not empty.
+        image: Float32 (channels, z, y, x).
+        tumor: Bool (z, y, x), all lesions together.
+        inside: Bool (z, y, x), where the image is not empty.
         spacing: mm (z, y, x).
 
     Returns:

@@ -41,7 +41,7 @@ def extract_tumor_fingerprint(dataset: RawDataset, num_processes: int) -> dict[s
     All lengths are mm, all axes (x, y, z), all intensities in units of the intensity window.
 
     Raises:
-        RectalError: a case cannot be read, holds NaN, a channel of it is constant, or its label has another shape.
+        RectalError: A case cannot be read, holds NaN, a channel of it is constant, or its label has another shape.
     """
     signature = dataset.signature()
     labels = tumor_labels(dataset.dataset_json)

@@ -30,10 +30,10 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     """Compare trained models on the cases that all of them were validated on.
 
     Args:
-        folders: model folders in nnUNet_results, two or more.
+        folders: Model folders in nnUNet_results, two or more.
 
     Raises:
-        RectalError: fewer than two different ones, one that is no evaluated model, no shared case, or a case that was
+        RectalError: Fewer than two different ones, one that is no evaluated model, no shared case, or a case that was
             scored against different references.
     """
     different = list(dict.fromkeys(Path(folder).expanduser().resolve() for folder in folders))

@@ -27,8 +27,8 @@ def comparison_page(comparison: Comparison, picture: str) -> str:
     """Return the page.
 
     Args:
-        comparison: what is compared.
-        picture: file name of the picture beside it.
+        comparison: What is compared.
+        picture: File name of the picture beside it.
     """
     sections = {
         f"# {plural(len(comparison.runs), 'run')} compared": _introduction(comparison),

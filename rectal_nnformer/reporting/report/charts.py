@@ -92,13 +92,13 @@ def profile_chart(
     """Return values per stage or block as marks joined by lines, a legend line for each series above.
 
     Args:
-        ident: prefix of the ids in it, unique on the page.
-        title: accessible name.
-        description: accessible description.
-        places: labels along the x axis.
-        series: what is drawn.
-        axis_title: name of the x axis.
-        bounds: of the y axis; None takes 0 to the next round number above all values.
+        ident: Prefix of the ids in it, unique on the page.
+        title: Accessible name.
+        description: Accessible description.
+        places: Labels along the x axis.
+        series: What is drawn.
+        axis_title: Name of the x axis.
+        bounds: Of the y axis; None takes 0 to the next round number above all values.
     """
     left, right, height = 44, 14, 190
     top = 14 + 20 * len(series)
@@ -132,11 +132,11 @@ def heat_map(ident: str, title: str, description: str, matrix: Sequence[Sequence
     """Return a square matrix of values between 0 and 1, darker for larger ones, with its scale; row 0 is on top.
 
     Args:
-        ident: prefix of the ids in it, unique on the page.
-        title: accessible name.
-        description: accessible description.
-        matrix: rows of values; None is hatched out.
-        axes: what rows and columns are.
+        ident: Prefix of the ids in it, unique on the page.
+        title: Accessible name.
+        description: Accessible description.
+        matrix: Rows of values; None is hatched out.
+        axes: What rows and columns are.
     """
     left, top = 30, 10
     size = WIDTH - left - 10

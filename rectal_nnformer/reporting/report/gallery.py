@@ -165,9 +165,9 @@ def draw_clips(run: Run, num_processes: int = 1, budget: int = BUDGET) -> list[C
     """Return a clip for every subject, in their order; those without pictures say why.
 
     Args:
-        run: the run; its images, references and predictions are read.
-        num_processes: at most so many processes draw.
-        budget: bytes of the page that all pictures together may take.
+        run: The run; its images, references and predictions are read.
+        num_processes: At most so many processes draw.
+        budget: Bytes of the page that all pictures together may take.
     """
     subjects = subjects_of(run)
     by_case: dict[tuple[int, str], list[Subject]] = {}

@@ -23,8 +23,8 @@ def tag(name: str, /, *content: Content, **attributes: Attribute) -> Markup:
     """Return an element with escaped content and attributes.
 
     Args:
-        name: its name.
-        content: its children; None is left out.
+        name: Its name.
+        content: Its children; None is left out.
         attributes: `class_` stands for class, `data_name` for data-name; None and False are left out, True has no
             value.
     """

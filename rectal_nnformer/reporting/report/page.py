@@ -29,9 +29,9 @@ def report_page(run: Run, clips: Sequence[Clip], date: str) -> str:
     """Return the report as HTML.
 
     Args:
-        run: what is reported.
-        clips: pictures of its lesions.
-        date: when it is written, as it shall read.
+        run: What is reported.
+        clips: Pictures of its lesions.
+        date: When it is written, as it shall read.
     """
     sections = [
         results.headline(run),

@@ -114,8 +114,8 @@ def cases(run: Run, cards: Mapping[str, str]) -> Markup:
     """Return the table of cases, which sorts and filters where scripts run.
 
     Args:
-        run: the run.
-        cards: id of the first card of the gallery for each case that has one.
+        run: The run.
+        cards: Id of the first card of the gallery for each case that has one.
     """
     rows = sorted(
         ((fold, case) for fold, result in run.folds.items() for case in result.cases),

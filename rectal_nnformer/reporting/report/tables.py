@@ -9,10 +9,10 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Content]]
     """Return a table whose first column names the rows, in a frame that scrolls where the page is too narrow.
 
     Args:
-        caption: what the table holds; it also names the frame for screen readers.
-        header: names of the columns.
-        rows: cells; the first of each is the row's header.
-        numeric_from: the column from which on cells are numbers.
+        caption: What the table holds; it also names the frame for screen readers.
+        header: Names of the columns.
+        rows: Cells; the first of each is the row's header.
+        numeric_from: The column from which on cells are numbers.
     """
     head = tag("tr", *(tag("th", name, scope="col", class_=_number(i, numeric_from)) for i, name in enumerate(header)))
     body = (
