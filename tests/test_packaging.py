@@ -1,22 +1,48 @@
-"""What an installation from a wheel contains."""
+"""What a wheel, a source distribution and an editable installation contain."""
 
-import shutil
+import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
+
+import pytest
 
 import rectal_nnformer
 
 CHECKOUT = Path(__file__).parents[1]
+FILES = (
+    "__init__.pyi",
+    "trainers/nnUNetTrainerSMIT.py",
+    "dataset_conversion/nifti.py",
+    "networks/__init__.pyi",
+    "py.typed",
+    "reporting/report/assets/report.css",
+    "reporting/report/assets/report.js",
+)
 
 
-def test_a_wheel_holds_one_package_with_trainers_and_conversion_inside(tmp_path):
-    source = tmp_path / "source"
-    for name in ("rectal_nnformer", "trainers", "dataset_conversion"):
-        shutil.copytree(CHECKOUT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(CHECKOUT / name, source)
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The checkout as git would clone it, links included, so that building leaves nothing in it."""
+    folder = tmp_path_factory.mktemp("source") / "checkout"
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        names = subprocess.run(listed, cwd=CHECKOUT, check=True, capture_output=True).stdout.decode().split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    for name in filter(lambda name: name and os.path.lexists(CHECKOUT / name), names):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (CHECKOUT / name).is_symlink():
+            target.symlink_to((CHECKOUT / name).readlink())
+        else:
+            target.write_bytes((CHECKOUT / name).read_bytes())
+    return folder
+
+
+def test_a_wheel_holds_one_package_with_trainers_and_conversion_as_real_files(source, tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
     subprocess.run(command, check=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -25,12 +51,27 @@ def test_a_wheel_holds_one_package_with_trainers_and_conversion_inside(tmp_path)
         "rectal_nnformer",
         f"rectal_nnformer-{rectal_nnformer.__version__}",
     }
-    for file in (
-        "trainers/nnUNetTrainerSMIT.py",
-        "dataset_conversion/nifti.py",
-        "cli/demo.py",
-        "py.typed",
-        "reporting/report/assets/report.css",
-        "reporting/report/assets/report.js",
+    assert {f"rectal_nnformer/{file}" for file in FILES} <= set(files)
+
+
+def test_a_source_distribution_holds_them_as_real_files(source, tmp_path):
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path], cwd=source, check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        members = {member.name.partition("/")[2]: member for member in tar}
+    assert {f"rectal_nnformer/{file}" for file in FILES} <= set(members)
+    assert not [name for name, member in members.items() if member.issym() or member.islnk()]
+
+
+def test_the_trainers_are_one_folder_and_import_path_is_file_path():
+    import rectal_nnformer.dataset_conversion
+    import rectal_nnformer.trainers
+    from rectal_nnformer.nnunet.layout import trainers_folder
+
+    package = Path(rectal_nnformer.__file__).parent
+    for module, name in (
+        (rectal_nnformer.trainers, "trainers"),
+        (rectal_nnformer.dataset_conversion, "dataset_conversion"),
     ):
-        assert f"rectal_nnformer/{file}" in files
+        assert Path(module.__file__).parent.resolve() == (package / name).resolve()
+    assert trainers_folder() == (package / "trainers").resolve()
