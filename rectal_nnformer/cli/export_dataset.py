@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         required=True,
-        help="file to write, replacing one of that name once it is complete: .tar, .tar.gz or .tgz, .tar.xz (slow, "
-        "hardly smaller); a plain tar under any other ending",
+        help="file to write, a zip, replacing one of that name once it is complete",
     )
     parser.add_argument(
         "--pseudonymize",

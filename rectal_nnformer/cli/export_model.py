@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         required=True,
-        help="file to write, replacing one of that name once it is complete: .tar, .tar.gz or .tgz, .tar.xz; a plain "
-        "tar under any other ending",
+        help="file to write, a zip, replacing one of that name once it is complete",
     )
     parser.add_argument("-tr", metavar="TRAINER", required=True, help="trainer, such as nnUNetTrainerSMIT_ACT")
     parser.add_argument("-p", metavar="PLANS", required=True, help="plans, such as nnUNetRectalSMITPlans")
@@ -41,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Export and say what to do with the file."""
-    from rectal_nnformer.sharing.model_export import export_model
+    from rectal_nnformer.sharing import export_model
 
     path = export_model(
         arguments.d,

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Import and say how to predict."""
-    from rectal_nnformer.sharing.model_import import import_model
+    from rectal_nnformer.sharing import import_model
 
     for folder in import_model(arguments.file):
         trainer, plans, configuration = folder.name.split("__")

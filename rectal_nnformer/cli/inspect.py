@@ -18,6 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the description."""
-    from rectal_nnformer.sharing.inspection import inspect_file
+    from rectal_nnformer.sharing import inspect_file
 
     print(inspect_file(arguments.file))
