@@ -32,9 +32,9 @@ from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import read_evaluation
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
-from rectal_nnformer.sharing import bundle as bundles
 from rectal_nnformer.sharing import export_dataset, export_model, import_model, inspect_file
 from rectal_nnformer.sharing import model as models
+from rectal_nnformer.utils import zips
 
 TRAINER = "nnUNetTrainerSMIT_ACT"
 MODEL = f"{TRAINER}__{PLANS}__3d_fullres"
@@ -60,7 +60,11 @@ def results(folder):
             "metric_per_case": [{"reference_file": f"{folder}/x.nii.gz"}],
         },
         "validation/lesion_detection.json": {"cases": [case], "settings": {"path": str(folder)}},
-        "validation/attention_dilution.json": {"stages": [STAGE], "cases": [{"case": CASES[1]}], "weights": str(folder)},
+        "validation/attention_dilution.json": {
+            "stages": [STAGE],
+            "cases": [{"case": CASES[1]}],
+            "weights": str(folder),
+        },
         "validation/feature_reuse.json": {**reuse, "settings": {"cases": list(CASES)}},
         "attention_epochs.json": [{"epoch": 0, "stages": [STAGE]}],
     }
@@ -435,7 +439,7 @@ def test_zips_that_leave_the_folder_are_refused(sender, bundle, tmp_path, name):
 
 
 def test_zips_with_links_or_bombs_are_refused(sender, bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(bundles, "FREE_EXPANSION", 1 << 20)
+    monkeypatch.setattr(zips, "FREE_EXPANSION", 1 << 20)
     path = model_zip(sender[0], tmp_path / "link.zip")
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(*link("/etc"))

@@ -8,13 +8,13 @@ import subprocess
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 from sharing_inputs import Runs
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.sharing.pickles import names_in_pickle, read_own_pickle
+from rectal_nnformer.utils.pickles import names_in_pickle, read_own_pickle
 
 NUMBERS = st.one_of(st.integers(), st.floats(allow_nan=False), st.booleans(), st.none(), st.text(max_size=5))
 ARRAYS = stn.arrays(
@@ -42,7 +42,9 @@ def parse(tmp_path_factory):
 
 def same(one, other):
     if isinstance(one, np.ndarray):
-        return one.dtype.newbyteorder("=") == other.dtype.newbyteorder("=") and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+        return one.dtype.newbyteorder("=") == other.dtype.newbyteorder("=") and np.array_equal(
+            one, other, equal_nan=one.dtype.kind == "f"
+        )
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
@@ -51,6 +53,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
+@settings(deadline=None)
 @given(value=VALUES)
 def test_data_come_back(parse, protocol, value):
     assert same(value, parse(pickle.dumps(value, protocol)))
@@ -131,6 +134,7 @@ def test_forged_programs_are_refused(parse, program):
     assert isinstance(names_in_pickle(program), list)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_can_be_listed(data):
     assert all(isinstance(name, str) for name in names_in_pickle(data))

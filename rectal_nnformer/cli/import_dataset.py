@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Import and say how to train."""
+    from rectal_nnformer.cli.training_hint import training_commands
     from rectal_nnformer.sharing import import_dataset
-    from rectal_nnformer.sharing.training_hint import training_commands
 
     folder = import_dataset(arguments.file)
     print(f"Imported {folder}")

@@ -1,13 +1,10 @@
-"""Bundles: zip files of arrays and JSON with a manifest; and zips from elsewhere, checked before they are unpacked."""
+"""Bundles: zip files of arrays and JSON with a manifest that tells the digest of each."""
 
 import hashlib
 import importlib.metadata
 import io
 import shutil
-import stat
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,21 +16,14 @@ from tqdm import tqdm
 
 from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.sharing.json_records import MAX_BYTES, R, Record, json_text, make_record, read_record
-from rectal_nnformer.sharing.schema import DatasetName, Text, check_paths
+from rectal_nnformer.sharing.schema import DatasetName, Text
 from rectal_nnformer.utils.files import staged_file
+from rectal_nnformer.utils.json_records import MAX_BYTES, R, Record, json_text, make_record, read_record
+from rectal_nnformer.utils.zips import CHUNK, MAX_FILES, check_paths, checked_entries, open_zip, unpacked
 
 VERSION = 2
 MANIFEST = "manifest.json"
-MAX_FILES = 50_000
-"""Two configurations of 10,000 cases."""
 MAX_FILE_BYTES = 8 << 30
-MAX_EXPANSION = 200
-"""How many times its own size a zip may unpack to, beyond `FREE_EXPANSION` bytes."""
-FREE_EXPANSION = 256 << 20
-MAX_DIRECTORY_BYTES = 32 << 20
-"""Of a zip's own list of its files, which is read whole."""
-CHUNK = 1 << 20
 COMPRESSION_LEVEL = 1
 """Higher ones take up to three times as long and make arrays of images 1 % smaller."""
 MODEL_FOLDER = r"[A-Za-z_][A-Za-z0-9_]*?__[A-Za-z0-9_.+-]+?__[A-Za-z0-9_.+-]+"
@@ -197,73 +187,6 @@ class BundleReader:
                 "bytes. Bundles are written by 'rectal_nnformer export_dataset' and 'export_model'."
             )
         return read_record(Manifest, b"".join(unpacked(self._archive, entry)), f"{MANIFEST} of {self.path}")
-
-
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip file whose list of files is not too long to be read."""
-    if not path.is_file():
-        raise RectalError(f"There is no file {path}.")
-    with _readable(path):
-        if _directory_bytes(path) > MAX_DIRECTORY_BYTES:
-            raise RectalError(f"{path} lists more than {MAX_FILES} files: no dataset or model does.")
-        return zipfile.ZipFile(path)
-
-
-def checked_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """Return the files of a zip: of plain paths, no links or devices, not too many, not too large."""
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    for entry in entries:
-        plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not entry.flag_bits & 1
-        if not plain or stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
-            raise RectalError(f"{path} holds {entry.filename!r}, which is a link, a device or encrypted.")
-    # An extra field can give an entry another name, which later versions of Python unpack it to.
-    check_paths([entry.orig_filename for entry in entries])
-    check_paths([entry.filename for entry in entries])
-    total, size = sum(entry.file_size for entry in entries), path.stat().st_size
-    if len(entries) > MAX_FILES + 1 or total > MAX_EXPANSION * size + FREE_EXPANSION:
-        raise RectalError(
-            f"{path} has {size} bytes and would unpack to {total} in {len(entries)} files: no dataset or model does."
-        )
-    return entries
-
-
-def unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
-    """Give the content of one file of a zip, piece by piece, and not more bytes than the zip tells."""
-    path, left = Path(str(archive.filename)), entry.file_size
-    with _readable(path):
-        source = archive.open(entry)
-    with source:
-        while True:
-            with _readable(path):
-                data = source.read(CHUNK)
-            left -= len(data)
-            if left < 0 or (left and not data):
-                raise RectalError(f"{path} cannot be read: {entry.filename} is not of the size that the zip tells.")
-            if not data:
-                return
-            yield data
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Say of a file that it is damaged, whatever the library raises."""
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
-        raise RectalError(f"{path} cannot be read as a zip file ({error}). Have it sent again.") from None
-
-
-def _directory_bytes(path: Path) -> int:
-    """Return the size of a zip's list of files, from the end of the zip."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 42))
-        tail = file.read()
-        if tail[-22:-18] != b"PK\x05\x06":
-            raise ValueError("it is something else, ends early, or goes on behind its end")
-        if tail[:4] != b"PK\x06\x07":
-            return int(struct.unpack("<I", tail[-10:-6])[0])
-        file.seek(struct.unpack("<Q", tail[8:16])[0])
-        return int(struct.unpack("<Q", file.read(56)[40:48])[0])
 
 
 def _pieces(content: bytes | Path) -> Iterator[bytes]:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message, read_image
-from rectal_nnformer.sharing.json_records import json_content, make_record
-from rectal_nnformer.sharing.pickles import read_own_pickle
-from rectal_nnformer.sharing.schema import ItkGrid, Plans, Properties, is_possible_shape
+from rectal_nnformer.sharing.schema import ItkGrid, PlansJson, Properties, is_possible_shape
+from rectal_nnformer.utils.json_records import json_content, make_record
+from rectal_nnformer.utils.pickles import read_own_pickle
 
 DATA, SEGMENTATION, LOCATIONS, MASK = "data", "seg", "class_locations", "mask"
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
@@ -58,7 +58,7 @@ def write_case(stem: Path, arrays: Arrays, properties: Properties, patch_size: S
     nnUNetDatasetBlosc2.save_case(arrays[DATA], arrays[SEGMENTATION], content, str(stem), **stored)
 
 
-def check_case(name: str, arrays: Arrays, properties: Properties, plans: Sequence[Plans]) -> None:
+def check_case(name: str, arrays: Arrays, properties: Properties, plans: Sequence[PlansJson]) -> None:
     """Refuse arrays and properties that do not belong together or that no preprocessing of plans makes.
 
     Args:

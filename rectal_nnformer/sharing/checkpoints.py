@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
-from rectal_nnformer.sharing.json_records import Record, json_content, make_record
-from rectal_nnformer.sharing.schema import DatasetJson, Identifier, PlainName, Plans
+from rectal_nnformer.sharing.schema import DatasetJson, Identifier, PlainName, PlansJson
+from rectal_nnformer.utils.json_records import Record, json_content, make_record
 
 MAX_TENSORS = 100_000
 PARAMETER_NAME = re.compile(r"[\w.]{1,300}", re.ASCII)
@@ -54,7 +54,7 @@ def read_model_checkpoint(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
 
 
 def write_model_checkpoint(
-    path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor], plans: Plans, dataset_json: DatasetJson
+    path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor], plans: PlansJson, dataset_json: DatasetJson
 ) -> None:
     """Write a checkpoint as nnU-Net reads it."""
     whole = {**weights, **{name: weights.get(other) for name, other in checkpoint.shared.items()}}

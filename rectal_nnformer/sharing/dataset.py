@@ -16,30 +16,30 @@ from rectal_nnformer.nnunet.layout import find_dataset, folder_variables, nnunet
 from rectal_nnformer.nnunet.names import RECORD_KEY
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.sharing.bundle import BundleReader, BundleWriter, digest_line, new_bundle
-from rectal_nnformer.sharing.cases import (
-    check_case,
-    read_case,
-    read_mask,
-    write_case,
-    write_mask,
-)
+from rectal_nnformer.sharing.cases import check_case, read_case, read_mask, write_case, write_mask
 from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, pseudonyms, scrubbed, write_key
-from rectal_nnformer.sharing.json_records import R, json_content, json_text, load_json_file, make_record
-from rectal_nnformer.sharing.schema import DatasetJson, Fingerprint, ItkGrid, Measurements, Plans, Properties, Splits
+from rectal_nnformer.sharing.schema import (
+    DatasetJson,
+    FingerprintJson,
+    ItkGrid,
+    Measurements,
+    PlansJson,
+    Properties,
+    SplitsJson,
+)
 from rectal_nnformer.utils.files import staged_folder
+from rectal_nnformer.utils.json_records import R, json_content, json_text, load_json_file, make_record
 
 REFERENCES = "gt_segmentations"
 DATASET, SPLITS, FINGERPRINT = "dataset.json", "splits_final.json", "dataset_fingerprint.json"
 OUR_FILES = ("rectal_fingerprint.json", "rectal_intensity_window.json")
 FILES: dict[str, type[BaseModel]] = {
     DATASET: DatasetJson,
-    SPLITS: Splits,
-    FINGERPRINT: Fingerprint,
+    SPLITS: SplitsJson,
+    FINGERPRINT: FingerprintJson,
     **dict.fromkeys(OUR_FILES, Measurements),
 }
 """What is in the folder of a dataset beside plans, data and ground truth."""
-CASE_ENDINGS = (".json", ".safetensors")
-
 MAX_PLANS_BYTES = 2 << 20
 """Of all plans together, which take 10 to 20 KB each."""
 
@@ -78,10 +78,10 @@ class Export:
         """Return a JSON content under new case names, without what tells of this computer, of patients or an order."""
         if kind is DatasetJson:
             return {**content, **{key: self.dataset for key in content if key == "name"}}
-        if kind is Plans:
+        if kind is PlansJson:
             ours = {key: self._scrubbed(value) for key, value in content.items() if key == RECORD_KEY}
             return {**content, "dataset_name": self.dataset, **ours}
-        if kind is Fingerprint:
+        if kind is FingerprintJson:
             lists = {key: content[key] for key in ("spacings", "shapes_after_crop") if content.get(key)}
             ordered = sorted(zip(*lists.values(), strict=False))
             return {**content, **{key: [values[at] for values in ordered] for at, key in enumerate(lists)}}
@@ -199,7 +199,7 @@ def _plans_with_data(folder: Path) -> dict[str, set[str]]:
     for path in sorted(folder.glob("[!.]*.json")):
         content = load_json_file(path)
         if isinstance(content, dict) and "configurations" in content and "plans_name" in content:
-            folders = set(make_record(Plans, content, str(path)).data_folders().values())
+            folders = set(make_record(PlansJson, content, str(path)).data_folders().values())
             plans[path.stem] = {name for name in folders if (folder / name).is_dir()}
     plans = {name: folders for name, folders in plans.items() if folders}
     if not plans:
@@ -221,7 +221,7 @@ def _chosen(
     """Return the splits with the folds that travel, and the cases that do."""
     splits = None
     if path.is_file():
-        record = make_record(Splits, load_json_file(path), str(path))
+        record = make_record(SplitsJson, load_json_file(path), str(path))
         record.check_cases(present)
         splits = json_content(record)
     if folds is None:
@@ -235,22 +235,22 @@ def _chosen(
 
 def _add_texts(
     export: Export, folder: Path, plans: Sequence[str], splits: list[dict[str, list[str]]] | None
-) -> list[Plans]:
+) -> list[PlansJson]:
     """Add dataset.json, plans, fingerprints and splits, reduced to what they need; return the plans."""
     content = load_json_file(folder / DATASET)
     export.add(DATASET, DatasetJson, {**content, "numTraining": len(export.renamer.names)})
-    export.add(FINGERPRINT, Fingerprint, load_json_file(folder / FINGERPRINT))
+    export.add(FINGERPRINT, FingerprintJson, load_json_file(folder / FINGERPRINT))
     for name in OUR_FILES:
         if (folder / name).is_file():
             export.add(name, Measurements, load_json_file(folder / name))
     if splits is not None:
         renamed = [{part: sorted(map(export.renamer.text, names)) for part, names in fold.items()} for fold in splits]
-        export.bundle.add(SPLITS, json_text(make_record(Splits, renamed, SPLITS)))
-    return [export.add(f"{name}.json", Plans, load_json_file(folder / f"{name}.json")) for name in plans]
+        export.bundle.add(SPLITS, json_text(make_record(SplitsJson, renamed, SPLITS)))
+    return [export.add(f"{name}.json", PlansJson, load_json_file(folder / f"{name}.json")) for name in plans]
 
 
 def _add_cases(
-    export: Export, folder: Path, data_folders: Sequence[str], cases: Sequence[str], plans: Sequence[Plans]
+    export: Export, folder: Path, data_folders: Sequence[str], cases: Sequence[str], plans: Sequence[PlansJson]
 ) -> None:
     for data, case in tqdm([(data, case) for data in data_folders for case in cases], desc="Cases", unit="case"):
         arrays, properties, dropped = read_case(folder / data / case)
@@ -285,14 +285,14 @@ def _note_absent(export: Export, folder: Path) -> None:
 def _write_dataset(bundle: BundleReader, folder: Path) -> None:
     """Write all files of a dataset anew from the checked content of a bundle."""
     dataset_json, files = bundle.read(DATASET, DatasetJson), bundle.manifest.files
-    bundle.read(FINGERPRINT, Fingerprint)
+    bundle.read(FINGERPRINT, FingerprintJson)
     plans = _write_texts(bundle, folder)
     told = [(data, record, name) for record in plans for name, data in record.data_folders().items()]
     # Of several that share a folder, the first: the others inherit from it.
     data_folders = {data: (record, name) for data, record, name in reversed(told)}
     cases = _check_case_files(files, data_folders)
     if SPLITS in files:
-        bundle.read(SPLITS, Splits).check_cases(cases)
+        bundle.read(SPLITS, SplitsJson).check_cases(cases)
     with tempfile.TemporaryDirectory(prefix=".arrays.", dir=folder) as scratch:
         names = sorted(name.removesuffix(".safetensors") for name in files if name.endswith(".safetensors"))
         for name in tqdm(names, desc="Cases", unit="case"):
@@ -308,7 +308,7 @@ def _write_dataset(bundle: BundleReader, folder: Path) -> None:
                 write_case(folder / name, arrays, properties, record.setting(configuration, "patch_size"))
 
 
-def _write_texts(bundle: BundleReader, folder: Path) -> list[Plans]:
+def _write_texts(bundle: BundleReader, folder: Path) -> list[PlansJson]:
     """Write the JSON files of a dataset, one after the other; return the plans."""
     texts = {name: entry.size for name, entry in bundle.manifest.files.items() if "/" not in name}
     if sum(size for name, size in texts.items() if name not in FILES) > MAX_PLANS_BYTES:
@@ -317,9 +317,9 @@ def _write_texts(bundle: BundleReader, folder: Path) -> list[Plans]:
     for name in texts:
         if not name.endswith(".json"):
             raise RectalError(f"The bundle holds {name!r}, which does not belong to a preprocessed dataset.")
-        record = bundle.read(name, FILES.get(name, Plans))
+        record = bundle.read(name, FILES.get(name, PlansJson))
         (folder / name).write_bytes(json_text(record))
-        if isinstance(record, Plans):
+        if isinstance(record, PlansJson):
             plans.append(record.of(bundle.manifest.dataset))
     return plans
 

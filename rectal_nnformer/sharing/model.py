@@ -16,26 +16,18 @@ from rectal_nnformer.evaluation.fold import write_evaluation
 from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.nnunet.layout import find_dataset, nnunet_folder
 from rectal_nnformer.nnunet.patients import read_patients
-from rectal_nnformer.sharing.bundle import (
-    MANIFEST,
-    MODEL_FOLDER,
-    BundleReader,
-    checked_entries,
-    digest_line,
-    new_bundle,
-    open_zip,
-    unpacked,
-)
+from rectal_nnformer.sharing.bundle import MANIFEST, MODEL_FOLDER, BundleReader, digest_line, new_bundle
 from rectal_nnformer.sharing.checkpoints import Checkpoint, read_model_checkpoint, write_model_checkpoint
 from rectal_nnformer.sharing.dataset import DATASET, FINGERPRINT, SPLITS, Export, check_id_is_free
 from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, pseudonyms, write_key
-from rectal_nnformer.sharing.json_records import json_text, load_json_file
 from rectal_nnformer.sharing.results import AttentionDilution, AttentionEpochs, FeatureReuse, LesionDetection, Scores
-from rectal_nnformer.sharing.schema import DatasetJson, Fingerprint, Plans
+from rectal_nnformer.sharing.schema import DatasetJson, FingerprintJson, PlansJson
+from rectal_nnformer.utils.json_records import json_text, load_json_file
+from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 
 PLANS, CHECKPOINT = "plans.json", "checkpoint_final"
 FOLD = re.compile(r"fold_(\d{1,3}|all)")
-TEXTS: dict[str, type[BaseModel]] = {DATASET: DatasetJson, PLANS: Plans, FINGERPRINT: Fingerprint}
+TEXTS: dict[str, type[BaseModel]] = {DATASET: DatasetJson, PLANS: PlansJson, FINGERPRINT: FingerprintJson}
 RESULTS: dict[str, type[BaseModel]] = {
     "validation/summary.json": Scores,
     f"validation/{LESIONS}": LesionDetection,
@@ -119,9 +111,9 @@ def _bundle_of(
         export = Export(bundle, source.parent.name, renamer)
         export.removed["optimizer state and training curves of checkpoints"] += 1
         export.add(DATASET, DatasetJson, load_json_file(source / DATASET))
-        plans = export.add(PLANS, Plans, load_json_file(source / PLANS))
+        plans = export.add(PLANS, PlansJson, load_json_file(source / PLANS))
         if (source / FINGERPRINT).is_file():
-            export.add(FINGERPRINT, Fingerprint, load_json_file(source / FINGERPRINT))
+            export.add(FINGERPRINT, FingerprintJson, load_json_file(source / FINGERPRINT))
         present = {path.parent.name for path in source.glob(f"fold_*/{CHECKPOINT}.pth")}
         wanted = sorted(filter(FOLD.fullmatch, present) if folds is None else {f"fold_{fold}" for fold in folds})
         missing = [fold for fold in wanted if fold not in present] or ([] if wanted else ["fold_*"])
@@ -139,7 +131,7 @@ def _bundle_of(
     return output
 
 
-def _add_fold(export: Export, folder: Path, plans: Plans, scratch: Path) -> None:
+def _add_fold(export: Export, folder: Path, plans: PlansJson, scratch: Path) -> None:
     """Add weights and results of a fold."""
     checkpoint, weights = read_model_checkpoint(folder / f"{CHECKPOINT}.pth")
     _check_names(checkpoint, plans, folder.parent.name, folder.name)
@@ -152,7 +144,7 @@ def _add_fold(export: Export, folder: Path, plans: Plans, scratch: Path) -> None
             export.add(f"{folder.name}/{name}", kind, load_json_file(folder / name))
 
 
-def _check_names(checkpoint: Checkpoint, plans: Plans, model: str, fold: str) -> None:
+def _check_names(checkpoint: Checkpoint, plans: PlansJson, model: str, fold: str) -> None:
     """Refuse a checkpoint of another model, fold or configuration than its folder tells."""
     told = f"{checkpoint.trainer_name}__{plans.plans_name}__{checkpoint.configuration}", f"fold_{checkpoint.fold}"
     if told != (model, fold) or checkpoint.configuration not in plans.configurations:
@@ -206,7 +198,7 @@ def _write_model(path: Path, written: Path, scratch: Path) -> None:
         if not folds or not all(map(FOLD.fullmatch, folds)) or not needed <= files.keys() <= possible:
             wrong = sorted(needed - files.keys() | files.keys() - possible)[:1]
             raise RectalError(f"The bundle lacks or has too much of a model: {wrong}.")
-        plans, dataset_json = bundle.read(PLANS, Plans).of(dataset), bundle.read(DATASET, DatasetJson)
+        plans, dataset_json = bundle.read(PLANS, PlansJson).of(dataset), bundle.read(DATASET, DatasetJson)
         folder = written / dataset / model
         folder.mkdir(parents=True)
         for name in TEXTS.keys() & files.keys():

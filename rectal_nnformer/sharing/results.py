@@ -5,8 +5,8 @@ from typing import Literal, TypeAlias
 from pydantic import RootModel
 
 from rectal_nnformer.evaluation.cases import CaseDetection
-from rectal_nnformer.sharing.json_records import Record
 from rectal_nnformer.sharing.schema import Identifier, Number, Text
+from rectal_nnformer.utils.json_records import Record
 
 Value: TypeAlias = Number | None
 Means: TypeAlias = dict[Text, Value | list[Value]]

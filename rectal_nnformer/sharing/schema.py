@@ -6,14 +6,14 @@ any module to be imported and called, and any folder to read pickles from.
 
 import math
 import re
-import unicodedata
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, Field, JsonValue, RootModel, StringConstraints, model_validator
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.sharing.json_records import Record
+from rectal_nnformer.utils.json_records import Record
+from rectal_nnformer.utils.zips import is_safe_name
 
 OUR_NETWORK = "rectal_nnformer.networks.adapter.PlannedNetwork"
 NETWORK = rf"^(dynamic_network_architectures\.architectures\.\w+\.[A-Z]\w*|{re.escape(OUR_NETWORK)})$"
@@ -21,34 +21,7 @@ LAYER = re.compile(
     r"torch\.nn\.(modules\.(conv|instancenorm|batchnorm|normalization|activation|dropout)\.)?[A-Z]\w*", re.ASCII
 )
 """Classes that plans may name: networks of nnU-Net's library and the one of this package, layers of PyTorch."""
-MAX_PATH_PARTS = 6
 MAX_VOXELS = 1 << 32
-
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-
-
-def check_paths(paths: Sequence[str]) -> None:
-    """Refuse paths that could leave a folder, mean another thing on another system, or overwrite each other."""
-    seen: dict[str, str] = {}
-    for path in paths:
-        parts = path.split("/")
-        if not all(map(is_safe_name, parts)) or len(parts) > MAX_PATH_PARTS:
-            raise RectalError(f"A bundle cannot hold a file called {path!r}: that is no plain relative path.")
-        folded = unicodedata.normalize("NFC", path).casefold()
-        if folded in seen:
-            raise RectalError(f"A bundle cannot hold both {seen[folded]!r} and {path!r}, one file on some systems.")
-        seen[folded] = path
-    for folded, path in seen.items():
-        if any(folded[:at] in seen for at, character in enumerate(folded) if character == "/"):
-            raise RectalError(f"A bundle cannot hold {path!r} in a folder that is a file as well.")
-
-
-def is_safe_name(name: str) -> bool:
-    """Whether a file or folder of this name stays where it is put, on every system."""
-    if not name or name[0] in ".- ~" or name[-1] in ". " or _FORBIDDEN.search(name) or _RESERVED.fullmatch(name):
-        return False
-    return name.isprintable() and unicodedata.is_normalized("NFC", name)
 
 
 def is_possible_shape(shape: Sequence[int]) -> bool:
@@ -104,7 +77,7 @@ class DatasetJson(Record):
     overwrite_image_reader_writer: Identifier | None = None
 
 
-class Fingerprint(Record):
+class FingerprintJson(Record):
     """nnU-Net's dataset_fingerprint.json."""
 
     spacings: list[list[Positive]] | None = None
@@ -124,7 +97,7 @@ class Split(Record):
     val: list[str]
 
 
-class Splits(RootModel[Annotated[list[Split], Field(max_length=1000)]]):
+class SplitsJson(RootModel[Annotated[list[Split], Field(max_length=1000)]]):
     """nnU-Net's splits_final.json."""
 
     def check_cases(self, cases: Collection[str]) -> None:
@@ -223,7 +196,7 @@ class Properties(Record):
         return self
 
 
-class Plans(Record):
+class PlansJson(Record):
     """nnU-Net's plans, with this package's record of why it planned so."""
 
     dataset_name: DatasetName
@@ -240,7 +213,7 @@ class Plans(Record):
     continue_training: bool | None = None
     rectal_nnformer: JsonValue = None
 
-    def of(self, dataset_name: str) -> "Plans":
+    def of(self, dataset_name: str) -> "PlansJson":
         """Return these plans of a dataset."""
         if self.dataset_name != dataset_name:
             raise RectalError(f"The plans cannot be used: their dataset_name is {self.dataset_name}.")

@@ -2,6 +2,7 @@
 
 import pickle
 import pickletools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,10 @@ def names_in_pickle(data: bytes) -> list[str]:
     except ValueError:
         found.add("(damaged)")
     return sorted(found)
+
+
+def foreign_names(names: Sequence[str], most: int = 40) -> list[str]:
+    """Return lines that warn of names in a pickle, the first of them; none where there are none."""
+    more = [f"  and {len(names) - most} more"] if len(names) > most else []
+    lines = [f"  {name}" for name in names[:most]]
+    return ["Opened by an ordinary program it would import:", *lines, *more] if names else []

@@ -4,8 +4,8 @@ import shlex
 from pathlib import Path
 
 from rectal_nnformer.nnunet.names import FULLRES, TRAINER_FAMILIES
-from rectal_nnformer.sharing.json_records import load_json_file, make_record
-from rectal_nnformer.sharing.schema import OUR_NETWORK, Plans
+from rectal_nnformer.sharing.schema import OUR_NETWORK, PlansJson
+from rectal_nnformer.utils.json_records import load_json_file, make_record
 
 
 def training_commands(folder: Path) -> list[str]:
@@ -14,7 +14,7 @@ def training_commands(folder: Path) -> list[str]:
     for path in sorted(folder.glob("*.json")):
         content = load_json_file(path)
         if isinstance(content, dict) and "configurations" in content:
-            plans = make_record(Plans, content, path.name)
+            plans = make_record(PlansJson, content, path.name)
             present = [name for name, data in plans.data_folders().items() if (folder / data).is_dir()]
             configuration = FULLRES if FULLRES in present else next(iter(present), None)
             if configuration is not None:
@@ -22,7 +22,7 @@ def training_commands(folder: Path) -> list[str]:
     return commands
 
 
-def trainer_for(plans: Plans) -> str | None:
+def trainer_for(plans: PlansJson) -> str | None:
     """Return the trainer that fits plans, with the whole recipe where there is a choice; None for nnU-Net's own."""
     networks = [configuration.architecture for configuration in plans.configurations.values()]
     ours = [network.arch_kwargs for network in networks if network and network.network_class_name == OUR_NETWORK]

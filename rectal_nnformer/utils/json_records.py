@@ -1,6 +1,6 @@
 """JSON from elsewhere: read within limits, checked against a record, and written anew from that record alone.
 
-Here, as in all of this package, RectalError says what is refused and why.
+RectalError says what is refused and why.
 """
 
 import json
