@@ -12,5 +12,5 @@ def small_dataset(tmp_path_factory):
     write_cohort(base / "cohort", 6)
     folders = ("--images", base / "cohort/images", "--masks", base / "cohort/masks")
     run(variables, "rectal_nnformer", "convert", "nifti", *folders, "-d", 7, "--name", "Small")
-    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "-b", "smit_small", "-np", 1, "-npfp", 1)
+    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "--backbone", "smit_small", "-np", 1, "-npfp", 1)
     return variables, base

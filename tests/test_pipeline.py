@@ -30,7 +30,9 @@ def converted(tmp_path_factory):
 def trained(converted):
     """The same with a model trained and validated on five folds, and what the cross-validation printed."""
     variables, base = converted
-    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 501, "-b", "smit_small", "-np", 1, "-npfp", 1)
+    run(
+        variables, "rectal_nnformer", "plan_and_preprocess", "-d", 501, "--backbone", "smit_small", "-np", 1, "-npfp", 1
+    )
     printed = run(variables, "rectal_nnformer", "crossval", *MODEL, "-device", "cpu")
     return variables, base, printed
 
@@ -157,7 +159,7 @@ def test_full_size_networks_train_and_validate_on_the_published_patch(published_
     """Two epochs of two iterations, one case validated."""
     variables, base = published_geometry
     plans = f"nnUNetRectal{name}Plans"
-    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 501, "-b", backbone, "-np", 1, "-npfp", 1)
+    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 501, "--backbone", backbone, "-np", 1, "-npfp", 1)
     configurations = json.loads((base / f"nnUNet_preprocessed/{DATASET}/{plans}.json").read_text())["configurations"]
     assert configurations["3d_fullres"]["patch_size"] == patch_size
     trainer = f"Short{name}"

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.utils.text import nearest, some
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINERS_VARIABLE = "nnUNet_extTrainer"
@@ -63,11 +64,13 @@ def find_dataset(variable: str, dataset: int | str) -> Path:
     present = sorted(path for path in folder.glob("Dataset*") if path.is_dir())
     found = [path for path in present if path.name == prefix or (prefix.endswith("_") and path.name.startswith(prefix))]
     if len(found) != 1:
-        listed = ", ".join(path.name for path in (found or present)) or "no dataset"
+        names = [path.name for path in found or present]
+        listed = some(names) or "no dataset"
+        known = [name[len("Dataset") :][:3] for name in names] if str(dataset).isdecimal() else names
         problem = "More than one dataset is" if found else "No dataset is"
         raise RectalError(
             f"{problem} called {dataset} in {variable} ({folder}), which holds {listed}. Check -d and the variable, "
-            f"or {REMEDIES[variable]}."
+            f"or {REMEDIES[variable]}.{nearest(str(dataset), () if found else known)}"
         )
     return found[0]
 
@@ -85,11 +88,11 @@ def find_plans(preprocessed: Path, plans: str) -> Path:
     path = preprocessed / f"{plans}.json"
     if not path.is_file():
         files = sorted(preprocessed.glob("*.json"))
-        present = ", ".join(f.stem for f in files if b'"configurations"' in f.read_bytes())
+        present = [f.stem for f in files if b'"configurations"' in f.read_bytes()]
         raise RectalError(
             f"{path} does not exist. "
-            + (f"Plans of this dataset: {present}. Fix -p, or run" if present else "Run")
-            + " 'rectal_nnformer plan_and_preprocess' first."
+            + (f"Plans of this dataset: {', '.join(present)}. Fix -p, or run" if present else "Run")
+            + f" 'rectal_nnformer plan_and_preprocess' first.{nearest(plans, present)}"
         )
     return path
 
@@ -102,11 +105,19 @@ def check_configuration(plans_file: Path, configuration: str) -> None:
     """
     try:
         configurations = json.loads(plans_file.read_text(encoding="utf-8"))["configurations"]
-        present = ", ".join(configurations)
+        present = [str(name) for name in configurations]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RectalError(f"{plans_file} cannot be read as plans ({error!r}). Plan the dataset again.") from error
     if configuration not in configurations:
-        raise RectalError(f"{plans_file} has no configuration '{configuration}', but {present}. Fix -c.")
+        raise RectalError(
+            f"{plans_file} has no configuration '{configuration}', but {', '.join(present)}. Fix -c."
+            f"{nearest(configuration, present)}"
+        )
+
+
+def most_alike(path: Path) -> str:
+    """Return a hint at what lies beside a path that does not exist and has nearly its name, or nothing."""
+    return nearest(path.name, (other.name for other in path.parent.iterdir())) if path.parent.is_dir() else ""
 
 
 def check_folder(folder: Path) -> None:
@@ -116,7 +127,7 @@ def check_folder(folder: Path) -> None:
         RectalError: Names it.
     """
     if not folder.is_dir():
-        raise RectalError(f"there is no folder {folder}. Check its name.")
+        raise RectalError(f"There is no folder {folder}. Check its name.{most_alike(folder)}")
 
 
 def check_weights_file(path: Path) -> None:
@@ -126,7 +137,7 @@ def check_weights_file(path: Path) -> None:
         RectalError: Names it.
     """
     if not path.is_file():
-        raise RectalError(f"There is no weights file {path}.")
+        raise RectalError(f"There is no weights file {path}.{most_alike(path)}")
 
 
 def check_model_folder(folder: Path) -> tuple[str, str, str]:
@@ -137,7 +148,7 @@ def check_model_folder(folder: Path) -> tuple[str, str, str]:
     """
     names = "Name a model folder, as 'rectal_nnformer crossval' prints it: nnUNet_results/DATASET/TRAINER__PLANS__CONF"
     if not folder.is_dir():
-        raise RectalError(f"there is no folder {folder}. {names}.")
+        raise RectalError(f"There is no folder {folder}. {names}.{most_alike(folder)}")
     parts = folder.name.split("__")
     if len(parts) != 3 or not (folder / "plans.json").is_file():
         inside = next((path for path in (folder, *folder.parents) if len(path.name.split("__")) == 3), None)
