@@ -30,12 +30,13 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"rectal_nnformer {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
+        pass_through = command.add_arguments is None
         subparser = subparsers.add_parser(
-            command.name, help=command.help, description=command.run.__doc__, add_help=command.add_arguments is not None
+            command.name, help=command.help, description=command.run.__doc__, add_help=not pass_through
         )
         if command.add_arguments:
             command.add_arguments(subparser)
-        subparser.set_defaults(command=command, parser=subparser)
+        subparser.set_defaults(command=command, parser=subparser, pass_through=pass_through)
     return parser
 
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand; a user's error, or one of the file system, is one message on stderr and exit code 2."""
     parsed, rest = build_parser().parse_known_args(arguments)
     command: Command = parsed.command
-    if command.add_arguments is None:
+    if parsed.pass_through:
         parsed.passed = rest
     elif rest:
         parsed.parser.refuse(rest)

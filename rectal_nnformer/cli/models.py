@@ -24,7 +24,10 @@ CHECKPOINT = "fold_0/checkpoint_final.pth"
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Run nnUNetv2_train with our trainers; its arguments are nnU-Net's. CONFIGURATION is 3d_fullres if left out."""
+    """Run nnUNetv2_train with our trainers: DATASET [CONFIGURATION] FOLD, then its options.
+
+    Without CONFIGURATION it is 3d_fullres. --help lists the options.
+    """
     passed = _with_configuration(arguments.passed)
     given = _read("nnUNetv2_train", passed, arguments.parser)
     if given.fold != "all" and not given.fold.isdecimal():
@@ -37,12 +40,15 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Run nnUNetv2_predict with our trainers; its arguments are nnU-Net's. -c is 3d_fullres if left out."""
+    """Run nnUNetv2_predict with our trainers and its own options.
+
+    Without -c it is 3d_fullres. --help lists the options.
+    """
     given = _read("nnUNetv2_predict", arguments.passed, arguments.parser, optional=["c"])
     configuration = given.c or FULLRES
     preflight.check_input(given.i)
     preflight.check_output_folder(Path(given.o))
-    preflight.check_model(given.d, f"{given.tr}__{given.p}__{configuration}", list(map(str, given.f)), given.chk)
+    preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
     preflight.check_device(given.device)
     _run("nnUNetv2_predict", arguments.passed if given.c else [*arguments.passed, "-c", configuration])
 

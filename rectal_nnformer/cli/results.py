@@ -6,7 +6,7 @@ from pathlib import Path
 from rectal_nnformer.cli.command import Command
 from rectal_nnformer.cli.options import add_device, add_model, add_processes, fold
 from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import check_compared, check_fold_folder, check_folder, check_model_folder
+from rectal_nnformer.nnunet.layout import FoldFolder, ModelFolder, check_compared, check_folder
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -43,7 +43,7 @@ def report(arguments: argparse.Namespace) -> None:
     The page needs no other file and no network, and can be passed on. It shows the pictures of your patients, and the
     names of their cases.
     """
-    check_model_folder(arguments.model.expanduser().resolve())
+    ModelFolder.from_path(arguments.model)
     if arguments.o:
         preflight.check_output_file(arguments.o)
     from rectal_nnformer.reporting.report import write_report
@@ -126,7 +126,7 @@ def feature_reuse(arguments: argparse.Namespace) -> None:
     pretrained file. Both are read from one crop per case, the same part of the patient for both, also where their
     patches differ.
     """
-    check_fold_folder(arguments.first)
+    FoldFolder.from_path(arguments.first)
     check_compared(arguments.second)
     if arguments.o:
         preflight.check_output_file(arguments.o)

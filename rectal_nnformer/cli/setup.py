@@ -45,7 +45,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "--rectum",
         metavar="FILE",
         type=Path,
-        help="JSON outline of the rectum in these series; its format is in documentation/demo-cohort.md",
+        help="JSON outline of the rectum in these series; its format is in documentation/concepts/demo-cohort.md",
     )
     add_device(parser, default="cpu")
     parser.add_argument(

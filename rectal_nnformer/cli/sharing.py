@@ -77,8 +77,7 @@ def export_model(arguments: argparse.Namespace) -> None:
     learnt from patients, and no picture travels; documentation/sharing.md says what does. The collaborator runs
     'rectal_nnformer import_model FILE' and needs this package if the trainer is one of its own.
     """
-    model = f"{arguments.tr}__{arguments.p}__{arguments.c}"
-    preflight.check_model(arguments.d, model, arguments.f or (), "checkpoint_final.pth")
+    preflight.check_model(arguments.d, arguments.tr, arguments.p, arguments.c, arguments.f or ())
     preflight.check_output_file(arguments.o)
     from rectal_nnformer.sharing.model_export import export_model
 

@@ -3,16 +3,18 @@
 Each function refuses one kind of wrong input with a RectalError that names it, what there is instead, and what to do.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import (
+    ALL_CASES,
+    CHECKPOINT_FINAL,
     TRAINERS_VARIABLE,
+    ModelFolder,
+    PreprocessedDataset,
     check_configuration,
-    check_model_folder,
     environment_with_trainers,
     find_dataset,
     find_plans,
@@ -23,10 +25,10 @@ from rectal_nnformer.nnunet.layout import (
 )
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.nnunet.source import trainer_names
+from rectal_nnformer.utils.files import read_json_list
 from rectal_nnformer.utils.text import nearest, some
 
 DEVICES = ("cuda", "cpu", "mps")
-CHECKPOINT = "checkpoint_final.pth"
 UNTRAINED = ("pretrained", "random")
 """Weights that need no trained fold."""
 
@@ -54,46 +56,48 @@ def check_trainer(name: str) -> None:
     if name not in names and "*" not in names:
         raise RectalError(
             f"There is no trainer called {name} in nnU-Net or in {environment_with_trainers()[TRAINERS_VARIABLE]}."
-            f"{nearest(name, names)} Check -tr against the table in documentation/training.md."
+            f"{nearest(name, names)} Check -tr against the table in documentation/reference/trainers.md."
         )
 
 
 def check_folds(preprocessed: Path, folds: Sequence[int | str]) -> None:
     """Refuse folds that a preprocessed dataset does not have; "all" always exists."""
-    path = preprocessed / "splits_final.json"
+    path = PreprocessedDataset(preprocessed).splits
     if not path.is_file():  # nnU-Net makes five of its own
         return
-    try:
-        number = len(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise RectalError(f"{path} cannot be read as folds ({error!r}). Copy it from the raw dataset again.") from error
-    if outside := [fold for fold in folds if fold != "all" and int(fold) >= number]:
+    number = len(read_json_list(path))
+    if outside := [fold for fold in folds if fold != ALL_CASES and int(fold) >= number]:
         raise RectalError(
             f"{preprocessed.name} has the folds 0 to {number - 1}; -f names {', '.join(map(str, outside))}."
         )
 
 
-def check_model(dataset: str, model: str, folds: Sequence[str], checkpoint: str = CHECKPOINT) -> None:
+def check_model(
+    dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[str], checkpoint: str = CHECKPOINT_FINAL
+) -> None:
     """Refuse a model that has not been trained, or not on all folds that are asked for.
 
     Args:
         dataset: Id or name.
-        model: TRAINER__PLANS__CONFIGURATION, the name of its folder.
+        trainer: Name of a trainer.
+        plans: Name of the plans.
+        configuration: A configuration of the plans.
         folds: Numbers, or "all".
         checkpoint: File name in the folder of a fold.
     """
-    folder = find_dataset("nnUNet_results", dataset) / model
-    if not folder.is_dir():
-        present = sorted(path.name for path in folder.parent.glob("*__*__*"))
+    found = find_dataset("nnUNet_results", dataset)
+    model = ModelFolder(found.parent, found.name, trainer, plans, configuration)
+    if not model.path.is_dir():
+        present = [other.name for other in map(ModelFolder.parse, sorted(found.iterdir())) if other]
         raise RectalError(
-            f"There is no model {folder}."
-            + (f" {folder.parent.name} has {some(present)}: fix -tr, -p or -c." if present else " Train it first.")
-            + nearest(model, present)
+            f"There is no model {model.path}."
+            + (f" {found.name} has {some(present)}: fix -tr, -p or -c." if present else " Train it first.")
+            + nearest(model.name, present)
         )
-    trained = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
+    trained = [fold.fold for fold in model.folds() if (fold.path / checkpoint).is_file()]
     if missing := [fold for fold in folds if fold not in trained]:
         remedy = f"take those that do: -f {' '.join(trained)}" if trained else "train them first"
-        raise RectalError(f"{folder} has no {checkpoint} of fold {', '.join(missing)}; {remedy}.")
+        raise RectalError(f"{model.path} has no {checkpoint} of fold {', '.join(missing)}; {remedy}.")
 
 
 def check_analysis(
@@ -119,15 +123,15 @@ def check_analysis(
     preprocessed, _ = plans_of_model(dataset, trainer, plans, configuration)
     check_trainer(trainer)
     check_folds(preprocessed, folds)
-    model = nnunet_folder("nnUNet_results") / preprocessed.name / f"{trainer}__{plans}__{configuration}"
-    for folder in (model / f"fold_{fold}" for fold in folds):
-        if output is None and not folder.is_dir():
+    model = ModelFolder.named(preprocessed.name, trainer, plans, configuration)
+    for fold in map(model.fold, folds):
+        if output is None and not fold.path.is_dir():
             remedy = "Train it first" if weights not in UNTRAINED else f"For {weights} weights name a folder with -o"
-            raise RectalError(f"{folder} does not exist: the fold is not trained. {remedy}.")
-        if weights not in UNTRAINED and not (folder / f"{weights.removesuffix('.pth')}.pth").is_file():
-            present = sorted(path.name for path in folder.glob("checkpoint_*.pth"))
+            raise RectalError(f"{fold.path} does not exist: the fold is not trained. {remedy}.")
+        if weights not in UNTRAINED and not (fold.path / f"{weights.removesuffix('.pth')}.pth").is_file():
+            present = [path.name for path in fold.checkpoints()]
             raise RectalError(
-                f"There is no {weights} in {folder}; checkpoints of this fold: {', '.join(present) or 'none'}. "
+                f"There is no {weights} in {fold.path}; checkpoints of this fold: {', '.join(present) or 'none'}. "
                 f"'pretrained' and 'random' need none.{nearest(weights, (*present, *UNTRAINED))}"
             )
     if output is not None:
@@ -154,7 +158,7 @@ def check_comparison(folders: Sequence[Path]) -> None:
     """Refuse folders that are not two or more different trained models."""
     different = {folder.expanduser().resolve() for folder in folders}
     for folder in different:
-        check_model_folder(folder)
+        ModelFolder.from_path(folder)
     if len(different) < 2 or len(different) < len(folders):
         raise RectalError("A comparison needs two or more different models. Name the model folder of each, once.")
 
