@@ -156,7 +156,7 @@ def named_dataset(dataset: str) -> str:
 
 def check_comparison(folders: Sequence[Path]) -> None:
     """Refuse folders that are not two or more different trained models."""
-    different = {folder.expanduser().resolve() for folder in folders}
+    different = dict.fromkeys(folder.expanduser().resolve() for folder in folders)
     for folder in different:
         ModelFolder.from_path(folder)
     if len(different) < 2 or len(different) < len(folders):
