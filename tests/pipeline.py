@@ -1,11 +1,16 @@
 """What the tests of whole pipelines share: a small cohort, short trainers, commands run as a user runs them."""
 
+import multiprocessing
 import os
 import subprocess
+import sys
 import sysconfig
+from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -95,6 +100,29 @@ def run(variables, command, *arguments, code=0):
     )
     assert result.returncode == code, f"{command} exited with {result.returncode}:\n{result.stdout[-6000:]}"
     return result.stdout
+
+
+def run_here(variables, command, *arguments):
+    """Run a console script as `run` does, but in this process, which has imported PyTorch and nnU-Net already."""
+    (script,) = entry_points(group="console_scripts", name=command)
+    with pytest.MonkeyPatch.context() as monkeypatch, warm_workers():
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        script.load()()
+
+
+@contextmanager
+def warm_workers():
+    """Fork the processes that nnU-Net spawns from one that has imported it, which takes each of them seconds else."""
+    started = multiprocessing.get_context
+    warm = started("forkserver")
+    warm.set_forkserver_preload(["SimpleITK", "torch", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(
+            multiprocessing, "get_context", lambda method=None: warm if method == "spawn" else started(method)
+        )
+        yield
 
 
 def write_cohort(folder, num_cases, size=(96, 96, 16), spacing=(1.5, 1.5, 3.0)):
