@@ -9,9 +9,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ.setdefault(variable, "1")
 
-from pipeline import environment, run_here, warm_workers, write_cohort
+from pipeline import converted_cohort, run_here, warm_workers
 
-FIRST = ("test_training_state", "test_trainers", "test_planning_dataset", "test_swin_unetr", "test_pipeline")
+FIRST = (
+    "test_full_size_training",
+    "test_pipeline",
+    "test_demo",
+    "test_training_state",
+    "test_trainers",
+    "test_planning_dataset",
+    "test_planning_cohorts",
+    "test_swin_unetr",
+)
 """Modules that take longest: begun first, none of them is left for one worker while the others have nothing to do."""
 
 
@@ -23,10 +32,7 @@ def pytest_collection_modifyitems(items):
 def small_dataset(tmp_path_factory):
     """Environment and base folder of Dataset007_Small: six small cases, converted and planned for smit_small."""
     base = tmp_path_factory.mktemp("small_dataset")
-    variables = environment(base)
-    write_cohort(base / "cohort", 6)
-    folders = ("--images", base / "cohort/images", "--masks", base / "cohort/masks")
-    run_here(variables, "rectal_nnformer", "convert", "nifti", *folders, "-d", 7, "--name", "Small")
+    variables = converted_cohort(base, 7, "Small", num_cases=6)
     run_here(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "-b", "smit_small", "-np", 1, "-npfp", 1)
     return variables, base
 

@@ -38,7 +38,11 @@ class Short:
 
 
 class OneCase(Short):
-    """Validates a single case, without mirroring, which would take eight times as long."""
+    """A single epoch; validates a single case, without mirroring, which would take eight times as long."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 1
 
     def do_split(self):
         training, validation = super().do_split()
@@ -110,6 +114,15 @@ def run_here(variables, command, *arguments):
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
         script.load()()
+
+
+def converted_cohort(base, dataset_id, name, num_cases, **shape):
+    """Return a user's environment in `base`, where a cohort, see `write_cohort`, is converted into a raw dataset."""
+    variables = environment(base)
+    write_cohort(base / "cohort", num_cases, **shape)
+    folders = ("--images", base / "cohort/images", "--masks", base / "cohort/masks")
+    run_here(variables, "rectal_nnformer", "convert", "nifti", *folders, "-d", dataset_id, "--name", name)
+    return variables
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def test_a_missing_file_is_told_before_anything_of_the_dataset(tmp_path, capsys,
 
 
 def test_an_imported_model_travels_in_nnunets_zip(tmp_path):
-    """By its commands, in this process: exported from here, installed elsewhere, file by file the same, and a predictor takes it."""
+    """By its commands: exported from here, installed elsewhere, file by file the same, and a predictor takes it."""
     variables = environment(tmp_path)
     run_here(variables, "rectal_nnformer", "weights", "import", checkpoint(tmp_path), "-d", "Dataset900_Prepared")
     name = "Dataset900_Prepared/nnUNetTrainerSMIT_Base__nnUNetRectalSMITPreparedPlans__3d_fullres"
