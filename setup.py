@@ -41,7 +41,7 @@ setup(
     ],
     extras_require={
         "test": [
-            "codespell>=2.3",
+            "codespell[toml]>=2.2.4",
             "hypothesis>=6.100",
             "mypy>=1.10",
             "pre-commit>=3.5",
