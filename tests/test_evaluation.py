@@ -1,4 +1,3 @@
-import argparse
 import csv
 import gzip
 import json
@@ -18,7 +17,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.stats import binomtest
 
-from rectal_nnformer.cli import evaluate as evaluate_command
+from rectal_nnformer.cli import build_parser
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.detection import StrictCounts
@@ -638,9 +637,8 @@ def test_picture_refuses_a_mask_that_lies_elsewhere(tmp_path, name):
 
 
 def run_command(*arguments):
-    parser = argparse.ArgumentParser()
-    evaluate_command.add_arguments(parser)
-    evaluate_command.run(parser.parse_args([str(argument) for argument in arguments]))
+    parsed = build_parser().parse_args(["evaluate", *map(str, arguments)])
+    parsed.command.run(parsed)
 
 
 def test_evaluate_command_scores_folders(fold, capsys):

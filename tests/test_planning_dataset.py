@@ -20,7 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from test_planning_memory import affine_count
 
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
-from rectal_nnformer.cli import main, plan
+from rectal_nnformer.cli import data, main
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import names
 from rectal_nnformer.planning import (
@@ -574,7 +574,7 @@ def test_command_line_warns_of_a_reader_that_does_not_reorient(planned, stock_fi
 
 def test_command_line_offers_every_backbone_and_augmentation():
     assert set(names.BACKBONES) == set(BACKBONES)
-    assert plan.AUGMENTATIONS == (PUBLISHED, PLANNED)
+    assert data.AUGMENTATIONS == (PUBLISHED, PLANNED)
 
 
 def test_unknown_dataset_is_refused(raw):
