@@ -239,6 +239,8 @@ def _section(level: str, name: str, parser: argparse.ArgumentParser) -> str:
         for action in parser._actions
         if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
     ]
+    if parser.usage:
+        lines += ["", f"`{parser.usage % {'prog': parser.prog}}`"]
     if rows:
         lines += ["", "| option | meaning |", "|---|---|", *rows]
     return "\n".join(lines) + "\n"
