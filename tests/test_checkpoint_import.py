@@ -8,7 +8,7 @@ import pytest
 import torch
 from golden_networks import golden_shapes, with_golden_weights
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from pipeline import environment, run
+from pipeline import environment, run_here
 
 from rectal_nnformer.cli import main
 from rectal_nnformer.networks import SMIT
@@ -33,7 +33,7 @@ def checkpoint(folder, name="smit", arguments=STORED, leave_out=(), namespace=Tr
 
 
 def run_import(path, folder, *options):
-    main(["weights", "import", str(path), "--output", str(folder / "model"), *options])
+    main(["weights", "import", str(path), "-o", str(folder / "model"), *options])
     return folder / "model"
 
 
@@ -77,7 +77,7 @@ def test_window_and_geometry_are_stored_in_nnunets_order(tmp_path, namespace, mo
 @pytest.mark.parametrize(
     ("options", "stored", "message"),
     [
-        (["--patch_size", "128", "128", "128"], STORED, "trained with the patch_size 128 128 64"),
+        (["--patch-size", "128", "128", "128"], STORED, "trained with the patch_size 128 128 64"),
         (["--spacing", "1", "1", "1.5"], STORED, "trained with the spacing 1 1 1"),
         ([], {"space_x": 1, "space_y": 1, "space_z": 1}, "hold no roi_x, roi_y, roi_z"),
         ([], {"roi_size": 128}, "hold no space_x, space_y, space_z"),
@@ -121,12 +121,12 @@ def test_a_missing_file_is_told_before_anything_of_the_dataset(tmp_path, capsys,
 def test_an_imported_model_travels_in_nnunets_zip(tmp_path):
     """By its commands: exported from here, installed elsewhere, file by file the same, and a predictor takes it."""
     variables = environment(tmp_path)
-    run(variables, "rectal_nnformer", "weights", "import", checkpoint(tmp_path), "-d", "Dataset900_Prepared")
+    run_here(variables, "rectal_nnformer", "weights", "import", checkpoint(tmp_path), "-d", "Dataset900_Prepared")
     name = "Dataset900_Prepared/nnUNetTrainerSMIT_Base__nnUNetRectalSMITPreparedPlans__3d_fullres"
     options = ("-tr", "nnUNetTrainerSMIT_Base", "-p", "nnUNetRectalSMITPreparedPlans", "-c", "3d_fullres", "-f", "0")
-    run(variables, "nnUNetv2_export_model_to_zip", "-d", "900", *options, "-o", tmp_path / "model.zip")
+    run_here(variables, "nnUNetv2_export_model_to_zip", "-d", "900", *options, "-o", tmp_path / "model.zip")
     elsewhere = {**variables, "nnUNet_results": str(tmp_path / "elsewhere")}
-    run(elsewhere, "nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip")
+    run_here(elsewhere, "nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip")
     here, there = tmp_path / "nnUNet_results" / name, tmp_path / "elsewhere" / name
     files = sorted(path.relative_to(here) for path in here.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(there) for path in there.rglob("*") if path.is_file())
@@ -140,9 +140,9 @@ def test_an_imported_model_travels_in_nnunets_zip(tmp_path):
 
 def test_what_the_checkpoint_does_not_say_is_given_and_nothing_is_overwritten(tmp_path, capsys):
     path = checkpoint(tmp_path, arguments={"a_min": -175, "a_max": 250}, classes=3)
-    options = ("--patch_size", "128", "128", "64", "--spacing", "1", "1", "1", "--window", "0", "800")
+    options = ("--patch-size", "128", "128", "64", "--spacing", "1", "1", "1", "--window", "0", "800")
     folder = run_import(path, tmp_path, *options)
     assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "class_1": 1, "class_2": 2}
     with pytest.raises(SystemExit):
         run_import(path, tmp_path, *options)
-    assert "is not empty" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err

@@ -17,9 +17,10 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from test_planning_memory import affine_count
 
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
-from rectal_nnformer.cli import main, plan
+from rectal_nnformer.cli import data, main
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import names
 from rectal_nnformer.planning import (
@@ -27,6 +28,7 @@ from rectal_nnformer.planning import (
     RectalExperimentPlanner,
     api,
     describe_plans,
+    gpu_memory,
     plan_dataset,
     preprocessing,
 )
@@ -39,6 +41,8 @@ CASES = [f"case{i}" for i in range(6)]
 SIZE, SPACING = (32, 40, 12), (0.5, 0.5, 3.0)
 DATA = "nnUNetRectalPlans_3d_fullres_1.0x1.0x1.0mm"
 LPS = (1, 0, 0, 0, 1, 0, 0, 0, 1)
+
+pytestmark = pytest.mark.usefixtures("with_warm_workers")
 
 
 def volume(case, size=SIZE):
@@ -141,6 +145,15 @@ def stock_fingerprint(planned, monkeypatch):
 
     monkeypatch.setattr(api, "extract_fingerprint_dataset", write_fingerprint)
     return calls
+
+
+@pytest.fixture
+def stock_memory(monkeypatch):
+    """Put memory that is linear in the voxels in place of the count, which takes seconds for each patch."""
+    count = affine_count()
+    monkeypatch.setattr(
+        gpu_memory, "step_memory", lambda network, patch_size, batch_size, **_: count(patch_size, batch_size)
+    )
 
 
 def read_plans(folder, name="nnUNetRectalSMITSmallPlans"):
@@ -257,7 +270,7 @@ def test_record_and_summary_give_spacing_patch_and_token_accounting(planned):
     assert "0.750 0.833" in summary
 
 
-def test_all_backbones_share_one_preprocessing(planned, stock_preprocessing, capsys):
+def test_all_backbones_share_one_preprocessing(planned, stock_preprocessing, stock_memory, capsys):
     plan_dataset(501, "smit", num_processes=1)
     plan_dataset(501, "swin_unetr", num_processes=1, gpu_memory_target=80)
     plan_dataset(501, "swin_unetr_v2", num_processes=1)
@@ -272,7 +285,7 @@ def test_all_backbones_share_one_preprocessing(planned, stock_preprocessing, cap
         assert (fullres["data_identifier"], fullres["patch_size"]) == (DATA, patch)
 
 
-def test_another_spacing_gets_its_own_data(planned, stock_preprocessing):
+def test_another_spacing_gets_its_own_data(planned, stock_preprocessing, stock_memory):
     plans = plan_dataset(501, "smit", overwrite_target_spacing=(2, 0.7, 0.7), plans_name="Coarse", num_processes=1)
     fullres = plans["configurations"]["3d_fullres"]
     assert fullres["data_identifier"] == "nnUNetRectalPlans_3d_fullres_0.7x0.7x2.0mm"
@@ -298,7 +311,7 @@ def test_coarsest_axis_comes_first_and_the_network_is_told(planned):
 SHALLOW = {"depths": [2, 2], "num_heads": [2, 4]}
 
 
-def test_smaller_networks_and_patches_can_be_planned(planned):
+def test_smaller_networks_and_patches_can_be_planned(planned, stock_memory):
     plans = plan_dataset(501, "smit", plans_name="Tiny", backbone_kwargs=SHALLOW, max_patch_size=32, preprocess=False)
     assert plans == read_plans(planned, "Tiny")
     assert plans["configurations"]["3d_fullres"]["patch_size"] == [32, 16, 16]
@@ -315,7 +328,7 @@ def test_planning_again_keeps_no_configuration_of_older_plans(planned):
 
 def said_by(capsys, command, *options):
     """Return what a command that plans says, on one line."""
-    main([command, "-d", "501", "-b", "smit_small", "-npfp", "1", *options])
+    main([command, "-d", "501", "--backbone", "smit_small", "-npfp", "1", *options])
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -336,7 +349,7 @@ def test_the_same_plans_again_replace_nothing(planned, stock_fingerprint, capsys
 def test_replaced_plans_say_what_differs_and_which_folds_no_longer_fit(planned, stock_fingerprint, capsys):
     train(planned, 1)
     (planned.parents[1] / "nnUNet_results" / DATASET / "Trainer__OtherPlans__3d_fullres/fold_0").mkdir(parents=True)
-    said = said_by(capsys, "plan", "-overwrite_target_spacing", "2", "1", "1", "--lesion_wise")
+    said = said_by(capsys, "plan", "-overwrite_target_spacing", "2", "1", "1", "--lesion-wise")
     assert "WARNING: " in said and "nnUNetRectalSMITSmallPlans.json was there and is replaced" in said
     assert "3d_fullres spacing [1.0, 1.0, 1.0] -> [2.0, 1.0, 1.0]" in said and "augmentation" in said
     assert "normalization_schemes" not in said.partition("is replaced")[2]
@@ -377,7 +390,7 @@ def test_planning_alone_tells_that_the_data_are_of_older_images(planned, stock_f
     assert "Run 'rectal_nnformer plan_and_preprocess' with the same options" in said
 
 
-def test_nnunets_planning_call_takes_the_planner(planned):
+def test_nnunets_planning_call_takes_the_planner(planned, stock_memory):
     plans, name = plan_experiment_dataset(501, RectalExperimentPlanner, overwrite_target_spacing=(1.5, 1.5, 1.5))
     assert name == "nnUNetRectalSMITPlans"
     assert read_plans(planned, name) == plans
@@ -488,7 +501,7 @@ def test_plans_hold_the_published_augmentation_unless_asked(planned):
 
 
 def test_planned_augmentation_and_lesion_wise_draws_reach_the_plans(planned, capsys):
-    run_cli("-d", "501", "-b", "smit_small", "--no_pp", "-tumor_augmentation", "planned", "--lesion_wise")
+    run_cli("-d", "501", "--backbone", "smit_small", "--no_pp", "--tumor-augmentation", "planned", "--lesion-wise")
     stored = read_plans(planned)["rectal_nnformer"]["augmentation"]
     fingerprint = json.loads((planned / "rectal_fingerprint.json").read_text())
     assert stored == {"ranges": "planned", "lesion_wise": True, **planned_augmentation(fingerprint)}
@@ -506,7 +519,7 @@ def test_augmentation_is_planned_from_a_fingerprint_that_is_up_to_date(planned):
 def test_suspected_masks_are_told_at_the_end(planned, stock_fingerprint, capsys):
     label = np.zeros(SIZE[::-1], dtype=np.uint8)
     write_image(planned.parents[1] / "nnUNet_raw" / DATASET / "labelsTr" / "case2.nii.gz", label)
-    run_cli("-d", "501", "-b", "smit_small", "--no_pp", "-npfp", "1")
+    run_cli("-d", "501", "--backbone", "smit_small", "--no_pp", "-npfp", "1")
     assert "WARNING: Look at the mask of case case2: it holds no tumour." in capsys.readouterr().out
 
 
@@ -532,18 +545,18 @@ def test_folds_of_the_raw_dataset_are_used_and_never_replaced(planned):
     assert json.loads((planned / "splits_final.json").read_text()) == folds
 
 
-def test_command_line_plans_and_says_what_and_why(planned, stock_preprocessing, capsys):
-    run_cli("-d", "501", "-b", "smit_small", "-np", "1", "-npfp", "1")
+def test_command_line_plans_and_says_what_and_why(planned, stock_preprocessing, stock_memory, capsys):
+    run_cli("-d", "501", "--backbone", "smit_small", "-np", "1", "-npfp", "1")
     output = capsys.readouterr()
     assert "geometric mean" in output.out
     assert output.out.count("WARNING") == 1
     assert "WARNING: 6 training cases are few" in output.out
     assert re.search(r"batch +2: as many as make 5 % of the dataset, at least 2; ", output.out)
-    run_cli("-d", "501", "-b", "smit", "--no_pp", "-overwrite_target_spacing", "3", "0.5", "0.5")
+    run_cli("-d", "501", "--backbone", "smit", "--no_pp", "-overwrite_target_spacing", "3", "0.5", "0.5")
     assert read_plans(planned, "nnUNetRectalSMITPlans")["configurations"]["3d_fullres"]["spacing"] == [3, 0.5, 0.5]
     assert not stock_preprocessing
     capsys.readouterr()
-    main(["plan", "-d", "501", "-b", "smit_small", "-gpu_memory_target", "8", "-npfp", "1"])
+    main(["plan", "-d", "501", "--backbone", "smit_small", "-gpu_memory_target", "8", "-npfp", "1"])
     assert describe_plans(read_plans(planned)) in capsys.readouterr().out
     assert read_plans(planned)["rectal_nnformer"]["gpu_memory_target"] == 8
     assert not stock_preprocessing
@@ -554,14 +567,14 @@ def test_command_line_warns_of_a_reader_that_does_not_reorient(planned, stock_fi
     content = json.loads(dataset_json.read_text())
     del content["overwrite_image_reader_writer"]
     dataset_json.write_text(json.dumps(content))
-    run_cli("-d", "501", "-b", "smit_small", "--no_pp", "-npfp", "1")
+    run_cli("-d", "501", "--backbone", "smit_small", "--no_pp", "-npfp", "1")
     assert "Images are read by SimpleITKIO, which does not reorient" in capsys.readouterr().out
     assert read_plans(planned)["image_reader_writer"] == "SimpleITKIO"
 
 
 def test_command_line_offers_every_backbone_and_augmentation():
     assert set(names.BACKBONES) == set(BACKBONES)
-    assert plan.AUGMENTATIONS == (PUBLISHED, PLANNED)
+    assert data.AUGMENTATIONS == (PUBLISHED, PLANNED)
 
 
 def test_unknown_dataset_is_refused(raw):

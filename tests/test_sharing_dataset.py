@@ -579,7 +579,7 @@ def test_stock_plans_are_trained_by_nnunet_alone(bundle, tmp_path, capsys):
 
 def test_the_commands(home, tmp_path, monkeypatch, capsys):
     sent = tmp_path / "sent.zip"
-    options = ["--pseudonymize", "--without-ground-truth", "--folds", "0"]
+    options = ["--pseudonymize", "--without-ground-truth", "-f", "0"]
     cli.main(["export_dataset", "-d", "501", "-o", str(sent), *options])
     digests = re.findall(r"SHA-256 of sent.zip: ([0-9a-f]{64})", capsys.readouterr().out)
     cli.main(["inspect", str(sent)])

@@ -228,7 +228,7 @@ def _chosen(
         return splits, sorted(present)
     missing = sorted(set(folds) - set(range(len(splits or []))))
     if missing or not folds:
-        raise RectalError(f"{path} has no fold {', '.join(map(str, missing))}: fix --folds.")
+        raise RectalError(f"{path} has no fold {', '.join(map(str, missing))}: fix -f.")
     kept = [fold if number in folds else {"train": [], "val": []} for number, fold in enumerate(splits or [])]
     return kept, sorted({case for fold in kept for part in fold.values() for case in part})
 
