@@ -25,13 +25,14 @@ def run(arguments: argparse.Namespace) -> None:
     for folder in arguments.runs:  # what is not there is said at once; what follows takes seconds to import
         check_model_folder(folder.expanduser().resolve())
     from rectal_nnformer.evaluation.summary import detection_line
-    from rectal_nnformer.reporting.comparison import compare_runs, write_comparison
-    from rectal_nnformer.reporting.comparison.page import left_out_words
+    from rectal_nnformer.reporting.comparison import compare_models
+    from rectal_nnformer.reporting.pages import left_out_words
+    from rectal_nnformer.reporting.writing import write_comparison
 
-    comparison = compare_runs(arguments.runs)
+    comparison = compare_models(arguments.runs)
     paths = write_comparison(comparison, arguments.o)
     if left_out := left_out_words(comparison):
         print(f"Note: {left_out}")
-    for result in comparison.runs:
+    for result in comparison.models:
         print(f"{result.name}: {detection_line(result.detection)}")
     print(f"The comparison is {paths[0]}, with {', '.join(path.name for path in paths[1:])} beside it")

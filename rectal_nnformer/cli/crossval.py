@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_configuration(find_plans(find_dataset("nnUNet_preprocessed", arguments.d), arguments.p), arguments.c)
     nnunet_folder("nnUNet_results")
     from rectal_nnformer.evaluation.summary import detection_line
-    from rectal_nnformer.reporting.report import try_report
+    from rectal_nnformer.reporting.writing import try_report
     from rectal_nnformer.training.crossval import cross_validate
 
     model_folder, summary = cross_validate(

@@ -29,6 +29,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     # Says at once what is not there; what follows takes seconds to import.
     check_model_folder(arguments.model.expanduser().resolve())
-    from rectal_nnformer.reporting.report import write_report
+    from rectal_nnformer.reporting.writing import write_report
 
     print(f"The report is {write_report(arguments.model, arguments.o, arguments.np)}")
