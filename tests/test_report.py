@@ -83,13 +83,14 @@ def test_whatever_text_goes_into_a_table_or_a_chart_comes_out_of_it_as_text(text
     assert [name for name, _ in outline.elements].count("td") == 1
     assert [frame["aria-label"] for frame in outline.all("div")] == [text]
     assert "".join(outline.text.split()) == 5 * text
-    chart = Outline(profile_chart("id", text, text, [text], [Series("name", [1.0])], text))
+    chart = Outline(str(profile_chart("id", text, text, [text], [Series("name", [1.0])], text)))
     assert {name for name, _ in chart.elements} == {"svg", "title", "desc", "line", "circle", "text", "polyline"}
     assert chart.text.count(text) >= 4
 
 
 def test_names_of_damaged_encoding_can_be_written(model):
-    damaged = replace(read_results(model), trainer="trainer_\udcff")
+    results = read_results(model)
+    damaged = replace(results, folder=replace(results.folder, trainer="trainer_\udcff"))
     assert "trainer_?" in Outline(report_page(damaged, [], "today").encode("utf-8").decode()).text
 
 

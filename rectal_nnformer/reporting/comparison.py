@@ -149,7 +149,7 @@ def _on_shared_cases(model: ModelResults, name: str, shared: SharedCases, index:
     ]
     return ComparedModel(
         name=name,
-        folder=str(model.folder),
+        folder=str(model.folder.path),
         detection=shared.cohort(index),
         num_left_out=len(shared.left_out[index]),
         folds=tuple(model.folds),

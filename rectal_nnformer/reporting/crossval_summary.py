@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rectal_nnformer.analysis.records import read_reuse
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
+from rectal_nnformer.nnunet.layout import image_name
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, attention_over_folds, reuse_over_folds
 from rectal_nnformer.reporting.overlays import Example
 from rectal_nnformer.reporting.results import (
@@ -16,6 +16,7 @@ from rectal_nnformer.reporting.results import (
     count_shared_patients,
     pool_folds,
     read_attention_of_folds,
+    read_reuse_of_folds,
 )
 from rectal_nnformer.reporting.tables import cases_of
 from rectal_nnformer.utils.text import plural
@@ -55,13 +56,12 @@ def summarize_folds(validation_folders: Mapping[int, Path], patients: Mapping[st
     """
     folds = {fold: _read_fold(fold, folder, patients) for fold, folder in validation_folders.items()}
     check_distinct_cases(folds)
-    reuse = {fold: read_reuse(folder) for fold, folder in validation_folders.items()}
     return CrossvalSummary(
         pooled=pool_folds(folds),
         folds=folds,
         patients_shared_between_folds=count_shared_patients(folds),
         attention=attention_over_folds(read_attention_of_folds(validation_folders)),
-        reuse=reuse_over_folds({fold: record for fold, record in reuse.items() if record is not None}),
+        reuse=reuse_over_folds(read_reuse_of_folds(validation_folders)),
     )
 
 
@@ -90,7 +90,7 @@ def examples_of(
     return [
         Example(
             title=_title(name, case, fold_of[case.case]),
-            image=images_folder / f"{case.case}_0000{file_ending}",
+            image=images_folder / image_name(case.case, file_ending),
             reference=reference_folder / f"{case.case}{file_ending}",
             prediction=None
             if case.prediction_missing

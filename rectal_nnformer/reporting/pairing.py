@@ -59,7 +59,7 @@ def share_cases(models: Sequence[ModelResults]) -> SharedCases:
     names = sorted(set.intersection(*(set(cases) for cases in by_name)))
     if not names:
         lists = "; ".join(
-            f"{model.folder}: {some(sorted(cases))}" for model, cases in zip(models, by_name, strict=True)
+            f"{model.folder.path}: {some(sorted(cases))}" for model, cases in zip(models, by_name, strict=True)
         )
         raise RectalError(
             f"no case was validated in all of these runs, so that they cannot be compared lesion by lesion. {lists}. "
@@ -82,8 +82,9 @@ def _check_same_reference(
     difference = _difference(case, other)
     if difference:
         raise RectalError(
-            f"case {name} was scored against different references: {difference} in {model.folder} and in "
-            f"{other_model.folder}. Evaluate both against the same references (validate the older run again, --val)."
+            f"case {name} was scored against different references: {difference} in {model.folder.path} and in "
+            f"{other_model.folder.path}. Evaluate both against the same references (validate the older run again, "
+            "--val)."
         )
 
 

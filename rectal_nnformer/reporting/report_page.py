@@ -4,7 +4,6 @@ import base64
 import hashlib
 import inspect
 import itertools
-import json
 import math
 import platform
 import re
@@ -31,6 +30,7 @@ from rectal_nnformer.reporting.charts import IntervalRow, Series, heat_map, inte
 from rectal_nnformer.reporting.gallery import Clip
 from rectal_nnformer.reporting.pages import render
 from rectal_nnformer.reporting.results import ModelResults, count_shared_patients, cubic_siblings
+from rectal_nnformer.utils.files import read_json_if_whole
 from rectal_nnformer.utils.text import number, percent, plural
 
 OPEN_AT_MOST = 30
@@ -132,7 +132,7 @@ def _detection(model: ModelResults) -> dict[str, Any]:
 def _cautions(model: ModelResults) -> list[str]:
     """Return what to be careful about with the result."""
     pooled, cautions = model.pooled, []
-    if model.trainer.endswith(TRIAL):
+    if model.folder.trainer.endswith(TRIAL):
         cautions.append(
             "A trial: a small network, trained for minutes on a CPU. What it detects tells nothing of the method."
         )
@@ -221,9 +221,9 @@ def _attention_series(model: ModelResults, stages: Sequence[StageOverFolds]) -> 
     if stages:
         series.append(Series("this model", [s.means["adi"] for s in stages], [s.adi_range for s in stages], style=0))
         series.append(Series("uniform attention, same tiles", [s.means["uniform_adi"] for s in stages], style=1))
-    elif (planned := _planned_uniform_adi(model, model.configuration)) is not None:
-        series.append(Series(f"uniform attention, {model.configuration}", planned, style=1))
-    if model.configuration != CUBIC and (baseline := _planned_uniform_adi(model, CUBIC)) is not None:
+    elif (planned := _planned_uniform_adi(model, model.folder.configuration)) is not None:
+        series.append(Series(f"uniform attention, {model.folder.configuration}", planned, style=1))
+    if model.folder.configuration != CUBIC and (baseline := _planned_uniform_adi(model, CUBIC)) is not None:
         series.append(Series("padded baseline, uniform", baseline, style=2))
     for trainer, cubic in cubic_siblings(model)[:2]:
         name = f"{trainer.removeprefix('nnUNetTrainer')}, cubic, measured"
@@ -339,10 +339,7 @@ def _columns(line: str) -> list[str]:
 
 def _training_settings(model: ModelResults) -> list[tuple[str, str | None]]:
     """Return what nnU-Net noted about the first fold's training; little of it is needed, and any of it may lack."""
-    try:
-        noted = json.loads((model.fold_folder(min(model.folds)) / "debug.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        noted = {}
+    noted = read_json_if_whole(model.folder.fold(min(model.folds)).path / "debug.json") or {}
     settings = [(words, str(noted[name])) for name, words in SETTINGS.items() if noted.get(name) not in (None, "None")]
     return [*settings, ("planned by rectal_nnformer", model.plans.get(RECORD_KEY, {}).get("version"))]
 

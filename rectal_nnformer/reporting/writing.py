@@ -9,6 +9,7 @@ from typing import Any
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.imaging.masks import tumor_labels
+from rectal_nnformer.nnunet.layout import FOLD_PREFIX, VALIDATION
 from rectal_nnformer.reporting.comparison import Comparison
 from rectal_nnformer.reporting.comparison_figure import comparison_figure
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary, examples_of, summarize_folds
@@ -43,7 +44,7 @@ def write_report(model_folder: Path, output: Path | None = None, num_processes: 
         RectalError: It is not the folder of a trained and evaluated model, or a file in it is damaged.
     """
     model = read_results(model_folder)
-    path = output or model.folder / REPORT_FILE
+    path = output or model.folder.path / REPORT_FILE
     clips = draw_clips(model, num_processes)
     write_text(path, report_page(model, clips, datetime.now().astimezone().strftime("%d %B %Y, %H:%M")))
     return path
@@ -87,7 +88,7 @@ def write_crossval_summary(
         RectalError: A fold has not been evaluated, its evaluation or an analysis cannot be read, or two folds hold the
             same case.
     """
-    validations = {fold: Path(model_folder) / f"fold_{fold}" / "validation" for fold in folds}
+    validations = {fold: Path(model_folder) / f"{FOLD_PREFIX}{fold}" / VALIDATION for fold in folds}
     paths = {suffix: Path(model_folder) / f"{SUMMARY_NAME}.{suffix}" for suffix in ("json", "csv", "md", "png")}
     summary = summarize_folds(validations, patients)
     examples = examples_of(
