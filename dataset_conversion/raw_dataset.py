@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rectal_nnformer.dataset_conversion.checks import case_problems
 from rectal_nnformer.dataset_conversion.contact_sheet import Tile, draw_contact_sheet, make_tile
-from rectal_nnformer.dataset_conversion.folds import folds_of, patient_list, patient_problems, pseudonyms
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, lift_zeros, write_image, write_mask
+from rectal_nnformer.dataset_conversion.patient_folds import folds_of, patient_list, patient_problems, pseudonyms
+from rectal_nnformer.dataset_conversion.validation import case_problems
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL
 from rectal_nnformer.nnunet.layout import folder_variables, nnunet_folder

@@ -59,11 +59,11 @@ def trained_by_nnunet(preprocessed, monkeypatch):
         splits = json.loads((preprocessed / "splits_final.json").read_text())
         for fold in folds:
             trained.append(fold)
-            validation = job.fold_folder(fold) / "validation"
+            validation = job.model.fold(fold).path / "validation"
             for case in splits[fold]["val"]:
                 write_mask(validation / f"{case}.nii.gz")
             (validation / "summary.json").write_text("{}")
-            (job.fold_folder(fold) / "checkpoint_final.pth").touch()
+            (job.model.fold(fold).path / "checkpoint_final.pth").touch()
 
     monkeypatch.setattr(crossval, "train_folds", train)
     return trained
@@ -120,7 +120,7 @@ def test_what_an_interruption_left_unmeasured_is_measured(preprocessed, trained_
     measured = []
 
     def measure(*arguments, device):
-        measured.append("features" if arguments[-1] == pretrained else f"attention {arguments[-1]}")
+        measured.append("features" if arguments[-1] == pretrained else f"attention {arguments[-1].fold}")
         raise RuntimeError("nothing of it loses the result")
 
     monkeypatch.setattr(crossval, "dilution_of_fold", measure)

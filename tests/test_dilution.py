@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from rectal_nnformer.analysis import attention_flow
-from rectal_nnformer.analysis.cases import PreprocessedCases, sliding_window
 from rectal_nnformer.analysis.dilution import (
     Tile,
     block_records,
@@ -26,6 +25,7 @@ from rectal_nnformer.analysis.dilution import (
 )
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, write_dilution
 from rectal_nnformer.analysis.epochs import epochs_between, fixed_crop
+from rectal_nnformer.analysis.tiles import PreprocessedCases, sliding_window
 from rectal_nnformer.analysis.validation import forget_analysis
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import scattered_padding_share

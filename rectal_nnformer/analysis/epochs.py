@@ -1,6 +1,5 @@
 """Attention dilution during training, on one fixed crop: a file, the log, a panel under nnU-Net's progress plot."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,17 +11,17 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.analysis.dilution import Tile, measure_dilution, stage_records
 from rectal_nnformer.analysis.dilution_files import dilution_line
 from rectal_nnformer.analysis.features import cut_crop
+from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.adapter import PlannedNetwork
-from rectal_nnformer.utils.files import staged_file, write_json
+from rectal_nnformer.nnunet.layout import PROGRESS_PNG
+from rectal_nnformer.utils.files import read_json_list, staged_file, write_json
 
 VARIABLE = "RECTAL_NNFORMER_ATTENTION_EVERY"
 FILE = "attention_epochs.json"
-PROGRESS_PLOT = "progress.png"
 STAGE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 PANELS = (("adi", "attention dilution index"), ("a_rp", "attention to padding"))
 
@@ -98,7 +97,7 @@ class EpochFollower:
 def read_epochs(fold_folder: Path) -> list[dict[str, Any]]:
     """Return what attention_epochs.json holds; nothing where there is none."""
     path = fold_folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return read_json_list(path, ["epoch", "stages"], "Remove it.") if path.is_file() else []
 
 
 def epoch_values(record: dict[str, Any]) -> dict[str, float]:
@@ -109,7 +108,7 @@ def epoch_values(record: dict[str, Any]) -> dict[str, float]:
 
 def extend_progress_plot(fold_folder: Path) -> None:
     """Add a panel with the epochs so far under the progress plot that nnU-Net has just drawn anew."""
-    path, records = fold_folder / PROGRESS_PLOT, read_epochs(fold_folder)
+    path, records = fold_folder / PROGRESS_PNG, read_epochs(fold_folder)
     if not records or not path.is_file():
         return
     above = matplotlib.image.imread(path)[..., :3]

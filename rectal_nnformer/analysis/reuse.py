@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.analysis.cka import (
     FEWEST_SAMPLES,
     NUM_DRAWS,
@@ -20,6 +19,7 @@ from rectal_nnformer.analysis.cka import (
     permutation_null,
 )
 from rectal_nnformer.analysis.features import MOST_CELLS, common_extent, feature_grams
+from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.networks.adapter import PlannedNetwork
 
 NAME = "feature_reuse"

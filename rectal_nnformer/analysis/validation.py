@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.analysis.dilution_files import NAME as DILUTION_FILE
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
 from rectal_nnformer.analysis.epochs import FILE as EPOCHS_FILE
 from rectal_nnformer.analysis.reuse import NAME as REUSE_FILE
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
-from rectal_nnformer.errors import RectalError
+from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import load_pretrained
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
+from rectal_nnformer.nnunet.layout import VALIDATION
 from rectal_nnformer.utils.files import write_json
 
 Log = Callable[[str], None]
@@ -65,7 +65,7 @@ def analyze_validation(fold: ValidatedFold) -> None:
     _forget_validation(fold.folder)
     with only_logged("attention dilution", fold.log):
         content = analyze_dilution(fold.network, fold.cases, fold.device, fold.weights, fold.configuration)
-        write_dilution(content, fold.folder / "validation")
+        write_dilution(content, fold.folder / VALIDATION)
         fold.log(dilution_line(content))
         log_values(dilution_values(content["stages"]), fold.log_summary)
     with only_logged("feature reuse", fold.log):
@@ -80,20 +80,19 @@ def forget_analysis(fold_folder: Path) -> None:
 
 def _forget_validation(fold_folder: Path) -> None:
     for name in (f"{DILUTION_FILE}.json", f"{DILUTION_FILE}.csv", f"{REUSE_FILE}.json"):
-        (fold_folder / "validation" / name).unlink(missing_ok=True)
+        (fold_folder / VALIDATION / name).unlink(missing_ok=True)
 
 
 def _analyze_reuse(fold: ValidatedFold) -> None:
-    try:
-        path = recorded_pretrained_file(fold.folder)
-    except RectalError as reason:
-        fold.log(f"Feature reuse was not measured. {reason}")
+    started_from = recorded_pretrained_file(fold.folder)
+    if started_from.path is None:
+        fold.log(f"Feature reuse was not measured. {started_from.reason}")
         return
     pretrained = fold.new_network()
-    load_pretrained(pretrained.backbone, path)
-    subjects = Subject(fold.weights, fold.network, fold.cases), Subject(path.name, pretrained, fold.cases)
+    load_pretrained(pretrained.backbone, started_from.path)
+    subjects = Subject(fold.weights, fold.network, fold.cases), Subject(started_from.path.name, pretrained, fold.cases)
     content = compare_features(*subjects, fold.device)
-    write_json(fold.folder / "validation" / f"{REUSE_FILE}.json", content)
+    write_json(fold.folder / VALIDATION / f"{REUSE_FILE}.json", content)
     fold.log(reuse_line(content))
     log_values(reuse_values(content), fold.log_summary)
 

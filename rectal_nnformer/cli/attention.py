@@ -34,21 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, write and print one line per fold."""
-    from rectal_nnformer.nnunet.layout import plans_of_model
+    from rectal_nnformer.nnunet.layout import planned_model
 
     # Says at once what is not there; what follows takes seconds to import.
-    plans_of_model(arguments.d, arguments.tr, arguments.p, arguments.c)
+    model = planned_model(arguments.d, arguments.tr, arguments.p, arguments.c)
     from rectal_nnformer.analysis.on_demand import dilution_of_fold
 
     for number in arguments.f:
         line, path = dilution_of_fold(
-            arguments.d,
-            arguments.tr,
-            arguments.p,
-            arguments.c,
-            number,
-            weights=arguments.weights,
-            output=arguments.o,
-            device=arguments.device,
+            model.fold(number), weights=arguments.weights, output=arguments.o, device=arguments.device
         )
         print(f"fold {number}: {line}\n  {path}")

@@ -28,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, write and print one line."""
-    from rectal_nnformer.nnunet.layout import check_compared, check_fold_folder
+    from rectal_nnformer.nnunet.layout import FoldFolder, check_compared
 
     # Says at once what is not there; what follows takes seconds to import.
-    check_fold_folder(arguments.first)
+    first = FoldFolder.from_path(arguments.first)
     check_compared(arguments.second)
     from rectal_nnformer.analysis.on_demand import reuse_of_fold
 
-    line, path = reuse_of_fold(arguments.first, arguments.second, arguments.o, arguments.device)
+    line, path = reuse_of_fold(first, arguments.second, arguments.o, arguments.device)
     print(f"{line}\n  {path}")

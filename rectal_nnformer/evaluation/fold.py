@@ -1,6 +1,5 @@
 """Scoring the validation cases of a fold, or any folder of predictions, and keeping the result beside them."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 import torch
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.cases import CaseDetection, CaseJob, case_from_json, score_case
+from rectal_nnformer.evaluation.case_detection import CaseDetection, CaseJob, case_from_json, score_case
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.imaging.masks import tumor_labels
-from rectal_nnformer.utils.files import csv_text, write_json, write_text
+from rectal_nnformer.utils.files import csv_text, read_json, write_json, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
 
 JSON_NAME = "lesion_detection.json"
@@ -100,16 +99,14 @@ def read_evaluation(folder: Path) -> CohortDetection:
     """Read what `write_evaluation` wrote into a folder.
 
     Raises:
-        FileNotFoundError: There is no `lesion_detection.json`.
-        RectalError: It is not one that this version wrote.
+        RectalError: There is no `lesion_detection.json`, or it is not one that this version wrote.
     """
-    path = folder / JSON_NAME
+    path, remedy = folder / JSON_NAME, "Delete it and validate again."
+    records = read_json(path, ["cases"], remedy)["cases"]
     try:
-        return summarize_cases(
-            [case_from_json(record) for record in json.loads(path.read_text(encoding="utf-8"))["cases"]]
-        )
+        return summarize_cases([case_from_json(record) for record in records])
     except (ValueError, KeyError, TypeError) as error:
-        raise RectalError(f"{path} is not a lesion evaluation ({error!r}). Delete it and validate again.") from error
+        raise RectalError(f"{path} is not a lesion evaluation ({error!r}). {remedy}") from error
 
 
 def _all_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.fold import JSON_NAME, read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.imaging.masks import tumor_labels

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.statistics import Difference, agreements, paired_difference
 from rectal_nnformer.reporting.analyses import reuse_profile, stage_profiles
 from rectal_nnformer.reporting.comparison.page import comparison_page

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.rates import Rate
 from rectal_nnformer.evaluation.summary import CohortDetection, patient_interval_words
 from rectal_nnformer.reporting.report.charts import IntervalRow, interval_chart
