@@ -30,7 +30,7 @@ from rectal_nnformer.analysis.validation import forget_analysis
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import scattered_padding_share
 from rectal_nnformer.networks import SMIT
-from rectal_nnformer.networks.adapter import BACKBONES, PlannedNetwork
+from rectal_nnformer.networks.adapter import NETWORK_CLASSES, PlannedNetwork
 from rectal_nnformer.networks.recording import record_attention, stream_attention
 from rectal_nnformer.networks.window_attention import attend_in_windows
 
@@ -263,7 +263,7 @@ def test_recording_holds_less_than_one_attention_more_than_a_plain_pass():
 @pytest.mark.parametrize("backbone", PATCH_SIZES)
 def test_recording_takes_at_most_three_tenths_of_a_forward_pass(backbone):
     torch.manual_seed(0)
-    network = BACKBONES[backbone](1, 2).eval()
+    network = NETWORK_CLASSES[backbone](1, 2).eval()
     cost = measure_cost(network, PATCH_SIZES[backbone], CPU, repeats=2, decoder=True)
     assert cost.time_ratio < 1.3
     assert cost.added_attentions < 1

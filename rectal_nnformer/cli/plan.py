@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rectal_nnformer.cli.values import plans_name, positive_integer, positive_number
-from rectal_nnformer.nnunet.names import BACKBONES
+from rectal_nnformer.nnunet.names import BACKBONE_NAMES
 
 if TYPE_CHECKING:
     from rectal_nnformer.planning.dataset import RawDataset
@@ -50,7 +50,7 @@ def add_backbone(parser: Any, **options: Any) -> None:
     """Add the choice of a network to a parser or group."""
     parser.add_argument(
         "-b",
-        choices=BACKBONES,
+        choices=BACKBONE_NAMES,
         help="network to plan for; smit_small is a narrow, shallow SMIT for trying things out on a CPU, to which no "
         "pretrained weights fit",
         **options,

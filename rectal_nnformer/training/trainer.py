@@ -51,7 +51,7 @@ class RectalTrainer(nnUNetTrainer):
     can replace. Gradients are clipped by nnU-Net, at a norm of 12.
 
     A recipe sets:
-        backbone: the network that the plans must hold, a key of `rectal_nnformer.networks.adapter.BACKBONES`.
+        backbone: the network that the plans must hold, a key of `rectal_nnformer.networks.adapter.NETWORK_CLASSES`.
         backbone_options: arguments of the network's constructor, before those of the plans. They are part of the class
             and not of the plans, so that variants of a network train and predict on the same plans.
         drop_path_rate: stochastic depth in training, unless the plans or the options say otherwise.
