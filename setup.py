@@ -40,7 +40,16 @@ setup(
         "tqdm>=4.64",
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "selenium>=4.10"],
+        "test": [
+            "codespell[toml]>=2.2.4",
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "pre-commit>=3.5",
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+            "selenium>=4.10",
+        ],
     },
     entry_points={"console_scripts": ["rectal_nnformer=rectal_nnformer.cli:main"]},
     classifiers=[

@@ -194,11 +194,27 @@ def test_trainers_that_are_named_exist(page):
     assert named <= defined | of_the_reader
 
 
+def source_files() -> Iterator[Path]:
+    for folder in SOURCES:
+        yield from (CHECKOUT / folder).rglob("*.py")
+
+
 def test_pages_that_the_code_names_exist():
-    for source in SOURCES:
-        for path in (CHECKOUT / source).rglob("*.py"):
-            for name in re.findall(r"documentation/[\w./-]+\.md", path.read_text(encoding="utf-8")):
-                assert (CHECKOUT / name).is_file(), f"{path} names {name}"
+    for path in source_files():
+        for name in re.findall(r"documentation/[\w./-]+\.md", path.read_text(encoding="utf-8")):
+            assert (CHECKOUT / name).is_file(), f"{path} names {name}"
+
+
+def test_messages_that_are_explained_are_those_of_the_program():
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in source_files() if path.parent.name != "tests"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    texts = "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    page = (DOCUMENTATION / "reference/errors.md").read_text(encoding="utf-8")
+    rows = [row for row in re.findall(r"^\| ([^|]+) \|", page, re.M) if row != "message" and "---" not in row]
+    assert len(rows) > 5
+    for row in rows:
+        for part in row.split("..."):
+            assert part.strip(" ',") in texts, row
 
 
 def test_the_reference_of_commands_is_the_help():
@@ -223,7 +239,7 @@ def _section(level: str, name: str, parser: argparse.ArgumentParser) -> str:
         for action in parser._actions
         if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
     ]
-    if parser.get_default("pass_through"):
+    if parser.usage:
         lines += ["", f"`{parser.usage % {'prog': parser.prog}}`"]
     if rows:
         lines += ["", "| option | meaning |", "|---|---|", *rows]
