@@ -13,10 +13,8 @@ from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained import load_pretrained
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FoldFolder, check_compared
+from rectal_nnformer.nnunet.preflight import UNTRAINED, check_device
 from rectal_nnformer.utils.files import write_json
-
-UNTRAINED = ("pretrained", "random")
-"""Weights that need no trained fold."""
 
 
 def dilution_of_fold(
@@ -37,6 +35,7 @@ def dilution_of_fold(
     Raises:
         RectalError: Something named is not there.
     """
+    check_device(device)
     if output is None and not fold.path.is_dir():
         remedy = "Train it first" if weights not in UNTRAINED else f"For {weights} weights name a folder with -o"
         raise RectalError(f"{fold.path} does not exist: the fold is not trained. {remedy}.")
@@ -44,7 +43,7 @@ def dilution_of_fold(
     loaded = load_fold(fold)
     cases = loaded.cases()
     label, network = loaded.network(weights)
-    content = analyze_dilution(network, cases, find_device(device), label, fold.model.configuration)
+    content = analyze_dilution(network, cases, torch.device(device), label, fold.model.configuration)
     name = DILUTION if label == CHECKPOINT_FINAL else f"{DILUTION}_{weights.removesuffix('.pth')}"
     write_dilution(content, folder, name)
     return dilution_line(content), folder / f"{name}.json"
@@ -67,6 +66,7 @@ def reuse_of_fold(
     Raises:
         RectalError: Something named is not there, or the folds are of different datasets.
     """
+    check_device(device)
     check_compared(second)
     fold = load_fold(first)
     cases = fold.cases()
@@ -85,7 +85,7 @@ def reuse_of_fold(
         other, name = Subject(second.name, pretrained, cases), REUSE
     # The second fold validates other cases: features can only be compared where they are of the same patients.
     other = replace(other, cases=replace(other.cases, names=cases.names))
-    content = compare_features(subject, other, find_device(device))
+    content = compare_features(subject, other, torch.device(device))
     path = output or first.validation / f"{name}.json"
     write_json(path, content)
     return reuse_line(content), path
@@ -96,14 +96,3 @@ def _other_fold(fold: LoadedFold, other: LoadedFold) -> Subject:
     if first != second:
         raise RectalError(f"The folds are of different datasets, {first} and {second}.")
     return Subject(other.label, other.network()[1], other.cases())
-
-
-def find_device(name: str) -> torch.device:
-    """Return a device.
-
-    Raises:
-        RectalError: There is no GPU where one is asked for.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RectalError("There is no CUDA device. Use -device cpu.")
-    return torch.device(name)

@@ -47,19 +47,19 @@ def wrapped(line: str, width: int = WIDTH) -> str:
     return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def explain_plans(dataset_id: int, plans_name: str) -> str:
+def explain_plans(dataset: int | str, plans_name: str) -> str:
     """Explain plans that are there, write the explanation beside them, and return it.
 
     Raises:
         RectalError: There is no such dataset or no such plans, or this version's planner did not make them.
     """
-    path = find_plans(find_dataset("nnUNet_preprocessed", dataset_id), plans_name)
+    path = find_plans(find_dataset("nnUNet_preprocessed", dataset), plans_name)
     try:
         explanation = describe_plans(json.loads(path.read_text(encoding="utf-8")))
     except (KeyError, TypeError, ValueError) as error:
         raise RectalError(
-            f"{path} does not say why it is as it is: this version's planner did not make it. Plan again with -b, "
-            "under another name with -overwrite_plans_name if models were trained by it."
+            f"{path} does not say why it is as it is: this version's planner did not make it. Plan again with "
+            "--backbone, under another name with -overwrite_plans_name if models were trained by it."
         ) from error
     write_text(explanation_file(path), explanation + "\n")
     return explanation

@@ -292,7 +292,7 @@ def _required_measurements(dataset: RawDataset) -> tuple[Window, dict[str, Any]]
     if window is None or fingerprint is None:
         raise RectalError(
             f"{dataset.name} has no intensity window or tumour fingerprint, or its raw data have changed since. "
-            f"Run 'rectal_nnformer plan -d {dataset.dataset_id} -b ...'."
+            f"Run 'rectal_nnformer plan -d {dataset.dataset_id} --backbone ...'."
         )
     bounds: Window = window["window"]
     return bounds, fingerprint

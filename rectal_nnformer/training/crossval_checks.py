@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import PreprocessedDataset, find_plans
+from rectal_nnformer.nnunet.preflight import check_device
 from rectal_nnformer.reporting.crossval_summary import evaluated_cases
 from rectal_nnformer.training.run_folds import TrainingJob
 from rectal_nnformer.training.trainer import RectalTrainer
@@ -30,11 +29,7 @@ def check_can_train(job: TrainingJob, folds: Sequence[int], dataset: Preprocesse
     trainer = find_trainer(job.model.trainer)
     if issubclass(trainer, RectalTrainer):
         trainer.check_recipe(read_json(find_plans(dataset.path, job.model.plans)), job.model.configuration)
-    if job.device == "cuda" and not torch.cuda.is_available():
-        raise RectalError(
-            "PyTorch sees no GPU on this machine. Check the driver and CUDA_VISIBLE_DEVICES, or train on another "
-            "device, as with -device cpu (full-size networks take days there)."
-        )
+    check_device(job.device)
     to_start = [fold for fold in waiting if not job.model.fold(fold).checkpoints()]
     if to_start and issubclass(trainer, RectalTrainer) and trainer.pretrained:
         find_pretrained(trainer.backbone)
