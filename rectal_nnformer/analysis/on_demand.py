@@ -1,14 +1,13 @@
 """Attention dilution and feature reuse of what has been trained, when somebody asks for them."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from rectal_nnformer.analysis.dilution_files import NAME as DILUTION
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
 from rectal_nnformer.analysis.loaded_fold import LoadedFold, load_fold
-from rectal_nnformer.analysis.reuse import NAME as REUSE
+from rectal_nnformer.analysis.records import ATTENTION_NAME, REUSE_NAME
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained import load_pretrained
@@ -43,10 +42,10 @@ def dilution_of_fold(
     loaded = load_fold(fold)
     cases = loaded.cases()
     label, network = loaded.network(weights)
-    content = analyze_dilution(network, cases, torch.device(device), label, fold.model.configuration)
-    name = DILUTION if label == CHECKPOINT_FINAL else f"{DILUTION}_{weights.removesuffix('.pth')}"
-    write_dilution(content, folder, name)
-    return dilution_line(content), folder / f"{name}.json"
+    attention = analyze_dilution(network, cases, torch.device(device), label, fold.model.configuration)
+    name = ATTENTION_NAME if label == CHECKPOINT_FINAL else f"{ATTENTION_NAME}_{weights.removesuffix('.pth')}"
+    write_dilution(attention, folder, name)
+    return dilution_line(attention.stages), folder / f"{name}.json"
 
 
 def reuse_of_fold(
@@ -74,21 +73,19 @@ def reuse_of_fold(
     subject = Subject(label, network, cases)
     if second.is_dir():
         other_fold = load_fold(FoldFolder.from_path(second))
-        other, name = (
-            _other_fold(fold, other_fold),
-            f"{REUSE}_{other_fold.folder.model.trainer}_{other_fold.folder.name}",
-        )
+        other = _other_fold(fold, other_fold)
+        name = f"{REUSE_NAME}_{other_fold.folder.model.trainer}_{other_fold.folder.name}"
         subject = replace(subject, label=fold.label)
     else:
         _, pretrained = fold.network("random")
         load_pretrained(pretrained.backbone, second)
-        other, name = Subject(second.name, pretrained, cases), REUSE
+        other, name = Subject(second.name, pretrained, cases), REUSE_NAME
     # The second fold validates other cases: features can only be compared where they are of the same patients.
     other = replace(other, cases=replace(other.cases, names=cases.names))
-    content = compare_features(subject, other, torch.device(device))
+    reuse = compare_features(subject, other, torch.device(device))
     path = output or first.validation / f"{name}.json"
-    write_json(path, content)
-    return reuse_line(content), path
+    write_json(path, asdict(reuse))
+    return reuse_line(reuse), path
 
 
 def _other_fold(fold: LoadedFold, other: LoadedFold) -> Subject:

@@ -7,10 +7,10 @@ from typing import Any
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from rectal_nnformer.analysis.on_demand import dilution_of_fold, reuse_of_fold
+from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
-from rectal_nnformer.evaluation.fold import evaluate_fold
+from rectal_nnformer.evaluation.fold import EVALUATION_FILE, evaluate_fold
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
 from rectal_nnformer.nnunet.layout import (
     FoldFolder,
@@ -22,8 +22,8 @@ from rectal_nnformer.nnunet.layout import (
     folder_variables,
 )
 from rectal_nnformer.nnunet.patients import read_patients
-from rectal_nnformer.reporting.analyses import ATTENTION_FILE, REUSE_FILE
-from rectal_nnformer.reporting.crossval_summary import CrossvalSummary, summarize_crossval
+from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
+from rectal_nnformer.reporting.writing import write_crossval_summary
 from rectal_nnformer.training.crossval_checks import Splits, check_can_train, check_finished_folds, check_references
 from rectal_nnformer.training.run_folds import TrainingJob, train_folds
 from rectal_nnformer.utils.files import read_json, read_json_list, write_json
@@ -97,7 +97,7 @@ def _summarize(
         _complete_analyses(fold, job.device)
     # Without raw data, as with a dataset from a collaborator, there is only no picture.
     raw = RawDataset(Path(folder_variables().get("nnUNet_raw", "nnUNet_raw")) / job.model.dataset)
-    return summarize_crossval(
+    return write_crossval_summary(
         job.model.path,
         images_folder=raw.images_tr,
         reference_folder=preprocessed.references,

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
+from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import PreprocessedDataset, find_plans
 from rectal_nnformer.nnunet.preflight import check_device
-from rectal_nnformer.reporting.crossval_summary import evaluated_cases
 from rectal_nnformer.training.run_folds import TrainingJob
 from rectal_nnformer.training.trainer import RectalTrainer
 from rectal_nnformer.utils.files import read_json
@@ -44,8 +43,9 @@ def check_finished_folds(job: TrainingJob, splits: Splits) -> None:
     model = job.model
     for number, split in enumerate(splits):
         fold = model.fold(number)
-        evaluated = (fold.validation / EVALUATION_FILE).is_file()
-        if evaluated and not evaluated_cases(model.path, number) <= set(split["val"]):
+        if not (fold.validation / EVALUATION_FILE).is_file():
+            continue
+        if not {case.case for case in read_evaluation(fold.validation).cases} <= set(split["val"]):
             raise RectalError(
                 f"{fold.path} was validated on other cases than those of fold {number} in splits_final.json of "
                 f"{model.dataset}. Move the old results away: {model.path}"
