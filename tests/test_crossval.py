@@ -16,6 +16,7 @@ from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import TRAINERS_VARIABLE
 from rectal_nnformer.training import crossval
 from rectal_nnformer.training.crossval import cross_validate
+from tests.report_runs import attention, reuse
 
 CASES = [f"case_{i}" for i in range(5)]
 MODEL = {"trainer": "nnUNetTrainer", "plans": "Plans", "device": "cpu"}
@@ -116,7 +117,8 @@ def test_what_an_interruption_left_unmeasured_is_measured(preprocessed, trained_
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(preprocessed))
     StartingWeights("pretrained", pretrained.name, md5_of(pretrained)).write(model / "fold_1")
     for name in left:
-        (model / "fold_1/validation" / name).write_text('{"stages": [], "blocks": [], "debiased": null}')
+        content = attention(0.2) if name == "attention_dilution.json" else reuse(0.9)
+        (model / "fold_1/validation" / name).write_text(json.dumps(content))
     measured = []
 
     def measure(*arguments, device):
