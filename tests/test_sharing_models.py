@@ -41,8 +41,12 @@ MODEL = f"{TRAINER}__{PLANS}__3d_fullres"
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 WEIGHTS = "fold_0/checkpoint_final.safetensors"
 LESION = {"label": 1, "voxels": 20, "volume_cm3": 0.02, "centroid": [1.0, 2.0, 3.0]}
-STAGE = {"stage": 0, "adi": 0.25, "uniform_adi": 0.5, "a_rp": None}
-SIMILARITY = {"matrix": [[1.0]], "diagonal": [1.0], "mean_diagonal": 1.0, "drift": 0.0, "best_match_distance": 0.0}
+FLOW = {"stage": 0, "adi": 0.25, "a_rr": 0.75, "a_rp": None, "a_pr": 0.5, "a_pp": 0.5, "uniform_adi": 0.5}
+FLOW |= {"scattered_padding_share": None}
+STAGE = {**FLOW, "tumor_adi": None, "tumor_a_rp": 0.1, "real_token_fraction": 0.5}
+BLOCK = {**FLOW, "name": "stage 0 block 0", "entropy": 1.0, "padding_entropy": 1.0, "tumor": {"adi": 0.1, "a_rp": None}}
+BIASED = {"matrix": [[1.0]], "diagonal": [1.0], "mean_diagonal": 1.0, "drift": 0.0, "best_match_distance": 0.0}
+SIMILARITY = {**BIASED, "null": {"mean": [0.0], "p95": [0.1]}, "intervals": {"diagonal": [[0.5, 1.0]], "drift": None}}
 
 
 def results(folder):
@@ -53,19 +57,19 @@ def results(folder):
     scored = {"size_bin": "0-5", "group": 1, "iou": 0.5, "detected": True, "detected_strict": True, "dice": 0.5}
     case["lesions"] = [{**LESION, **scored}]
     reuse = {"first": "checkpoint_final.pth", "second": f"{folder}/weights.pt", "blocks": ["stage 0 block 0"]}
-    reuse |= {"stages": [0], "num_crops": 4, "num_cases": 4, "debiased": SIMILARITY, "note": ""}
+    reuse |= {"backbone": "smit", "second_backbone": "smit", "stages": [0], "num_crops": 4, "num_cases": 4, "note": ""}
+    reuse |= {"debiased": SIMILARITY, "biased": BIASED, "settings": {"cases": list(CASES), "path": str(folder)}}
+    attention = {"backbone": "smit", "patch_size": [96, 96, 96], "window_reverse": None, "mask_padding": True}
+    attention |= {"weights": "checkpoint_final", "configuration": "3d_fullres", "blocks": [BLOCK], "stages": [STAGE]}
+    attention |= {"cases": [{"case": CASES[1], "tiles": 1, "stages": [STAGE], "blocks": [BLOCK]}], "settings": {}}
     return {
         "validation/summary.json": {
             "mean": {"1": {"Dice": float("nan")}},
             "metric_per_case": [{"reference_file": f"{folder}/x.nii.gz"}],
         },
         "validation/lesion_detection.json": {"cases": [case], "settings": {"path": str(folder)}},
-        "validation/attention_dilution.json": {
-            "stages": [STAGE],
-            "cases": [{"case": CASES[1]}],
-            "weights": str(folder),
-        },
-        "validation/feature_reuse.json": {**reuse, "settings": {"cases": list(CASES)}},
+        "validation/attention_dilution.json": {**attention, "by": "hmueller"},
+        "validation/feature_reuse.json": reuse,
         "attention_epochs.json": [{"epoch": 0, "stages": [STAGE]}],
     }
 
@@ -164,16 +168,18 @@ def test_a_model_arrives_as_it_was(sender, bundle, tmp_path):
     refused(bundle, tmp_path, "exists")
 
 
-def test_results_arrive_reduced_to_what_a_report_needs(bundle):
+def test_results_arrive(sender, bundle):
     (folder,) = import_model(bundle)
+    ours = sender[0] / "fold_0/validation"
     validation = folder / "fold_0/validation"
     assert json.loads((validation / "summary.json").read_text()) == {"mean": {"1": {"Dice": None}}}
     (case,) = read_evaluation(validation).cases
     assert (case.case, case.patient, case.n_detected, case.lesions[0].iou) == (CASES[0], CASES[0], 1, 0.5)
-    assert json.loads((validation / "attention_dilution.json").read_text()) == {"stages": [STAGE]}
+    before, arrived = (json.loads((place / "attention_dilution.json").read_text()) for place in (ours, validation))
+    assert arrived == {key: value for key, value in before.items() if key != "by"}
     assert json.loads((folder / "fold_0/attention_epochs.json").read_text()) == [{"epoch": 0, "stages": [STAGE]}]
     reuse = json.loads((validation / "feature_reuse.json").read_text())
-    assert reuse["debiased"] == SIMILARITY and reuse["second"] == "" and "settings" not in reuse
+    assert reuse["debiased"] == SIMILARITY and reuse["second"] == "" and reuse["settings"] == {"cases": list(CASES)}
     assert not (folder / "fold_1/validation/lesion_detection.json").exists()
 
 

@@ -121,7 +121,7 @@ def import_model(arguments: argparse.Namespace) -> None:
         print(f"Imported {folder}")
         print(f"Predict with: rectal_nnformer predict {options} -i INPUT -o OUTPUT")
         if any(folder.glob("fold_*/validation/lesion_detection.json")):
-            from rectal_nnformer.reporting.report import try_report
+            from rectal_nnformer.reporting import try_report
 
             print(try_report(folder))
 

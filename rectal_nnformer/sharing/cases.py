@@ -44,7 +44,7 @@ def read_case(stem: Path) -> tuple[Arrays, Properties, bool]:
 
 def write_case(stem: Path, arrays: Arrays, properties: Properties, patch_size: Sequence[int] | None) -> None:
     """Write a case by nnU-Net's own writer, stored for a patch."""
-    content = json_content(properties)
+    content = properties.model_dump(exclude_unset=True)
     content["bbox_used_for_cropping"] = [list(pair) for pair in content["bbox_used_for_cropping"]]
     if "nibabel_stuff" in content:
         content["nibabel_stuff"] = {name: np.array(m, float) for name, m in content["nibabel_stuff"].items()}

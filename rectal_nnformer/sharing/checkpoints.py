@@ -61,7 +61,7 @@ def write_model_checkpoint(
     wrong = [name for name, value in whole.items() if not PARAMETER_NAME.fullmatch(name) or value is None]
     if wrong or not whole:
         raise RectalError(f"{path.name} cannot be written: it has no weights, or of no network: {str(wrong[:1])[:80]}.")
-    told = json_content(checkpoint)
+    told = checkpoint.model_dump()
     arguments = {
         **{name: told[name] for name in ("configuration", "fold")},
         **{"plans": json_content(plans), "dataset_json": json_content(dataset_json)},

@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import JSON_NAME as LESIONS
-from rectal_nnformer.evaluation.fold import write_evaluation
+from rectal_nnformer.evaluation.fold import EVALUATION_FILE, write_evaluation
 from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.nnunet.layout import find_dataset, nnunet_folder
 from rectal_nnformer.nnunet.patients import read_patients
@@ -20,7 +19,7 @@ from rectal_nnformer.sharing.bundle import MANIFEST, MODEL_FOLDER, BundleReader,
 from rectal_nnformer.sharing.checkpoints import Checkpoint, read_model_checkpoint, write_model_checkpoint
 from rectal_nnformer.sharing.dataset import DATASET, FINGERPRINT, SPLITS, Export, check_id_is_free
 from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, pseudonyms, write_key
-from rectal_nnformer.sharing.results import AttentionDilution, AttentionEpochs, FeatureReuse, LesionDetection, Scores
+from rectal_nnformer.sharing.results import RESULTS, LesionDetection
 from rectal_nnformer.sharing.schema import DatasetJson, FingerprintJson, PlansJson
 from rectal_nnformer.utils.json_records import json_text, load_json_file
 from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
@@ -28,14 +27,6 @@ from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 PLANS, CHECKPOINT = "plans.json", "checkpoint_final"
 FOLD = re.compile(r"fold_(\d{1,3}|all)")
 TEXTS: dict[str, type[BaseModel]] = {DATASET: DatasetJson, PLANS: PlansJson, FINGERPRINT: FingerprintJson}
-RESULTS: dict[str, type[BaseModel]] = {
-    "validation/summary.json": Scores,
-    f"validation/{LESIONS}": LesionDetection,
-    "validation/attention_dilution.json": AttentionDilution,
-    "validation/feature_reuse.json": FeatureReuse,
-    "attention_epochs.json": AttentionEpochs,
-}
-"""What training and validation of a fold left, beside its checkpoint."""
 
 
 def export_model(
@@ -162,7 +153,7 @@ def _case_names(source: Path, pseudonymize: bool) -> dict[str, str]:
         raise RectalError(f"{preprocessed} is missing, where the key of the pseudonyms ({KEY_FILE}) is to be kept.")
     cases = {path.name.removesuffix(".b2nd") for path in preprocessed.glob("*/*.b2nd") if "_seg." not in path.name}
     cases |= {path.name.partition(".")[0] for path in source.glob("fold_*/validation/*.nii.gz")} | patients.keys()
-    for evaluation in source.glob(f"fold_*/validation/{LESIONS}"):
+    for evaluation in source.glob(f"fold_*/validation/{EVALUATION_FILE}"):
         cases |= {case["case"] for case in load_json_file(evaluation)["cases"]}
     if (preprocessed / SPLITS).is_file():
         cases |= {case for fold in load_json_file(preprocessed / SPLITS) for part in fold.values() for case in part}

@@ -1,17 +1,24 @@
-"""Results of a fold, reduced to what a report is made from: it is made again where the model arrives."""
+"""Results of a fold as they travel: a report is made from them again where the model arrives."""
 
-from typing import Literal, TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
-from pydantic import RootModel
+from pydantic import BaseModel, ConfigDict, RootModel
 
+from rectal_nnformer.analysis.records import (
+    ATTENTION_FILE,
+    EPOCHS_FILE,
+    REUSE_FILE,
+    AttentionRecord,
+    EpochRecord,
+    ReuseRecord,
+)
 from rectal_nnformer.evaluation.cases import CaseDetection
-from rectal_nnformer.sharing.schema import Identifier, Number, Text
+from rectal_nnformer.evaluation.fold import EVALUATION_FILE
+from rectal_nnformer.sharing.schema import Number, Text
 from rectal_nnformer.utils.json_records import Record
 
-Value: TypeAlias = Number | None
-Means: TypeAlias = dict[Text, Value | list[Value]]
-Stages: TypeAlias = list[dict[Identifier, Value]]
-"""What was measured of each stage of the encoder."""
+T = TypeVar("T")
+Means: TypeAlias = dict[Text, Number | list[Number | None] | None]
 
 
 class Scores(Record):
@@ -27,43 +34,17 @@ class LesionDetection(Record):
     cases: list[CaseDetection]
 
 
-class AttentionDilution(Record):
-    """attention_dilution.json."""
+class Analysis(RootModel[T], Generic[T]):
+    """The records of an analysis as they are."""
 
-    stages: Stages
-
-
-class EpochAttention(Record):
-    """Attention after an epoch of training."""
-
-    epoch: int
-    stages: Stages
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
 
 
-AttentionEpochs = RootModel[list[EpochAttention]]
-"""attention_epochs.json."""
-
-
-class Similarity(Record):
-    """Similarity of the blocks of two networks, what chance gives, and intervals."""
-
-    matrix: list[list[Value]]
-    diagonal: list[Value] | None
-    mean_diagonal: Value
-    drift: Value
-    best_match_distance: Value
-    null: dict[Literal["mean", "p95"], list[Value]] | None = None
-    intervals: dict[Literal["diagonal", "drift"], list[Value | list[Value]] | None] | None = None
-
-
-class FeatureReuse(Record):
-    """feature_reuse.json."""
-
-    first: Text
-    second: Text
-    blocks: list[Text]
-    stages: list[int]
-    num_crops: int
-    num_cases: int
-    debiased: Similarity | None
-    note: Text
+RESULTS: dict[str, type[BaseModel]] = {
+    "validation/summary.json": Scores,
+    f"validation/{EVALUATION_FILE}": LesionDetection,
+    f"validation/{ATTENTION_FILE}": Analysis[AttentionRecord],
+    f"validation/{REUSE_FILE}": Analysis[ReuseRecord],
+    EPOCHS_FILE: Analysis[tuple[EpochRecord, ...]],
+}
+"""What training and validation of a fold left, beside its checkpoint."""

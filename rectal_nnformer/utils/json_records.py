@@ -38,8 +38,8 @@ def make_record(kind: type[R], content: Any, name: str) -> R:
 
 
 def json_content(record: BaseModel) -> Any:
-    """Return what a record was made from, as Python's own types."""
-    return record.model_dump(exclude_unset=True, by_alias=True)
+    """Return what a record was made from, as JSON has it: dicts, lists, texts and numbers."""
+    return record.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
 def json_text(record: BaseModel) -> bytes:
