@@ -1,4 +1,4 @@
-"""A reader of bundles that was written from documentation/sharing.md alone: it shares nothing with the program."""
+"""A reader of bundles that follows documentation/reference/bundle.md and shares nothing with the program."""
 
 import hashlib
 import json

@@ -14,8 +14,8 @@ def export_dataset(arguments: argparse.Namespace) -> None:
     """Write a preprocessed dataset into one file for collaborators: data, plans, fingerprints, folds, ground truth.
 
     Reads nnUNet_preprocessed/DatasetXXX_Name and writes FILE; with --pseudonymize also pseudonyms.csv, the key, into
-    that folder, where it stays. Patients, people and computers are not told: documentation/sharing.md says what travels
-    and what does not. Case names do travel unless --pseudonymize is given. The collaborator runs 'rectal_nnformer
+    that folder, where it stays. Patients, people and computers are not named: documentation/reference/bundle.md says
+    what travels. Case names do travel unless --pseudonymize is given. The collaborator runs 'rectal_nnformer
     import_dataset FILE'.
     """
     preflight.check_folds(find_dataset("nnUNet_preprocessed", arguments.d), arguments.f or ())
@@ -74,8 +74,8 @@ def export_model(arguments: argparse.Namespace) -> None:
 
     Reads nnUNet_results/DatasetXXX_Name/TRAINER__PLANS__CONFIGURATION and writes FILE; with --pseudonymize also the key
     of the names, pseudonyms.csv, into nnUNet_preprocessed/DatasetXXX_Name, where it stays. Nothing but the weights is
-    learnt from patients, and no picture travels; documentation/sharing.md says what does. The collaborator runs
-    'rectal_nnformer import_model FILE' and needs this package if the trainer is one of its own.
+    learnt from patients, and no picture travels; documentation/reference/bundle.md says what does. The collaborator
+    runs 'rectal_nnformer import_model FILE' and needs this package if the trainer is one of its own.
     """
     preflight.check_model(arguments.d, arguments.tr, arguments.p, arguments.c, arguments.f or ())
     preflight.check_output_file(arguments.o)

@@ -39,7 +39,7 @@ class Entry(Record):
 
 
 class Manifest(Record):
-    """What a bundle is and which files it holds; see documentation/sharing.md."""
+    """What a bundle is and which files it holds; see documentation/reference/bundle.md."""
 
     format: Literal["rectal_nnformer bundle"]
     version: Literal[2]

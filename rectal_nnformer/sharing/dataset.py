@@ -102,7 +102,7 @@ def export_dataset(
     with_ground_truth: bool = True,
     folds: Sequence[int] | None = None,
 ) -> Path:
-    """Write a preprocessed dataset into one file that `import_dataset` reads: see documentation/sharing.md.
+    """Write a preprocessed dataset into one file that `import_dataset` reads: see documentation/reference/bundle.md.
 
     Args:
         dataset_id: 501 or "Dataset501_Name", in nnUNet_preprocessed.

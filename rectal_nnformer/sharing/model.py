@@ -39,7 +39,7 @@ def export_model(
     folds: Sequence[int | str] | None = None,
     pseudonymize: bool = False,
 ) -> Path:
-    """Write a trained model into one file that `import_model` reads: see documentation/sharing.md.
+    """Write a trained model into one file that `import_model` reads: see documentation/reference/bundle.md.
 
     Args:
         dataset_id: 501 or "Dataset501_Name", in nnUNet_results.
