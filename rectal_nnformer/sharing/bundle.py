@@ -135,8 +135,7 @@ class BundleReader:
     def check_kind(self, kind: str) -> str:
         """Return the name of the dataset."""
         if self.manifest.kind != kind:
-            other = self.manifest.kind
-            raise RectalError(f"{self.path} holds no {kind} but a {other}: use 'rectal_nnformer import_{other}'.")
+            raise RectalError(f"{self.path} holds no {kind}: use 'rectal_nnformer import_{self.manifest.kind}'.")
         return self.manifest.dataset
 
     def check_room(self, folder: Path) -> None:

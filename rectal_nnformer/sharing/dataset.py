@@ -25,12 +25,8 @@ from rectal_nnformer.utils.json_records import R, json_content, json_text, load_
 REFERENCES = "gt_segmentations"
 DATASET, SPLITS, FINGERPRINT = "dataset.json", "splits_final.json", "dataset_fingerprint.json"
 OUR_FILES = ("rectal_fingerprint.json", "rectal_intensity_window.json")
-FILES: dict[str, type[BaseModel]] = {
-    DATASET: schema.DatasetJson,
-    SPLITS: schema.SplitsJson,
-    FINGERPRINT: schema.FingerprintJson,
-}
-FILES |= dict.fromkeys(OUR_FILES, schema.Measurements)
+FILES: dict[str, type[BaseModel]] = dict.fromkeys(OUR_FILES, schema.Measurements)
+FILES |= {DATASET: schema.DatasetJson, SPLITS: schema.SplitsJson, FINGERPRINT: schema.FingerprintJson}
 """What is in the folder of a dataset beside plans, data and ground truth."""
 MAX_PLANS_BYTES = 2 << 20
 """Of all plans together, which take 10 to 20 KB each."""
@@ -239,7 +235,7 @@ def _add_cases(
     for data, case in tqdm([(data, case) for data in data_folders for case in cases], desc="Cases", unit="case"):
         arrays, properties, dropped = read_case(folder / data / case)
         check_case(f"{data}/{case}", arrays, properties, plans)
-        export.removed["fields of case properties"] += dropped
+        export.removed.update(["fields of case properties"] * dropped)
         name = f"{data}/{export.renamer[case]}"
         export.bundle.add(f"{name}.safetensors", save(arrays))
         export.bundle.add(f"{name}.json", json_text(properties))
@@ -259,7 +255,6 @@ def _add_references(export: Export, folder: Path, cases: Sequence[str]) -> None:
 
 def _note_absent(export: Export, folder: Path) -> None:
     """Note files of the dataset's folder that stay at home; unknown names could tell something themselves."""
-    export.removed += Counter()  # drops what was left out nowhere
     sent = {Path(name).parts[0] for name in export.bundle.files}
     for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
         told = name if name in (PATIENTS_FILE, REFERENCES) else "files and folders of other names"

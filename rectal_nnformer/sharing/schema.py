@@ -21,12 +21,11 @@ LAYER = re.compile(
     r"torch\.nn\.(modules\.(conv|instancenorm|batchnorm|normalization|activation|dropout)\.)?[A-Z]\w*", re.ASCII
 )
 """Classes that plans may name: networks of nnU-Net's library and the one of this package, layers of PyTorch."""
-MAX_VOXELS = 1 << 32
 
 
 def is_possible_shape(shape: Sequence[int]) -> bool:
-    """Whether a volume can have this shape: no axis of 65,536 voxels, not more than `MAX_VOXELS` in all."""
-    return all(0 < size < 1 << 16 for size in shape) and math.prod(shape) <= MAX_VOXELS
+    """Whether a volume can have this shape: no axis of 65,536 voxels, at most 2^32 in all."""
+    return all(0 < size < 1 << 16 for size in shape) and math.prod(shape) <= 1 << 32
 
 
 def _that(holds: Callable[[Any], bool], otherwise: str) -> AfterValidator:
