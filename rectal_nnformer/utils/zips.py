@@ -37,7 +37,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 def checked_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Return the files of a zip: of plain paths, no links or devices, not too many, not too large."""
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
     for entry in entries:
         plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not entry.flag_bits & 1
         if not plain or stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
