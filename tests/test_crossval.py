@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import report_runs
 import SimpleITK as sitk
 
 from rectal_nnformer import cli
@@ -115,8 +116,9 @@ def test_what_an_interruption_left_unmeasured_is_measured(preprocessed, trained_
     pretrained.write_bytes(b"weights")
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(preprocessed))
     StartingWeights("pretrained", pretrained.name, md5_of(pretrained)).write(model / "fold_1")
+    contents = {"attention_dilution.json": report_runs.attention(0.02), "feature_reuse.json": report_runs.reuse(0.9)}
     for name in left:
-        (model / "fold_1/validation" / name).write_text('{"stages": [], "blocks": [], "debiased": null}')
+        (model / "fold_1/validation" / name).write_text(json.dumps(contents[name]))
     measured = []
 
     def measure(*arguments, device):
