@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.summary import CohortDetection, detection_line
 from rectal_nnformer.nnunet.names import CUBIC, RECORD_KEY
 from rectal_nnformer.planning.explanation import describe_plans

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.rates import Interval, Rate
 from rectal_nnformer.evaluation.statistics import Difference
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING, CohortDetection, patient_interval_words
