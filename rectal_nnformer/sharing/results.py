@@ -12,7 +12,7 @@ from rectal_nnformer.analysis.records import (
     EpochRecord,
     ReuseRecord,
 )
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE
 from rectal_nnformer.sharing.schema import Number, Text
 from rectal_nnformer.utils.json_records import Record
