@@ -147,6 +147,7 @@ def _add_plan_and_preprocess(parser: argparse.ArgumentParser) -> None:
 def _add_backbone(parser: Any, **options: Any) -> None:
     """Add the choice of a network to a parser or group."""
     parser.add_argument(
+        "-b",
         "--backbone",
         choices=BACKBONE_NAMES,
         help="network to plan for; smit_small is a narrow, shallow SMIT for trying things out on a CPU, to which no "

@@ -142,6 +142,7 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help=text, description=text)
     verify.add_argument("file", metavar="FILE", type=Path)
     verify.add_argument(
+        "-b",
         "--backbone",
         choices=NETWORKS,
         help="network to load it into (default: the one the file's name belongs to)",
