@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import RectalExperimentPlanner, accounting, describe_plans
 from rectal_nnformer.planning.backbones import BACKBONES
 from rectal_nnformer.planning.dataset import open_raw_dataset
@@ -107,7 +108,7 @@ def check_plan(dataset, cohort, backbone, gigabytes):
         assert "-gpu_memory_target" in str(error)
         assert gigabytes < 4
         return
-    plans = json.loads(json.dumps(plans, allow_nan=False))
+    plans = json.loads(json.dumps(plans.content, allow_nan=False))
     known, record = BACKBONES[backbone], plans["rectal_nnformer"]
     fullres, cubic = (PlansManager(plans).get_configuration(name) for name in ("3d_fullres", "3d_fullres_cubic"))
     assert fullres.spacing[0] in (1.0, 1.5)
@@ -127,7 +128,7 @@ def check_plan(dataset, cohort, backbone, gigabytes):
     account = record["patch_sizes"]["3d_fullres"]
     assert all(0 < share <= 1 for share in account["real_token_fraction"])
     assert all(0 <= share < 1 for share in account["uniform_adi"])
-    assert " x ".join(map(str, patch)) in describe_plans(plans)
+    assert " x ".join(map(str, patch)) in describe_plans(Plans.of(plans))
 
 
 RANDOM = settings(

@@ -19,6 +19,7 @@ from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import check_fold_folder, find_dataset, nnunet_folder, plans_of_model
+from rectal_nnformer.nnunet.plans import Plans
 
 FINAL = "checkpoint_final.pth"
 
@@ -38,7 +39,7 @@ class Fold:
 
     dataset: str
     trainer: str
-    plans: dict[str, Any]
+    plans: Plans
     configuration: str
     dataset_json: dict[str, Any]
     fold: str
@@ -46,7 +47,7 @@ class Fold:
     @property
     def folder(self) -> Path:
         """The folder in which nnU-Net keeps it."""
-        model = f"{self.trainer}__{self.plans['plans_name']}__{self.configuration}"
+        model = f"{self.trainer}__{self.plans.name}__{self.configuration}"
         return nnunet_folder("nnUNet_results") / self.dataset / model / f"fold_{self.fold}"
 
     def cases(self) -> PreprocessedCases:
@@ -56,15 +57,15 @@ class Fold:
             RectalError: The dataset is not preprocessed, or has no such fold.
         """
         preprocessed = find_dataset("nnUNet_preprocessed", self.dataset)
-        configuration = PlansManager(self.plans).get_configuration(self.configuration)
+        configuration = self.plans.configuration(self.configuration)
         folder = preprocessed / configuration.data_identifier
         if not folder.is_dir():
             raise RectalError(f"{folder} does not exist. Preprocess the dataset with 'plan_and_preprocess'.")
         return PreprocessedCases(
             folder=folder,
             names=self._names(folder, preprocessed / "splits_final.json"),
-            patch_size=tuple(configuration.patch_size),
-            spacing=tuple(configuration.spacing),
+            patch_size=configuration.patch_size,
+            spacing=configuration.spacing,
             tumor_labels=tuple(tumor_labels(self.dataset_json)),
         )
 
@@ -109,7 +110,7 @@ class Fold:
             return find_pretrained(backbone)
 
     def _random_network(self) -> PlannedNetwork:
-        manager = PlansManager(self.plans)
+        manager = PlansManager(self.plans.content)
         configuration = manager.get_configuration(self.configuration)
         torch.manual_seed(0)
         network = find_trainer(self.trainer).build_network_architecture(
@@ -132,7 +133,7 @@ def named_fold(dataset: str, trainer: str, plans: str, configuration: str, fold:
     """
     preprocessed, path = plans_of_model(dataset, trainer, plans, configuration)
     dataset_json = _read_json(preprocessed / "dataset.json")
-    return Fold(preprocessed.name, trainer, _read_json(path), configuration, dataset_json, fold)
+    return Fold(preprocessed.name, trainer, Plans.read(path), configuration, dataset_json, fold)
 
 
 def fold_in(folder: Path) -> Fold:
@@ -143,7 +144,7 @@ def fold_in(folder: Path) -> Fold:
     """
     trainer, configuration = check_fold_folder(folder)
     folder = folder.resolve()
-    plans, dataset_json = (_read_json(folder.parent / name) for name in ("plans.json", "dataset.json"))
+    plans, dataset_json = Plans.read(folder.parent / "plans.json"), _read_json(folder.parent / "dataset.json")
     return Fold(folder.parents[1].name, trainer, plans, configuration, dataset_json, folder.name.removeprefix("fold_"))
 
 

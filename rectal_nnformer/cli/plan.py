@@ -13,6 +13,7 @@ from rectal_nnformer.cli.values import plans_name, positive_integer, positive_nu
 from rectal_nnformer.nnunet.names import BACKBONES
 
 if TYPE_CHECKING:
+    from rectal_nnformer.nnunet.plans import Plans
     from rectal_nnformer.planning.dataset import RawDataset
 
 HELP = "plan target spacing, patch, batch and augmentation, and say why"
@@ -123,7 +124,7 @@ def plan_and_explain(arguments: argparse.Namespace, preprocess: bool, **options:
         print_warning(warning)
 
 
-def _plan(dataset: "RawDataset", arguments: argparse.Namespace, **options: Any) -> dict[str, Any]:
+def _plan(dataset: "RawDataset", arguments: argparse.Namespace, **options: Any) -> "Plans":
     from rectal_nnformer.planning.api import plan_dataset, verify_integrity
 
     if arguments.verify_dataset_integrity:

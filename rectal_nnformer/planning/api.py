@@ -14,6 +14,7 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.names import FULLRES
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import preprocessing
 from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
@@ -41,7 +42,7 @@ def plan_dataset(
     num_processes_fingerprint: int | None = None,
     clean: bool = False,
     warn: Callable[[str], None] = print_warning,
-) -> dict[str, Any]:
+) -> Plans:
     """Fingerprint, plan and preprocess a raw dataset; return the plans.
 
     The plans are written last, so that an interruption leaves no plans without their data, and data that another
@@ -61,7 +62,7 @@ def plan_dataset(
         num_processes: Worker processes of the preprocessing.
         num_processes_fingerprint: Worker processes of the fingerprint.
         clean: Compute fingerprint, intensity window and preprocessed data again even if they are up to date.
-        warn: Told of what the new plans put out of use, such as older ones of their name and folds trained by them.
+        warn: Called with each warning about plans, data and folds that the new plans make outdated.
 
     Raises:
         RectalError: The dataset is unknown, incomplete or two-dimensional, a case cannot be used, or an option cannot
@@ -120,10 +121,10 @@ def verify_integrity(dataset: RawDataset, num_processes: int | None = None) -> N
         verify_dataset_integrity(str(dataset.folder), _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset))
 
 
-def _preprocess(dataset: RawDataset, plans: dict[str, Any], num_processes: int | None, clean: bool) -> None:
+def _preprocess(dataset: RawDataset, plans: Plans, num_processes: int | None, clean: bool) -> None:
     """Make the data of `3d_fullres` unless they are there; `3d_fullres_cubic` reads the same."""
     if not clean and preprocessing.is_preprocessed(dataset, plans, FULLRES):
-        identifier = plans["configurations"][FULLRES]["data_identifier"]
+        identifier = plans.configuration(FULLRES).data_identifier
         print(f"{dataset.name} has been preprocessed already: {identifier} is complete and up to date.")
         return
     processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)

@@ -21,8 +21,9 @@ from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained import PretrainedReport, load_pretrained, read_weights
 from rectal_nnformer.nnunet.names import FULLRES, RECORD_KEY, TRAINER_FAMILIES
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.backbones import BACKBONES
-from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE
+from rectal_nnformer.planning.memory import MIN_BATCH_SIZE
 from rectal_nnformer.planning.planner import LINEAR, NETWORK_CLASS
 from rectal_nnformer.utils.files import staged_folder, write_json
 
@@ -51,7 +52,7 @@ class ImportedModel:
     """
 
     network: PlannedNetwork
-    plans: dict[str, Any]
+    plans: Plans
     dataset_json: dict[str, Any]
     trainer: str
     report: PretrainedReport
@@ -59,7 +60,7 @@ class ImportedModel:
     @property
     def folder_name(self) -> str:
         """Name of the model's folder in nnUNet_results/DatasetXXX_Name."""
-        return f"{self.trainer}__{self.plans['plans_name']}__{FULLRES}"
+        return f"{self.trainer}__{self.plans.name}__{FULLRES}"
 
 
 def read_model(
@@ -100,7 +101,7 @@ def read_model(
     configuration = prepared_configuration(backbone, patch, millimetres, [[low, high]] * channels)
     network = PlannedNetwork(channels, heads, **configuration["architecture"]["arch_kwargs"])
     report = load_pretrained(network.backbone, path)
-    plans = prepared_plans(backbone, configuration, {"imported_from": path.name, "md5": report.md5})
+    plans = Plans.of(prepared_plans(backbone, configuration, {"imported_from": path.name, "md5": report.md5}))
     return ImportedModel(
         network, plans, prepared_dataset_json(channels, heads), f"{TRAINER_FAMILIES[backbone]}_Base", report
     )
@@ -117,7 +118,7 @@ def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
     Raises:
         RectalError: `folder` holds something already.
     """
-    plans = {**model.plans, "dataset_name": dataset_name}
+    plans = {**model.plans.content, "dataset_name": dataset_name}
     checkpoint = {
         "network_weights": model.network.state_dict(),
         "trainer_name": model.trainer,
@@ -131,7 +132,7 @@ def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
             write_json(temporary / "dataset.json", model.dataset_json)
             (temporary / "fold_0/validation").mkdir(parents=True)
             torch.save(checkpoint, temporary / "fold_0/checkpoint_final.pth")
-            _write_traces_of_training(temporary, f"Imported from {model.plans[RECORD_KEY]['imported_from']}")
+            _write_traces_of_training(temporary, f"Imported from {model.plans.record['imported_from']}")
     except FileExistsError:
         raise RectalError(f"{folder} exists and is not empty. Name another folder or remove it.") from None
 

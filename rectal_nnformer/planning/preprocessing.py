@@ -8,7 +8,7 @@ again, whichever backbone they were made for.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_data
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.dataset import RawDataset
 from rectal_nnformer.utils.files import staged_file, staged_folder, write_json
 
@@ -58,7 +59,7 @@ def copy_splits(dataset: RawDataset) -> None:
         )
 
 
-def is_preprocessed(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> bool:
+def is_preprocessed(dataset: RawDataset, plans: Plans, configuration: str) -> bool:
     """Whether the data that a configuration refers to are complete and made from the raw dataset as it is now."""
     folder = data_folder(dataset, plans, configuration)
     if read_json(_record_file(folder)) != _record(dataset, plans, configuration):
@@ -67,7 +68,7 @@ def is_preprocessed(dataset: RawDataset, plans: Mapping[str, Any], configuration
     return all(_size(path) for path in files) and not _outdated_references(dataset, missing_counts=True)
 
 
-def preprocess(dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int) -> None:
+def preprocess(dataset: RawDataset, plans: Plans, configuration: str, num_processes: int) -> None:
     """Run nnU-Net's preprocessing for one configuration, replacing the data of its folder.
 
     Args:
@@ -99,27 +100,27 @@ def _remove_data(folder: Path) -> None:
 
 
 @contextmanager
-def _temporary_plans(staged: Path, plans: dict[str, Any], configuration: str) -> Iterator[str]:
+def _temporary_plans(staged: Path, plans: Plans, configuration: str) -> Iterator[str]:
     """Write plans that direct nnU-Net's preprocessing into the folder `staged`; yield their name."""
     path = staged.with_name(f"{staged.name}.json")
-    redirected = {**plans["configurations"][configuration], "data_identifier": staged.name}
-    write_json(path, {**plans, "configurations": {configuration: redirected}})
+    redirected = {**plans.configuration(configuration).settings, "data_identifier": staged.name}
+    write_json(path, {**plans.content, "configurations": {configuration: redirected}})
     try:
         yield staged.name
     finally:
         path.unlink(missing_ok=True)
 
 
-def _record(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+def _record(dataset: RawDataset, plans: Plans, configuration: str) -> dict[str, Any]:
     """Return all that the preprocessed data depend on."""
-    settings = {key: value for key, value in plans["configurations"][configuration].items() if key not in _NOT_DATA}
-    axes = {key: plans[key] for key in ("image_reader_writer", "transpose_forward")}
+    settings = {key: s for key, s in plans.configuration(configuration).settings.items() if key not in _NOT_DATA}
+    axes = {key: plans.content[key] for key in ("image_reader_writer", "transpose_forward")}
     return {"raw_signature": dataset.signature(), "settings": {**axes, **settings}}
 
 
-def data_folder(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> Path:
+def data_folder(dataset: RawDataset, plans: Plans, configuration: str) -> Path:
     """Return the folder of preprocessed data that a configuration refers to."""
-    return dataset.preprocessed / plans["configurations"][configuration]["data_identifier"]
+    return dataset.preprocessed / plans.configuration(configuration).data_identifier
 
 
 def _record_file(folder: Path) -> Path:

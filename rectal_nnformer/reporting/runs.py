@@ -13,6 +13,7 @@ from rectal_nnformer.evaluation.fold import read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.nnunet.layout import check_model_folder, folder_variables
 from rectal_nnformer.nnunet.names import CUBIC
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.reporting.analyses import ATTENTION_FILE, REUSE_FILE, read_analyses, read_epochs, read_keys
 from rectal_nnformer.reporting.crossval_summary import check_distinct_cases, count_shared_patients
 
@@ -41,7 +42,7 @@ class Run:
     plans_name: str
     configuration: str
     dataset_json: Mapping[str, Any]
-    plans: Mapping[str, Any]
+    plans: Plans
     folds: Mapping[int, CohortDetection]
     attention: Mapping[int, Mapping[str, Any]]
     reuse: Mapping[int, Mapping[str, Any]]
@@ -101,7 +102,7 @@ def read_run(folder: Path) -> Run:
         plans_name=plans_name,
         configuration=configuration,
         dataset_json=read_keys(folder / "dataset.json", ("labels", "file_ending")),
-        plans=read_keys(folder / "plans.json", ("configurations",)),
+        plans=Plans.read(folder / "plans.json"),
         folds=folds,
         attention=read_analyses(folder, folds, ATTENTION_FILE),
         reuse=read_analyses(folder, folds, REUSE_FILE),

@@ -1,6 +1,5 @@
 """What keeps a fold from being trained, found before a process is started for it."""
 
-import json
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +8,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import find_dataset, find_plans
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.training.folds import TrainingJob
 from rectal_nnformer.training.trainer import RectalTrainer
 
@@ -25,7 +25,7 @@ def check_can_train(job: TrainingJob, folds: Sequence[int]) -> None:
     trainer = find_trainer(job.trainer)
     if issubclass(trainer, RectalTrainer):
         plans = find_plans(find_dataset("nnUNet_preprocessed", job.dataset), job.plans)
-        trainer.check_recipe(json.loads(plans.read_text(encoding="utf-8")), job.configuration)
+        trainer.check_recipe(Plans.read(plans), job.configuration)
     if job.device == "cuda" and not torch.cuda.is_available():
         raise RectalError(
             "PyTorch sees no GPU on this machine. Check the driver and CUDA_VISIBLE_DEVICES, or train on another "

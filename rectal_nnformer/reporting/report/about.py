@@ -8,8 +8,8 @@ import re
 from importlib import metadata
 
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
-from rectal_nnformer.nnunet.names import RECORD_KEY
 from rectal_nnformer.planning.explanation import describe_plans
+from rectal_nnformer.planning.record import planning_record
 from rectal_nnformer.reporting.report.markup import Markup, join, tag
 from rectal_nnformer.reporting.report.tables import definitions, scroll_frame, section
 from rectal_nnformer.reporting.runs import Run
@@ -46,7 +46,7 @@ def about(run: Run, date: str) -> Markup:
         ("report written", date),
     ]
     versions = [("Python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)]
-    planned_by = run.plans.get(RECORD_KEY, {}).get("version")
+    planned_by = run.plans.record.get("version")
     settings = [*_training_settings(run), ("planned by rectal_nnformer", planned_by)]
     return section(
         "about",
@@ -94,12 +94,11 @@ def meaning() -> Markup:
 
 
 def _planned(run: Run) -> Markup:
-    if RECORD_KEY not in run.plans:
+    if not run.plans.record:
         return tag("p", "These plans were not made by rectal_nnformer and do not say why they are as they are.")
-    try:
-        return _plan_words(describe_plans(run.plans, width=None))
-    except (KeyError, TypeError, ValueError):
+    if planning_record(run.plans) is None:
         return tag("p", "Another version of rectal_nnformer made these plans; this one cannot tell them in words.")
+    return _plan_words(describe_plans(run.plans, width=None))
 
 
 def _plan_words(text: str) -> Markup:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from rectal_nnformer.nnunet.names import CUBIC, RECORD_KEY
+from rectal_nnformer.nnunet.names import CUBIC
+from rectal_nnformer.planning.record import planning_record
 from rectal_nnformer.reporting.analyses import (
     ATTENTION_FILE,
     REUSE_FILE,
@@ -146,8 +147,9 @@ def _attention_series(run: Run, stages: Sequence[StageProfile]) -> list[Series]:
 
 def _planned_uniform_adi(run: Run, configuration: str) -> Sequence[float] | None:
     """Return what the plans expect of uniform attention at each stage; None for plans of other software."""
-    accounts = run.plans.get(RECORD_KEY, {}).get("patch_sizes", {})
-    return accounts.get(configuration, {}).get("uniform_adi")
+    record = planning_record(run.plans)
+    account = record.patch_sizes.get(configuration) if record else None
+    return account.uniform_adi if account else None
 
 
 def _epochs_chart(run: Run) -> Markup | None:
