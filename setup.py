@@ -40,7 +40,14 @@ setup(
         "tqdm>=4.64",
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "selenium>=4.10"],
+        "test": [
+            "codespell[toml]>=2.2.4",
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "pytest>=8",
+            "ruff>=0.6",
+            "selenium>=4.10",
+        ],
     },
     entry_points={"console_scripts": ["rectal_nnformer=rectal_nnformer.cli:main"]},
     classifiers=[

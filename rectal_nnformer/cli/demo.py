@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rectum",
         metavar="FILE",
         type=Path,
-        help="JSON outline of the rectum in these series; its format is in documentation/demo-cohort.md",
+        help="JSON outline of the rectum in these series; its format is in documentation/concepts/demo-cohort.md",
     )
     parser.add_argument(
         "-device", choices=("cpu", "cuda", "mps"), default="cpu", help="device to train on (default: %(default)s)"

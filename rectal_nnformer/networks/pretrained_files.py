@@ -11,7 +11,7 @@ from pathlib import Path
 from rectal_nnformer.errors import RectalError
 
 WEIGHTS_VARIABLE = "RECTAL_NNFORMER_WEIGHTS"
-DOCUMENTATION = "documentation/pretrained-weights.md"
+DOCUMENTATION = "documentation/reference/pretrained-weights.md"
 
 
 USED_ALL_THE_SAME = "it is used all the same, if everything in it fits"

@@ -34,7 +34,7 @@ def find_trainer(name: str) -> Any:
             raise RectalError(f"Looking for the trainer {name}, nnU-Net met an error: {error}") from error
         raise RectalError(
             f"There is no trainer called {name} in nnU-Net or in {os.environ[TRAINERS_VARIABLE]}. Check -tr against "
-            "the table in documentation/training.md."
+            "the table in documentation/reference/trainers.md."
         ) from None
     finally:
         os.environ.pop(TRAINERS_VARIABLE)

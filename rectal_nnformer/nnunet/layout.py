@@ -1,13 +1,17 @@
-"""nnU-Net's folders and file names: where they are, what they are made of, what a user named wrongly.
+"""nnU-Net's folders and file names: the one place that builds and parses them.
 
 Only the standard library is imported, so that a command can answer a wrong name at once.
 """
 
-import json
 import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.utils.files import read_json
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINERS_VARIABLE = "nnUNet_extTrainer"
@@ -17,6 +21,320 @@ REMEDIES = {
     "nnUNet_results": "train it with 'rectal_nnformer crossval'",
 }
 """What fills each of nnU-Net's folders."""
+
+DATASET_JSON = "dataset.json"
+IMAGES_TR, LABELS_TR, IMAGES_TS = "imagesTr", "labelsTr", "imagesTs"
+"""Training images, their masks, and images to predict, in a raw dataset."""
+GT_SEGMENTATIONS = "gt_segmentations"
+"""Reference masks of the training cases in a preprocessed dataset."""
+SPLITS_FINAL = "splits_final.json"
+DATASET_FINGERPRINT = "dataset_fingerprint.json"
+
+PLANS_JSON = "plans.json"
+FOLD_PREFIX = "fold_"
+ALL_CASES = "all"
+"""The fold that trains on every case."""
+VALIDATION = "validation"
+SUMMARY_JSON = "summary.json"
+PROGRESS_PNG = "progress.png"
+CHECKPOINT_FINAL = "checkpoint_final.pth"
+CHECKPOINTS = "checkpoint_*.pth"
+
+FOLD_NAME = re.compile(rf"{FOLD_PREFIX}(\d+|{ALL_CASES})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model's folder, `nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`, trained or not.
+
+    Attributes:
+        results: The folder that nnUNet_results names.
+        dataset: DatasetXXX_Name.
+        trainer: Name of the trainer.
+        plans: Name of the plans.
+        configuration: A configuration of the plans.
+    """
+
+    results: Path
+    dataset: str
+    trainer: str
+    plans: str
+    configuration: str
+
+    @classmethod
+    def named(cls, dataset: str, trainer: str, plans: str, configuration: str) -> "ModelFolder":
+        """Return the folder of a model in nnUNet_results.
+
+        Raises:
+            RectalError: The variable is not set.
+        """
+        return cls(nnunet_folder("nnUNet_results"), dataset, trainer, plans, configuration)
+
+    @classmethod
+    def parse(cls, path: Path) -> "ModelFolder | None":
+        """Return the model of a path by its name alone; None if that is no model's."""
+        names = path.name.split("__")
+        return cls(path.parents[1], path.parent.name, *names) if len(names) == 3 and all(names) else None
+
+    @classmethod
+    def from_path(cls, path: Path) -> "ModelFolder":
+        """Return the model in an existing folder.
+
+        Raises:
+            RectalError: There is no such folder, or it is no model's.
+        """
+        remedy = (
+            "Name a model folder, as 'rectal_nnformer crossval' prints it: nnUNet_results/DATASET/TRAINER__PLANS__CONF"
+        )
+        folder = path.expanduser().resolve()
+        if not folder.is_dir():
+            raise RectalError(f"there is no folder {path}. {remedy}.")
+        model = cls.parse(folder)
+        if model is None or not model.plans_file.is_file():
+            around = next(filter(None, map(cls.parse, folder.parents)), None)
+            hint = f" Did you mean {around.path}?" if around is not None else ""
+            raise RectalError(f"{path} is not the folder of a trained model with its {PLANS_JSON}. {remedy}.{hint}")
+        return model
+
+    @property
+    def name(self) -> str:
+        """TRAINER__PLANS__CONFIGURATION."""
+        return f"{self.trainer}__{self.plans}__{self.configuration}"
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return self.results / self.dataset / self.name
+
+    @property
+    def plans_file(self) -> Path:
+        """The plans that it was trained by."""
+        return self.path / PLANS_JSON
+
+    @property
+    def dataset_json(self) -> Path:
+        """The description of the dataset that it was trained on."""
+        return self.path / DATASET_JSON
+
+    def fold(self, fold: int | str) -> "FoldFolder":
+        """Return one fold, by its number or "all"."""
+        return FoldFolder(self, str(fold))
+
+    def folds(self) -> "list[FoldFolder]":
+        """Return the folds that have a folder, by number; "all" comes last."""
+        found = filter(None, map(FoldFolder.parse, self.path.glob(f"{FOLD_PREFIX}*")))
+        return sorted((self.fold(fold.fold) for fold in found), key=lambda fold: (len(fold.fold), fold.fold))
+
+    def fold_numbers(self) -> list[int]:
+        """Return the numbers of the folds that have a folder, without "all"."""
+        return [int(fold.fold) for fold in self.folds() if fold.fold != ALL_CASES]
+
+    def data_folder(self, variable: str) -> Path:
+        """Return its dataset in another of nnU-Net's folders: beside nnUNet_results, or where the variable points.
+
+        The folder need not exist: raw data may not be at hand.
+        """
+        beside = self.results.parent / variable / self.dataset
+        if beside.is_dir() or variable not in folder_variables():
+            return beside
+        return Path(folder_variables()[variable]) / self.dataset
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """A fold's folder, `fold_X` of a model, trained or not.
+
+    Attributes:
+        model: The model.
+        fold: Its number, or "all".
+    """
+
+    model: ModelFolder
+    fold: str
+
+    @classmethod
+    def parse(cls, path: Path) -> "FoldFolder | None":
+        """Return the fold of a path by its name alone; None if that is no fold's."""
+        found, model = FOLD_NAME.fullmatch(path.name), ModelFolder.parse(path.parent)
+        return cls(model, found[1]) if found and model else None
+
+    @classmethod
+    def around(cls, path: Path) -> "FoldFolder | None":
+        """Return the fold in whose folder something lies; None where it lies in none."""
+        return next(filter(None, map(cls.parse, path.resolve().parents)), None)
+
+    @classmethod
+    def from_path(cls, path: Path) -> "FoldFolder":
+        """Return the fold in an existing folder.
+
+        Raises:
+            RectalError: It is no such folder; where it is something in one, the message names that.
+        """
+        folder = path.expanduser().resolve()
+        fold = cls.parse(folder)
+        if fold is None or not folder.is_dir():
+            around = cls.around(folder)
+            hint = f" Name that folder instead: {around.path}" if around else ""
+            raise RectalError(f"{folder} is not the folder of a fold, .../TRAINER__PLANS__CONFIGURATION/fold_X.{hint}")
+        return fold
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, `fold_X`."""
+        return f"{FOLD_PREFIX}{self.fold}"
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return self.model.path / self.name
+
+    @property
+    def validation(self) -> Path:
+        """The folder of what the validation wrote."""
+        return self.path / VALIDATION
+
+    @property
+    def checkpoint_final(self) -> Path:
+        """The checkpoint of a training that reached its end."""
+        return self.path / CHECKPOINT_FINAL
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the training reached its end."""
+        return self.checkpoint_final.is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the fold is trained and validated."""
+        return self.is_trained and (self.validation / SUMMARY_JSON).is_file()
+
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoints that there are, by name."""
+        return sorted(self.path.glob(CHECKPOINTS))
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A dataset's folder in nnUNet_raw.
+
+    Attributes:
+        path: The folder, `nnUNet_raw/DatasetXXX_Name`.
+    """
+
+    path: Path
+
+    @classmethod
+    def find(cls, dataset: int | str) -> "RawDataset":
+        """Return a dataset by its id or name.
+
+        Raises:
+            RectalError: The variable is not set, or there is no such dataset or more than one.
+        """
+        return cls(find_dataset("nnUNet_raw", dataset))
+
+    @property
+    def name(self) -> str:
+        """DatasetXXX_Name."""
+        return self.path.name
+
+    @property
+    def dataset_json(self) -> Path:
+        """nnU-Net's description of the dataset."""
+        return self.path / DATASET_JSON
+
+    @property
+    def splits(self) -> Path:
+        """The folds, where the conversion or a user made them."""
+        return self.path / SPLITS_FINAL
+
+    @property
+    def images_tr(self) -> Path:
+        """Folder of the training images."""
+        return self.path / IMAGES_TR
+
+    @property
+    def labels_tr(self) -> Path:
+        """Folder of the masks of the training images."""
+        return self.path / LABELS_TR
+
+    @property
+    def images_ts(self) -> Path:
+        """Folder of the images to predict."""
+        return self.path / IMAGES_TS
+
+    def image(self, case: str, ending: str, channel: int = 0) -> Path:
+        """Return the image of a training case, `ending` being the `file_ending` of dataset.json."""
+        return self.images_tr / image_name(case, ending, channel)
+
+    def label(self, case: str, ending: str) -> Path:
+        """Return the mask of a training case."""
+        return self.labels_tr / f"{case}{ending}"
+
+
+@dataclass(frozen=True)
+class PreprocessedDataset:
+    """A dataset's folder in nnUNet_preprocessed.
+
+    Attributes:
+        path: The folder, `nnUNet_preprocessed/DatasetXXX_Name`.
+    """
+
+    path: Path
+
+    @classmethod
+    def find(cls, dataset: int | str) -> "PreprocessedDataset":
+        """Return a dataset by its id or name.
+
+        Raises:
+            RectalError: The variable is not set, or there is no such dataset or more than one.
+        """
+        return cls(find_dataset("nnUNet_preprocessed", dataset))
+
+    @property
+    def name(self) -> str:
+        """DatasetXXX_Name."""
+        return self.path.name
+
+    @property
+    def dataset_json(self) -> Path:
+        """nnU-Net's description of the dataset."""
+        return self.path / DATASET_JSON
+
+    @property
+    def fingerprint(self) -> Path:
+        """nnU-Net's fingerprint of the dataset."""
+        return self.path / DATASET_FINGERPRINT
+
+    @property
+    def splits(self) -> Path:
+        """The folds."""
+        return self.path / SPLITS_FINAL
+
+    @property
+    def references(self) -> Path:
+        """Folder of the reference masks of the training cases."""
+        return self.path / GT_SEGMENTATIONS
+
+    def reference(self, case: str, ending: str) -> Path:
+        """Return the reference mask of a case, `ending` being the `file_ending` of dataset.json."""
+        return self.references / f"{case}{ending}"
+
+    def plans_file(self, plans: str) -> Path:
+        """Return the file of plans by their name, whether there are such plans or not."""
+        return self.path / f"{plans}.json"
+
+    def plans_names(self) -> list[str]:
+        """Return the names of the plans that there are."""
+        return [file.stem for file in sorted(self.path.glob("*.json")) if b'"configurations"' in file.read_bytes()]
+
+    def data_folder(self, configuration: Mapping[str, Any]) -> Path:
+        """Return the folder of the preprocessed data of a configuration, as the plans hold it."""
+        return self.path / configuration["data_identifier"]
+
+
+def image_name(case: str, ending: str, channel: int = 0) -> str:
+    """Return the file name of a channel of a case."""
+    return f"{case}_{channel:04d}{ending}"
 
 
 def trainers_folder() -> Path:
@@ -82,10 +400,10 @@ def find_plans(preprocessed: Path, plans: str) -> Path:
     Raises:
         RectalError: There are none of that name; the message names those that there are.
     """
-    path = preprocessed / f"{plans}.json"
+    dataset = PreprocessedDataset(preprocessed)
+    path = dataset.plans_file(plans)
     if not path.is_file():
-        files = sorted(preprocessed.glob("*.json"))
-        present = ", ".join(f.stem for f in files if b'"configurations"' in f.read_bytes())
+        present = ", ".join(dataset.plans_names())
         raise RectalError(
             f"{path} does not exist. "
             + (f"Plans of this dataset: {present}. Fix -p, or run" if present else "Run")
@@ -100,12 +418,9 @@ def check_configuration(plans_file: Path, configuration: str) -> None:
     Raises:
         RectalError: It is not among them, or the file does not hold plans.
     """
-    try:
-        configurations = json.loads(plans_file.read_text(encoding="utf-8"))["configurations"]
-        present = ", ".join(configurations)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RectalError(f"{plans_file} cannot be read as plans ({error!r}). Plan the dataset again.") from error
+    configurations = read_json(plans_file, ["configurations"], "Plan the dataset again.")["configurations"]
     if configuration not in configurations:
+        present = ", ".join(configurations)
         raise RectalError(f"{plans_file} has no configuration '{configuration}', but {present}. Fix -c.")
 
 
@@ -130,35 +445,15 @@ def check_weights_file(path: Path) -> None:
 
 
 def check_model_folder(folder: Path) -> tuple[str, str, str]:
-    """Return trainer, plans and configuration of a trained model's folder.
-
-    Raises:
-        RectalError: There is no such folder, or it is no model's.
-    """
-    names = "Name a model folder, as 'rectal_nnformer crossval' prints it: nnUNet_results/DATASET/TRAINER__PLANS__CONF"
-    if not folder.is_dir():
-        raise RectalError(f"there is no folder {folder}. {names}.")
-    parts = folder.name.split("__")
-    if len(parts) != 3 or not (folder / "plans.json").is_file():
-        inside = next((path for path in (folder, *folder.parents) if len(path.name.split("__")) == 3), None)
-        hint = f" Did you mean {inside}?" if inside is not None and inside != folder else ""
-        raise RectalError(f"{folder} is not the folder of a trained model with its plans.json. {names}.{hint}")
-    return parts[0], parts[1], parts[2]
+    """Return trainer, plans and configuration of a trained model's folder, see `ModelFolder.from_path`."""
+    model = ModelFolder.from_path(folder)
+    return model.trainer, model.plans, model.configuration
 
 
 def check_fold_folder(folder: Path) -> tuple[str, str]:
-    """Return trainer and configuration of a trained fold's folder, `.../TRAINER__PLANS__CONFIGURATION/fold_X`.
-
-    Raises:
-        RectalError: It is no such folder; where it is a file in one, the message names that.
-    """
-    folder = folder.resolve()
-    parts = folder.parent.name.split("__")
-    if len(parts) != 3 or not folder.name.startswith("fold_") or not folder.is_dir():
-        inside = _fold_around(folder)
-        hint = f" Name that folder instead: {inside}" if inside else ""
-        raise RectalError(f"{folder} is not the folder of a fold, .../TRAINER__PLANS__CONFIGURATION/fold_X.{hint}")
-    return parts[0], parts[2]
+    """Return trainer and configuration of a trained fold's folder, see `FoldFolder.from_path`."""
+    fold = FoldFolder.from_path(folder)
+    return fold.model.trainer, fold.model.configuration
 
 
 def check_compared(second: Path) -> None:
@@ -168,11 +463,11 @@ def check_compared(second: Path) -> None:
         RectalError: It is neither the folder of a trained fold nor a file, or the file is a checkpoint of a fold.
     """
     if second.is_dir():
-        check_fold_folder(second)
-    elif (inside := _fold_around(second.resolve())) is not None:
+        FoldFolder.from_path(second)
+    elif (fold := FoldFolder.around(second)) is not None:
         raise RectalError(
             f"{second} is in the folder of a trained fold and no pretrained file. Name the folder itself, of which "
-            f"checkpoint_final.pth is read: {inside}"
+            f"{CHECKPOINT_FINAL} is read: {fold.path}"
         )
     elif not second.is_file():
         raise RectalError(f"{second} does not exist. Name the folder of a trained fold, or a pretrained file.")
@@ -185,13 +480,8 @@ def plans_of_model(dataset: str, trainer: str, plans: str, configuration: str) -
         RectalError: A variable is not set, or there is no such dataset, no such plans or no such configuration.
     """
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
-    path = nnunet_folder("nnUNet_results") / preprocessed.name / f"{trainer}__{plans}__{configuration}" / "plans.json"
+    path = ModelFolder.named(preprocessed.name, trainer, plans, configuration).plans_file
     if not path.is_file():
         path = find_plans(preprocessed, plans)
     check_configuration(path, configuration)
     return preprocessed, path
-
-
-def _fold_around(path: Path) -> Path | None:
-    """Return the folder of a fold in which something lies."""
-    return next((f for f in path.parents if f.name.startswith("fold_") and len(f.parent.name.split("__")) == 3), None)

@@ -93,7 +93,7 @@ def read_model(
     if not {image, output} <= set(weights.tensors):
         raise RectalError(
             f"{path} is no checkpoint of a whole network: it has no {image} or no {output}. An encoder alone starts a "
-            "training, see documentation/pretrained-weights.md."
+            "training, see documentation/reference/pretrained-weights.md."
         )
     channels, heads = weights.tensors[image].shape[1], weights.tensors[output].shape[0]
     if heads < 2:

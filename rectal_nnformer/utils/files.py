@@ -1,4 +1,4 @@
-"""Writing files and folders so that an interruption never leaves a half-written one behind."""
+"""Writing files and folders so that an interruption never leaves a half-written one behind; reading JSON."""
 
 import csv
 import io
@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rectal_nnformer.errors import RectalError
 
 
 @contextmanager
@@ -57,6 +59,69 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file in one step; the keys keep their order."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path, keys: Collection[str] = (), remedy: str = "Restore the file.") -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Args:
+        path: The file, in UTF-8.
+        keys: What the object must have.
+        remedy: What the user can do if it is not right, as a sentence.
+
+    Raises:
+        RectalError: It is missing, damaged or no object, or lacks a key.
+    """
+    content = _parse_json(path, remedy)
+    if not isinstance(content, dict):
+        raise RectalError(f"{path} cannot be used: it holds {_type_name(content)} instead of an object. {remedy}")
+    if missing := [key for key in keys if key not in content]:
+        raise RectalError(f"{path} cannot be used: it lacks {', '.join(missing)}. {remedy}")
+    return content
+
+
+def read_json_list(path: Path, keys: Collection[str] = (), remedy: str = "Restore the file.") -> list[dict[str, Any]]:
+    """Return the list of objects that a JSON file holds.
+
+    Args:
+        path: The file, in UTF-8.
+        keys: What each object must have.
+        remedy: What the user can do if it is not right, as a sentence.
+
+    Raises:
+        RectalError: It is missing, damaged or no list of objects, or one lacks a key.
+    """
+    content = _parse_json(path, remedy)
+    if not isinstance(content, list):
+        raise RectalError(f"{path} cannot be used: it holds {_type_name(content)} instead of a list. {remedy}")
+    for number, item in enumerate(content):
+        if not isinstance(item, dict):
+            raise RectalError(f"{path} cannot be used: entry {number} is {_type_name(item)}, not an object. {remedy}")
+        if missing := [key for key in keys if key not in item]:
+            raise RectalError(f"{path} cannot be used: entry {number} lacks {', '.join(missing)}. {remedy}")
+    return content
+
+
+def read_json_if_whole(path: Path) -> Any:
+    """Return the content of a JSON file that can be made anew; None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _parse_json(path: Path, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RectalError(f"{path} does not exist. {remedy}") from None
+    except (OSError, ValueError, RecursionError) as error:  # text that cannot be decoded is a ValueError, too
+        raise RectalError(f"{path} cannot be read as JSON ({error}). {remedy}") from error
+
+
+def _type_name(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 One pass over the cases measures both. Intensities are taken in units of the normalized image, and expressed in units of
 the window once that is known; the change of units is linear, so no case is read twice.
 
-`documentation/fingerprint.md` describes the content.
+`documentation/reference/fingerprint.md` describes the content.
 """
 
 import json
