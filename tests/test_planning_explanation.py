@@ -162,7 +162,7 @@ def test_patches_taken_are_marked_and_long_lines_are_wrapped(small_dataset):
     ]
     sizes = [" x ".join(map(str, record["patch_sizes"][name]["patch_size"])) for name in ("3d_fullres", CUBIC)]
     assert marked[:2] == [f"* {sizes[0]}", f"+ {sizes[1]}"]
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, describe_plans(Plans.of(plans)).splitlines())) <= 100
     # Where both are the same patch, it has both marks.
     record["patch_sizes"]["3d_fullres"] = record["patch_sizes"][CUBIC]
     assert f"*+ {sizes[1]}" in describe_plans(Plans.of(plans))
