@@ -90,7 +90,7 @@ def write_fingerprints(dataset, spacings, shapes, lesions):
         ("rectal_fingerprint", tumors),
         ("rectal_intensity_window", window),
     ):
-        (dataset.preprocessed / f"{name}.json").write_text(json.dumps(content))
+        (dataset.preprocessed.path / f"{name}.json").write_text(json.dumps(content))
 
 
 def load_version():

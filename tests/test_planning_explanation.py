@@ -10,11 +10,12 @@ from test_planning_memory import affine_count
 from rectal_nnformer.cli import main
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
+from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import describe_plans
 from rectal_nnformer.planning.backbones import BACKBONES
-from rectal_nnformer.planning.dataset import RawDataset
+from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.planning.memory import MemoryTarget
 from rectal_nnformer.planning.patch_choice import PatchChoice, choose_patch_and_batch, largest_lesion
 from rectal_nnformer.planning.plan_warnings import dataset_warnings, lesion_warnings, memory_warnings
@@ -37,7 +38,8 @@ class SimpleITKIOWithReorient:
 def raw_dataset(folder=Path("/nowhere"), num_cases=40, channel="T2w", reader=SimpleITKIOWithReorient):
     dataset_json = {"channel_names": {"0": channel}, "labels": {"background": 0, "tumor": 1}}
     cases = {f"case{number}": {} for number in range(num_cases)}
-    return RawDataset(501, "Dataset501_Tiny", dataset_json, cases, reader, folder, folder / "preprocessed")
+    raw, preprocessed = RawDataset(folder), PreprocessedDataset(folder / "preprocessed")
+    return TrainingDataset(501, dataset_json, cases, reader, raw, preprocessed)
 
 
 def target(gigabytes):

@@ -14,7 +14,7 @@ from rectal_nnformer.nnunet.names import BACKBONES
 
 if TYPE_CHECKING:
     from rectal_nnformer.nnunet.plans import Plans
-    from rectal_nnformer.planning.dataset import RawDataset
+    from rectal_nnformer.planning.dataset import TrainingDataset
 
 HELP = "plan target spacing, patch, batch and augmentation, and say why"
 IF_INTERRUPTED = "The same command again finishes the work."
@@ -124,7 +124,7 @@ def plan_and_explain(arguments: argparse.Namespace, preprocess: bool, **options:
         print_warning(warning)
 
 
-def _plan(dataset: "RawDataset", arguments: argparse.Namespace, **options: Any) -> "Plans":
+def _plan(dataset: "TrainingDataset", arguments: argparse.Namespace, **options: Any) -> "Plans":
     from rectal_nnformer.planning.api import plan_dataset, verify_integrity
 
     if arguments.verify_dataset_integrity:

@@ -1,6 +1,5 @@
 """nnU-Net's plans as types: read and checked once, then passed on; nnU-Net itself gets the content as it was read."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,9 @@ from pydantic.dataclasses import dataclass as checked
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.names import RECORD_KEY
+from rectal_nnformer.utils.files import read_json
+
+REMEDY = "Plan the dataset again."
 
 
 @checked(frozen=True)
@@ -81,10 +83,7 @@ class Plans:
         Raises:
             RectalError: It cannot be read, or does not hold plans.
         """
-        try:
-            return cls.of(json.loads(path.read_text(encoding="utf-8")), str(path))
-        except (OSError, ValueError) as error:
-            raise RectalError(f"{path} cannot be read as plans ({error}). Plan the dataset again.") from error
+        return cls.of(read_json(path, ("plans_name", "dataset_name", "configurations"), REMEDY), str(path))
 
     @classmethod
     def of(cls, content: Any, source: str = "the dictionary") -> "Plans":
@@ -105,9 +104,9 @@ class Plans:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             problem = f"{first['msg']}: {place}" if first["type"] == "missing" else f"{place} is {first['input']!r}"
-            raise RectalError(f"{source} cannot be read as plans ({problem}). Plan the dataset again.") from error
+            raise RectalError(f"{source} cannot be read as plans ({problem}). {REMEDY}") from error
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
-            raise RectalError(f"{source} cannot be read as plans ({error!r}). Plan the dataset again.") from error
+            raise RectalError(f"{source} cannot be read as plans ({error!r}). {REMEDY}") from error
         return cls(content, str(name), str(dataset_name), configurations)
 
     def configuration(self, name: str) -> Configuration:

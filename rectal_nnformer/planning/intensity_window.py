@@ -6,7 +6,6 @@ are taken of what nnU-Net's preprocessing normalizes, the image cropped to its n
 The window of a prepared channel, which is not normalized, is known: [0, 800].
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,8 @@ from numpy.typing import NDArray
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import Box
 from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL, PREPARED_WINDOW, within_window
-from rectal_nnformer.planning.dataset import RawDataset
-from rectal_nnformer.utils.files import write_json
+from rectal_nnformer.planning.dataset import TrainingDataset
+from rectal_nnformer.utils.files import read_json_if_whole, write_json
 
 FILE_NAME = "rectal_intensity_window.json"
 PERCENTILES = (0.0, 99.5)
@@ -33,16 +32,13 @@ Window = list[list[float]]
 """One [low, high] per channel, in units of the normalized image."""
 
 
-def load_intensity_window(dataset: RawDataset) -> dict[str, Any] | None:
+def load_intensity_window(dataset: TrainingDataset) -> dict[str, Any] | None:
     """Return the content of the dataset's window file; None where it is missing, unreadable or outdated."""
-    try:
-        content = json.loads((dataset.preprocessed / FILE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    content = read_json_if_whole(dataset.preprocessed.path / FILE_NAME) or {}
     return content if content.get("raw_signature") == dataset.signature() else None
 
 
-def write_intensity_window(dataset: RawDataset, measured: dict[str, Window], signature: str) -> dict[str, Any]:
+def write_intensity_window(dataset: TrainingDataset, measured: dict[str, Window], signature: str) -> dict[str, Any]:
     """Write the window file into the preprocessed dataset and return its content.
 
     Keys: `window`, one [low, high] per channel; `percentiles`; `cases`, the same per case; `raw_signature`.
@@ -61,7 +57,7 @@ def write_intensity_window(dataset: RawDataset, measured: dict[str, Window], sig
         "cases": measured,
         "raw_signature": signature,
     }
-    write_json(dataset.preprocessed / FILE_NAME, content)
+    write_json(dataset.preprocessed.path / FILE_NAME, content)
     return content
 
 

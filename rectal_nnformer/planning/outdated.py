@@ -9,10 +9,10 @@ from typing import Any
 
 from rectal_nnformer.augmentation.settings import AUGMENTATION_KEY
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.layout import folder_variables
+from rectal_nnformer.nnunet.layout import ModelFolder, folder_variables
 from rectal_nnformer.nnunet.names import FULLRES
 from rectal_nnformer.nnunet.plans import Plans
-from rectal_nnformer.planning.dataset import RawDataset
+from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.planning.explanation import wrapped
 from rectal_nnformer.planning.preprocessing import data_folder, is_preprocessed
 
@@ -25,14 +25,14 @@ _DERIVED = ("architecture", "data_identifier", "median_image_size_in_voxels")
 _PREPROCESS = "Run 'rectal_nnformer plan_and_preprocess' with the same options before training."
 
 
-def outdated_warnings(dataset: RawDataset, plans: Plans) -> Iterator[str]:
+def outdated_warnings(dataset: TrainingDataset, plans: Plans) -> Iterator[str]:
     """Warn about what does not fit plans that are about to be written.
 
     Args:
         dataset: The raw dataset.
         plans: The new plans.
     """
-    path, folder = dataset.preprocessed / f"{plans.name}.json", data_folder(dataset, plans, FULLRES)
+    path, folder = dataset.preprocessed.plans_file(plans.name), data_folder(dataset, plans, FULLRES)
     if path.is_file() and (differences := differing_settings(path, plans)):
         yield (
             f"{path} was there and is replaced. Different, sizes as in the file: {'; '.join(differences)}. To keep "
@@ -97,10 +97,11 @@ def _folds_of_other_plans(dataset_name: str, plans: Plans) -> list[str]:
     if "nnUNet_results" not in folder_variables():
         return []
     results = Path(folder_variables()["nnUNet_results"]) / dataset_name
+    models = filter(None, map(ModelFolder.parse, sorted(results.glob(f"*__{plans.name}__*"))))
     return [
         f"{model.name}/{fold.name}"
-        for model in sorted(results.glob(f"*__{plans.name}__*"))
-        if (model / "plans.json").is_file() and differing_settings(model / "plans.json", plans)
-        for fold in sorted(model.glob("fold_*"))
-        if any(fold.glob("checkpoint_*.pth"))
+        for model in models
+        if model.plans_file.is_file() and differing_settings(model.plans_file, plans)
+        for fold in model.folds()
+        if fold.checkpoints()
     ]

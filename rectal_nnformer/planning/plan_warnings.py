@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from rectal_nnformer.planning import rules
-from rectal_nnformer.planning.dataset import RawDataset
+from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.planning.memory import MIN_BATCH_SIZE, MemoryTarget
 from rectal_nnformer.planning.patch_choice import PatchChoice, needed_voxels
 from rectal_nnformer.planning.record import LargestLesion
@@ -15,7 +15,7 @@ ISOTROPIC_RATIO = 1.5
 """Below this ratio of the largest to the smallest median spacing a dataset counts as isotropic."""
 
 
-def dataset_warnings(dataset: RawDataset, median_spacing: Sequence[float]) -> Iterator[str]:
+def dataset_warnings(dataset: TrainingDataset, median_spacing: Sequence[float]) -> Iterator[str]:
     """Warn where a dataset is not thick-sliced MRI of some tens of patients.
 
     Args:
@@ -23,7 +23,7 @@ def dataset_warnings(dataset: RawDataset, median_spacing: Sequence[float]) -> It
         median_spacing: mm, in any order.
     """
     number = len(dataset.cases)
-    has_folds = any((folder / "splits_final.json").is_file() for folder in (dataset.folder, dataset.preprocessed))
+    has_folds = dataset.raw.splits.is_file() or dataset.preprocessed.splits.is_file()
     if number < NUM_FOLDS and not has_folds:
         yield (
             f"{number} training cases and no splits_final.json: nnU-Net cannot make its {NUM_FOLDS} folds. Train "

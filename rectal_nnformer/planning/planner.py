@@ -18,7 +18,7 @@ from rectal_nnformer.nnunet.names import CUBIC, FULLRES, RECORD_KEY
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import accounting, rules
 from rectal_nnformer.planning.backbones import Backbone, resolve_backbone
-from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
+from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
 from rectal_nnformer.planning.explanation import describe_plans, explanation_file
 from rectal_nnformer.planning.fingerprint import describe_outliers, load_tumor_fingerprint, plan_augmentation
 from rectal_nnformer.planning.intensity_window import Window, load_intensity_window, normalization_scheme
@@ -112,7 +112,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
         warnings = list(outdated_warnings(self.raw, plans))
         copy_dataset_json(self.raw)
         copy_patients(self.raw)
-        plans_file = self.raw.preprocessed / f"{self.plans_identifier}.json"
+        plans_file = self.raw.preprocessed.plans_file(self.plans_identifier)
         write_text(explanation_file(plans_file), describe_plans(plans) + "\n")
         write_json(plans_file, plans.content)
         print(f"Plans were saved to {plans_file}")
@@ -291,7 +291,7 @@ def _stored_order(sizes: Sequence[Any], transpose_forward: Sequence[int]) -> lis
     return [array_order[axis] for axis in transpose_forward]
 
 
-def _required_measurements(dataset: RawDataset) -> tuple[Window, dict[str, Any]]:
+def _required_measurements(dataset: TrainingDataset) -> tuple[Window, dict[str, Any]]:
     """Return the intensity window and the tumour fingerprint."""
     window, fingerprint = load_intensity_window(dataset), load_tumor_fingerprint(dataset)
     if window is None or fingerprint is None:
