@@ -1,16 +1,44 @@
-"""What several test modules share."""
+"""What several test modules share, and how they share a machine."""
+
+import os
 
 import pytest
-from pipeline import environment, run, write_cohort
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests that run side by side, and the commands that they start, take one core each. Read when PyTorch is imported.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ.setdefault(variable, "1")
+
+from pipeline import converted_cohort, run_here, warm_workers
+
+FIRST = (
+    "test_full_size_training",
+    "test_pipeline",
+    "test_demo",
+    "test_training_state",
+    "test_trainers",
+    "test_planning_dataset",
+    "test_planning_cohorts",
+    "test_swin_unetr",
+)
+"""Modules that take longest: begun first, none of them is left for one worker while the others have nothing to do."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory):
     """Environment and base folder of Dataset007_Small: six small cases, converted and planned for smit_small."""
     base = tmp_path_factory.mktemp("small_dataset")
-    variables = environment(base)
-    write_cohort(base / "cohort", 6)
-    folders = ("--images", base / "cohort/images", "--masks", base / "cohort/masks")
-    run(variables, "rectal_nnformer", "convert", "nifti", *folders, "-d", 7, "--name", "Small")
-    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "-b", "smit_small", "-np", 1, "-npfp", 1)
+    variables = converted_cohort(base, 7, "Small", num_cases=6)
+    run_here(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "-b", "smit_small", "-np", 1, "-npfp", 1)
     return variables, base
+
+
+@pytest.fixture(scope="module")
+def with_warm_workers():
+    """Let nnU-Net's worker processes start at once, see `pipeline.warm_workers`."""
+    with warm_workers():
+        yield

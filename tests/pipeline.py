@@ -1,11 +1,16 @@
 """What the tests of whole pipelines share: a small cohort, short trainers, commands run as a user runs them."""
 
+import multiprocessing
 import os
 import subprocess
+import sys
 import sysconfig
+from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -33,7 +38,11 @@ class Short:
 
 
 class OneCase(Short):
-    """Validates a single case, without mirroring, which would take eight times as long."""
+    """A single epoch; validates a single case, without mirroring, which would take eight times as long."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 1
 
     def do_split(self):
         training, validation = super().do_split()
@@ -95,6 +104,38 @@ def run(variables, command, *arguments, code=0):
     )
     assert result.returncode == code, f"{command} exited with {result.returncode}:\n{result.stdout[-6000:]}"
     return result.stdout
+
+
+def run_here(variables, command, *arguments):
+    """Run a console script as `run` does, but in this process, which has imported PyTorch and nnU-Net already."""
+    (script,) = entry_points(group="console_scripts", name=command)
+    with pytest.MonkeyPatch.context() as monkeypatch, warm_workers():
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        script.load()()
+
+
+def converted_cohort(base, dataset_id, name, num_cases, **shape):
+    """Return a user's environment in `base`, where a cohort, see `write_cohort`, is converted into a raw dataset."""
+    variables = environment(base)
+    write_cohort(base / "cohort", num_cases, **shape)
+    folders = ("--images", base / "cohort/images", "--masks", base / "cohort/masks")
+    run_here(variables, "rectal_nnformer", "convert", "nifti", *folders, "-d", dataset_id, "--name", name)
+    return variables
+
+
+@contextmanager
+def warm_workers():
+    """Fork the processes that nnU-Net spawns from one that has imported it, which takes each of them seconds else."""
+    started = multiprocessing.get_context
+    warm = started("forkserver")
+    warm.set_forkserver_preload(["SimpleITK", "torch", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(
+            multiprocessing, "get_context", lambda method=None: warm if method == "spawn" else started(method)
+        )
+        yield
 
 
 def write_cohort(folder, num_cases, size=(96, 96, 16), spacing=(1.5, 1.5, 3.0)):

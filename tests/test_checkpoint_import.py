@@ -8,7 +8,7 @@ import pytest
 import torch
 from golden_networks import golden_shapes, with_golden_weights
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from pipeline import environment, run
+from pipeline import environment, run_here
 
 from rectal_nnformer.cli import main
 from rectal_nnformer.networks import SMIT
@@ -121,12 +121,12 @@ def test_a_missing_file_is_told_before_anything_of_the_dataset(tmp_path, capsys,
 def test_an_imported_model_travels_in_nnunets_zip(tmp_path):
     """By its commands: exported from here, installed elsewhere, file by file the same, and a predictor takes it."""
     variables = environment(tmp_path)
-    run(variables, "rectal_nnformer", "weights", "import", checkpoint(tmp_path), "-d", "Dataset900_Prepared")
+    run_here(variables, "rectal_nnformer", "weights", "import", checkpoint(tmp_path), "-d", "Dataset900_Prepared")
     name = "Dataset900_Prepared/nnUNetTrainerSMIT_Base__nnUNetRectalSMITPreparedPlans__3d_fullres"
     options = ("-tr", "nnUNetTrainerSMIT_Base", "-p", "nnUNetRectalSMITPreparedPlans", "-c", "3d_fullres", "-f", "0")
-    run(variables, "nnUNetv2_export_model_to_zip", "-d", "900", *options, "-o", tmp_path / "model.zip")
+    run_here(variables, "nnUNetv2_export_model_to_zip", "-d", "900", *options, "-o", tmp_path / "model.zip")
     elsewhere = {**variables, "nnUNet_results": str(tmp_path / "elsewhere")}
-    run(elsewhere, "nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip")
+    run_here(elsewhere, "nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip")
     here, there = tmp_path / "nnUNet_results" / name, tmp_path / "elsewhere" / name
     files = sorted(path.relative_to(here) for path in here.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(there) for path in there.rglob("*") if path.is_file())

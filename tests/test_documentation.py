@@ -239,7 +239,7 @@ def _section(level: str, name: str, parser: argparse.ArgumentParser) -> str:
         for action in parser._actions
         if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
     ]
-    if parser.get_default("pass_through"):
+    if parser.usage:
         lines += ["", f"`{parser.usage % {'prog': parser.prog}}`"]
     if rows:
         lines += ["", "| option | meaning |", "|---|---|", *rows]

@@ -1,4 +1,4 @@
-"""Whole pipelines by real commands: five folds, what nnU-Net does with them, full-size networks, stock nnU-Net."""
+"""Whole pipelines by real commands: five folds, what nnU-Net does with them, stock nnU-Net."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pipeline import environment, run, write_cohort
+from pipeline import converted_cohort, run
 
 PLANS = "nnUNetRectalSMITSmallPlans"
 DATASET = "Dataset501_Rectal"
@@ -19,11 +19,7 @@ pytestmark = pytest.mark.slow
 def converted(tmp_path_factory):
     """Environment and base folder of a converted dataset of ten cases."""
     base = tmp_path_factory.mktemp("pipeline")
-    variables = environment(base)
-    write_cohort(base / "cohort", 10)
-    folders = ("--images", base / "cohort/images", "--masks", base / "cohort/masks")
-    run(variables, "rectal_nnformer", "convert", "nifti", *folders, "-d", 501, "--name", "Rectal")
-    return variables, base
+    return converted_cohort(base, 501, "Rectal", num_cases=10), base
 
 
 @pytest.fixture(scope="module")
@@ -132,36 +128,3 @@ def test_stock_nnunet_plans_preprocesses_and_trains_on_the_converted_dataset(con
     run(stock, "nnUNetv2_train", 501, "3d_fullres", 0, "-tr", "ShortStock", "-device", "cpu")
     fold = base / f"nnUNet_results/{DATASET}/ShortStock__nnUNetPlans__3d_fullres/fold_0"
     assert (fold / "validation/summary.json").is_file()
-
-
-@pytest.fixture(scope="module")
-def published_geometry(tmp_path_factory):
-    """Environment and base folder of a converted dataset for which the published patches are planned."""
-    base = tmp_path_factory.mktemp("published")
-    variables = environment(base)
-    write_cohort(base / "cohort", 5, size=(192, 192, 19), spacing=(1.0, 1.0, 3.0))
-    folders = ("--images", base / "cohort/images", "--masks", base / "cohort/masks")
-    run(variables, "rectal_nnformer", "convert", "nifti", *folders, "-d", 501, "--name", "Rectal")
-    return variables, base
-
-
-@pytest.mark.parametrize(
-    ("backbone", "name", "patch_size"),
-    [
-        ("smit", "SMIT", [64, 128, 128]),
-        ("swin_unetr", "SwinUNETR", [64, 96, 96]),
-        ("swin_unetr_v2", "SwinUNETRV2", [64, 96, 96]),
-    ],
-)
-def test_full_size_networks_train_and_validate_on_the_published_patch(published_geometry, backbone, name, patch_size):
-    """Two epochs of two iterations, one case validated."""
-    variables, base = published_geometry
-    plans = f"nnUNetRectal{name}Plans"
-    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 501, "-b", backbone, "-np", 1, "-npfp", 1)
-    configurations = json.loads((base / f"nnUNet_preprocessed/{DATASET}/{plans}.json").read_text())["configurations"]
-    assert configurations["3d_fullres"]["patch_size"] == patch_size
-    trainer = f"Short{name}"
-    run(variables, "rectal_nnformer", "train", 501, "3d_fullres", 0, "-tr", trainer, "-p", plans, "-device", "cpu")
-    fold = base / f"nnUNet_results/{DATASET}/{trainer}__{plans}__3d_fullres/fold_0"
-    assert len(list((fold / "validation").glob("*.nii.gz"))) == 1
-    assert json.loads((fold / "validation/lesion_detection.json").read_text())["n_reference"] == 1

@@ -17,6 +17,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from test_planning_memory import affine_count
 
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
 from rectal_nnformer.cli import main, plan
@@ -28,6 +29,7 @@ from rectal_nnformer.planning import (
     RectalExperimentPlanner,
     api,
     describe_plans,
+    memory,
     plan_dataset,
     preprocessing,
 )
@@ -40,6 +42,8 @@ CASES = [f"case{i}" for i in range(6)]
 SIZE, SPACING = (32, 40, 12), (0.5, 0.5, 3.0)
 DATA = "nnUNetRectalPlans_3d_fullres_1.0x1.0x1.0mm"
 LPS = (1, 0, 0, 0, 1, 0, 0, 0, 1)
+
+pytestmark = pytest.mark.usefixtures("with_warm_workers")
 
 
 def volume(case, size=SIZE):
@@ -142,6 +146,15 @@ def stock_fingerprint(planned, monkeypatch):
 
     monkeypatch.setattr(api, "extract_fingerprint_dataset", write_fingerprint)
     return calls
+
+
+@pytest.fixture
+def stock_memory(monkeypatch):
+    """Put memory that is linear in the voxels in place of the count, which takes seconds for each patch."""
+    count = affine_count()
+    monkeypatch.setattr(
+        memory, "step_memory", lambda network, patch_size, batch_size, **_: count(patch_size, batch_size)
+    )
 
 
 def read_plans(folder, name="nnUNetRectalSMITSmallPlans"):
@@ -258,7 +271,7 @@ def test_record_and_summary_give_spacing_patch_and_token_accounting(planned):
     assert "0.750 0.833" in summary
 
 
-def test_all_backbones_share_one_preprocessing(planned, stock_preprocessing, capsys):
+def test_all_backbones_share_one_preprocessing(planned, stock_preprocessing, stock_memory, capsys):
     plan_dataset(501, "smit", num_processes=1)
     plan_dataset(501, "swin_unetr", num_processes=1, gpu_memory_target=80)
     plan_dataset(501, "swin_unetr_v2", num_processes=1)
@@ -273,7 +286,7 @@ def test_all_backbones_share_one_preprocessing(planned, stock_preprocessing, cap
         assert (fullres["data_identifier"], fullres["patch_size"]) == (DATA, patch)
 
 
-def test_another_spacing_gets_its_own_data(planned, stock_preprocessing):
+def test_another_spacing_gets_its_own_data(planned, stock_preprocessing, stock_memory):
     plans = plan_dataset(
         501, "smit", overwrite_target_spacing=(2, 0.7, 0.7), plans_name="Coarse", num_processes=1
     ).content
@@ -301,7 +314,7 @@ def test_coarsest_axis_comes_first_and_the_network_is_told(planned):
 SHALLOW = {"depths": [2, 2], "num_heads": [2, 4]}
 
 
-def test_smaller_networks_and_patches_can_be_planned(planned):
+def test_smaller_networks_and_patches_can_be_planned(planned, stock_memory):
     plans = plan_dataset(
         501, "smit", plans_name="Tiny", backbone_kwargs=SHALLOW, max_patch_size=32, preprocess=False
     ).content
@@ -382,7 +395,7 @@ def test_planning_alone_tells_that_the_data_are_of_older_images(planned, stock_f
     assert "Run 'rectal_nnformer plan_and_preprocess' with the same options" in said
 
 
-def test_nnunets_planning_call_takes_the_planner(planned):
+def test_nnunets_planning_call_takes_the_planner(planned, stock_memory):
     plans, name = plan_experiment_dataset(501, RectalExperimentPlanner, overwrite_target_spacing=(1.5, 1.5, 1.5))
     assert name == "nnUNetRectalSMITPlans"
     assert read_plans(planned, name) == plans
@@ -537,7 +550,7 @@ def test_folds_of_the_raw_dataset_are_used_and_never_replaced(planned):
     assert json.loads((planned / "splits_final.json").read_text()) == folds
 
 
-def test_command_line_plans_and_says_what_and_why(planned, stock_preprocessing, capsys):
+def test_command_line_plans_and_says_what_and_why(planned, stock_preprocessing, stock_memory, capsys):
     run_cli("-d", "501", "-b", "smit_small", "-np", "1", "-npfp", "1")
     output = capsys.readouterr()
     assert "geometric mean" in output.out
