@@ -33,7 +33,9 @@ def small_dataset(tmp_path_factory):
     """Environment and base folder of Dataset007_Small: six small cases, converted and planned for smit_small."""
     base = tmp_path_factory.mktemp("small_dataset")
     variables = converted_cohort(base, 7, "Small", num_cases=6)
-    run_here(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "-b", "smit_small", "-np", 1, "-npfp", 1)
+    run_here(
+        variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "--backbone", "smit_small", "-np", 1, "-npfp", 1
+    )
     return variables, base
 
 

@@ -33,7 +33,7 @@ def checkpoint(folder, name="smit", arguments=STORED, leave_out=(), namespace=Tr
 
 
 def run_import(path, folder, *options):
-    main(["weights", "import", str(path), "--output", str(folder / "model"), *options])
+    main(["weights", "import", str(path), "-o", str(folder / "model"), *options])
     return folder / "model"
 
 
@@ -77,7 +77,7 @@ def test_window_and_geometry_are_stored_in_nnunets_order(tmp_path, namespace, mo
 @pytest.mark.parametrize(
     ("options", "stored", "message"),
     [
-        (["--patch_size", "128", "128", "128"], STORED, "trained with the patch_size 128 128 64"),
+        (["--patch-size", "128", "128", "128"], STORED, "trained with the patch_size 128 128 64"),
         (["--spacing", "1", "1", "1.5"], STORED, "trained with the spacing 1 1 1"),
         ([], {"space_x": 1, "space_y": 1, "space_z": 1}, "hold no roi_x, roi_y, roi_z"),
         ([], {"roi_size": 128}, "hold no space_x, space_y, space_z"),
@@ -140,9 +140,9 @@ def test_an_imported_model_travels_in_nnunets_zip(tmp_path):
 
 def test_what_the_checkpoint_does_not_say_is_given_and_nothing_is_overwritten(tmp_path, capsys):
     path = checkpoint(tmp_path, arguments={"a_min": -175, "a_max": 250}, classes=3)
-    options = ("--patch_size", "128", "128", "64", "--spacing", "1", "1", "1", "--window", "0", "800")
+    options = ("--patch-size", "128", "128", "64", "--spacing", "1", "1", "1", "--window", "0", "800")
     folder = run_import(path, tmp_path, *options)
     assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "class_1": 1, "class_2": 2}
     with pytest.raises(SystemExit):
         run_import(path, tmp_path, *options)
-    assert "is not empty" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err

@@ -1,11 +1,15 @@
 """The console script: help without any variable, exit codes, the environment it sets."""
 
+import argparse
+import importlib
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,8 @@ from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import commands as nnunet_commands
 from rectal_nnformer.nnunet.layout import environment_with_trainers, find_dataset
+from rectal_nnformer.nnunet.preflight import check_trainer
+from rectal_nnformer.nnunet.source import add_options, trainer_names
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer")
 
@@ -24,7 +30,11 @@ def no_variables(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("command", [None, *cli.COMMANDS, "convert nifti", "convert dicom"])
+COMMANDS = [command.name for command in cli.COMMANDS]
+ACTIONS = ["convert nifti", "convert dicom", "weights list", "weights verify", "weights import"]
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS, *ACTIONS])
 def test_help_needs_no_variables_and_exits_0(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main([*(command or "").split(), "--help"])
@@ -81,47 +91,108 @@ def test_trainer_folders_of_the_user_stay_in_reach(monkeypatch):
     assert theirs == "/home/me/trainers"
 
 
+SMIT = ["-tr", "nnUNetTrainerSMIT_ACT", "-p", "nnUNetRectalSMITPlans"]
+
+
+def make_folders(base):
+    """Fill nnU-Net's folders with plans and an untrained model of Dataset501_Rectal; return the variables."""
+    for name in VARIABLES[:3]:
+        (base / name / "Dataset501_Rectal").mkdir(parents=True)
+    folder = base / "nnUNet_preprocessed/Dataset501_Rectal"
+    plans = '{"configurations": {"3d_fullres": {}}}'
+    (folder / "nnUNetRectalSMITPlans.json").write_text(plans)
+    (folder / "splits_final.json").write_text('[{"train": ["a"], "val": ["b"]}]')
+    fold = base / "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT__nnUNetRectalSMITPlans__3d_fullres/fold_0"
+    fold.mkdir(parents=True)
+    (fold / "checkpoint_final.pth").touch()
+    (fold.parent / "plans.json").write_text(plans)
+    return {name: str(base / name) for name in VARIABLES[:3]}
+
+
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
-    """nnU-Net's folders with plans of Dataset501_Rectal and no data; the folder of these plans."""
-    for name in VARIABLES[:3]:
-        monkeypatch.setenv(name, str(tmp_path / name))
-        (tmp_path / name / "Dataset501_Rectal").mkdir(parents=True)
-    folder = tmp_path / "nnUNet_preprocessed/Dataset501_Rectal"
-    (folder / "nnUNetRectalSMITPlans.json").write_text('{"configurations": {"3d_fullres": {}}}')
-    return folder
+    """nnU-Net's folders; the preprocessed dataset in them."""
+    for name, folder in make_folders(tmp_path).items():
+        monkeypatch.setenv(name, folder)
+    return tmp_path / "nnUNet_preprocessed/Dataset501_Rectal"
 
 
-@pytest.mark.parametrize(("command", "stock"), [("train", "nnUNetv2_train"), ("predict", "nnUNetv2_predict")])
-def test_all_arguments_are_passed_through(command, stock, monkeypatch, planned):
+def passed_to_nnunet(monkeypatch, *arguments):
+    """Return the command of nnU-Net that a command runs, and its arguments."""
     calls = []
-    monkeypatch.setattr(nnunet_commands, "run_command", lambda name, arguments: calls.append((name, arguments)) or 7)
-    arguments = [
-        "501",
-        "3d_fullres",
-        "0",
-        "-tr",
-        "nnUNetTrainerSMIT_ACT",
-        "-p",
-        "nnUNetRectalSMITPlans",
-        "--npz",
-        "-device",
-        "cpu",
-        "--c",
-    ]
+    monkeypatch.setattr(nnunet_commands, "run_command", lambda name, passed: calls.append((name, passed)) or 7)
     with pytest.raises(SystemExit) as exit_:
-        cli.main([command, *arguments])
+        cli.main(arguments)
     assert exit_.value.code == 7
-    assert calls == [(stock, arguments)]
+    return calls[0]
+
+
+def test_all_arguments_are_passed_through(monkeypatch, planned):
+    arguments = ["501", "3d_fullres", "0", *SMIT, "--npz", "-device", "cpu", "--c"]
+    assert passed_to_nnunet(monkeypatch, "train", *arguments) == ("nnUNetv2_train", arguments)
+
+
+@pytest.mark.parametrize("fold", ["0", "all"])
+def test_training_has_a_default_configuration(monkeypatch, planned, fold):
+    options = [*SMIT, "-device", "cpu"]
+    _, passed = passed_to_nnunet(monkeypatch, "train", "501", fold, *options)
+    assert passed == ["501", "3d_fullres", fold, *options]
 
 
 @pytest.mark.parametrize("option", [("-p", "Mine"), ("-p=Mine",), ("-pMine",)])
 def test_plans_are_found_by_every_way_to_name_them(option, monkeypatch, planned):
     (planned / "Mine.json").write_text('{"configurations": {"2d": {}}}')
-    monkeypatch.setattr(nnunet_commands, "run_command", lambda name, arguments: 7)
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(["train", "501", "2d", "0", "-tr", "T", *option, "-pretrained_weights", "file.pth", "-device", "cpu"])
-    assert exit_.value.code == 7
+    weights = planned / "file.pth"
+    weights.touch()
+    arguments = ["501", "2d", "0", *option, "-pretrained_weights", str(weights), "-device", "cpu"]
+    assert passed_to_nnunet(monkeypatch, "train", *arguments) == ("nnUNetv2_train", arguments)
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "entry"),
+    [
+        ("nnUNetv2_train", "nnunetv2.run.run_training", "run_training_entry"),
+        ("nnUNetv2_predict", "nnunetv2.inference.predict_from_raw_data", "predict_entry_point"),
+    ],
+)
+def test_options_read_from_the_source_are_those_of_nnunet(command, module, entry, monkeypatch):
+    class Parsed(Exception):
+        pass
+
+    def stop(parser):
+        raise Parsed(parser)
+
+    ours = argparse.ArgumentParser()
+    add_options(ours, command)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    with pytest.raises(Parsed) as parsed:
+        getattr(importlib.import_module(module), entry)()
+    described = [
+        [(a.option_strings, a.dest, a.nargs, a.type, a.required, type(a)) for a in parser._actions]
+        for parser in (ours, parsed.value.args[0])
+    ]
+    assert described[0] == described[1]
+
+
+def test_trainers_named_in_sources_are_those_that_nnunet_finds(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from collections import OrderedDict as Other\nclass Mine:\n    pass\nSame = Mine\n"
+    )
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside/__init__.py").touch()
+    (tmp_path / "inside/more.py").write_text("class Deeper:\n    pass\n")
+    (tmp_path / "no-package").mkdir()
+    (tmp_path / "no-package/hidden.py").write_text("class Hidden:\n    pass\n")
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    names = trainer_names()
+    ours = ("nnUNetTrainer", "nnUNetTrainerNoMirroring", "nnUNetTrainerSMIT_ACT", "nnUNetTrainerSwinUNETRV2_Base")
+    assert {*ours, "Mine", "Same", "Other", "Deeper"} <= names
+    assert not {"Hidden", "*"} & names
+    (tmp_path / "mine.py").write_text("from elsewhere import *\n")
+    check_trainer("OfElsewhere")
+    (tmp_path / "broken.py").write_text("class :\n")
+    with pytest.raises(RectalError, match=r"broken\.py is not Python"):
+        trainer_names()
 
 
 def test_other_commands_refuse_unknown_arguments(capsys):
@@ -139,45 +210,147 @@ def test_a_users_error_is_one_message_and_exit_code_2(capsys):
     assert "nnUNet_preprocessed is not set" in error and "Traceback" not in error
 
 
+SMIT_MODEL = " ".join(SMIT)
+PLANS = "-p nnUNetRectalSMITPlans"
+MODEL_FOLDER = "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT__nnUNetRectalSMITPlans__3d_fullres"
 WRONG_INPUTS = {
-    "plan -d 502 -b smit": "No dataset is called 502",
-    "plan -d 501 -p OtherPlans": "OtherPlans.json does not exist. Plans of this dataset: nnUNetRectalSMITPlans",
-    "plan_and_preprocess -d 502 -b smit": "No dataset is called 502",
-    "train 502 3d_fullres 0 -tr T -p nnUNetRectalSMITPlans": "No dataset is called 502",
-    "train 501 2d 0 -tr T -p nnUNetRectalSMITPlans": "has no configuration '2d', but 3d_fullres",
+    "plan -d 502 --backbone smit": "No dataset is called 502",
+    "plan -d 501 --backbone smitt": "Did you mean smit?",
+    "plan -d 501 -p nnUNetRectalPlans": "nnUNetRectalPlans.json does not exist. Plans of this dataset: "
+    "nnUNetRectalSMITPlans. Fix -p, or run 'rectal_nnformer plan_and_preprocess' first. "
+    "Did you mean nnUNetRectalSMITPlans?",
+    "plan -d 501 --backbone smit --lesion_wise": "unrecognized arguments: --lesion_wise. Did you mean --lesion-wise?",
+    "plan_and_preprocess -d 502 --backbone smit": "No dataset is called 502",
+    "plan_and_preprocess -d Dataset501_Rektal --backbone smit": "Did you mean Dataset501_Rectal?",
+    "plan_and_preprocess -d 501 --backbone swin_untr": "Did you mean swin_unetr or swin_unetr_v2?",
+    "plan_and_preprocess -d 501 --backbone smit -c 3d_fulres": "Did you mean 3d_fullres",
+    f"train 502 3d_fullres 0 {SMIT_MODEL}": "Did you mean 501?",
+    f"train 501 2d 0 {SMIT_MODEL}": "has no configuration '2d', but 3d_fullres",
+    f"train 501 3d_fulres 0 {SMIT_MODEL}": "Did you mean 3d_fullres?",
     "train 501 3d_fullres 0": "nnUNetPlans.json does not exist. Plans of this dataset: nnUNetRectalSMITPlans",
-    "crossval -d 501 -tr T -p OtherPlans": "OtherPlans.json does not exist",
-    "crossval -d 501 -tr T -p nnUNetRectalSMITPlans -c 2d": "has no configuration '2d'",
+    "train 501 0 -p nnUNetRectalSMITPlans -tr nnUNetTrainerSMIT_ATC": "Did you mean nnUNetTrainerSMIT_ACT",
+    "train 501 0 -p nnUNetRectalSMITPlans -tr nnUNetTrainerNoMirorring": "Did you mean nnUNetTrainerNoMirroring",
+    f"train 501 3d_fullres first {SMIT_MODEL}": "The fold is a number or 'all', not first",
+    f"train 501 3d_fullres 0 {SMIT_MODEL} -device cdua": "no device cdua, but cuda, cpu, mps. Did you mean cuda",
+    f"train 501 3d_fullres 0 {SMIT_MODEL} --val_bst": "unrecognized arguments: --val_bst. Did you mean --val_best",
+    f"train 501 3d_fullres 0 {SMIT_MODEL} -pretrained_weights absent.pth": "There is no weights file absent.pth",
+    f"predict -i scans -o out -d 502 {SMIT_MODEL}": "No dataset is called 502",
+    f"predict -i scans -d 501 {SMIT_MODEL}": "the following arguments are required: -o",
+    f"predict -i scams -o out -d 501 {SMIT_MODEL}": "scams is no folder",
+    f"predict -i scans -o file/out -d 501 {SMIT_MODEL}": "file is a file, not a folder",
+    "predict -i scans -o out -d 501 -tr nnUNetTrainerSMIT_TA -p nnUNetRectalSMITPlans": "There is no model",
+    f"predict -i scans -o out -d 501 {SMIT_MODEL} -f 0 1": "of fold 1; take those that do: -f 0",
+    f"predict -i scans -o out -d 501 {SMIT_MODEL} -f 0 -device gpu": "There is no device gpu, but cuda, cpu, mps",
+    "crossval -d 501 -tr nnUNetTrainerSMIT_ACT -p OtherPlans": "OtherPlans.json does not exist",
+    f"crossval -d 501 {SMIT_MODEL} -c 2d": "has no configuration '2d'",
+    "crossval -d 501 -p nnUNetRectalSMITPlans -tr nnunettrainersmit_act": "Did you mean nnUNetTrainerSMIT_ACT",
+    f"crossval -d 501 {SMIT_MODEL} -f 0 7": "has the folds 0 to 0; -f names 7",
+    f"crossval -d 501 {SMIT_MODEL} -device gpu": "there is no gpu, but cuda, cpu, mps",
     "attention -d 502 -tr T -p P": "No dataset is called 502",
     "attention -d 501 -tr T -p OtherPlans": "OtherPlans.json does not exist",
-    "evaluate -gt absent -pred .": "there is no folder absent",
+    "attention -d 501 -tr nnUNetTrainerSMIT_ATC -p nnUNetRectalSMITPlans": "Did you mean nnUNetTrainerSMIT_ACT",
+    f"attention -d 501 {SMIT_MODEL} -f 3": "has the folds 0 to 0; -f names 3",
+    f"attention -d 501 {SMIT_MODEL} --weights pretraned": "Did you mean pretrained?",
+    f"attention -d 501 {SMIT_MODEL} --weights checkpoint_best": "checkpoints of this fold: checkpoint_final.pth",
+    "attention -d 501 -tr nnUNetTrainerSMIT_TA -p nnUNetRectalSMITPlans": "the fold is not trained. Train it first",
+    "evaluate --gt absent --pred .": "There is no folder absent",
+    "evaluate --gt scans --pred scams": "There is no folder scams. Check its name. Did you mean scans?",
+    "evaluate --gt scans --pred scans -djfile absent.json": "There is no file absent.json",
     "report absent": "absent. Name a model folder",
+    f"report {MODEL_FOLDER} -o scans": "scans is a folder. Name a file with -o",
+    f"report {MODEL_FOLDER[:-1]}": "Did you mean nnUNetTrainerSMIT_ACT__nnUNetRectalSMITPlans__3d_fullres?",
     "compare absent elsewhere": "absent. Name a model folder",
+    f"compare {MODEL_FOLDER} {MODEL_FOLDER}": "two or more different models",
+    f"compare {MODEL_FOLDER}": "two or more different models",
     "feature_reuse absent absent": "is not the folder of a fold",
+    f"feature_reuse {MODEL_FOLDER}/fold_0 absent.pt": "absent.pt does not exist",
     "weights verify absent.pth": "There is no weights file absent.pth",
-    "weights import absent.pth --output model": "There is no weights file absent.pth",
+    "weights verify weihgts.pth": "Did you mean weights.pth?",
+    "weights verify weights.pth --backbone swinunetr": "Did you mean swin_unetr",
+    "weights verfy weights.pth": "Did you mean verify?",
+    "weights import absent.pth -o model": "There is no weights file absent.pth",
+    "weights import weights.pth -o scans": "scans exists and is not an empty folder",
+    "weights import weights.pth -d 502": "hold no dataset 502",
+    "weights import weights.pth -d Rectal": "A dataset is called DatasetXXX_Name",
+    "convert nifty --images scans -d 502 --name A": "Did you mean nifti?",
+    "convert nifti --images scams -d 502 --name A": "There is no folder scams. Check its name. Did you mean scans?",
+    "convert nifti --images scans --masks absent -d 502 --name A": "There is no folder absent",
+    "convert nifti --images scans -d 502 --name A --patients absent.csv": "There is no file absent.csv",
+    "convert dicom --series scans -d 1000 --name A": "must be a whole number from 1 to 999, not 1000",
+    "convert dicom --series scans -d 502 --name A --planes axail": "Did you mean axial?",
+    "export_dataset -d 502 -o out.zip": "No dataset is called 502",
+    "export_dataset -d 501 -o out.zip -f 3": "has the folds 0 to 0; -f names 3",
+    "export_dataset -d 501 -o scans": "scans is a folder. Name a file with -o",
+    f"export_model -d 501 -o out.zip -tr nnUNetTrainerSMIT_ATC {PLANS}": "Did you mean nnUNetTrainerSMIT_",
+    f"export_model -d 501 -o out.zip {SMIT_MODEL} -f 1": "no checkpoint_final.pth of fold 1",
+    f"export_model -d 501 -o file/out.zip {SMIT_MODEL}": "file is a file, not a folder",
+    "import_dataset absent.zip": "There is no file absent.zip",
+    "import_model weihgts.pth": "Did you mean weights.pth?",
+    "inspect absent.zip": "There is no file absent.zip",
+    "demo -o scans": "scans exists and is not an empty folder",
+    "demo -o new --dicom absent --rectum file": "There is no folder absent",
+    "demo -o new --dicom scans --rectum absent": "There is no file absent",
+    "env --bse scans": "unrecognized arguments: --bse scans. Did you mean --base?",
+    "inspct weights.pth": "Did you mean inspect?",
 }
+
+ANSWERING = """
+import contextlib, io, json, sys
+from rectal_nnformer import cli
+
+answers = {}
+for command in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            cli.main(command.split())
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    large = {"torch", "nnunetv2", "monai", "SimpleITK", "numpy", "matplotlib"} & set(sys.modules)
+    answers[command] = code, said.getvalue(), sorted(large)
+print(json.dumps(answers))
+"""
+"""Runs commands one after the other; prints exit code, message and large imported modules of each."""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    base = tmp_path_factory.mktemp("wrong")
+    (base / "scans").mkdir()
+    for name in ("scans/case_0000.nii.gz", "weights.pth", "file"):
+        (base / name).touch()
+    result = subprocess.run(
+        [sys.executable, "-c", ANSWERING],
+        input=json.dumps([*WRONG_INPUTS]),
+        env={**os.environ, **make_folders(base)},
+        cwd=base,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    return json.loads(result.stdout)
 
 
 @pytest.mark.parametrize(("command", "message"), WRONG_INPUTS.items())
-def test_a_wrong_name_is_answered_before_anything_large_is_imported(command, message, planned):
-    """Importing PyTorch and nnU-Net takes seconds; a module that is None cannot be imported."""
-    program = (
-        "import sys\n"
-        "sys.modules.update(dict.fromkeys(('torch', 'nnunetv2', 'SimpleITK', 'numpy', 'matplotlib')))\n"
-        "from rectal_nnformer import cli\n"
-        f"cli.main({command.split()})"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
-    assert result.returncode == 2
-    assert message in result.stderr and "Traceback" not in result.stderr
+def test_a_wrong_name_is_answered_before_anything_large_is_imported(command, message, answers):
+    """Importing PyTorch and nnU-Net takes seconds."""
+    code, said, large = answers[command]
+    assert (code, large) == (2, [])
+    *usage, told = said.splitlines()
+    assert message in told
+    assert not usage or usage[0].startswith("usage: rectal_nnformer")
+
+
+def test_every_command_is_given_something_wrong():
+    assert {command.split()[0] for command in WRONG_INPUTS} >= set(COMMANDS)
 
 
 def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rectal_nnformer.cli.crossval.run", interrupt)
+    (crossval,) = [command for command in cli.COMMANDS if command.name == "crossval"]
+    monkeypatch.setattr(cli, "COMMANDS", [replace(crossval, run=interrupt)])
     with pytest.raises(SystemExit) as exit_:
         cli.main(["crossval", "-d", "501", "-tr", "T", "-p", "P"])
     assert exit_.value.code == 130
@@ -187,21 +360,27 @@ def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        *((f"plan -d 501 -b smit -gpu_memory_target {value}", "above 0") for value in ("-1", "0", "nan", "inf", "big")),
-        ("plan_and_preprocess -d 501 -b smit -overwrite_target_spacing 1 0 1", "above 0, not 0"),
-        ("plan_and_preprocess -d 501 -b smit -overwrite_plans_name a__b", "single '_', not a__b"),
-        ("plan_and_preprocess -d 501 -b smit -overwrite_plans_name a/b", "not a/b"),
-        ("plan_and_preprocess -d 501 -b smit -np 0", "whole number from 1, not 0"),
-        ("plan -d 501 -b smit -npfp -1", "whole number from 1, not -1"),
+        *(
+            (f"plan -d 501 --backbone smit -gpu_memory_target {value}", "above 0")
+            for value in ("-1", "0", "nan", "inf", "big")
+        ),
+        ("plan_and_preprocess -d 501 --backbone smit -overwrite_target_spacing 1 0 1", "above 0, not 0"),
+        ("plan_and_preprocess -d 501 --backbone smit -overwrite_plans_name a__b", "single '_', not a__b"),
+        ("plan_and_preprocess -d 501 --backbone smit -overwrite_plans_name a/b", "not a/b"),
+        ("plan_and_preprocess -d 501 --backbone smit -np 0", "whole number from 1, not 0"),
+        ("plan -d 501 --backbone smit -npfp -1", "whole number from 1, not -1"),
         ("crossval -d 501 -tr T -p P -f 0 -1", "whole number from 0, not -1"),
         ("attention -d 501 -tr T -p P -f x", "whole number from 0, not x"),
-        ("evaluate -gt a -pred b -np 0", "whole number from 1, not 0"),
+        ("evaluate --gt a --pred b -np 0", "whole number from 1, not 0"),
         ("report a -np 0", "whole number from 1, not 0"),
-        ("weights import a --output b --spacing 1 1 -1", "above 0, not -1"),
-        ("weights import a --output b --patch_size 96 96 0", "whole number from 1, not 0"),
-        ("weights import a --output b --window 0 inf", "must be a number, not inf"),
-        ("demo --output a --seed -1", "whole number from 0, not -1"),
+        ("weights import a -o b --spacing 1 1 -1", "above 0, not -1"),
+        ("weights import a -o b --patch-size 96 96 0", "whole number from 1, not 0"),
+        ("weights import a -o b --window 0 inf", "must be a number, not inf"),
+        ("demo -o a --seed -1", "whole number from 0, not -1"),
         ("convert nifti --images a -d 1 --name N -np 0", "whole number from 1, not 0"),
+        ("convert nifti --images a -d 0 --name N", "from 1 to 999, not 0"),
+        ("export_dataset -d 1 -o a -f -1", "whole number from 0, not -1"),
+        ("export_model -d 1 -tr T -p P -o a -f x", "whole number from 0, not x"),
     ],
 )
 def test_an_impossible_value_is_refused_where_it_is_read(command, message, capsys):
@@ -229,10 +408,11 @@ def test_commands_leave_sigterm_to_process_pools():
     """nnU-Net ends the workers that it forks by SIGTERM; a handler of Python's can miss it while they wait."""
     program = (
         "import signal\n"
+        "from dataclasses import replace\n"
         "from rectal_nnformer import cli\n"
-        "from rectal_nnformer.cli import env\n"
-        "env.run = lambda _: print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)\n"
-        "cli.main(['env'])"
+        "asked = lambda _: print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)\n"
+        "cli.COMMANDS = [replace(cli.COMMANDS[0], run=asked, add_arguments=None)]\n"
+        "cli.main([cli.COMMANDS[0].name])"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8").stdout == "True\n"
 

@@ -42,7 +42,8 @@ def test_list_says_that_the_folder_does_not_exist(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("mine.pt", ["-b", "smit"]), ("model_smit_ct10k.pth", []), ("x.pt", ["-b", "swin_unetr_v2"])]
+    ("name", "options"),
+    [("mine.pt", ["--backbone", "smit"]), ("model_smit_ct10k.pth", []), ("x.pt", ["--backbone", "swin_unetr_v2"])],
 )
 def test_verify_prints_the_report(tmp_path, capsys, name, options):
     network = SwinUNETR(use_v2=True).swinViT if "swin_unetr_v2" in options else SMIT().transformer
@@ -60,7 +61,7 @@ def refusal(capsys, *arguments):
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [[], ["-b", "smit"]])
+@pytest.mark.parametrize("options", [[], ["--backbone", "smit"]])
 def test_verify_says_what_a_file_is_whatever_it_is_called(tmp_path, capsys, options):
     path = tmp_path / "mine.pt"
     assert "no weights file" in refusal(capsys, str(path), *options)
@@ -72,7 +73,7 @@ def test_verify_says_what_a_file_is_whatever_it_is_called(tmp_path, capsys, opti
 
 def test_verify_asks_for_the_backbone_of_a_file_of_another_name(tmp_path, capsys):
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "mine.pt")
-    assert "Name one with -b" in refusal(capsys, str(tmp_path / "mine.pt"))
+    assert "Name one with --backbone" in refusal(capsys, str(tmp_path / "mine.pt"))
 
 
 def test_every_backbone_with_a_file_can_be_verified():

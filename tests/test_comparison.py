@@ -362,7 +362,7 @@ def test_one_run_or_the_same_twice_is_no_comparison(runs, capsys, tmp_path):
     for given_runs in ([runs[0]], [runs[0], runs[0] / ".." / runs[0].name]):
         with pytest.raises(SystemExit) as exit_:
             cli.main(["compare", *map(str, given_runs), "-o", str(tmp_path)])
-        assert exit_.value.code == 2 and "two or more different runs" in capsys.readouterr().err
+        assert exit_.value.code == 2 and "two or more different models" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -156,7 +156,7 @@ def test_results_of_other_folds_are_not_taken_for_finished(preprocessed, trained
         ({"plans": "OtherPlans"}, r"OtherPlans\.json does not exist\. Plans of this dataset: Plans, SwinPlans"),
         ({"configuration": "2d"}, "has no configuration '2d', but 3d_fullres"),
         ({"folds": [5]}, r"folds 0 to 4; -f names \[5\]"),
-        ({"gpus": ["0"]}, "-gpus goes with -device cuda"),
+        ({"gpus": ["0"]}, "--gpus goes with -device cuda"),
         ({"trainer": "nnUNetTrainerSMIT_ATC"}, "no trainer called nnUNetTrainerSMIT_ATC"),
         ({"trainer": "nnUNetTrainerSMIT_ACT"}, "RECTAL_NNFORMER_WEIGHTS is not set"),
         ({"trainer": "nnUNetTrainerSMIT_ACT", "plans": "SwinPlans"}, "needs plans with the backbone 'smit'"),
@@ -208,6 +208,7 @@ def test_a_trainers_folder_that_cannot_be_imported_is_not_taken_for_a_missing_tr
 ):
     (tmp_path / "my_trainers").mkdir()
     (tmp_path / "my_trainers/broken.py").write_text("raise RuntimeError('library mismatch')")
+    (tmp_path / "my_trainers/mine.py").write_text("class MyTrainer:\n    pass\n")
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "my_trainers"))
     with pytest.raises(RectalError, match="MyTrainer, nnU-Net met an error: library mismatch"):
         cross_validate("501", **{**MODEL, "trainer": "MyTrainer"})

@@ -28,15 +28,15 @@ def run_cli(arguments, capsys):
 
 def test_a_folder_with_content_is_refused_and_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("precious")
-    code, error = run_cli(["--output", tmp_path], capsys)
+    code, error = run_cli(["-o", tmp_path], capsys)
     assert code == 2 and str(tmp_path) in error
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert run_cli(["--output", tmp_path / "file"], capsys)[0] == 2
-    code, error = run_cli(["--output", tmp_path / "file" / "below"], capsys)
+    assert run_cli(["-o", tmp_path / "file"], capsys)[0] == 2
+    code, error = run_cli(["-o", tmp_path / "file" / "below"], capsys)
     assert code == 2 and "Traceback" not in error
 
 
@@ -51,7 +51,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path, capsys):
 )
 def test_a_mistaken_argument_leaves_the_folder_usable(arguments, tmp_path, capsys):
     output = tmp_path / "demo"
-    code, error = run_cli(["--output", output, *arguments], capsys)
+    code, error = run_cli(["-o", output, *arguments], capsys)
     assert code == 2 and error
     assert not output.exists() or not list(output.iterdir())
 

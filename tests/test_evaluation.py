@@ -1,4 +1,3 @@
-import argparse
 import csv
 import gzip
 import json
@@ -18,7 +17,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.stats import binomtest
 
-from rectal_nnformer.cli import evaluate as evaluate_command
+from rectal_nnformer.cli import build_parser
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.detection import StrictCounts
@@ -638,17 +637,16 @@ def test_picture_refuses_a_mask_that_lies_elsewhere(tmp_path, name):
 
 
 def run_command(*arguments):
-    parser = argparse.ArgumentParser()
-    evaluate_command.add_arguments(parser)
-    evaluate_command.run(parser.parse_args([str(argument) for argument in arguments]))
+    parsed = build_parser().parse_args(["evaluate", *map(str, arguments)])
+    parsed.command.run(parsed)
 
 
 def test_evaluate_command_scores_folders(fold, capsys):
     predictions = fold / "fold_0" / "validation"
     with pytest.raises(RectalError, match="-djfile"):
-        run_command("-gt", fold / "gt", "-pred", predictions)
+        run_command("--gt", fold / "gt", "--pred", predictions)
     (predictions / "dataset.json").write_text(json.dumps(DATASET))
-    run_command("-gt", fold / "gt", "-pred", predictions, "-o", fold / "result")
+    run_command("--gt", fold / "gt", "--pred", predictions, "-o", fold / "result")
     assert "Detected 2 of 6 lesions" in capsys.readouterr().out
     assert read_evaluation(fold / "result").n_cases == 6
 
@@ -656,11 +654,11 @@ def test_evaluate_command_scores_folders(fold, capsys):
 def test_evaluate_command_names_predictions_without_a_reference(fold, capsys):
     predictions = fold / "fold_0" / "validation"
     (predictions / "dataset.json").write_text(json.dumps(DATASET))
-    run_command("-gt", fold / "gt", "-pred", predictions)
+    run_command("--gt", fold / "gt", "--pred", predictions)
     assert "without a reference" not in capsys.readouterr().out
     (fold / "gt" / "invented.nii.gz").rename(fold / "gt" / "._invented.nii.gz")
     (fold / "gt" / "half.nii.gz").unlink()
-    run_command("-gt", fold / "gt", "-pred", predictions)
+    run_command("--gt", fold / "gt", "--pred", predictions)
     output = capsys.readouterr().out
     assert "2 predictions without a reference: half, invented\n" in output
     assert "in 4 cases" in output
@@ -670,11 +668,11 @@ def test_evaluate_command_refuses_folders_that_cannot_be_right(fold):
     dataset_file = fold / "dataset.json"
     dataset_file.write_text(json.dumps({**DATASET, "file_ending": ".nrrd"}))
     with pytest.raises(RectalError, match="no folder"):
-        run_command("-gt", fold / "gt", "-pred", fold / "absent")
+        run_command("--gt", fold / "gt", "--pred", fold / "absent")
     with pytest.raises(RectalError, match=r"\.nrrd"):
-        run_command("-gt", fold / "gt", "-pred", fold / "fold_0" / "validation")
+        run_command("--gt", fold / "gt", "--pred", fold / "fold_0" / "validation")
     old_format, listed = {"0": "background", "1": "tumor"}, ["background", "tumor"]
     for content in ({}, [], {**DATASET, "labels": listed}, {**DATASET, "labels": old_format}):
         dataset_file.write_text(json.dumps(content))
         with pytest.raises(RectalError, match=r"not nnU-Net's dataset\.json"):
-            run_command("-gt", fold / "gt", "-pred", fold / "fold_0" / "validation")
+            run_command("--gt", fold / "gt", "--pred", fold / "fold_0" / "validation")

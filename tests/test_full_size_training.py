@@ -29,7 +29,9 @@ def test_full_size_networks_train_and_validate_on_the_published_patch(converted,
     """An epoch of two iterations, one case validated."""
     variables, base = converted
     plans = f"nnUNetRectal{name}Plans"
-    run_here(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 501, "-b", backbone, "-np", 1, "-npfp", 1)
+    run_here(
+        variables, "rectal_nnformer", "plan_and_preprocess", "-d", 501, "--backbone", backbone, "-np", 1, "-npfp", 1
+    )
     configurations = json.loads((base / f"nnUNet_preprocessed/{DATASET}/{plans}.json").read_text())["configurations"]
     assert configurations["3d_fullres"]["patch_size"] == patch_size
     trainer = f"Short{name}"

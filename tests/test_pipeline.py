@@ -26,7 +26,9 @@ def converted(tmp_path_factory):
 def trained(converted):
     """The same with a model trained and validated on five folds, and what the cross-validation printed."""
     variables, base = converted
-    run(variables, "rectal_nnformer", "plan_and_preprocess", "-d", 501, "-b", "smit_small", "-np", 1, "-npfp", 1)
+    run(
+        variables, "rectal_nnformer", "plan_and_preprocess", "-d", 501, "--backbone", "smit_small", "-np", 1, "-npfp", 1
+    )
     printed = run(variables, "rectal_nnformer", "crossval", *MODEL, "-device", "cpu")
     return variables, base, printed
 

@@ -20,7 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from test_planning_memory import affine_count
 
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
-from rectal_nnformer.cli import main, plan
+from rectal_nnformer.cli import data, main
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import names
 from rectal_nnformer.nnunet.plans import Plans
@@ -333,7 +333,7 @@ def test_planning_again_keeps_no_configuration_of_older_plans(planned):
 
 def said_by(capsys, command, *options):
     """Return what a command that plans says, on one line."""
-    main([command, "-d", "501", "-b", "smit_small", "-npfp", "1", *options])
+    main([command, "-d", "501", "--backbone", "smit_small", "-npfp", "1", *options])
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -354,7 +354,7 @@ def test_the_same_plans_again_replace_nothing(planned, stock_fingerprint, capsys
 def test_replaced_plans_say_what_differs_and_which_folds_no_longer_fit(planned, stock_fingerprint, capsys):
     train(planned, 1)
     (planned.parents[1] / "nnUNet_results" / DATASET / "Trainer__OtherPlans__3d_fullres/fold_0").mkdir(parents=True)
-    said = said_by(capsys, "plan", "-overwrite_target_spacing", "2", "1", "1", "--lesion_wise")
+    said = said_by(capsys, "plan", "-overwrite_target_spacing", "2", "1", "1", "--lesion-wise")
     assert "WARNING: " in said and "nnUNetRectalSMITSmallPlans.json was there and is replaced" in said
     assert "3d_fullres spacing [1.0, 1.0, 1.0] -> [2.0, 1.0, 1.0]" in said and "augmentation" in said
     assert "normalization_schemes" not in said.partition("is replaced")[2]
@@ -506,7 +506,7 @@ def test_plans_hold_the_published_augmentation_unless_asked(planned):
 
 
 def test_planned_augmentation_and_lesion_wise_draws_reach_the_plans(planned, capsys):
-    run_cli("-d", "501", "-b", "smit_small", "--no_pp", "-tumor_augmentation", "planned", "--lesion_wise")
+    run_cli("-d", "501", "--backbone", "smit_small", "--no_pp", "--tumor-augmentation", "planned", "--lesion-wise")
     stored = read_plans(planned)["rectal_nnformer"]["augmentation"]
     fingerprint = json.loads((planned / "rectal_fingerprint.json").read_text())
     assert stored == {"ranges": "planned", "lesion_wise": True, **planned_augmentation(fingerprint)}
@@ -524,7 +524,7 @@ def test_augmentation_is_planned_from_a_fingerprint_that_is_up_to_date(planned):
 def test_suspected_masks_are_told_at_the_end(planned, stock_fingerprint, capsys):
     label = np.zeros(SIZE[::-1], dtype=np.uint8)
     write_image(planned.parents[1] / "nnUNet_raw" / DATASET / "labelsTr" / "case2.nii.gz", label)
-    run_cli("-d", "501", "-b", "smit_small", "--no_pp", "-npfp", "1")
+    run_cli("-d", "501", "--backbone", "smit_small", "--no_pp", "-npfp", "1")
     assert "WARNING: Look at the mask of case case2: it holds no tumour." in capsys.readouterr().out
 
 
@@ -551,17 +551,17 @@ def test_folds_of_the_raw_dataset_are_used_and_never_replaced(planned):
 
 
 def test_command_line_plans_and_says_what_and_why(planned, stock_preprocessing, stock_memory, capsys):
-    run_cli("-d", "501", "-b", "smit_small", "-np", "1", "-npfp", "1")
+    run_cli("-d", "501", "--backbone", "smit_small", "-np", "1", "-npfp", "1")
     output = capsys.readouterr()
     assert "geometric mean" in output.out
     assert output.out.count("WARNING") == 1
     assert "WARNING: 6 training cases are few" in output.out
     assert re.search(r"batch +2: as many as make 5 % of the dataset, at least 2; ", output.out)
-    run_cli("-d", "501", "-b", "smit", "--no_pp", "-overwrite_target_spacing", "3", "0.5", "0.5")
+    run_cli("-d", "501", "--backbone", "smit", "--no_pp", "-overwrite_target_spacing", "3", "0.5", "0.5")
     assert read_plans(planned, "nnUNetRectalSMITPlans")["configurations"]["3d_fullres"]["spacing"] == [3, 0.5, 0.5]
     assert not stock_preprocessing
     capsys.readouterr()
-    main(["plan", "-d", "501", "-b", "smit_small", "-gpu_memory_target", "8", "-npfp", "1"])
+    main(["plan", "-d", "501", "--backbone", "smit_small", "-gpu_memory_target", "8", "-npfp", "1"])
     assert describe_plans(Plans.of(read_plans(planned))) in capsys.readouterr().out
     assert read_plans(planned)["rectal_nnformer"]["gpu_memory_target"] == 8
     assert not stock_preprocessing
@@ -572,14 +572,14 @@ def test_command_line_warns_of_a_reader_that_does_not_reorient(planned, stock_fi
     content = json.loads(dataset_json.read_text())
     del content["overwrite_image_reader_writer"]
     dataset_json.write_text(json.dumps(content))
-    run_cli("-d", "501", "-b", "smit_small", "--no_pp", "-npfp", "1")
+    run_cli("-d", "501", "--backbone", "smit_small", "--no_pp", "-npfp", "1")
     assert "Images are read by SimpleITKIO, which does not reorient" in capsys.readouterr().out
     assert read_plans(planned)["image_reader_writer"] == "SimpleITKIO"
 
 
 def test_command_line_offers_every_backbone_and_augmentation():
     assert set(names.BACKBONES) == set(BACKBONES)
-    assert plan.AUGMENTATIONS == (PUBLISHED, PLANNED)
+    assert data.AUGMENTATIONS == (PUBLISHED, PLANNED)
 
 
 def test_unknown_dataset_is_refused(raw):

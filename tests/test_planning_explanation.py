@@ -189,7 +189,10 @@ def test_plans_that_are_missing_or_not_ours_cannot_be_explained(tmp_path, monkey
     (folder / "nnUNetPlans.json").write_text(
         json.dumps({"plans_name": "nnUNetPlans", "dataset_name": folder.name, "configurations": {}})
     )
-    for name, message in (("Other", "Plans of this dataset: nnUNetPlans"), ("nnUNetPlans", "Plan again with -b")):
+    for name, message in (
+        ("Other", "Plans of this dataset: nnUNetPlans"),
+        ("nnUNetPlans", "Plan again with --backbone"),
+    ):
         with pytest.raises(SystemExit) as exit_info:
             main(["plan", "-d", "501", "-p", name])
         assert exit_info.value.code == 2

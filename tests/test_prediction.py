@@ -40,8 +40,11 @@ def predict(*arguments):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["-tr", "Other"], "has Trainer__Plans__3d_fullres: fix -tr, -p or -c"),
-        (["-f", "0", "1"], "no checkpoint_final.pth of fold 1; predict with those that do: -f 0 2"),
+        (
+            ["-tr", "Other"],
+            "has Trainer__Plans__3d_fullres: fix -tr, -p or -c. Did you mean Trainer__Plans__3d_fullres?",
+        ),
+        (["-f", "0", "1"], "no checkpoint_final.pth of fold 1; take those that do: -f 0 2"),
         ([], "no checkpoint_final.pth of fold 1, 3, 4"),
         (["-d", "502"], "No dataset is called 502 in nnUNet_results"),
         (["-i", "elsewhere"], "elsewhere is no folder"),
@@ -75,9 +78,16 @@ def test_what_is_there_goes_to_nnunet_as_it_stands(scans, predicted):
     assert predicted == [arguments]
 
 
-def test_incomplete_arguments_are_left_to_nnunet(scans, predicted):
-    assert predict("-i", scans) == 0
-    assert predicted == [["-i", str(scans)]]
+def test_incomplete_arguments_are_refused_as_nnunet_does(scans, predicted, capsys):
+    assert predict("-i", scans) == 2
+    assert "the following arguments are required: -o, -d" in capsys.readouterr().err
+    assert not predicted
+
+
+def test_the_configuration_has_a_default(scans, predicted):
+    arguments = ["-i", str(scans), "-o", "out", "-d", "501", *MODEL[2:], "-f", "0", "2"]
+    assert predict(*arguments) == 0
+    assert predicted == [[*arguments, "-c", "3d_fullres"]]
 
 
 def test_options_that_begin_like_others_are_not_taken_for_them(scans, predicted):
@@ -91,5 +101,6 @@ def test_a_missing_gpu_is_said_with_the_way_out(scans, predicted, monkeypatch, c
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     arguments = ["-i", scans, "-o", "out", "-d", "501", *MODEL, "-f", "0"]
     assert predict(*arguments) == 2
-    assert "Predict with -device cpu" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "PyTorch sees no GPU on this machine" in error and "give -device cpu" in error
     assert predict(*arguments, "-device", "cpu") == 0

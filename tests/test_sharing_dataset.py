@@ -545,9 +545,7 @@ def test_stock_plans_are_trained_by_nnunet_alone(bundle, tmp_path, capsys):
 
 def test_the_commands(home, tmp_path, monkeypatch, capsys):
     sent = tmp_path / "sent.tgz"
-    cli.main(
-        ["export_dataset", "-d", "501", "-o", str(sent), "--pseudonymize", "--without-ground-truth", "--folds", "0"]
-    )
+    cli.main(["export_dataset", "-d", "501", "-o", str(sent), "--pseudonymize", "--without-ground-truth", "-f", "0"])
     cli.main(["inspect", str(sent)])
     told = capsys.readouterr().out
     assert "every byte is as it was written" in told

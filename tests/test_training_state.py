@@ -333,7 +333,7 @@ def test_an_imported_fine_tuned_checkpoint_starts_a_training(environment, tmp_pa
     arguments = {"roi_size": 64, "spacing": 1.0}
     network = SMIT()
     torch.save({"state_dict": network.state_dict(), "args": arguments}, tmp_path / "model_final.pt")
-    main(["weights", "import", str(tmp_path / "model_final.pt"), "--output", str(tmp_path / "model")])
+    main(["weights", "import", str(tmp_path / "model_final.pt"), "-o", str(tmp_path / "model")])
     trainer = get_trainer_from_args(
         "Dataset007_Small", "3d_fullres", 0, "nnUNetTrainerSMIT_ACT", "nnUNetRectalSMITPlans", device=CPU
     )

@@ -13,10 +13,8 @@ from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained import load_pretrained
 from rectal_nnformer.nnunet.layout import check_compared
+from rectal_nnformer.nnunet.preflight import UNTRAINED, check_device
 from rectal_nnformer.utils.files import write_json
-
-UNTRAINED = ("pretrained", "random")
-"""Weights that need no trained fold."""
 
 
 def dilution_of_fold(
@@ -49,6 +47,7 @@ def dilution_of_fold(
     Raises:
         RectalError: Something named is not there.
     """
+    check_device(device)
     chosen = named_fold(dataset, trainer, plans, configuration, fold)
     if output is None and not chosen.folder.is_dir():
         remedy = "Train it first" if weights not in UNTRAINED else f"For {weights} weights name a folder with -o"
@@ -57,7 +56,7 @@ def dilution_of_fold(
     folder = chosen.folder / "validation" if output is None else output / model / f"fold_{fold}"
     cases = chosen.cases()
     label, network = chosen.network(weights)
-    content = analyze_dilution(network, cases, find_device(device), label, configuration)
+    content = analyze_dilution(network, cases, torch.device(device), label, configuration)
     name = DILUTION if label == FINAL else f"{DILUTION}_{weights.removesuffix('.pth')}"
     write_dilution(content, folder, name)
     return dilution_line(content), folder / f"{name}.json"
@@ -78,6 +77,7 @@ def reuse_of_fold(first: Path, second: Path, output: Path | None = None, device:
     Raises:
         RectalError: Something named is not there, or the folds are of different datasets.
     """
+    check_device(device)
     check_compared(second)
     fold = fold_in(first)
     cases = fold.cases()
@@ -93,7 +93,7 @@ def reuse_of_fold(first: Path, second: Path, output: Path | None = None, device:
         other, name = Subject(second.name, pretrained, cases), REUSE
     # The second fold validates other cases: features can only be compared where they are of the same patients.
     other = replace(other, cases=replace(other.cases, names=cases.names))
-    content = compare_features(subject, other, find_device(device))
+    content = compare_features(subject, other, torch.device(device))
     path = output or first / "validation" / f"{name}.json"
     write_json(path, content)
     return reuse_line(content), path
@@ -108,14 +108,3 @@ def _other_fold(fold: Fold, other: Fold) -> Subject:
 def fold_label(fold: Fold) -> str:
     """Return how a fold is called in results."""
     return f"{fold.trainer} {fold.configuration} fold {fold.fold}"
-
-
-def find_device(name: str) -> torch.device:
-    """Return a device.
-
-    Raises:
-        RectalError: There is no GPU where one is asked for.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RectalError("There is no CUDA device. Use -device cpu.")
-    return torch.device(name)

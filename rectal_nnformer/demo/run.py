@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rectal_nnformer.analysis.on_demand import find_device
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import folder_variables
+from rectal_nnformer.nnunet.preflight import check_device, check_new_folder
 from rectal_nnformer.utils.files import write_text
 
 if TYPE_CHECKING:
@@ -84,11 +84,10 @@ def run_demo(demo: Demo) -> Path:
 
 
 def _check(demo: Demo) -> None:
-    find_device(demo.device)
+    check_device(demo.device)
     if (demo.dicom is None) != (demo.rectum is None):
         raise RectalError("--dicom and --rectum go together: the series, and where the rectum is in them.")
-    if demo.output.exists() and (not demo.output.is_dir() or any(demo.output.iterdir())):
-        raise RectalError(f"{demo.output} exists and is not an empty folder. Name a new one with --output.")
+    check_new_folder(demo.output)
 
 
 def _announcement(demo: Demo) -> str:

@@ -44,7 +44,7 @@ def evaluate_folder(
     ending = dataset_json["file_ending"]
     cases = _cases_in(reference_folder, ending)
     if not cases:
-        raise RectalError(f"{reference_folder} has no file that ends with {ending}, as {path} says. Check -gt.")
+        raise RectalError(f"{reference_folder} has no file that ends with {ending}, as {path} says. Check --gt.")
     _note_unscored(prediction_folder, ending, cases)
     patients = read_patients(path.parent)
     return evaluate_fold(

@@ -12,9 +12,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.commands import WARNING_OF_TIMM
 from rectal_nnformer.nnunet.layout import TRAINERS_VARIABLE, environment_with_trainers
-
-NOT_FOUND = "Could not find requested nnunet trainer"
-"""How nnU-Net's message begins where a trainer does not exist."""
+from rectal_nnformer.nnunet.preflight import check_trainer
 
 
 def find_trainer(name: str) -> Any:
@@ -23,6 +21,7 @@ def find_trainer(name: str) -> Any:
     Raises:
         RectalError: There is no trainer of that name.
     """
+    check_trainer(name)
     before = os.environ.get(TRAINERS_VARIABLE)
     os.environ[TRAINERS_VARIABLE] = environment_with_trainers()[TRAINERS_VARIABLE]
     try:
@@ -30,12 +29,8 @@ def find_trainer(name: str) -> Any:
             warnings.filterwarnings("ignore", re.escape(WARNING_OF_TIMM), FutureWarning)
             return recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
-        if NOT_FOUND not in str(error):  # one of the modules that were searched failed on import
-            raise RectalError(f"Looking for the trainer {name}, nnU-Net met an error: {error}") from error
-        raise RectalError(
-            f"There is no trainer called {name} in nnU-Net or in {os.environ[TRAINERS_VARIABLE]}. Check -tr against "
-            "the table in documentation/reference/trainers.md."
-        ) from None
+        # One of the modules that were searched failed on import.
+        raise RectalError(f"Looking for the trainer {name}, nnU-Net met an error: {error}") from error
     finally:
         os.environ.pop(TRAINERS_VARIABLE)
         if before is not None:

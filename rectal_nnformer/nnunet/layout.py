@@ -12,6 +12,7 @@ from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.utils.files import read_json
+from rectal_nnformer.utils.text import nearest, some
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINERS_VARIABLE = "nnUNet_extTrainer"
@@ -88,7 +89,7 @@ class ModelFolder:
         )
         folder = path.expanduser().resolve()
         if not folder.is_dir():
-            raise RectalError(f"there is no folder {path}. {remedy}.")
+            raise RectalError(f"There is no folder {path}. {remedy}.{most_alike(folder)}")
         model = cls.parse(folder)
         if model is None or not model.plans_file.is_file():
             around = next(filter(None, map(cls.parse, folder.parents)), None)
@@ -381,11 +382,13 @@ def find_dataset(variable: str, dataset: int | str) -> Path:
     present = sorted(path for path in folder.glob("Dataset*") if path.is_dir())
     found = [path for path in present if path.name == prefix or (prefix.endswith("_") and path.name.startswith(prefix))]
     if len(found) != 1:
-        listed = ", ".join(path.name for path in (found or present)) or "no dataset"
+        names = [path.name for path in found or present]
+        listed = some(names) or "no dataset"
+        known = [name[len("Dataset") :][:3] for name in names] if str(dataset).isdecimal() else names
         problem = "More than one dataset is" if found else "No dataset is"
         raise RectalError(
             f"{problem} called {dataset} in {variable} ({folder}), which holds {listed}. Check -d and the variable, "
-            f"or {REMEDIES[variable]}."
+            f"or {REMEDIES[variable]}.{nearest(str(dataset), () if found else known)}"
         )
     return found[0]
 
@@ -403,11 +406,11 @@ def find_plans(preprocessed: Path, plans: str) -> Path:
     dataset = PreprocessedDataset(preprocessed)
     path = dataset.plans_file(plans)
     if not path.is_file():
-        present = ", ".join(dataset.plans_names())
+        present = dataset.plans_names()
         raise RectalError(
             f"{path} does not exist. "
-            + (f"Plans of this dataset: {present}. Fix -p, or run" if present else "Run")
-            + " 'rectal_nnformer plan_and_preprocess' first."
+            + (f"Plans of this dataset: {', '.join(present)}. Fix -p, or run" if present else "Run")
+            + f" 'rectal_nnformer plan_and_preprocess' first.{nearest(plans, present)}"
         )
     return path
 
@@ -420,8 +423,15 @@ def check_configuration(plans_file: Path, configuration: str) -> None:
     """
     configurations = read_json(plans_file, ["configurations"], "Plan the dataset again.")["configurations"]
     if configuration not in configurations:
-        present = ", ".join(configurations)
-        raise RectalError(f"{plans_file} has no configuration '{configuration}', but {present}. Fix -c.")
+        raise RectalError(
+            f"{plans_file} has no configuration '{configuration}', but {', '.join(configurations)}. Fix -c."
+            f"{nearest(configuration, configurations)}"
+        )
+
+
+def most_alike(path: Path) -> str:
+    """Return a hint at what lies beside a path that does not exist and has nearly its name, or nothing."""
+    return nearest(path.name, (other.name for other in path.parent.iterdir())) if path.parent.is_dir() else ""
 
 
 def check_folder(folder: Path) -> None:
@@ -431,7 +441,7 @@ def check_folder(folder: Path) -> None:
         RectalError: Names it.
     """
     if not folder.is_dir():
-        raise RectalError(f"there is no folder {folder}. Check its name.")
+        raise RectalError(f"There is no folder {folder}. Check its name.{most_alike(folder)}")
 
 
 def check_weights_file(path: Path) -> None:
@@ -441,7 +451,7 @@ def check_weights_file(path: Path) -> None:
         RectalError: Names it.
     """
     if not path.is_file():
-        raise RectalError(f"There is no weights file {path}.")
+        raise RectalError(f"There is no weights file {path}.{most_alike(path)}")
 
 
 def check_model_folder(folder: Path) -> tuple[str, str, str]:

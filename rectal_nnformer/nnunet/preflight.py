@@ -1,21 +1,170 @@
-"""What keeps a trained model from predicting, said in words before nnU-Net is started."""
+"""Check what a command was given, before anything is imported that takes seconds.
+
+Each function refuses one kind of wrong input with a RectalError that names it, what there is instead, and what to do.
+"""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.layout import find_dataset
+from rectal_nnformer.nnunet.layout import (
+    ALL_CASES,
+    CHECKPOINT_FINAL,
+    TRAINERS_VARIABLE,
+    ModelFolder,
+    PreprocessedDataset,
+    check_configuration,
+    environment_with_trainers,
+    find_dataset,
+    find_plans,
+    folder_variables,
+    most_alike,
+    nnunet_folder,
+    plans_of_model,
+)
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
-from rectal_nnformer.utils.text import some
+from rectal_nnformer.nnunet.source import trainer_names
+from rectal_nnformer.utils.files import read_json_list
+from rectal_nnformer.utils.text import nearest, some
+
+DEVICES = ("cuda", "cpu", "mps")
+UNTRAINED = ("pretrained", "random")
+"""Weights that need no trained fold."""
+
+
+def check_training(dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[int] = ()) -> None:
+    """Refuse what cannot be trained, because something named is not there.
+
+    Args:
+        dataset: Id or name.
+        trainer: Name of a trainer.
+        plans: Name of the plans.
+        configuration: A configuration of the plans.
+        folds: Numbers that must be among the dataset's folds.
+    """
+    preprocessed = find_dataset("nnUNet_preprocessed", dataset)
+    check_configuration(find_plans(preprocessed, plans), configuration)
+    check_trainer(trainer)
+    check_folds(preprocessed, folds)
+    nnunet_folder("nnUNet_results")
+
+
+def check_trainer(name: str) -> None:
+    """Refuse a trainer that nnU-Net will not find. Sources are searched, nothing is imported."""
+    names = trainer_names()
+    if name not in names and "*" not in names:
+        raise RectalError(
+            f"There is no trainer called {name} in nnU-Net or in {environment_with_trainers()[TRAINERS_VARIABLE]}."
+            f"{nearest(name, names)} Check -tr against the table in documentation/reference/trainers.md."
+        )
+
+
+def check_folds(preprocessed: Path, folds: Sequence[int | str]) -> None:
+    """Refuse folds that a preprocessed dataset does not have; "all" always exists."""
+    path = PreprocessedDataset(preprocessed).splits
+    if not path.is_file():  # nnU-Net makes five of its own
+        return
+    number = len(read_json_list(path))
+    if outside := [fold for fold in folds if fold != ALL_CASES and int(fold) >= number]:
+        raise RectalError(
+            f"{preprocessed.name} has the folds 0 to {number - 1}; -f names {', '.join(map(str, outside))}."
+        )
+
+
+def check_model(
+    dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[str], checkpoint: str = CHECKPOINT_FINAL
+) -> None:
+    """Refuse a model that has not been trained, or not on all folds that are asked for.
+
+    Args:
+        dataset: Id or name.
+        trainer: Name of a trainer.
+        plans: Name of the plans.
+        configuration: A configuration of the plans.
+        folds: Numbers, or "all".
+        checkpoint: File name in the folder of a fold.
+    """
+    found = find_dataset("nnUNet_results", dataset)
+    model = ModelFolder(found.parent, found.name, trainer, plans, configuration)
+    if not model.path.is_dir():
+        present = [other.name for other in map(ModelFolder.parse, sorted(found.iterdir())) if other]
+        raise RectalError(
+            f"There is no model {model.path}."
+            + (f" {found.name} has {some(present)}: fix -tr, -p or -c." if present else " Train it first.")
+            + nearest(model.name, present)
+        )
+    trained = [fold.fold for fold in model.folds() if (fold.path / checkpoint).is_file()]
+    if missing := [fold for fold in folds if fold not in trained]:
+        remedy = f"take those that do: -f {' '.join(trained)}" if trained else "train them first"
+        raise RectalError(f"{model.path} has no {checkpoint} of fold {', '.join(missing)}; {remedy}.")
+
+
+def check_analysis(
+    dataset: str,
+    trainer: str,
+    plans: str,
+    configuration: str,
+    folds: Sequence[str],
+    weights: str,
+    output: Path | None,
+) -> None:
+    """Refuse folds or weights whose attention cannot be measured.
+
+    Args:
+        dataset: Id or name.
+        trainer: Name of a trainer.
+        plans: Name of the plans.
+        configuration: A configuration of the plans.
+        folds: Numbers, or "all".
+        weights: "pretrained", "random" or a checkpoint of the folds.
+        output: Where to write; None writes into the trained folds, which must then be there.
+    """
+    preprocessed, _ = plans_of_model(dataset, trainer, plans, configuration)
+    check_trainer(trainer)
+    check_folds(preprocessed, folds)
+    model = ModelFolder.named(preprocessed.name, trainer, plans, configuration)
+    for fold in map(model.fold, folds):
+        if output is None and not fold.path.is_dir():
+            remedy = "Train it first" if weights not in UNTRAINED else f"For {weights} weights name a folder with -o"
+            raise RectalError(f"{fold.path} does not exist: the fold is not trained. {remedy}.")
+        if weights not in UNTRAINED and not (fold.path / f"{weights.removesuffix('.pth')}.pth").is_file():
+            present = [path.name for path in fold.checkpoints()]
+            raise RectalError(
+                f"There is no {weights} in {fold.path}; checkpoints of this fold: {', '.join(present) or 'none'}. "
+                f"'pretrained' and 'random' need none.{nearest(weights, (*present, *UNTRAINED))}"
+            )
+    if output is not None:
+        check_output_folder(output)
+
+
+def named_dataset(dataset: str) -> str:
+    """Return a dataset's name, given so, when it may be new, or as the id of one that nnU-Net's folders hold."""
+    if re.fullmatch(r"Dataset\d{3}_\w+", dataset):
+        return dataset
+    if not dataset.isdecimal():
+        raise RectalError(f"A dataset is called DatasetXXX_Name, XXX being three digits; got {dataset}. Fix -d.")
+    folders = [Path(folder) for folder in folder_variables().values()]
+    names = {path.name for folder in folders for path in folder.glob(f"Dataset{int(dataset):03d}_*")}
+    if len(names) != 1:
+        raise RectalError(
+            f"nnU-Net's folders hold no dataset {dataset}, or more than one of that id. Give -d its whole name, "
+            "DatasetXXX_Name; it may be a new one."
+        )
+    return names.pop()
+
+
+def check_comparison(folders: Sequence[Path]) -> None:
+    """Refuse folders that are not two or more different trained models."""
+    different = dict.fromkeys(folder.expanduser().resolve() for folder in folders)
+    for folder in different:
+        ModelFolder.from_path(folder)
+    if len(different) < 2 or len(different) < len(folders):
+        raise RectalError("A comparison needs two or more different models. Name the model folder of each, once.")
 
 
 def check_input(folder: str) -> None:
-    """Refuse a folder of images that does not exist, is empty, or holds images without the number of a channel.
-
-    Raises:
-        RectalError: Says which.
-    """
+    """Refuse a folder of images that does not exist, is empty, or holds images without the number of a channel."""
     path = Path(folder)
     if not path.is_dir() or not any(path.iterdir()):
         state = "is empty" if path.is_dir() else "is no folder"
@@ -31,38 +180,44 @@ def check_input(folder: str) -> None:
         )
 
 
+def check_file(path: Path) -> None:
+    """Refuse a file that does not exist."""
+    if not path.is_file():
+        raise RectalError(f"There is no file {path}. Check its name.{most_alike(path)}")
+
+
+def check_output_file(path: Path) -> None:
+    """Refuse to write a file where a folder is, or below a file."""
+    if path.is_dir():
+        raise RectalError(f"{path} is a folder. Name a file with -o.")
+    check_output_folder(path.parent)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Refuse a folder that is a file, or below one."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise RectalError(f"{path} is a file, not a folder. Name another place with -o.")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Refuse a folder that holds something already."""
+    check_output_folder(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RectalError(f"{folder} exists and is not an empty folder. Name a new one with -o.")
+
+
 def check_device(device: str) -> None:
-    """Refuse a GPU that is not there.
-
-    Raises:
-        RectalError: Says what to give instead.
-    """
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RectalError("PyTorch sees no GPU on this machine. Predict with -device cpu, which takes longer.")
-
-
-def check_model(dataset: str, model: str, folds: Sequence[str], checkpoint: str) -> None:
-    """Refuse a model that has not been trained, or not on all folds that are to predict.
-
-    Args:
-        dataset: Id or name.
-        model: TRAINER__PLANS__CONFIGURATION, the name of its folder.
-        folds: Numbers, or "all".
-        checkpoint: File name in the folder of a fold.
-
-    Raises:
-        RectalError: Names what is missing and what is there.
-    """
-    folder = find_dataset("nnUNet_results", dataset) / model
-    if not folder.is_dir():
-        present = sorted(path.name for path in folder.parent.glob("*__*__*"))
+    """Refuse a device that does not exist, or a GPU that is not there. Imports PyTorch, so check all else first."""
+    if device not in DEVICES:
         raise RectalError(
-            f"There is no model {folder}. "
-            + (f"{folder.parent.name} has {', '.join(present)}: fix -tr, -p or -c." if present else "Train it first.")
+            f"There is no device {device}, but {', '.join(DEVICES)}.{nearest(device, DEVICES)} Fix -device."
         )
-    trained = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
-    if missing := [fold for fold in folds if fold not in trained]:
-        remedy = f"predict with those that do: -f {' '.join(trained)}" if trained else "train them first"
-        raise RectalError(f"{folder} has no {checkpoint} of fold {', '.join(missing)}; {remedy}.")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RectalError(
+                "PyTorch sees no GPU on this machine. Check the driver and CUDA_VISIBLE_DEVICES, or give -device cpu: "
+                "there a prediction takes longer, and the training of full-size networks takes days."
+            )

@@ -37,8 +37,8 @@ def describe_plans(plans: Plans, width: int | None = WIDTH) -> str:
     if record is None:
         raise RectalError(
             f"The plans {plans.name} of {plans.dataset_name} do not say why they are as they are: this version's "
-            "planner did not make them. Plan again with -b, under another name with -overwrite_plans_name if models "
-            "were trained by them."
+            "planner did not make them. Plan again with --backbone, under another name with -overwrite_plans_name if "
+            "models were trained by them."
         )
     lines = [
         f"{plans.name} of {plans.dataset_name} ({record.num_cases} training cases)",
@@ -57,13 +57,13 @@ def wrapped(line: str, width: int = WIDTH) -> str:
     return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def explain_plans(dataset_id: int, plans_name: str) -> str:
+def explain_plans(dataset: int | str, plans_name: str) -> str:
     """Explain plans that are there, write the explanation beside them, and return it.
 
     Raises:
         RectalError: There is no such dataset or no such plans, or this version's planner did not make them.
     """
-    path = find_plans(find_dataset("nnUNet_preprocessed", dataset_id), plans_name)
+    path = find_plans(find_dataset("nnUNet_preprocessed", dataset), plans_name)
     explanation = describe_plans(Plans.read(path))
     write_text(explanation_file(path), explanation + "\n")
     return explanation

@@ -190,11 +190,13 @@ def _agreed(path: Path, arguments: Mapping[str, Any], what: str, given: Sequence
     stored = _stored(path, arguments, what)
     names = " or ".join(", ".join(group) for group in ARGUMENT_NAMES[what])
     if given is None and stored is None:
-        raise RectalError(f"{path} does not say its {what}: its arguments hold no {names}. Give --{what} X Y Z.")
+        raise RectalError(
+            f"{path} does not say its {what}: its arguments hold no {names}. Give --{what.replace('_', '-')} X Y Z."
+        )
     if given is not None and stored is not None and not all(map(math.isclose, given, stored)):
         raise RectalError(
             f"{path} was trained with the {what} {_listed(stored)} (x, y, z), as its arguments say; {_listed(given)} "
-            f"was given. A network of another geometry is another network: leave --{what} out."
+            f"was given. A network of another geometry is another network: leave --{what.replace('_', '-')} out."
         )
     values = stored if stored is not None else tuple(float(value) for value in given or ())
     if len(values) != 3 or not all(0 < value < math.inf for value in values):
@@ -224,7 +226,7 @@ def _check_multiple(path: Path, backbone: str, patch: Sequence[int]) -> None:
     if any(size % multiple for size in patch):
         raise RectalError(
             f"{path} holds {backbone}, whose published code runs on multiples of {multiple} voxels; the patch size is "
-            f"{_listed(patch)}. Check --patch_size."
+            f"{_listed(patch)}. Check --patch-size."
         )
 
 

@@ -297,7 +297,7 @@ def _required_measurements(dataset: TrainingDataset) -> tuple[Window, dict[str, 
     if window is None or fingerprint is None:
         raise RectalError(
             f"{dataset.name} has no intensity window or tumour fingerprint, or its raw data have changed since. "
-            f"Run 'rectal_nnformer plan -d {dataset.dataset_id} -b ...'."
+            f"Run 'rectal_nnformer plan -d {dataset.dataset_id} --backbone ...'."
         )
     bounds: Window = window["window"]
     return bounds, fingerprint

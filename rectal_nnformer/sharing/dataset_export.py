@@ -165,7 +165,7 @@ def _cases_and_splits(
         return sorted(present), set(), splits
     missing = sorted(set(folds) - set(range(len(splits or []))))
     if missing or not folds:
-        raise RectalError(f"{path} has no fold {', '.join(map(str, missing))}: fix --folds.")
+        raise RectalError(f"{path} has no fold {', '.join(map(str, missing))}: fix -f.")
     assert splits is not None
     kept = [fold if number in folds else {"train": [], "val": []} for number, fold in enumerate(splits)]
     cases = {case for fold in kept for part in fold.values() for case in part}

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
-
-from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import find_dataset, find_plans
 from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.preflight import check_device
 from rectal_nnformer.training.folds import TrainingJob
 from rectal_nnformer.training.trainer import RectalTrainer
 
@@ -26,11 +24,7 @@ def check_can_train(job: TrainingJob, folds: Sequence[int]) -> None:
     if issubclass(trainer, RectalTrainer):
         plans = find_plans(find_dataset("nnUNet_preprocessed", job.dataset), job.plans)
         trainer.check_recipe(Plans.read(plans), job.configuration)
-    if job.device == "cuda" and not torch.cuda.is_available():
-        raise RectalError(
-            "PyTorch sees no GPU on this machine. Check the driver and CUDA_VISIBLE_DEVICES, or train on another "
-            "device, as with -device cpu (full-size networks take days there)."
-        )
+    check_device(job.device)
     to_start = [fold for fold in waiting if not any(job.fold_folder(fold).glob("checkpoint_*.pth"))]
     if to_start and issubclass(trainer, RectalTrainer) and trainer.pretrained:
         find_pretrained(trainer.backbone)

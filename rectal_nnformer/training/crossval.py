@@ -63,7 +63,7 @@ def cross_validate(
     if outside := sorted(set(folds or ()) - set(range(len(splits)))):
         raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; -f names {outside}.")
     if any(gpus) and device != "cuda":
-        raise RectalError(f"-gpus goes with -device cuda, not with -device {device}.")
+        raise RectalError(f"--gpus goes with -device cuda, not with -device {device}.")
     job = TrainingJob(
         dataset=preprocessed.name,
         configuration=configuration,

@@ -113,8 +113,8 @@ class RectalTrainer(nnUNetTrainer):
             dataset_id = int(plans.dataset_name[len("Dataset") :][:3])
             raise RectalError(
                 f"{trainer} needs plans with the backbone '{cls.backbone}', but the plans '{plans.name}' "
-                f"{held}. Run 'rectal_nnformer plan_and_preprocess -d {dataset_id} -b {cls.backbone}' and name its "
-                "plans with -p."
+                f"{held}. Run 'rectal_nnformer plan_and_preprocess -d {dataset_id} --backbone {cls.backbone}' and "
+                "name its plans with -p."
             )
 
     @classmethod

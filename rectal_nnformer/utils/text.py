@@ -1,6 +1,7 @@
 """Small things that messages and pages need."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 MOST_NAMES = 5
 
@@ -19,6 +20,13 @@ def some(names: Sequence[str]) -> str:
     """Return the first few of the names, and how many more there are: 'a, b, c, d, e and 7 more'."""
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return f"{', '.join(names[:MOST_NAMES])}{more}"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return ' Did you mean A or B?', of the names most like one that does not exist, or nothing if none is like it."""
+    by_letters = {other.lower(): other for other in names}
+    found = [by_letters[letters] for letters in get_close_matches(name.lower(), by_letters, n=2, cutoff=0.65)]
+    return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
 def file_size(num_bytes: int) -> str:

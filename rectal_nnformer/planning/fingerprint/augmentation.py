@@ -45,7 +45,7 @@ def planned_augmentation(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     if len(lesions) < MIN_LESIONS:
         raise RectalError(
             f"Augmentation ranges cannot be planned from {len(lesions)} lesions outside suspected masks; "
-            f"{MIN_LESIONS} are needed. Use '-tumor_augmentation published'."
+            f"{MIN_LESIONS} are needed. Use '--tumor-augmentation published'."
         )
     channels = [_channel_ranges(lesions, index, name) for index, name in enumerate(fingerprint["channels"])]
     return {"channels": channels, "num_lesions": len(lesions)}
@@ -89,7 +89,7 @@ def _channel_ranges(lesions: Sequence[Mapping[str, Any]], channel: int, name: st
     if median < MIN_MEDIAN:
         raise RectalError(
             f"Augmentation ranges cannot be planned for channel {name}: the median lesion lies at {median:.2f} of the "
-            "intensity window, where ratios mean nothing. Use '-tumor_augmentation published'."
+            "intensity window, where ratios mean nothing. Use '--tumor-augmentation published'."
         )
     scale, shift = augmentation_ranges(means)
     return {"name": name, "scale": scale, "shift": shift, "median": median}

@@ -1,0 +1,47 @@
+"""A command and its parser, which brings the nearest name where one does not exist."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from rectal_nnformer.utils.text import nearest
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand of `rectal_nnformer`.
+
+    Attributes:
+        name: What users type.
+        help: One line in the list of commands.
+        add_arguments: Adds the options; nothing large may be imported for it. None where all arguments are nnU-Net's:
+            `run` finds them in `arguments.passed`.
+        run: Checks the arguments, then does the work; its docstring is the description in the command's own help.
+        if_interrupted: What is left after Ctrl-C and what to do, where that needs saying.
+    """
+
+    name: str
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None
+    run: Callable[[argparse.Namespace], None]
+    if_interrupted: str = ""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of options that must be written in full."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def refuse(self, arguments: Sequence[str]) -> NoReturn:
+        """End with a message on arguments that are none of this parser's."""
+        known = [option for action in self._actions for option in action.option_strings]
+        hints = [nearest(argument, known) for argument in arguments if argument.startswith("-")]
+        self.error(f"unrecognized arguments: {' '.join(arguments)}.{''.join(hints[:1])}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = list(map(str, action.choices))
+            message = f"there is no {value}, but {', '.join(names)}.{nearest(str(value), names)}"
+            raise argparse.ArgumentError(action, message)

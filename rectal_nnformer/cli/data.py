@@ -1,0 +1,260 @@
+"""Commands that make data and plans: convert, plan, plan_and_preprocess."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from rectal_nnformer.cli.command import Command
+from rectal_nnformer.cli.options import add_processes, dataset_number, plans_name, positive_integer, positive_number
+from rectal_nnformer.nnunet import preflight
+from rectal_nnformer.nnunet.layout import check_folder, find_dataset, find_plans, nnunet_folder
+from rectal_nnformer.nnunet.names import BACKBONES, CUBIC, FULLRES
+
+AUGMENTATIONS = ("published", "planned")
+PLANES = ("axial", "sagittal", "coronal")
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Turn scans and tumour masks into an nnU-Net raw dataset with folds by patient and a contact sheet."""
+    source = arguments.images if arguments.format == "nifti" else arguments.series
+    for folder in filter(None, (source, arguments.masks)):
+        check_folder(folder)
+    if arguments.patients:
+        preflight.check_file(arguments.patients)
+    nnunet_folder("nnUNet_raw")
+    where = source, arguments.masks, arguments.d, arguments.name
+    common = {
+        "patients": arguments.patients,
+        "split_by_case": arguments.split_by_case,
+        "workers": arguments.np,
+    }
+    if arguments.format == "nifti":
+        from rectal_nnformer.dataset_conversion.nifti import convert_nifti
+
+        convert_nifti(*where, prepared=arguments.prepared, **common)
+    else:
+        from rectal_nnformer.dataset_conversion.dicom import convert_dicom
+
+        convert_dicom(*where, planes=arguments.planes, description=arguments.description, **common)
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
+
+    text = "one NIfTI, NRRD or MetaImage file per case and per mask, matched by name"
+    nifti = formats.add_parser("nifti", help=text, description=text)
+    nifti.add_argument("--images", metavar="DIR", type=Path, required=True, help="<case>.nii.gz or <case>_0000.nii.gz")
+    nifti.add_argument(
+        "--masks", metavar="DIR", type=Path, help="<case>.nii.gz, 1 is tumour; without it the cases go to imagesTs"
+    )
+    nifti.add_argument(
+        "--prepared",
+        action="store_true",
+        help="images were scaled to 0 to 800 beforehand, as the method's authors do; nothing normalizes them again",
+    )
+    _add_target(nifti, "default: every case is a patient of its own")
+
+    text = "DICOM series in any nesting of folders, found by SeriesInstanceUID"
+    dicom = formats.add_parser("dicom", help=text, description=text)
+    dicom.add_argument("--series", metavar="DIR", type=Path, required=True, help="folder to look through")
+    dicom.add_argument(
+        "--masks",
+        metavar="DIR",
+        type=Path,
+        help="one NIfTI, NRRD or MetaImage per series, named by series folder or SeriesInstanceUID, 1 is tumour; "
+        "without it the cases go to imagesTs",
+    )
+    dicom.add_argument(
+        "--planes", nargs="+", choices=PLANES, default=["axial"], help="acquisition planes to take (default: axial)"
+    )
+    dicom.add_argument(
+        "--description", metavar="REGEX", help="take only series whose SeriesDescription matches, say 't2.*tra'"
+    )
+    _add_target(dicom, "default: the PatientID in the DICOM headers")
+
+
+def _add_target(parser: argparse.ArgumentParser, default_patients: str) -> None:
+    """Add the options of every format: the dataset to write, and how its folds are made."""
+    parser.add_argument("-d", metavar="ID", type=dataset_number, required=True, help="dataset id, 1 to 999")
+    parser.add_argument("--name", required=True, help="dataset name: Rectal makes DatasetXXX_Rectal")
+    parser.add_argument(
+        "--patients",
+        metavar="CSV",
+        type=Path,
+        help=f"columns case and patient, so that all scans of a patient are in one fold; {default_patients}",
+    )
+    parser.add_argument(
+        "--split-by-case",
+        action="store_true",
+        help="make folds by case, not by patient; the detection rate is then optimistic",
+    )
+    add_processes(parser, default=min(4, os.cpu_count() or 1))
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Plan target spacing, patch, batch and augmentation for SMIT or Swin UNETR, and say why.
+
+    Measures the dataset, writes the plans and their explanation into nnUNet_preprocessed, and prints the explanation.
+    'rectal_nnformer plan_and_preprocess' does the same and then makes the preprocessed data. With -p nothing is
+    planned: plans that are there are explained as they are.
+    """
+    if not arguments.p:
+        _plan_and_explain(arguments, preprocess=False)
+        return
+    datasets = [find_dataset("nnUNet_preprocessed", dataset) for dataset in arguments.d]
+    for dataset in datasets:
+        find_plans(dataset, arguments.p)
+    from rectal_nnformer.planning.explanation import explain_plans
+
+    print(*(explain_plans(dataset.name, arguments.p) for dataset in datasets), sep="\n\n")
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    _add_backbone(what)
+    what.add_argument("-p", metavar="NAME", help="plans to explain, as they are, instead of planning")
+    _add_planning(parser)
+
+
+def plan_and_preprocess(arguments: argparse.Namespace) -> None:
+    """Plan and preprocess raw datasets for SMIT or Swin UNETR.
+
+    Measures the dataset, plans target spacing, patch, batch and augmentation from that, says why as 'rectal_nnformer
+    plan' does, and runs nnU-Net's own preprocessing. Two configurations are planned on the same preprocessed data:
+    3d_fullres, whose patch suits the dataset, and 3d_fullres_cubic, the input size of pretraining.
+    """
+    _plan_and_explain(arguments, preprocess=not arguments.no_pp, num_processes=arguments.np)
+
+
+def _add_plan_and_preprocess(parser: argparse.ArgumentParser) -> None:
+    _add_backbone(parser, required=True)
+    _add_planning(parser)
+    parser.add_argument(
+        "-c",
+        nargs="+",
+        choices=(FULLRES, CUBIC),
+        default=[FULLRES],
+        metavar="CONFIGURATION",
+        help="configurations to preprocess for; both read the same data, so either makes them (default: 3d_fullres)",
+    )
+    parser.add_argument("--no_pp", action="store_true", help="do not preprocess: the same as 'rectal_nnformer plan'")
+    parser.add_argument(
+        "-np", type=positive_integer, metavar="N", help="processes for preprocessing (default: 4, at most one per core)"
+    )
+
+
+def _add_backbone(parser: Any, **options: Any) -> None:
+    """Add the choice of a network to a parser or group."""
+    parser.add_argument(
+        "--backbone",
+        choices=BACKBONES,
+        help="network to plan for; smit_small is a narrow, shallow SMIT for trying things out on a CPU, to which no "
+        "pretrained weights fit",
+        **options,
+    )
+
+
+def _add_planning(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide a plan."""
+    parser.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="dataset ids or names, in nnUNet_raw")
+    parser.add_argument(
+        "-gpu_memory_target",
+        type=positive_number,
+        metavar="GB",
+        help="memory of the GPU that shall train: decides the batch size and limits the patch (default: 24)",
+    )
+    parser.add_argument(
+        "-overwrite_target_spacing",
+        nargs=3,
+        type=positive_number,
+        metavar=("Z", "Y", "X"),
+        help="target spacing in mm instead of the planned one, in nnU-Net's order: through plane first",
+    )
+    parser.add_argument(
+        "-overwrite_plans_name", type=plans_name, metavar="NAME", help="name of the plans instead of the network's"
+    )
+    parser.add_argument(
+        "--tumor-augmentation",
+        choices=AUGMENTATIONS,
+        default="published",
+        help="ranges of the tumour-aware augmentation: as published, or planned from the dataset's lesions "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lesion-wise",
+        action="store_true",
+        help="let the tumour-aware augmentation draw for each lesion instead of once for all tumours in a sample",
+    )
+    parser.add_argument(
+        "--verify_dataset_integrity", action="store_true", help="let nnU-Net check all images and labels first"
+    )
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="measure the dataset again, and preprocess it again where that is asked for",
+    )
+    parser.add_argument(
+        "-npfp",
+        type=positive_integer,
+        metavar="N",
+        help="processes for the fingerprint (default: 8, at most one per core)",
+    )
+
+
+def _plan_and_explain(arguments: argparse.Namespace, **options: Any) -> None:
+    """Plan each dataset; print the plans in words, then the warnings about what they replace."""
+    nnunet_folder("nnUNet_preprocessed")
+    names = [find_dataset("nnUNet_raw", dataset).name for dataset in arguments.d]
+    from rectal_nnformer.planning.api import plan_dataset, verify_integrity
+    from rectal_nnformer.planning.dataset import open_raw_dataset
+    from rectal_nnformer.planning.explanation import describe_plans
+    from rectal_nnformer.planning.outdated import print_warning
+
+    warnings: list[str] = []
+    plans = []
+    for dataset in [open_raw_dataset(name) for name in names]:
+        if arguments.verify_dataset_integrity:
+            verify_integrity(dataset, arguments.npfp)
+        made = plan_dataset(
+            dataset.dataset_id,
+            arguments.backbone,
+            gpu_memory_target=arguments.gpu_memory_target,
+            overwrite_target_spacing=arguments.overwrite_target_spacing,
+            plans_name=arguments.overwrite_plans_name,
+            tumor_augmentation=arguments.tumor_augmentation,
+            lesion_wise=arguments.lesion_wise,
+            num_processes_fingerprint=arguments.npfp,
+            clean=arguments.clean,
+            warn=warnings.append,
+            **options,
+        )
+        plans.append(made)
+    print("", *map(describe_plans, plans), sep="\n")
+    for warning in dict.fromkeys(warnings):
+        print_warning(warning)
+
+
+COMMANDS = (
+    Command(
+        "convert",
+        "convert NIfTI files or DICOM series to nnUNet_raw/DatasetXXX_Name",
+        _add_convert,
+        convert,
+        if_interrupted="No dataset was written.",
+    ),
+    Command(
+        "plan",
+        "plan target spacing, patch, batch and augmentation, and say why",
+        _add_plan,
+        plan,
+        if_interrupted="The same command again finishes the work.",
+    ),
+    Command(
+        "plan_and_preprocess",
+        "plan target spacing, patch, batch and augmentation, and preprocess",
+        _add_plan_and_preprocess,
+        plan_and_preprocess,
+        if_interrupted="The same command again finishes the work.",
+    ),
+)

@@ -1,0 +1,245 @@
+"""Commands that make and use models: train, predict, crossval, weights."""
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from rectal_nnformer.cli.command import Command, Parser
+from rectal_nnformer.cli.options import (
+    add_device,
+    add_model,
+    finite_number,
+    natural_number,
+    positive_integer,
+    positive_number,
+)
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet import preflight
+from rectal_nnformer.nnunet.layout import check_weights_file, nnunet_folder
+from rectal_nnformer.nnunet.names import FULLRES, NETWORKS
+from rectal_nnformer.nnunet.source import add_options
+
+CHECKPOINT = "fold_0/checkpoint_final.pth"
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Run nnUNetv2_train with our trainers: DATASET [CONFIGURATION] FOLD, then its options.
+
+    Without CONFIGURATION it is 3d_fullres. --help lists the options.
+    """
+    passed = _with_configuration(arguments.passed)
+    given = _read("nnUNetv2_train", passed, arguments.parser)
+    if given.fold != "all" and not given.fold.isdecimal():
+        raise RectalError(f"The fold is a number or 'all', not {given.fold}: DATASET CONFIGURATION FOLD.")
+    preflight.check_training(given.dataset_name_or_id, given.tr, given.p, given.configuration)
+    if given.pretrained_weights:
+        check_weights_file(Path(given.pretrained_weights))
+    preflight.check_device(given.device)
+    _run("nnUNetv2_train", passed)
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Run nnUNetv2_predict with our trainers and its own options.
+
+    Without -c it is 3d_fullres. --help lists the options.
+    """
+    given = _read("nnUNetv2_predict", arguments.passed, arguments.parser, optional=["c"])
+    configuration = given.c or FULLRES
+    preflight.check_input(given.i)
+    preflight.check_output_folder(Path(given.o))
+    preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
+    preflight.check_device(given.device)
+    _run("nnUNetv2_predict", arguments.passed if given.c else [*arguments.passed, "-c", configuration])
+
+
+def _with_configuration(passed: Sequence[str]) -> list[str]:
+    """Return DATASET CONFIGURATION FOLD and what follows them, given without CONFIGURATION or with it."""
+    values = list(itertools.takewhile(lambda value: not value.startswith("-"), passed))
+    return [values[0], FULLRES, *passed[1:]] if len(values) == 2 else list(passed)
+
+
+def _read(command: str, passed: Sequence[str], ours: Parser, optional: Sequence[str] = ()) -> argparse.Namespace:
+    """Return arguments as one of nnU-Net's commands will read them, or end with its help or a message."""
+    parser = Parser(prog=ours.prog, description=ours.description, allow_abbrev=True)
+    add_options(parser, command, optional)
+    given, rest = parser.parse_known_args(passed)
+    if rest:
+        parser.refuse(rest)
+    return given
+
+
+def _run(command: str, passed: Sequence[str]) -> None:
+    from rectal_nnformer.nnunet.commands import run_command
+
+    raise SystemExit(run_command(command, passed))
+
+
+def crossval(arguments: argparse.Namespace) -> None:
+    """Train and validate the folds of a cross-validation through nnUNetv2_train and summarize the lesion detection.
+
+    Finished folds are not repeated and interrupted ones continue, so the same command can simply be run again. What
+    each fold prints goes to crossval_log.txt in its folder. At the end report.html is written into the folder of the
+    model.
+    """
+    preflight.check_training(arguments.d, arguments.tr, arguments.p, arguments.c, arguments.f or ())
+    preflight.check_device(arguments.device)
+    from rectal_nnformer.evaluation.summary import detection_line
+    from rectal_nnformer.reporting.report import try_report
+    from rectal_nnformer.training.crossval import cross_validate
+
+    model_folder, summary = cross_validate(
+        arguments.d,
+        trainer=arguments.tr,
+        plans=arguments.p,
+        configuration=arguments.c,
+        folds=arguments.f,
+        device=arguments.device,
+        gpus=arguments.gpus,
+        save_probabilities=arguments.npz,
+    )
+    print(f"{detection_line(summary.pooled)}\nThe summary is {model_folder / 'crossval_summary.md'}")
+    print(try_report(model_folder))
+
+
+def _add_crossval(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument(
+        "-f", metavar="FOLD", type=natural_number, nargs="+", help="folds to train (default: all of the splits)"
+    )
+    add_device(parser)
+    parser.add_argument(
+        "--gpus",
+        metavar="GPU",
+        nargs="+",
+        default=[None],
+        help="GPU numbers; folds are trained side by side, one on each GPU",
+    )
+    parser.add_argument("--npz", action="store_true", help="save the validation probabilities, as nnUNetv2_train --npz")
+
+
+def weights(arguments: argparse.Namespace) -> None:
+    """List the pretrained files that each backbone expects, check one without training, or import a fine-tuned one."""
+    # A missing file is named at once; what follows takes seconds to import.
+    if arguments.action == "verify":
+        check_weights_file(arguments.file)
+        _verify(arguments.file, arguments.backbone)
+    elif arguments.action == "import":
+        check_weights_file(arguments.checkpoint)
+        if arguments.o:
+            preflight.check_new_folder(arguments.o)
+        _import(arguments, preflight.named_dataset(arguments.d) if arguments.d else "Dataset000_Imported")
+    else:
+        _list()
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add one subcommand per action; none means list."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    text = "list the expected files, where they are looked for, and what was found, with their MD5 checked"
+    actions.add_parser("list", help=text + " (default)", description=text)
+    text = "load a file into a fresh network and print what was loaded, missing and ignored"
+    verify = actions.add_parser("verify", help=text, description=text)
+    verify.add_argument("file", metavar="FILE", type=Path)
+    verify.add_argument(
+        "--backbone",
+        choices=NETWORKS,
+        help="network to load it into (default: the one the file's name belongs to)",
+    )
+    text = "turn a checkpoint of a whole network into a model folder with which nnU-Net predicts prepared volumes"
+    _add_import(actions.add_parser("import", help=text, description=text))
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("-o", metavar="DIR", type=Path, help="model folder to write")
+    target.add_argument(
+        "-d", metavar="DATASET", help="write it into nnUNet_results, for this dataset: a name DatasetXXX_Name or an id"
+    )
+    stored = "needed only where the checkpoint's arguments do not hold it; another than theirs is refused"
+    parser.add_argument(
+        "--patch-size", nargs=3, type=positive_integer, metavar=("X", "Y", "Z"), help=f"patch size in voxels; {stored}"
+    )
+    parser.add_argument(
+        "--spacing",
+        nargs=3,
+        type=positive_number,
+        metavar=("X", "Y", "Z"),
+        help=f"spacing of prepared volumes in mm; {stored}",
+    )
+    parser.add_argument(
+        "--window",
+        nargs=2,
+        type=finite_number,
+        metavar=("LOW", "HIGH"),
+        help="intensities of prepared volumes (default: 0 800)",
+    )
+
+
+def _list() -> None:
+    from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, WEIGHTS_VARIABLE, weights_folder
+
+    folder = weights_folder()
+    if folder is None:
+        print(f"{WEIGHTS_VARIABLE} is not set; set it to the folder that holds your downloads")
+    else:
+        print(f"{WEIGHTS_VARIABLE} is {folder}" + ("" if folder.is_dir() else ", WARNING: there is no such folder"))
+    for file in PRETRAINED_FILES:
+        print(f"{file.backbone:14s} {file.name:22s} {file.status(folder)}")
+        print(f"{'':14s} {file.origin}; released by {file.publisher}; MD5 {file.md5 or 'not known'}")
+    print("Terms of use are the publishers': read them there, this package does not know them.")
+
+
+def _verify(path: Path, backbone: str | None) -> None:
+    from rectal_nnformer.networks import load_pretrained
+    from rectal_nnformer.networks.adapter import BACKBONES
+    from rectal_nnformer.networks.checkpoint_file import read_checkpoint
+    from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES
+
+    read_checkpoint(path)  # first what it is, whatever it is called
+    backbone = backbone or next((file.backbone for file in PRETRAINED_FILES if file.name == path.name), None)
+    if backbone is None:
+        raise RectalError(f"No backbone is known for a file called {path.name}. Name one with --backbone.")
+    print(load_pretrained(BACKBONES[backbone](1, 2), path))
+    print(f"The file fits {backbone}.")
+
+
+def _import(arguments: argparse.Namespace, dataset_name: str) -> None:
+    from rectal_nnformer.planning.from_checkpoint import read_model, write_model
+
+    # First what the file is: without one, no dataset matters.
+    model = read_model(
+        arguments.checkpoint,
+        patch_size=arguments.patch_size,
+        spacing=arguments.spacing,
+        window=arguments.window,
+    )
+    results = nnunet_folder("nnUNet_results") if arguments.d else None
+    folder = results / dataset_name / model.folder_name if results else arguments.o
+    write_model(model, folder, dataset_name)
+    print(model.report)
+    print(f"Model folder: {folder}")
+    options = f"-d {dataset_name} -tr {model.trainer} -p {model.plans.name} -c 3d_fullres -f 0"
+    command = f"nnUNetv2_predict {options}" if results else f"nnUNetv2_predict_from_modelfolder -m {folder} -f 0"
+    print(f"Predict prepared volumes with: {command} -i INPUT -o OUTPUT")
+    print("Start a training from it with: nnUNetv2_train ... -pretrained_weights " + str(folder / CHECKPOINT))
+
+
+COMMANDS = (
+    Command("train", "nnUNetv2_train with our trainers", None, train),
+    Command("predict", "nnUNetv2_predict with our trainers", None, predict),
+    Command(
+        "crossval",
+        "train, validate and summarize the folds of a cross-validation, with a report",
+        _add_crossval,
+        crossval,
+        if_interrupted="Finished folds are kept: the same command goes on from there.",
+    ),
+    Command(
+        "weights",
+        "list the pretrained files that are expected and found, verify one, or import a fine-tuned one",
+        _add_weights,
+        weights,
+    ),
+)

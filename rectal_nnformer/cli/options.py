@@ -1,0 +1,104 @@
+"""Options that several commands share, and types that refuse an impossible value where it is read."""
+
+import argparse
+import math
+import re
+
+from rectal_nnformer.nnunet.names import FULLRES
+
+
+def positive_number(text: str) -> float:
+    """Return a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+    return value
+
+
+def finite_number(text: str) -> float:
+    """Return a number that is neither infinite nor nan."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number, not {text}")
+    return value
+
+
+def positive_integer(text: str) -> int:
+    """Return a whole number from 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text}")
+    return int(text)
+
+
+def natural_number(text: str) -> int:
+    """Return a whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {text}")
+    return int(text)
+
+
+def fold(text: str) -> str:
+    """Return the number of a fold, or "all"."""
+    return text if text == "all" else str(natural_number(text))
+
+
+def plans_name(text: str) -> str:
+    """Return a name that can be that of a file, and part of nnU-Net's TRAINER__PLANS__CONFIGURATION."""
+    if not re.fullmatch(r"\w[\w.-]*", text) or "__" in text:
+        raise argparse.ArgumentTypeError(f"must be of letters, digits, '.', '-' and single '_', not {text}")
+    return text
+
+
+def dataset_number(text: str) -> int:
+    """Return a whole number that can be a dataset's."""
+    if not text.isdecimal() or not 1 <= int(text) <= 999:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 999, not {text}")
+    return int(text)
+
+
+def add_model(parser: argparse.ArgumentParser, variable: str = "nnUNet_preprocessed") -> None:
+    """Add the options that name a model: dataset, trainer, plans and configuration.
+
+    Args:
+        parser: Of a command.
+        variable: Which of nnU-Net's folders the dataset is looked for in.
+    """
+    add_dataset(parser, variable)
+    parser.add_argument("-tr", metavar="TRAINER", required=True, help="trainer, such as nnUNetTrainerSMIT_ACT")
+    parser.add_argument("-p", metavar="PLANS", required=True, help="plans, such as nnUNetRectalSMITPlans")
+    parser.add_argument("-c", metavar="CONFIGURATION", default=FULLRES, help="default: %(default)s")
+
+
+def add_dataset(parser: argparse.ArgumentParser, variable: str) -> None:
+    """Add the option that names a dataset in one of nnU-Net's folders."""
+    parser.add_argument("-d", metavar="DATASET", required=True, help=f"dataset id or name, in {variable}")
+
+
+def add_device(parser: argparse.ArgumentParser, default: str = "cuda") -> None:
+    """Add the option that names the device."""
+    parser.add_argument(
+        "-device", choices=("cuda", "cpu", "mps"), default=default, help="device to compute on (default: %(default)s)"
+    )
+
+
+def add_processes(parser: argparse.ArgumentParser, default: int) -> None:
+    """Add the option that limits the worker processes."""
+    parser.add_argument(
+        "-np", metavar="N", type=positive_integer, default=default, help="processes at most (default: %(default)s)"
+    )
+
+
+def add_pseudonymize(parser: argparse.ArgumentParser) -> None:
+    """Add the option that hides the names of cases."""
+    parser.add_argument(
+        "--pseudonymize",
+        action="store_true",
+        help="give cases the same random names everywhere; the key stays here, as pseudonyms.csv in the preprocessed "
+        "dataset",
+    )

@@ -1,0 +1,81 @@
+"""Commands to begin with: demo, env."""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from rectal_nnformer.cli.command import Command
+from rectal_nnformer.cli.options import add_device, natural_number
+from rectal_nnformer.nnunet import preflight
+from rectal_nnformer.nnunet.layout import check_folder, folder_variables, trainers_folder
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    """Go the whole way once, without any download: cohort, conversion, plan, five folds, detection.
+
+    Everything is written to one folder, and no variable need be set. It takes less than 20 minutes on two cores.
+    """
+    preflight.check_new_folder(arguments.o)
+    if arguments.dicom:
+        check_folder(arguments.dicom)
+    if arguments.rectum:
+        preflight.check_file(arguments.rectum)
+    from rectal_nnformer.demo.run import Demo, run_demo
+
+    run_demo(
+        Demo(
+            output=arguments.o.expanduser().resolve(),
+            dicom=arguments.dicom,
+            rectum=arguments.rectum,
+            device=arguments.device,
+            seed=arguments.seed,
+        )
+    )
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", metavar="DIR", type=Path, required=True, help="new or empty folder for everything")
+    parser.add_argument(
+        "--dicom",
+        metavar="DIR",
+        type=Path,
+        help="implant the tumours into these DICOM series instead of synthetic scans",
+    )
+    parser.add_argument(
+        "--rectum",
+        metavar="FILE",
+        type=Path,
+        help="JSON outline of the rectum in these series; its format is in documentation/concepts/demo-cohort.md",
+    )
+    add_device(parser, default="cpu")
+    parser.add_argument(
+        "--seed", metavar="N", type=natural_number, default=0, help="seed of the cohort (default: %(default)s)"
+    )
+
+
+def env(arguments: argparse.Namespace) -> None:
+    """Print the shell lines that set nnU-Net's variables: eval "$(rectal_nnformer env)"."""
+    variables = {**folder_variables(arguments.base), "nnUNet_extTrainer": str(trainers_folder())}
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+def _add_env(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base",
+        metavar="DIR",
+        help="also set nnUNet_raw, nnUNet_preprocessed and nnUNet_results to the folders of these names in DIR; "
+        "without it they are printed as they are set now",
+    )
+
+
+COMMANDS = (
+    Command(
+        "demo",
+        "go the whole way once on a generated cohort, in less than 20 minutes",
+        _add_demo,
+        demo,
+        if_interrupted="Name a new folder with -o to start again.",
+    ),
+    Command("env", "print the export lines for nnU-Net's environment variables", _add_env, env),
+)
