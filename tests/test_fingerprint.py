@@ -126,7 +126,7 @@ def test_a_clean_cohort_is_described_and_nobody_accused(extract, arrays):
 
 def test_intensities_are_in_units_of_the_window_the_plans_hold(extract, arrays):
     dataset, fingerprint = extract(arrays)
-    ((low, high),) = load_intensity_window(dataset)["window"]
+    ((low, high),) = load_intensity_window(dataset)
     assert fingerprint["intensity_window"] == [[low, high]]
     image, mask = arrays["case1"]
     cropped = image[:, :, BORDER:]

@@ -96,13 +96,14 @@ class Plans:
         Raises:
             RectalError: It is not that of plans; names the first value that cannot be.
         """
+        key, configurations = "", {}
         try:
             name, dataset_name = content["plans_name"], content["dataset_name"]
-            names = list(content["configurations"])
-            configurations = {key: _configuration(content["configurations"], key) for key in names}
+            for key in content["configurations"]:
+                configurations[key] = _configuration(content["configurations"], key)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
+            place = ".".join(map(str, (key, *first["loc"])))
             problem = f"{first['msg']}: {place}" if first["type"] == "missing" else f"{place} is {first['input']!r}"
             raise RectalError(f"{source} cannot be read as plans ({problem}). {REMEDY}") from error
         except (AttributeError, KeyError, TypeError, RecursionError) as error:

@@ -8,7 +8,6 @@ The window of a prepared channel, which is not normalized, is known: [0, 800].
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
@@ -18,6 +17,7 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
     ZScoreNormalization,
 )
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import Box
@@ -32,14 +32,18 @@ Window = list[list[float]]
 """One [low, high] per channel, in units of the normalized image."""
 
 
-def load_intensity_window(dataset: TrainingDataset) -> dict[str, Any] | None:
-    """Return the content of the dataset's window file; None where it is missing, unreadable or outdated."""
+def load_intensity_window(dataset: TrainingDataset) -> Window | None:
+    """Return the window of a dataset; None where its file is missing, unreadable or outdated."""
     content = read_json_if_whole(dataset.preprocessed.path / FILE_NAME) or {}
-    return content if content.get("raw_signature") == dataset.signature() else None
+    try:
+        window = TypeAdapter(Window).validate_python(content.get("window"))
+    except ValidationError:
+        return None
+    return window if content.get("raw_signature") == dataset.signature() else None
 
 
-def write_intensity_window(dataset: TrainingDataset, measured: dict[str, Window], signature: str) -> dict[str, Any]:
-    """Write the window file into the preprocessed dataset and return its content.
+def write_intensity_window(dataset: TrainingDataset, measured: dict[str, Window], signature: str) -> Window:
+    """Write the window file into the preprocessed dataset and return the window.
 
     Keys: `window`, one [low, high] per channel; `percentiles`; `cases`, the same per case; `raw_signature`.
 
@@ -50,15 +54,16 @@ def write_intensity_window(dataset: TrainingDataset, measured: dict[str, Window]
     """
     prepared = dataset.prepared_channels
     medians = np.median(list(measured.values()), axis=0).tolist()
+    window = with_known_windows(medians, prepared)
     content = {
-        "window": with_known_windows(medians, prepared),
+        "window": window,
         "percentiles": PERCENTILES,
         "normalization": [normalization_scheme(known).__name__ for known in prepared],
         "cases": measured,
         "raw_signature": signature,
     }
     write_json(dataset.preprocessed.path / FILE_NAME, content)
-    return content
+    return window
 
 
 @dataclass(frozen=True)

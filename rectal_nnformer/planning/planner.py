@@ -299,8 +299,7 @@ def _required_measurements(dataset: TrainingDataset) -> tuple[Window, dict[str, 
             f"{dataset.name} has no intensity window or tumour fingerprint, or its raw data have changed since. "
             f"Run 'rectal_nnformer plan -d {dataset.dataset_id} --backbone ...'."
         )
-    bounds: Window = window["window"]
-    return bounds, fingerprint
+    return window, fingerprint
 
 
 def _checked_spacing(spacing: Sequence[float] | None) -> list[float] | None:

@@ -47,7 +47,7 @@ def extract_tumor_fingerprint(dataset: TrainingDataset, num_processes: int) -> d
     ]
     measured = map_with_progress(measure_case, jobs, num_processes, "Measuring tumours and intensities")
     percentiles = {name: window for name, (window, _) in zip(dataset.cases, measured, strict=True)}
-    window = write_intensity_window(dataset, percentiles, signature)["window"]
+    window = write_intensity_window(dataset, percentiles, signature)
     cases = {name: _in_window_units(record, window) for name, (_, record) in zip(dataset.cases, measured, strict=True)}
     outliers = find_outliers(cases)
     clusters = _assign_clusters(cases, {outlier["case"] for outlier in outliers})
