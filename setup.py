@@ -19,7 +19,7 @@ setup(
     python_requires=">=3.10",
     # rectal_nnformer/trainers and rectal_nnformer/dataset_conversion are links to the folders at the top.
     packages=find_packages(include=["rectal_nnformer", "rectal_nnformer.*"]),
-    package_data={"rectal_nnformer": ["py.typed", "**/*.pyi", "reporting/report/assets/*"]},
+    package_data={"rectal_nnformer": ["py.typed", "**/*.pyi", "reporting/assets/*", "reporting/templates/*"]},
     install_requires=[
         "acvl-utils>=0.2.3,<0.3",
         "batchgenerators>=0.25.1",

@@ -3,7 +3,7 @@ from .augmentation import TumorIntensityTransform
 from .evaluation import detect_lesions
 from .networks import SMIT, SwinUNETR, load_pretrained
 from .planning import plan_dataset
-from .reporting.report import write_report
+from .reporting import write_report
 
 __version__: str
 

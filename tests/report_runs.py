@@ -185,7 +185,18 @@ def attention(adi, factor=1.3):
         }
         for stage in range(4)
     ]
-    return {"backbone": "smit", "weights": "checkpoint_final.pth", "blocks": [], "stages": stages, "cases": []}
+    return {
+        "backbone": "smit",
+        "patch_size": [128, 128, 64],
+        "window_reverse": "published",
+        "mask_padding": False,
+        "weights": "checkpoint_final.pth",
+        "configuration": "3d_fullres",
+        "blocks": [],
+        "stages": stages,
+        "cases": [],
+        "settings": {"num_cases": 2},
+    }
 
 
 def reuse(first, decay=0.06):
@@ -208,8 +219,14 @@ def reuse(first, decay=0.06):
     return {
         "first": "checkpoint_final.pth",
         "second": "model_smit_ct10k.pth",
+        "backbone": "smit",
+        "second_backbone": "smit",
         "blocks": BLOCKS,
+        "stages": [int(name.split()[1]) for name in BLOCKS],
         "num_crops": 34,
+        "num_cases": 34,
         "debiased": debiased,
         "biased": debiased,
+        "note": "",
+        "settings": {},
     }

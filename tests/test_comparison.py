@@ -18,8 +18,9 @@ from scipy.stats import binomtest, bootstrap
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.statistics import agreements, holm, mcnemar_exact, paired_difference
-from rectal_nnformer.reporting.comparison import compare_runs, write_comparison
-from rectal_nnformer.reporting.comparison.picture import comparison_figure
+from rectal_nnformer.reporting.comparison import compare_models
+from rectal_nnformer.reporting.comparison_figure import comparison_figure
+from rectal_nnformer.reporting.writing import write_comparison
 
 counts = st.integers(0, 60)
 
@@ -144,13 +145,13 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def comparison(runs):
-    return compare_runs(runs)
+    return compare_models(runs)
 
 
 def test_runs_are_compared_on_the_cases_that_they_share(comparison):
     assert (comparison.num_shared_cases, comparison.num_shared_patients) == (4, 4)
-    assert [run.num_left_out for run in comparison.runs] == [1, 0, 0]
-    detected = [(run.detection.n_detected, run.detection.n_reference) for run in comparison.runs]
+    assert [run.num_left_out for run in comparison.models] == [1, 0, 0]
+    detected = [(run.detection.n_detected, run.detection.n_reference) for run in comparison.models]
     assert detected == [(4, 5), (3, 5), (3, 5)]
 
 
@@ -166,7 +167,7 @@ def test_lesions_are_paired_one_by_one(comparison):
 
 
 def test_encoders_stand_beside_each_other(comparison):
-    act, base, scratch = comparison.runs
+    act, base, scratch = comparison.models
     assert act.stages[0].means["adi"] == pytest.approx(0.025) and base.stages[0].means["adi"] == pytest.approx(0.2)
     assert base.reuse.mean_diagonal > act.reuse.mean_diagonal
     assert [point.fold for point in base.fold_points] == [0, 1]
@@ -220,7 +221,7 @@ def test_the_page_says_at_the_p_values_that_holms_are_for_several_pairs(runs, co
     detection, differences = (page.split(f"## {title}")[1].split("##")[0] for title in ("Detection", "Differences"))
     assert "3 pairs are tested: read *p, Holm*" in detection
     assert "not adjusted for the 3 pairs" in differences
-    page = write_comparison(compare_runs(runs[:2]), tmp_path)[0].read_text(encoding="utf-8")
+    page = write_comparison(compare_models(runs[:2]), tmp_path)[0].read_text(encoding="utf-8")
     assert "pairs are tested" not in page and "for the 1 pair" not in page
 
 
@@ -232,7 +233,7 @@ def test_p_values_of_four_runs_are_adjusted_for_six_pairs_by_hand(tmp_path):
         write_run(tmp_path, {n: ([SMALL], [SMALL] if i < number else []) for i, n in enumerate(names)}, trainer=trainer)
         for trainer, number in found.items()
     ]
-    tests = {(pair.first, pair.second): pair.detection for pair in compare_runs(models).pairs}
+    tests = {(pair.first, pair.second): pair.detection for pair in compare_models(models).pairs}
     # 2 / 2^9 against B and C, 2 / 2^6 against D, 2 / 2^3 of D against B and C, and 1 where none differ.
     assert [tests["A", other].p for other in "BCD"] == pytest.approx([1 / 256, 1 / 256, 1 / 32])
     assert [tests[pair].p for pair in (("B", "C"), ("B", "D"), ("C", "D"))] == pytest.approx([1, 0.25, 0.25])
@@ -243,7 +244,7 @@ def test_p_values_of_four_runs_are_adjusted_for_six_pairs_by_hand(tmp_path):
 
 def test_runs_without_any_analysis_are_compared_all_the_same(tmp_path):
     models = [write_run(tmp_path, trainer=f"nnUNetTrainer{name}", analysed=False) for name in ("A", "B")]
-    comparison = compare_runs(models)
+    comparison = compare_models(models)
     paths = write_comparison(comparison, tmp_path / "out")
     assert all(path.is_file() for path in paths)
     assert [title.split(",")[0].split("\n")[0] for title in panel_titles(comparison)] == [
@@ -254,9 +255,9 @@ def test_runs_without_any_analysis_are_compared_all_the_same(tmp_path):
 
 def test_means_of_some_folds_only_are_called_so(tmp_path):
     models = [write_run(tmp_path, trainer=f"nnUNetTrainer{name}") for name in ("A", "B")]
-    pages = [write_comparison(compare_runs(models), tmp_path)[0].read_text(encoding="utf-8")]
+    pages = [write_comparison(compare_models(models), tmp_path)[0].read_text(encoding="utf-8")]
     (models[1] / "fold_1/validation/attention_dilution.json").unlink()
-    pages.append(write_comparison(compare_runs(models), tmp_path)[0].read_text(encoding="utf-8"))
+    pages.append(write_comparison(compare_models(models), tmp_path)[0].read_text(encoding="utf-8"))
     assert [page.count("Not of all folds: B without fold 1.") for page in pages] == [0, 1]
 
 
@@ -276,13 +277,13 @@ def test_attention_alone_has_one_panel_more(tmp_path):
     models = [write_run(tmp_path, trainer=name) for name in ("A", "B")]
     for path in tmp_path.rglob("feature_reuse.json"):
         path.unlink()
-    titles = panel_titles(compare_runs(models))
+    titles = panel_titles(compare_models(models))
     assert len(titles) == 3 and titles[1].startswith("Attention dilution index")
 
 
 def test_dollars_in_names_of_runs_are_no_formulas(tmp_path):
     models = [write_run(tmp_path, trainer=f"{name}$\\frac$") for name in ("A", "B")]
-    page, *_, picture = write_comparison(compare_runs(models), tmp_path / "out")
+    page, *_, picture = write_comparison(compare_models(models), tmp_path / "out")
     assert picture.is_file() and "A\\$\\\\frac\\$" in page.read_text(encoding="utf-8")
 
 
@@ -297,7 +298,7 @@ def test_hostile_names_are_text_in_the_page(tmp_path):
         for trainer, predicted in (("A", [NEAR]), ("B", []))
     ]
     shutil.rmtree(models[1] / "fold_1")
-    page = write_comparison(compare_runs(models), tmp_path)[0].read_text(encoding="utf-8")
+    page = write_comparison(compare_models(models), tmp_path)[0].read_text(encoding="utf-8")
     assert "alert(1)" in page and "<" not in page.replace("< 0.001", "") and "\u202e" not in page
     rows = [line for line in page.splitlines() if line.startswith("| ") and "alert" in line]
     assert [len(re.split(r"(?<!\\)\|", row)) for row in rows] == [7]
@@ -307,21 +308,21 @@ def test_hostile_names_are_text_in_the_page(tmp_path):
 
 def test_names_say_as_much_as_tells_runs_apart(tmp_path):
     models = [write_run(tmp_path, configuration=name) for name in ("3d_fullres", "3d_fullres_cubic")]
-    names = [run.name for run in compare_runs(models).runs]
+    names = [run.name for run in compare_models(models).models]
     assert names == ["SMIT_ACT, 3d_fullres", "SMIT_ACT, 3d_fullres_cubic"]
 
 
 def test_runs_of_one_name_in_two_places_are_numbered(tmp_path):
     models = [write_run(tmp_path / place) for place in ("here", "there")]
-    comparison = compare_runs(models)
-    assert [run.name for run in comparison.runs] == ["SMIT_ACT (1)", "SMIT_ACT (2)"]
+    comparison = compare_models(models)
+    assert [run.name for run in comparison.models] == ["SMIT_ACT (1)", "SMIT_ACT (2)"]
     assert str(tmp_path / "there") in write_comparison(comparison, tmp_path)[0].read_text(encoding="utf-8")
 
 
 def test_folds_that_differ_are_pointed_out(tmp_path):
     models = [write_run(tmp_path, trainer="A")]
     models.append(write_run(tmp_path, dict(reversed(CASES.items())), trainer="B"))
-    comparison = compare_runs(models)
+    comparison = compare_models(models)
     assert comparison.num_cases_in_other_folds == 4
     assert "**The folds differ**" in write_comparison(comparison, tmp_path)[0].read_text(encoding="utf-8")
 
@@ -340,7 +341,7 @@ def test_other_references_are_refused_by_case(tmp_path, references, message):
     first = write_run(tmp_path / "one", trainer="A")
     second = write_run(tmp_path / "two", {**CASES, "found": (references, [NEAR])}, trainer="B")
     with pytest.raises(RectalError, match=message):
-        compare_runs([first, second])
+        compare_models([first, second])
 
 
 def test_a_lesion_elsewhere_is_not_the_same_lesion(tmp_path):
@@ -348,14 +349,14 @@ def test_a_lesion_elsewhere_is_not_the_same_lesion(tmp_path):
     first = write_run(tmp_path / "one", trainer="A")
     second = write_run(tmp_path / "two", {**CASES, "found": ([moved], [NEAR])}, trainer="B")
     with pytest.raises(RectalError, match=r"lesion 1 at voxel 8\.0, 30\.0, 24\.0 and at voxel 8\.0, 30\.0, 30\.0"):
-        compare_runs([first, second])
+        compare_models([first, second])
 
 
 def test_runs_without_a_shared_case_are_refused_with_their_cases(tmp_path):
     first = write_run(tmp_path / "one", trainer="A")
     second = write_run(tmp_path / "two", {"other_1": ([NEAR], [NEAR]), "other_2": ([NEAR], [])}, trainer="B")
     with pytest.raises(RectalError, match=r"no case was validated in all.*found.*other_1, other_2"):
-        compare_runs([first, second])
+        compare_models([first, second])
 
 
 def test_one_run_or_the_same_twice_is_no_comparison(runs, capsys, tmp_path):

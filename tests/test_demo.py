@@ -119,7 +119,7 @@ def test_steps_run_in_order_and_the_end_tells_what_was_found(tmp_path, monkeypat
     (model / "crossval_summary.md").write_text("")
     monkeypatch.setattr(demo, "_train", lambda _: calls.append("train") or (model, summary))
     monkeypatch.setattr(
-        "rectal_nnformer.reporting.report.try_report", lambda model, output: f"The report of {model} is {output}"
+        "rectal_nnformer.reporting.writing.try_report", lambda model, output: f"The report of {model} is {output}"
     )
     monkeypatch.setattr("rectal_nnformer.evaluation.summary.detection_line", lambda _: "Detected 3 of 4 lesions")
     monkeypatch.setattr(demo, "_check", lambda _: None)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +26,7 @@ from rectal_nnformer.analysis.dilution import (
 )
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, write_dilution
 from rectal_nnformer.analysis.epochs import epochs_between, fixed_crop
+from rectal_nnformer.analysis.records import read_attention
 from rectal_nnformer.analysis.validation import forget_analysis
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import scattered_padding_share
@@ -126,12 +127,12 @@ def test_tumor_queries_are_those_whose_token_holds_tumor():
     assert block.tumor.real_queries == 3 * 3 * 5  # z 4-8 touches the tokens 2-4, y 10-15 the tokens 5-7
     assert 0 < block.tumor.a_rp < 1
     without = measure_dilution(network, [Tile(tile.image, torch.zeros_like(tile.tumor))], CPU)
-    assert block_records(without)[0]["tumor"] is None
+    assert block_records(without)[0].tumor is None
     stage = stage_records(without)[0]
     assert (
-        stage["tumor_adi"] is None
-        and stage["tumor_a_rp"] is None
-        and stage["adi"] == pytest.approx(stage_records(measure_dilution(network, [tile], CPU))[0]["adi"])
+        stage.tumor_adi is None
+        and stage.tumor_a_rp is None
+        and stage.adi == pytest.approx(stage_records(measure_dilution(network, [tile], CPU))[0].adi)
     )
 
 
@@ -147,8 +148,8 @@ def test_tiles_and_cases_are_summed_before_they_are_divided():
         assert block.flow.adi == pytest.approx(adi) == pytest.approx(sums.flow.adi)
         assert block.tokens == sums.tokens == one.tokens + other.tokens
     stage = stage_records(together)[0]
-    assert stage["adi"] == pytest.approx(np.mean([block.flow.adi for block in together[:2]]))
-    assert stage["real_token_fraction"] == pytest.approx(together[0].flow.real_queries / together[0].tokens)
+    assert stage.adi == pytest.approx(np.mean([block.flow.adi for block in together[:2]]))
+    assert stage.real_token_fraction == pytest.approx(together[0].flow.real_queries / together[0].tokens)
 
 
 @given(st.integers(0, 2**31), st.tuples(*[st.integers(1, 9)] * 3), st.sampled_from([0, 2]))
@@ -165,10 +166,10 @@ def test_scattered_share_is_what_the_network_does(seed, size, shift):
 
 def test_only_scattering_networks_have_a_scattered_share():
     tile = padded_tile()
-    assert block_records(measure_dilution(planned(), [tile], CPU))[0]["scattered_padding_share"] > 0
+    assert block_records(measure_dilution(planned(), [tile], CPU))[0].scattered_padding_share > 0
     for network in (planned(window_reverse="inverse"), planned("swin_unetr")):
         records = stage_records(measure_dilution(network, [tile], CPU))
-        assert all(record["scattered_padding_share"] is None for record in records)
+        assert all(record.scattered_padding_share is None for record in records)
 
 
 @pytest.mark.parametrize("shape", [(20, 70, 60), (40, 48, 100), (33, 49, 47)])
@@ -203,7 +204,8 @@ def test_files_hold_blocks_stages_and_cases(cases, tmp_path):
     content = analyze_dilution(planned(), cases, CPU, "random", "3d_fullres")
     write_dilution(content, tmp_path / "out")
     read = json.loads((tmp_path / "out/attention_dilution.json").read_text())
-    assert read == content
+    assert read == json.loads(json.dumps(asdict(content)))
+    assert read_attention(tmp_path / "out") == content
     assert (read["backbone"], read["weights"], read["patch_size"]) == ("smit", "random", [48, 32, 32])
     assert (read["window_reverse"], read["mask_padding"]) == ("published", False)
     assert [len(read[name]) for name in ("blocks", "stages", "cases")] == [4, 2, 2]

@@ -73,12 +73,12 @@ def test_the_padded_cube_dilutes_attention_more_than_the_planned_patch(
     planned, cubic = stages(real_case, backbone, planned_size), stages(real_case, backbone, cube)
     for stage in (*planned, *cubic):
         # Random weights attend nearly uniformly, but for the mask of shifted windows.
-        assert stage["adi"] <= stage["uniform_adi"] + 0.02
-    assert all(a["adi"] <= b["adi"] + 1e-6 for a, b in zip(planned, cubic, strict=True))
-    assert planned[0]["adi"] < cubic[0]["adi"]
-    assert planned[0]["tumor_adi"] is not None
-    assert [stage["real_token_fraction"] for stage in planned] == pytest.approx(real_planned, abs=0.02)
-    assert [stage["real_token_fraction"] for stage in cubic] == pytest.approx(real_cubic, abs=0.02)
+        assert stage.adi <= stage.uniform_adi + 0.02
+    assert all(a.adi <= b.adi + 1e-6 for a, b in zip(planned, cubic, strict=True))
+    assert planned[0].adi < cubic[0].adi
+    assert planned[0].tumor_adi is not None
+    assert [stage.real_token_fraction for stage in planned] == pytest.approx(real_planned, abs=0.02)
+    assert [stage.real_token_fraction for stage in cubic] == pytest.approx(real_cubic, abs=0.02)
     if backbone == "smit":
-        shares = [[stage["scattered_padding_share"] for stage in found] for found in (planned, cubic)]
+        shares = [[stage.scattered_padding_share for stage in found] for found in (planned, cubic)]
         assert all(a < b for a, b in zip(*shares, strict=True))

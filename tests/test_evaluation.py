@@ -31,8 +31,9 @@ from rectal_nnformer.imaging.display import (
     radiological_array,
     slice_with_most,
 )
-from rectal_nnformer.reporting.crossval_summary import evaluated_cases, pick_examples, summarize_crossval
+from rectal_nnformer.reporting.crossval_summary import pick_examples
 from rectal_nnformer.reporting.overlays import Example, draw_examples
+from rectal_nnformer.reporting.writing import write_crossval_summary
 
 SHAPE = (12, 40, 40)
 SPACING = (0.5, 0.5, 3.0)
@@ -323,7 +324,7 @@ def crossval(fold):
 
 
 def summarize(root, folds=(0, 1), **options):
-    return summarize_crossval(root, root / "imagesTr", root / "gt", DATASET, folds=folds, **options)
+    return write_crossval_summary(root, root / "imagesTr", root / "gt", DATASET, folds=folds, **options)
 
 
 def test_crossval_pools_the_folds(crossval):
@@ -436,10 +437,13 @@ def test_crossval_refuses_a_case_in_two_folds(crossval):
 
 
 def test_evaluated_cases_are_those_of_the_fold(crossval):
-    assert evaluated_cases(crossval, 0) == set(CASES)
-    assert evaluated_cases(crossval, 1) == {"perfect", "bridged"}
-    with pytest.raises(RectalError, match="fold 2"):
-        evaluated_cases(crossval, 2)
+    def evaluated(fold):
+        return {case.case for case in read_evaluation(crossval / f"fold_{fold}/validation").cases}
+
+    assert evaluated(0) == set(CASES)
+    assert evaluated(1) == {"perfect", "bridged"}
+    with pytest.raises(RectalError, match="fold_2"):
+        evaluated(2)
 
 
 def case_of_dice(name, dice):

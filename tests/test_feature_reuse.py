@@ -45,9 +45,9 @@ def test_the_headline_is_near_zero_for_unrelated_features_and_the_null_shows_it(
     assert float(linear_cka(x, y)) > 0.99
     assert abs(float(debiased_cka(x, y))) < 0.15
     record = debiased_record(gram(x)[None], gram(y)[None])
-    assert abs(record["null"]["mean"][0]) < 0.02
-    assert record["diagonal"][0] < record["null"]["p95"][0] < 0.15
-    low, high = record["intervals"]["diagonal"][0]
+    assert abs(record.null.mean[0]) < 0.02
+    assert record.diagonal[0] < record.null.p95[0] < 0.15
+    low, high = record.intervals.diagonal[0]
     assert low < 0 < high < 0.2
 
 
@@ -57,7 +57,7 @@ def test_the_headline_finds_what_is_shared():
     half = float(debiased_cka(x, x + noise))
     assert 0.2 < half < 0.7
     record = debiased_record(gram(x)[None], gram(x + noise)[None])
-    assert record["null"]["p95"][0] < record["intervals"]["diagonal"][0][0] < half
+    assert record.null.p95[0] < record.intervals.diagonal[0][0] < half
 
 
 def distinct_mean(function, weights, count):
@@ -98,8 +98,8 @@ def test_fewer_than_four_samples_are_refused():
 def test_draws_of_too_few_different_cases_give_no_interval(samples, known):
     """Four cases leave a single draw, all of them once: an interval would be a point."""
     x, noise = unrelated(samples, 50)
-    intervals = debiased_record(gram(x)[None], gram(x + noise)[None])["intervals"]
-    assert (intervals["drift"] is not None) == (intervals["diagonal"][0] is not None) == known
+    intervals = debiased_record(gram(x)[None], gram(x + noise)[None]).intervals
+    assert (intervals.drift is not None) == (intervals.diagonal[0] is not None) == known
 
 
 def test_null_and_intervals_repeat_themselves():
@@ -112,11 +112,11 @@ def test_null_and_intervals_repeat_themselves():
 def test_what_follows_from_a_matrix():
     matrix = torch.tensor([[0.9, 0.1, 0.2], [0.8, 0.5, 0.3], [0.9, 0.2, 0.4]])
     record = similarity_record(matrix)
-    assert record["diagonal"] == pytest.approx([0.9, 0.5, 0.4])
-    assert record["drift"] == pytest.approx(0.4)
-    assert record["best_match_distance"] == pytest.approx((0 + 1 + 2) / 3)
-    assert similarity_record(matrix[:2])["diagonal"] is None
-    assert similarity_record(torch.full((2, 2), math.nan))["mean_diagonal"] is None
+    assert record.diagonal == pytest.approx([0.9, 0.5, 0.4])
+    assert record.drift == pytest.approx(0.4)
+    assert record.best_match_distance == pytest.approx((0 + 1 + 2) / 3)
+    assert similarity_record(matrix[:2]).diagonal is None
+    assert similarity_record(torch.full((2, 2), math.nan)).mean_diagonal is None
 
 
 # --- features of crops -----------------------------------------------------------------------------------------------
@@ -198,15 +198,15 @@ def cases(tmp_path):
 def test_a_network_is_like_itself_and_less_like_another(cases):
     network, other = planned(), planned(seed=1)
     same = compare_features(Subject("a", network, cases), Subject("a", network, cases), CPU)
-    assert same["debiased"]["diagonal"] == pytest.approx([1.0] * 4)
-    assert same["debiased"]["drift"] == pytest.approx(0, abs=1e-9)
-    assert (same["num_cases"], same["num_crops"], same["stages"]) == (6, 6, [0, 0, 1, 1])
-    assert same["blocks"][2] == "stage 1 block 0"
+    assert same.debiased.diagonal == pytest.approx([1.0] * 4)
+    assert same.debiased.drift == pytest.approx(0, abs=1e-9)
+    assert (same.num_cases, same.num_crops, same.stages) == (6, 6, (0, 0, 1, 1))
+    assert same.blocks[2] == "stage 1 block 0"
     different = compare_features(Subject("a", network, cases), Subject("b", other, cases), CPU)
-    assert different["debiased"]["drift"] > 0.01
-    assert len(different["debiased"]["matrix"]) == len(different["biased"]["matrix"]) == 4
-    assert len(different["debiased"]["intervals"]["diagonal"]) == len(different["debiased"]["null"]["mean"]) == 4
-    chance = np.mean(different["debiased"]["null"]["p95"])
+    assert different.debiased.drift > 0.01
+    assert len(different.debiased.matrix) == len(different.biased.matrix) == 4
+    assert len(different.debiased.intervals.diagonal) == len(different.debiased.null.mean) == 4
+    chance = np.mean(different.debiased.null.p95)
     assert "drift" in reuse_line(different) and f"; by chance up to {chance:.3f}" in reuse_line(different)
     assert compare_features(Subject("a", network, cases), Subject("b", other, cases), CPU) == different
 
@@ -216,20 +216,20 @@ def test_networks_with_other_patches_and_spacings_are_compared_on_the_smaller_ex
     network = planned()
     assert common_extent([(network, cases), (network, padded)]) == (144, 96, 48)
     content = compare_features(Subject("planned", network, cases), Subject("padded", network, padded), CPU)
-    assert 0.5 < content["debiased"]["mean_diagonal"] <= 1
+    assert 0.5 < content.debiased.mean_diagonal <= 1
 
 
 def test_other_backbones_have_a_matrix_and_no_diagonal(cases):
     larger = PreprocessedCases(cases.folder, cases.names, (32, 32, 64), cases.spacing, (1,))
     content = compare_features(Subject("smit", planned(), cases), Subject("swin", planned("swin_unetr"), larger), CPU)
-    assert [len(content["debiased"]["matrix"]), len(content["debiased"]["matrix"][0])] == [4, 8]
-    assert content["debiased"]["diagonal"] is None and content["debiased"]["intervals"] is None
+    assert [len(content.debiased.matrix), len(content.debiased.matrix[0])] == [4, 8]
+    assert content.debiased.diagonal is None and content.debiased.intervals is None
     assert "undefined" in reuse_line(content)
 
 
 def test_with_three_cases_the_headline_is_left_out_and_the_reason_given(cases):
     few = PreprocessedCases(cases.folder, cases.names[:3], cases.patch_size, cases.spacing, (1,))
     content = compare_features(Subject("a", planned(), few), Subject("b", planned(seed=1), few), CPU)
-    assert content["debiased"] is None
-    assert content["biased"]["mean_diagonal"] > 0
-    assert "at least 4 cases" in content["note"] and "at least 4 cases" in reuse_line(content)
+    assert content.debiased is None
+    assert content.biased.mean_diagonal > 0
+    assert "at least 4 cases" in content.note and "at least 4 cases" in reuse_line(content)

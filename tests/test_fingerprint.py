@@ -430,3 +430,14 @@ def test_ranges_of_lesions_at_the_windows_lower_end_are_refused():
     cases = {"case0": {"lesions": [lesion(0.01)] * 9}}
     with pytest.raises(RectalError, match=r"channel T2w: the median lesion lies at 0\.01"):
         planned_augmentation({"outliers": [], "channels": ["T2w"], "cases": cases})
+
+
+def test_cases_with_the_same_reason_share_a_warning():
+    empty, copied = "it holds no tumour", "it is the same as that of case a"
+    found = [("a", empty), ("b", copied), ("c", empty), ("d", empty), ("d", copied)]
+    outliers = [{"case": case, "kind": "any", "reason": reason} for case, reason in found]
+    assert describe_outliers({"outliers": outliers}) == [
+        f"Look at the mask of each of the cases a, c: {empty}.",
+        f"Look at the mask of case b: {copied}.",
+        f"Look at the mask of case d: {empty}; {copied}.",
+    ]

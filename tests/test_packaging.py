@@ -18,8 +18,10 @@ FILES = (
     "dataset_conversion/nifti.py",
     "networks/__init__.pyi",
     "py.typed",
-    "reporting/report/assets/report.css",
-    "reporting/report/assets/report.js",
+    "reporting/assets/report.css",
+    "reporting/assets/report.js",
+    "reporting/templates/report.html",
+    "reporting/templates/compare.md",
 )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import metadata
 from itertools import pairwise
@@ -10,15 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 from report_runs import CASES, DATASET, FAR, NEAR, SMALL, Ball, attention, plans, reuse, write_run
 from scipy import ndimage
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Lesion
-from rectal_nnformer.reporting.analyses import reuse_profile
-from rectal_nnformer.reporting.report import try_report, write_report
-from rectal_nnformer.reporting.report.gallery import (
+from rectal_nnformer.reporting.analyses import reuse_over_folds
+from rectal_nnformer.reporting.charts import Series, profile_chart
+from rectal_nnformer.reporting.gallery import (
     Clip,
     Picture,
     Subject,
@@ -27,9 +29,11 @@ from rectal_nnformer.reporting.report.gallery import (
     spread_evenly,
     subjects_of,
 )
-from rectal_nnformer.reporting.report.markup import Markup, tag
-from rectal_nnformer.reporting.report.page import report_page
-from rectal_nnformer.reporting.runs import read_run
+from rectal_nnformer.reporting.pages import ENVIRONMENT, render
+from rectal_nnformer.reporting.report_page import report_page
+from rectal_nnformer.reporting.results import read_results
+from rectal_nnformer.reporting.tables import Table
+from rectal_nnformer.reporting.writing import try_report, write_report
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
 
@@ -66,21 +70,33 @@ class Outline(HTMLParser):
         return [attributes[attribute] for _, attributes in self.elements if attribute in attributes]
 
 
-# --- markup ----------------------------------------------------------------------------------------------------------
+# --- templates -------------------------------------------------------------------------------------------------------
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs", "Zs", "Cc"], exclude_characters="\u2028\u2029"), min_size=1)
 
 
 @settings(deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")))
-def test_whatever_text_goes_into_an_element_comes_out_of_it_as_text(text):
-    outline = Outline(tag("p", text, title=text))
-    assert outline.elements == [("p", {"title": text})]
-    assert outline.text == text
+@given(ANY_TEXT)
+def test_whatever_text_goes_into_a_table_or_a_chart_comes_out_of_it_as_text(text):
+    macros = ENVIRONMENT.get_template("macros.html").module
+    outline = Outline(str(macros.table(Table((text, text), [(text, text)], text))))
+    assert [name for name, _ in outline.elements].count("td") == 1
+    assert [frame["aria-label"] for frame in outline.all("div")] == [text]
+    assert "".join(outline.text.split()) == 5 * text
+    chart = Outline(str(profile_chart("id", text, text, [text], [Series("name", [1.0])], text)))
+    assert {name for name, _ in chart.elements} == {"svg", "title", "desc", "line", "circle", "text", "polyline"}
+    assert chart.text.count(text) >= 4
 
 
-def test_markup_is_not_escaped_again_and_names_of_damaged_encoding_can_be_written():
-    assert tag("p", tag("b", "1 < 2"), hidden=False, tabindex=0) == '<p tabindex="0"><b>1 &lt; 2</b></p>'
-    assert tag("p", "case_\udcff").encode() == b"<p>case_?</p>"
-    assert isinstance(tag("br"), Markup) and tag("br") == "<br>"
+def test_names_of_damaged_encoding_can_be_written(model):
+    results = read_results(model)
+    damaged = replace(results, folder=replace(results.folder, trainer="trainer_\udcff"))
+    assert "trainer_?" in Outline(report_page(damaged, [], "today").encode("utf-8").decode()).text
+
+
+def test_a_template_that_asks_for_what_it_is_not_given_fails():
+    with pytest.raises(UndefinedError):
+        render("report.html")
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -157,7 +173,9 @@ def test_attention_stands_beside_uniform_attention_and_the_padded_baseline(page)
     text = Outline(page).text
     assert all(words in text for words in ("this model", "uniform attention, same tiles", "padded baseline, uniform"))
     # 0.02 and 0.03 in the two folds, their mean, and the range.
-    assert all(words in text for words in ("00.0200.010", "10.0300.015", "mean0.0250.013", "0.020-0.030"))
+    assert all(
+        words in text for words in ("00.0200.010", "10.0300.015", "mean over the folds0.0250.013", "0.020-0.030")
+    )
     cube = plans()["rectal_nnformer"]["patch_sizes"]["3d_fullres_cubic"]["uniform_adi"]
     assert f"padded baseline, uniform: {', '.join(f'{value:.3f}' for value in cube)}" in text
 
@@ -190,7 +208,14 @@ def test_attention_in_training_is_shown_where_it_was_followed(page, tmp_path):
 def test_feature_reuse_stands_by_fold_and_over_the_folds(page):
     text = Outline(page).text
     # Means of the diagonals 0.69 and 0.64, each with the interval of its drift.
-    assert all(words in text for words in ("00.6900.3100.270 to 0.350", "10.6400.3600.320 to 0.400", "mean0.6650.335"))
+    assert all(
+        words in text
+        for words in (
+            "fold 0340.6900.3100.270 to 0.350",
+            "fold 1340.6400.3600.320 to 0.400",
+            "mean over the folds0.6650.335",
+        )
+    )
 
 
 def test_the_plan_settings_and_versions_are_there_and_no_computer_is_named(page):
@@ -273,12 +298,12 @@ def test_folds_of_too_few_cases_for_feature_reuse_are_left_out_and_say_why(tmp_p
     few = {**reuse(0.9), "debiased": None, "note": "The debiased estimator needs at least 4 cases; there are 2."}
     path = folder / "fold_0/validation/feature_reuse.json"
     path.write_text(json.dumps(few))
-    assert reuse_profile(read_run(folder).reuse).folds.keys() == {1}
+    assert reuse_over_folds(read_results(folder).reuse).folds.keys() == {1}
     assert "CKA along the diagonal, 1 fold" in write_report(folder).read_text(encoding="utf-8")
     single = {**reuse(0.9)["debiased"], "null": None, "intervals": None}
     path.write_text(json.dumps({**few, "debiased": single}))
     (folder / "fold_1/validation/feature_reuse.json").unlink()
-    assert reuse_profile(read_run(folder).reuse).intervals[0] is None
+    assert reuse_over_folds(read_results(folder).reuse).intervals[0] is None
     path.write_text(json.dumps(few))
     assert "needs at least 4 cases; there are 2" in write_report(folder).read_text(encoding="utf-8")
 
@@ -327,7 +352,7 @@ def test_the_command_writes_where_it_is_told(processes, model, tmp_path, capsys)
 
 def test_outlines_enclose_the_masks_of_their_slice(model):
     """Filling the path of an outline gives the area of the mask back."""
-    run = read_run(model)
+    run = read_results(model)
     clips = {(clip.subject.case, clip.subject.kind): clip for clip in draw_clips(run)}
     clip = clips["found", "detected"]
     (picture,) = [picture for picture in clip.pictures if picture.number == clip.largest]
@@ -358,7 +383,7 @@ def polygon_center(path):
 
 
 def test_subjects_are_ordered_by_what_matters(model):
-    subjects = subjects_of(read_run(model))
+    subjects = subjects_of(read_results(model))
     assert [subject.kind for subject in subjects] == ["missed"] * 2 + ["detected"] * 3 + ["false positive"]
     assert subjects[0].component.volume_cm3 > subjects[1].component.volume_cm3
     assert subjects[2].component.iou <= subjects[3].component.iou <= subjects[4].component.iou
@@ -366,7 +391,7 @@ def test_subjects_are_ordered_by_what_matters(model):
 
 def test_a_tumor_longer_than_the_image_is_wide_is_shown_whole(tmp_path):
     long = Ball((36, 32, 10), 35.5)
-    run = read_run(write_run(tmp_path, {"long": ([long], [long]), "other": ([NEAR], [])}))
+    run = read_results(write_run(tmp_path, {"long": ([long], [long]), "other": ([NEAR], [])}))
     (clip,) = [clip for clip in draw_clips(run) if clip.subject.case == "long"]
     assert clip.width_mm == 71 and clip.shape == (71, 71)  # the image is 72 x 64
     (picture,) = [picture for picture in clip.pictures if picture.number == clip.largest]
@@ -378,7 +403,7 @@ def test_a_tumor_longer_than_the_image_is_wide_is_shown_whole(tmp_path):
 def test_lesions_that_were_scored_together_are_told_so(tmp_path):
     across = Ball((37, 32, 9), 21)
     folder = write_run(tmp_path, {"bridged": ([NEAR, FAR], [across]), "other": ([NEAR], [NEAR])})
-    together = {s.component.label: s.together for s in subjects_of(read_run(folder)) if s.case == "bridged"}
+    together = {s.component.label: s.together for s in subjects_of(read_results(folder)) if s.case == "bridged"}
     assert {label: others for label, others in together.items() if others} == {1: (2,), 2: (1,)}
     text = Outline(write_report(folder).read_text(encoding="utf-8")).text
     assert "together with tumour 2 IoU" in text and text.count("together with") == 2
@@ -388,7 +413,7 @@ def test_masks_that_changed_since_the_evaluation_are_not_shown_as_if_they_were_s
     folder = write_run(tmp_path)
     path = f"nnUNet_preprocessed/{DATASET}/gt_segmentations/silent.nii.gz"
     (tmp_path / path).write_bytes((tmp_path / path.replace("silent", "found")).read_bytes())
-    (clip,) = [clip for clip in draw_clips(read_run(folder)) if clip.subject.case == "silent"]
+    (clip,) = [clip for clip in draw_clips(read_results(folder)) if clip.subject.case == "silent"]
     assert not clip.pictures and "changed since" in clip.problem
 
 
@@ -426,7 +451,7 @@ def test_pictures_fit_the_budget_and_the_first_clips_keep_theirs(lengths, budget
 def test_a_page_of_250_cases_stays_under_25_mb(tmp_path):
     """With three tumours a case and more and larger pictures than the page can hold."""
     cases = {f"case_{number:03d}": ([], []) for number in range(250)}
-    run = read_run(write_run(tmp_path, cases, num_folds=5))
+    run = read_results(write_run(tmp_path, cases, num_folds=5))
     clips = [clip_of(f"{number % 250:03d}", 20, 9000, "missed" if number < 80 else "detected") for number in range(750)]
     page = report_page(run, fit_to_budget(clips, 18_000_000), "today")
     assert 15_000_000 < len(page.encode()) < 25_000_000

@@ -6,7 +6,7 @@ import pytest
 from browser import chromium, needs_chromium, set_screen
 from report_runs import CASES, FAR, NEAR, SMALL, write_run
 
-from rectal_nnformer.reporting.report import cards, write_report
+from rectal_nnformer.reporting import report_page, write_report
 
 pytestmark = needs_chromium
 
@@ -52,7 +52,7 @@ def address(tmp_path_factory):
     base = tmp_path_factory.mktemp("browser")
     cases = {**CASES, HOSTILE: ([FAR], None), "nothing": ([], []), "case_10": ([SMALL], [SMALL])}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cards, "OPEN_AT_MOST", 0)
+        patch.setattr(report_page, "OPEN_AT_MOST", 0)
         return write_report(write_run(base, cases)).as_uri()
 
 

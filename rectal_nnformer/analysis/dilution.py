@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rectal_nnformer.analysis.attention import AttentionFlow, WindowSums, flows_of
+from rectal_nnformer.analysis.records import BlockRecord, StageRecord, TumorAttention
 from rectal_nnformer.geometry import scattered_padding_share, token_masks, window_partition_mask
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.recording import num_stages, stream_attention
@@ -202,37 +203,37 @@ def pooled(cases: Iterable[Blocks]) -> Blocks:
     return [reduce(add, blocks) for blocks in zip(*cases, strict=True)]
 
 
-def block_records(blocks: Blocks) -> list[dict[str, Any]]:
-    """Return one JSON record per block; what is undefined is None."""
-    return [
-        {
-            "name": block.name,
-            "stage": block.stage,
+def block_records(blocks: Blocks) -> tuple[BlockRecord, ...]:
+    """Return the record of each block; what is undefined is None."""
+    return tuple(
+        BlockRecord(
+            name=block.name,
+            stage=block.stage,
             **_values(block.flow, (*FLOW_NAMES, "entropy", "padding_entropy")),
-            "tumor": _values(block.tumor, ("adi", "a_rp")) if block.tumor.real_queries else None,
-            "scattered_padding_share": block.scattered_padding_share,
-        }
+            tumor=TumorAttention(**_values(block.tumor, ("adi", "a_rp"))) if block.tumor.real_queries else None,
+            scattered_padding_share=block.scattered_padding_share,
+        )
         for block in blocks
-    ]
+    )
 
 
-def stage_records(blocks: Blocks) -> list[dict[str, Any]]:
-    """Return one JSON record per stage: means over its blocks; what is undefined is None."""
+def stage_records(blocks: Blocks) -> tuple[StageRecord, ...]:
+    """Return the record of each stage: means over its blocks; what is undefined is None."""
     stages = sorted({block.stage for block in blocks})
-    return [_stage_record(stage, [block for block in blocks if block.stage == stage]) for stage in stages]
+    return tuple(_stage_record(stage, [block for block in blocks if block.stage == stage]) for stage in stages)
 
 
-def _stage_record(stage: int, blocks: Blocks) -> dict[str, Any]:
+def _stage_record(stage: int, blocks: Blocks) -> StageRecord:
     records = block_records(blocks)
-    tumor = [record["tumor"] or {} for record in records]
-    return {
-        "stage": stage,
-        **{name: _mean([record[name] for record in records]) for name in FLOW_NAMES},
-        "tumor_adi": _mean([record.get("adi") for record in tumor]),
-        "tumor_a_rp": _mean([record.get("a_rp") for record in tumor]),
-        "scattered_padding_share": _mean([record["scattered_padding_share"] for record in records]),
-        "real_token_fraction": sum(b.flow.real_queries for b in blocks) / sum(b.tokens for b in blocks),
-    }
+    tumor = [record.tumor for record in records if record.tumor is not None]
+    return StageRecord(
+        stage=stage,
+        **{name: _mean([getattr(record, name) for record in records]) for name in FLOW_NAMES},
+        tumor_adi=_mean([attention.adi for attention in tumor]),
+        tumor_a_rp=_mean([attention.a_rp for attention in tumor]),
+        scattered_padding_share=_mean([record.scattered_padding_share for record in records]),
+        real_token_fraction=sum(b.flow.real_queries for b in blocks) / sum(b.tokens for b in blocks),
+    )
 
 
 def _values(flow: AttentionFlow, names: Iterable[str]) -> Mapping[str, float | None]:

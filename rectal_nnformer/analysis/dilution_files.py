@@ -1,6 +1,7 @@
 """Attention dilution over the cases of a fold, as files: attention_dilution.json and .csv."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ from tqdm import tqdm
 
 from rectal_nnformer.analysis.cases import TILE_STEP, PreprocessedCases, sliding_window
 from rectal_nnformer.analysis.dilution import Blocks, block_records, measure_dilution, pooled, stage_records
+from rectal_nnformer.analysis.records import ATTENTION_NAME, AttentionRecord, BlockRecord, CaseAttention, StageRecord
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.utils.files import csv_text, write_json, write_text
+from rectal_nnformer.utils.text import number
 
-NAME = "attention_dilution"
 MEASURES = ("adi", "a_rr", "a_rp", "a_pr", "a_pp", "entropy", "padding_entropy", "uniform_adi", "tumor_adi")
 CSV_COLUMNS = ("case", "stage", "block", *MEASURES, "tumor_a_rp", "scattered_padding_share", "real_token_fraction")
 
 
 def analyze_dilution(
     network: PlannedNetwork, cases: PreprocessedCases, device: torch.device, weights: str, configuration: str
-) -> dict[str, Any]:
+) -> AttentionRecord:
     """Measure the attention dilution of a network on every tile of every case, with progress.
 
     Each tile runs once and through the encoder alone, so this takes less than nnU-Net's validation of the same cases,
@@ -31,9 +33,6 @@ def analyze_dilution(
         device: Where to compute.
         weights: Which weights the network has, for the record.
         configuration: Name of the configuration, for the record.
-
-    Returns:
-        The content of attention_dilution.json.
     """
     network.to(device).eval()
     measured: dict[str, Blocks] = {}
@@ -43,72 +42,55 @@ def analyze_dilution(
         num_tiles[name] = len(tiles)
         measured[name] = measure_dilution(network, tiles, device)
     together = pooled(measured.values())
-    return {
-        **describe_network(network, cases.patch_size),
-        "weights": weights,
-        "configuration": configuration,
-        "blocks": block_records(together),
-        "stages": stage_records(together),
-        "cases": [
-            {
-                "case": name,
-                "tiles": num_tiles[name],
-                "stages": stage_records(blocks),
-                "blocks": block_records(blocks),
-            }
+    options = network.backbone
+    return AttentionRecord(
+        backbone=network.backbone_name,
+        # The patch is as stored.
+        patch_size=tuple(cases.patch_size[axis - 2] for axis in network.to_xyz[2:]),
+        window_reverse=getattr(options, "window_reverse", None),
+        mask_padding=options.mask_padding,
+        weights=weights,
+        configuration=configuration,
+        blocks=block_records(together),
+        stages=stage_records(together),
+        cases=tuple(
+            CaseAttention(case=name, tiles=num_tiles[name], stages=stage_records(blocks), blocks=block_records(blocks))
             for name, blocks in measured.items()
-        ],
-        "settings": {
+        ),
+        settings={
             "tile_step_size": TILE_STEP,
             "mirroring": False,
             "precision": "mixed" if device.type == "cuda" else "float32",
             "num_cases": len(measured),
             "num_tiles": sum(num_tiles.values()),
         },
-    }
-
-
-def describe_network(network: PlannedNetwork, patch_size: tuple[int, ...]) -> dict[str, Any]:
-    """Return what a network is and does with padding; the patch size (as stored) in the order x, y, z."""
-    options = network.backbone
-    return {
-        "backbone": network.backbone_name,
-        "patch_size": [patch_size[axis - 2] for axis in network.to_xyz[2:]],
-        "window_reverse": getattr(options, "window_reverse", None),
-        "mask_padding": options.mask_padding,
-    }
-
-
-def write_dilution(content: Mapping[str, Any], folder: Path, name: str = NAME) -> None:
-    """Write the JSON file, and a table of the pooled blocks, the pooled stages and the stages of each case."""
-    write_json(folder / f"{name}.json", content)
-    write_text(folder / f"{name}.csv", csv_text(CSV_COLUMNS, _rows(content)))
-
-
-def _rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    blocks = [{**_row(block), "case": "all", "block": block["name"]} for block in content["blocks"]]
-    stages = [{**_row(stage), "case": "all"} for stage in content["stages"]]
-    return [
-        *blocks,
-        *stages,
-        *({**_row(stage), "case": case["case"]} for case in content["cases"] for stage in case["stages"]),
-    ]
-
-
-def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    tumor = {f"tumor_{key}": value for key, value in (record.get("tumor") or {}).items()}
-    return {key: value for key, value in {**record, **tumor}.items() if key in CSV_COLUMNS}
-
-
-def dilution_line(content: Mapping[str, Any]) -> str:
-    """Return the pooled stages in one line, for logs."""
-    return "Attention dilution by stage: " + ", ".join(
-        f"{stage['stage']}: ADI {shown(stage['adi'])} (uniform {shown(stage['uniform_adi'])}, "
-        f"a_rp {shown(stage['a_rp'])})"
-        for stage in content["stages"]
     )
 
 
-def shown(value: float | None) -> str:
-    """Return a number with three decimals, or a dash where it is undefined."""
-    return "-" if value is None else f"{value:.3f}"
+def write_dilution(attention: AttentionRecord, folder: Path, name: str = ATTENTION_NAME) -> None:
+    """Write the JSON file, and a table of the pooled blocks, the pooled stages and the stages of each case."""
+    write_json(folder / f"{name}.json", asdict(attention))
+    write_text(folder / f"{name}.csv", csv_text(CSV_COLUMNS, _rows(attention)))
+
+
+def _rows(attention: AttentionRecord) -> list[dict[str, Any]]:
+    return [
+        *({**_row(block), "case": "all", "block": block.name} for block in attention.blocks),
+        *({**_row(stage), "case": "all"} for stage in attention.stages),
+        *({**_row(stage), "case": case.case} for case in attention.cases for stage in case.stages),
+    ]
+
+
+def _row(record: BlockRecord | StageRecord) -> dict[str, Any]:
+    values = asdict(record)
+    tumor = {f"tumor_{key}": value for key, value in (values.get("tumor") or {}).items()}
+    return {key: value for key, value in {**values, **tumor}.items() if key in CSV_COLUMNS}
+
+
+def dilution_line(stages: Iterable[StageRecord]) -> str:
+    """Return stages in one line, for logs."""
+    return "Attention dilution by stage: " + ", ".join(
+        f"{stage.stage}: ADI {number(stage.adi, 3)} (uniform {number(stage.uniform_adi, 3)}, "
+        f"a_rp {number(stage.a_rp, 3)})"
+        for stage in stages
+    )

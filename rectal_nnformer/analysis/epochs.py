@@ -1,8 +1,8 @@
 """Attention dilution during training, on one fixed crop: a file, the log, a panel under nnU-Net's progress plot."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.analysis.dilution import Tile, measure_dilution, stage_records
 from rectal_nnformer.analysis.dilution_files import dilution_line
 from rectal_nnformer.analysis.features import cut_crop
+from rectal_nnformer.analysis.records import EPOCHS_FILE, EpochRecord, read_epochs
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.utils.files import staged_file, write_json
 
 VARIABLE = "RECTAL_NNFORMER_ATTENTION_EVERY"
-FILE = "attention_epochs.json"
 PROGRESS_PLOT = "progress.png"
 STAGE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 PANELS = (("adi", "attention dilution index"), ("a_rp", "attention to padding"))
@@ -84,26 +84,20 @@ class EpochFollower:
         if epoch % self._every == 0:
             # nnU-Net sets the network to training again when the next epoch starts.
             blocks = measure_dilution(self._network.eval(), [self._crop], self._device)
-            record = {"epoch": epoch, "stages": stage_records(blocks)}
+            record = EpochRecord(epoch, stage_records(blocks))
             # Epochs that a resumed training repeats are replaced.
-            earlier = [other for other in read_epochs(self._folder) if other["epoch"] < epoch]
-            write_json(self._folder / FILE, [*earlier, record])
-            self._log(dilution_line(record))
+            earlier = [other for other in read_epochs(self._folder) if other.epoch < epoch]
+            write_json(self._folder / EPOCHS_FILE, [asdict(one) for one in (*earlier, record)])
+            self._log(dilution_line(record.stages))
             for logger in self._loggers:
                 for name, value in epoch_values(record).items():
                     logger.log(name, value, epoch)
         extend_progress_plot(self._folder)
 
 
-def read_epochs(fold_folder: Path) -> list[dict[str, Any]]:
-    """Return what attention_epochs.json holds; nothing where there is none."""
-    path = fold_folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
-def epoch_values(record: dict[str, Any]) -> dict[str, float]:
+def epoch_values(record: EpochRecord) -> dict[str, float]:
     """Return what a logger gets of an epoch: `adi/stage_0` and so on."""
-    values = {f"{name}/stage_{stage['stage']}": stage[name] for stage in record["stages"] for name, _ in PANELS}
+    values = {f"{name}/stage_{stage.stage}": getattr(stage, name) for stage in record.stages for name, _ in PANELS}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -118,14 +112,14 @@ def extend_progress_plot(fold_folder: Path) -> None:
         matplotlib.image.imsave(temporary, np.concatenate((above, panel)))
 
 
-def _panel(records: Sequence[dict[str, Any]], width: int) -> np.ndarray:
+def _panel(records: Sequence[EpochRecord], width: int) -> np.ndarray:
     """Return a picture (rows, width, 3) of floats from 0 to 1: the measures of each stage over the epochs."""
     figure = Figure(figsize=(width / 100, width / 250), dpi=100, layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
-        for number, _ in enumerate(records[0]["stages"]):
+        for number, _ in enumerate(records[0].stages):
             color = STAGE_COLORS[number % len(STAGE_COLORS)]
             for key, style in ((name, "-"), ("uniform_adi", ":")):
-                points = [(record["epoch"], record["stages"][number][key]) for record in records]
+                points = [(record.epoch, getattr(record.stages[number], key)) for record in records]
                 epochs, values = zip(*points, strict=True)
                 defined = [np.nan if value is None else value for value in values]
                 label = f"stage {number}" if style == "-" else None

@@ -1,14 +1,13 @@
 """Attention dilution and feature reuse of what has been trained, when somebody asks for them."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from rectal_nnformer.analysis.dilution_files import NAME as DILUTION
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
 from rectal_nnformer.analysis.folds import FINAL, Fold, fold_in, named_fold
-from rectal_nnformer.analysis.reuse import NAME as REUSE
+from rectal_nnformer.analysis.records import ATTENTION_NAME, REUSE_NAME
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained import load_pretrained
@@ -56,10 +55,10 @@ def dilution_of_fold(
     folder = chosen.folder / "validation" if output is None else output / model / f"fold_{fold}"
     cases = chosen.cases()
     label, network = chosen.network(weights)
-    content = analyze_dilution(network, cases, torch.device(device), label, configuration)
-    name = DILUTION if label == FINAL else f"{DILUTION}_{weights.removesuffix('.pth')}"
-    write_dilution(content, folder, name)
-    return dilution_line(content), folder / f"{name}.json"
+    attention = analyze_dilution(network, cases, torch.device(device), label, configuration)
+    name = ATTENTION_NAME if label == FINAL else f"{ATTENTION_NAME}_{weights.removesuffix('.pth')}"
+    write_dilution(attention, folder, name)
+    return dilution_line(attention.stages), folder / f"{name}.json"
 
 
 def reuse_of_fold(first: Path, second: Path, output: Path | None = None, device: str = "cuda") -> tuple[str, Path]:
@@ -85,18 +84,18 @@ def reuse_of_fold(first: Path, second: Path, output: Path | None = None, device:
     subject = Subject(label, network, cases)
     if second.is_dir():
         other_fold = fold_in(second)
-        other, name = _other_fold(fold, other_fold), f"{REUSE}_{other_fold.trainer}_fold_{other_fold.fold}"
+        other, name = _other_fold(fold, other_fold), f"{REUSE_NAME}_{other_fold.trainer}_fold_{other_fold.fold}"
         subject = replace(subject, label=fold_label(fold))
     else:
         _, pretrained = fold.network("random")
         load_pretrained(pretrained.backbone, second)
-        other, name = Subject(second.name, pretrained, cases), REUSE
+        other, name = Subject(second.name, pretrained, cases), REUSE_NAME
     # The second fold validates other cases: features can only be compared where they are of the same patients.
     other = replace(other, cases=replace(other.cases, names=cases.names))
-    content = compare_features(subject, other, torch.device(device))
+    reuse = compare_features(subject, other, torch.device(device))
     path = output or first / "validation" / f"{name}.json"
-    write_json(path, content)
-    return reuse_line(content), path
+    write_json(path, asdict(reuse))
+    return reuse_line(reuse), path
 
 
 def _other_fold(fold: Fold, other: Fold) -> Subject:

@@ -1,10 +1,9 @@
-"""Feature reuse: CKA between the blocks of two networks over the same crops, as the content of feature_reuse.json."""
+"""Feature reuse: CKA between the blocks of two networks over the same crops, as the record of feature_reuse.json."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from math import isfinite
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +19,14 @@ from rectal_nnformer.analysis.cka import (
     permutation_null,
 )
 from rectal_nnformer.analysis.features import MOST_CELLS, common_extent, feature_grams
+from rectal_nnformer.analysis.records import (
+    DebiasedSimilarity,
+    NullRecord,
+    ReuseRecord,
+    Similarity,
+    SimilarityIntervals,
+)
 from rectal_nnformer.networks.adapter import PlannedNetwork
-
-NAME = "feature_reuse"
 
 LEAST_DEFINED_DRAWS = 0.95
 """Draws with fewer than 4 different cases are undefined; an interval of the few others would feign certainty."""
@@ -43,8 +47,8 @@ class Subject:
     cases: PreprocessedCases
 
 
-def compare_features(first: Subject, second: Subject, device: torch.device) -> dict[str, Any]:
-    """Compare the blocks of two networks and return the content of feature_reuse.json.
+def compare_features(first: Subject, second: Subject, device: torch.device) -> ReuseRecord:
+    """Compare the blocks of two networks.
 
     One crop per case is a sample. Where the networks have other numbers of blocks there is no diagonal. With fewer than
     4 cases the debiased estimator is undefined; `note` then says so.
@@ -56,19 +60,19 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> d
     num_cases = len(first.cases.names)
     enough = num_cases >= FEWEST_SAMPLES
     blocks = block_names(first.network, first.cases.patch_size)
-    return {
-        "first": first.label,
-        "second": second.label,
-        "backbone": first.network.backbone_name,
-        "second_backbone": second.network.backbone_name,
-        "blocks": [name for name, _ in blocks],
-        "stages": [stage for _, stage in blocks],
-        "num_crops": num_cases,
-        "num_cases": num_cases,
-        "debiased": debiased_record(*grams) if enough else None,
-        "biased": similarity_record(cosines(*(centre(matrices) for matrices in grams))),
-        "note": note(num_cases),
-        "settings": {
+    return ReuseRecord(
+        first=first.label,
+        second=second.label,
+        backbone=first.network.backbone_name,
+        second_backbone=second.network.backbone_name,
+        blocks=tuple(name for name, _ in blocks),
+        stages=tuple(stage for _, stage in blocks),
+        num_crops=num_cases,
+        num_cases=num_cases,
+        debiased=debiased_record(*grams) if enough else None,
+        biased=similarity_record(cosines(*(centre(matrices) for matrices in grams))),
+        note=note(num_cases),
+        settings={
             "extent_mm": list(extent),
             "most_cells": MOST_CELLS,
             "permutations": NUM_DRAWS,
@@ -77,7 +81,7 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> d
             "seed": 0,
             "cases": list(first.cases.names),
         },
-    }
+    )
 
 
 def note(num_cases: int) -> str:
@@ -94,68 +98,58 @@ def block_names(network: PlannedNetwork, patch_size: Sequence[int]) -> list[tupl
     return [(f"stage {stage} block {i - stages.index(stage)}", stage) for i, stage in enumerate(stages)]
 
 
-def debiased_record(first: Tensor, second: Tensor) -> dict[str, Any]:
+def debiased_record(first: Tensor, second: Tensor) -> DebiasedSimilarity:
     """Return the debiased CKA of Gram matrices (blocks, cases, cases), its null and intervals."""
-    record = similarity_record(cosines(centre_unbiased(first), centre_unbiased(second)))
+    similarity = asdict(similarity_record(cosines(centre_unbiased(first), centre_unbiased(second))))
     if len(first) != len(second):
-        return {**record, "null": None, "intervals": None}
+        return DebiasedSimilarity(**similarity, null=None, intervals=None)
     null = permutation_null(first, second)
     draws = bootstrap_diagonal(first, second)
-    diagonal = _interval(draws)
-    return {
-        **record,
-        "null": {"mean": _numbers(null.mean), "p95": _numbers(null.p95)},
-        "intervals": {"diagonal": diagonal, "drift": _interval(1 - draws.mean(1, keepdim=True))[0]},
-    }
-
-
-def similarity_record(matrix: Tensor) -> dict[str, Any]:
-    """Return a matrix (blocks, other blocks) of similarities with its diagonal and what follows from it."""
-    record: dict[str, Any] = {"matrix": [_numbers(row) for row in matrix]}
-    if matrix.shape[0] != matrix.shape[1]:
-        names = ("diagonal", "mean_diagonal", "drift", "best_match_distance")
-        return {**record, **dict.fromkeys(names)}
-    mean = matrix.diagonal().mean()
-    best = matrix.argmax(dim=1) if bool(matrix.isfinite().all()) else None
-    distance = None if best is None else float((best - torch.arange(len(matrix))).abs().double().mean())
-    return {
-        **record,
-        "diagonal": _numbers(matrix.diagonal()),
-        "mean_diagonal": _number(mean),
-        "drift": _number(1 - mean),
-        "best_match_distance": distance,
-    }
-
-
-def reuse_line(content: Mapping[str, Any]) -> str:
-    """Return the result in one line, for logs."""
-    debiased = content["debiased"]
-    if debiased is None or debiased["mean_diagonal"] is None:
-        return f"Feature reuse, {content['first']} against {content['second']}: undefined. {content['note']}"
-    interval = debiased["intervals"]["drift"]
-    words = "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
-    return (
-        f"Feature reuse, {content['first']} against {content['second']}: debiased CKA {debiased['mean_diagonal']:.3f} "
-        f"on average, drift {debiased['drift']:.3f}{words}, {content['num_cases']} cases"
-        + (f"; by chance up to {fmean(chance):.3f}" if (chance := _chance(debiased)) else "")
-        + (f". {content['note']}" if content["note"] else "")
+    return DebiasedSimilarity(
+        **similarity,
+        null=NullRecord(mean=_numbers(null.mean), p95=_numbers(null.p95)),
+        intervals=SimilarityIntervals(_intervals(draws), _intervals(1 - draws.mean(1, keepdim=True))[0]),
     )
 
 
-def _chance(debiased: Mapping[str, Any]) -> list[float]:
-    """Return the 95th percentile of each block with the cases of one network shuffled, where it is defined."""
-    return [value for value in (debiased["null"] or {}).get("p95") or [] if value is not None]
+def similarity_record(matrix: Tensor) -> Similarity:
+    """Return a matrix (blocks, other blocks) of similarities with its diagonal and what follows from it."""
+    rows = tuple(_numbers(row) for row in matrix)
+    if matrix.shape[0] != matrix.shape[1]:
+        return Similarity(rows, diagonal=None, mean_diagonal=None, drift=None, best_match_distance=None)
+    mean = matrix.diagonal().mean()
+    best = matrix.argmax(dim=1) if bool(matrix.isfinite().all()) else None
+    distance = None if best is None else float((best - torch.arange(len(matrix))).abs().double().mean())
+    return Similarity(rows, _numbers(matrix.diagonal()), _number(mean), _number(1 - mean), distance)
 
 
-def _interval(draws: Tensor) -> list[list[float] | None]:
+def reuse_line(reuse: ReuseRecord) -> str:
+    """Return the result in one line, for logs."""
+    compared = f"Feature reuse, {reuse.first} against {reuse.second}"
+    debiased = reuse.debiased
+    if debiased is None or debiased.mean_diagonal is None or debiased.drift is None:
+        return f"{compared}: undefined. {reuse.note}"
+    interval = debiased.intervals and debiased.intervals.drift
+    words = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    chance = [value for value in debiased.null.p95 if value is not None] if debiased.null else []
+    return (
+        f"{compared}: debiased CKA {debiased.mean_diagonal:.3f} on average, drift {debiased.drift:.3f}{words}, "
+        f"{reuse.num_cases} cases"
+        + (f"; by chance up to {fmean(chance):.3f}" if chance else "")
+        + (f". {reuse.note}" if reuse.note else "")
+    )
+
+
+def _intervals(draws: Tensor) -> tuple[tuple[float, float] | None, ...]:
     """Return the 2.5th and 97.5th percentile of each column of (draws, columns), None where many are undefined."""
     bounds = draws.nanquantile(torch.tensor([0.025, 0.975], dtype=draws.dtype), dim=0)
     enough = draws.isfinite().double().mean(dim=0) >= LEAST_DEFINED_DRAWS
-    return [pair.tolist() if defined else None for pair, defined in zip(bounds.T, enough.tolist(), strict=True)]
+    pairs = zip(bounds.T.tolist(), enough.tolist(), strict=True)
+    return tuple((low, high) if defined else None for (low, high), defined in pairs)
 
 
-def _numbers(values: Tensor) -> list[float | None]:
-    return [_number(value) for value in values]
+def _numbers(values: Tensor) -> tuple[float | None, ...]:
+    return tuple(_number(value) for value in values)
 
 
 def _number(value: Tensor) -> float | None:

@@ -1,19 +1,24 @@
 """What is analyzed when a fold has been validated, and how it reaches files, log and nnU-Net's logger."""
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rectal_nnformer.analysis.cases import PreprocessedCases
-from rectal_nnformer.analysis.dilution_files import NAME as DILUTION_FILE
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
-from rectal_nnformer.analysis.epochs import FILE as EPOCHS_FILE
-from rectal_nnformer.analysis.reuse import NAME as REUSE_FILE
+from rectal_nnformer.analysis.records import (
+    ATTENTION_FILE,
+    ATTENTION_NAME,
+    EPOCHS_FILE,
+    REUSE_FILE,
+    ReuseRecord,
+    StageRecord,
+)
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.summary import CohortDetection
@@ -64,10 +69,10 @@ def analyze_validation(fold: ValidatedFold) -> None:
     """
     _forget_validation(fold.folder)
     with only_logged("attention dilution", fold.log):
-        content = analyze_dilution(fold.network, fold.cases, fold.device, fold.weights, fold.configuration)
-        write_dilution(content, fold.folder / "validation")
-        fold.log(dilution_line(content))
-        log_values(dilution_values(content["stages"]), fold.log_summary)
+        attention = analyze_dilution(fold.network, fold.cases, fold.device, fold.weights, fold.configuration)
+        write_dilution(attention, fold.folder / "validation")
+        fold.log(dilution_line(attention.stages))
+        log_values(dilution_values(attention.stages), fold.log_summary)
     with only_logged("feature reuse", fold.log):
         _analyze_reuse(fold)
 
@@ -79,7 +84,7 @@ def forget_analysis(fold_folder: Path) -> None:
 
 
 def _forget_validation(fold_folder: Path) -> None:
-    for name in (f"{DILUTION_FILE}.json", f"{DILUTION_FILE}.csv", f"{REUSE_FILE}.json"):
+    for name in (ATTENTION_FILE, f"{ATTENTION_NAME}.csv", REUSE_FILE):
         (fold_folder / "validation" / name).unlink(missing_ok=True)
 
 
@@ -92,10 +97,10 @@ def _analyze_reuse(fold: ValidatedFold) -> None:
     pretrained = fold.new_network()
     load_pretrained(pretrained.backbone, path)
     subjects = Subject(fold.weights, fold.network, fold.cases), Subject(path.name, pretrained, fold.cases)
-    content = compare_features(*subjects, fold.device)
-    write_json(fold.folder / "validation" / f"{REUSE_FILE}.json", content)
-    fold.log(reuse_line(content))
-    log_values(reuse_values(content), fold.log_summary)
+    reuse = compare_features(*subjects, fold.device)
+    write_json(fold.folder / "validation" / REUSE_FILE, asdict(reuse))
+    fold.log(reuse_line(reuse))
+    log_values(reuse_values(reuse), fold.log_summary)
 
 
 @contextmanager
@@ -127,12 +132,12 @@ def detection_values(result: CohortDetection) -> dict[str, float | None]:
     }
 
 
-def dilution_values(stages: list[dict[str, Any]]) -> dict[str, float | None]:
+def dilution_values(stages: Iterable[StageRecord]) -> dict[str, float | None]:
     """Return what the logger gets of the attention dilution: `adi/stage_0` and so on."""
-    return {f"{name}/stage_{stage['stage']}": stage[name] for stage in stages for name in LOGGED}
+    return {f"{name}/stage_{stage.stage}": getattr(stage, name) for stage in stages for name in LOGGED}
 
 
-def reuse_values(content: Mapping[str, Any]) -> dict[str, float | None]:
+def reuse_values(reuse: ReuseRecord) -> dict[str, float | None]:
     """Return what the logger gets of the feature reuse, by the debiased estimator."""
-    debiased = content["debiased"] or {}
-    return {f"cka_{name}": debiased.get(name) for name in ("mean_diagonal", "drift", "best_match_distance")}
+    names = ("mean_diagonal", "drift", "best_match_distance")
+    return {f"cka_{name}": getattr(reuse.debiased, name) for name in names} if reuse.debiased else {}

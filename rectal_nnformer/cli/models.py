@@ -85,7 +85,7 @@ def crossval(arguments: argparse.Namespace) -> None:
     preflight.check_training(arguments.d, arguments.tr, arguments.p, arguments.c, arguments.f or ())
     preflight.check_device(arguments.device)
     from rectal_nnformer.evaluation.summary import detection_line
-    from rectal_nnformer.reporting.report import try_report
+    from rectal_nnformer.reporting.writing import try_report
     from rectal_nnformer.training.crossval import cross_validate
 
     model_folder, summary = cross_validate(

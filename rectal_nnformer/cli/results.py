@@ -46,7 +46,7 @@ def report(arguments: argparse.Namespace) -> None:
     ModelFolder.from_path(arguments.model)
     if arguments.o:
         preflight.check_output_file(arguments.o)
-    from rectal_nnformer.reporting.report import write_report
+    from rectal_nnformer.reporting.writing import write_report
 
     print(f"The report is {write_report(arguments.model, arguments.o, arguments.np)}")
 
@@ -68,14 +68,15 @@ def compare(arguments: argparse.Namespace) -> None:
     preflight.check_comparison(arguments.models)
     preflight.check_output_folder(arguments.o)
     from rectal_nnformer.evaluation.summary import detection_line
-    from rectal_nnformer.reporting.comparison import compare_runs, write_comparison
-    from rectal_nnformer.reporting.comparison.page import left_out_words
+    from rectal_nnformer.reporting.comparison import compare_models
+    from rectal_nnformer.reporting.pages import left_out_words
+    from rectal_nnformer.reporting.writing import write_comparison
 
-    comparison = compare_runs(arguments.models)
+    comparison = compare_models(arguments.models)
     paths = write_comparison(comparison, arguments.o)
     if left_out := left_out_words(comparison):
         print(f"Note: {left_out}")
-    for result in comparison.runs:
+    for result in comparison.models:
         print(f"{result.name}: {detection_line(result.detection)}")
     print(f"The comparison is {paths[0]}, with {', '.join(path.name for path in paths[1:])} beside it")
 

@@ -204,7 +204,7 @@ def _train(demo: Demo) -> tuple[Path, "CrossvalSummary"]:
 
 def _report(demo: Demo, model_folder: Path) -> str:
     """Write the report to the top of the output folder and return where it is, or why there is none."""
-    from rectal_nnformer.reporting.report import REPORT_FILE, try_report
+    from rectal_nnformer.reporting.writing import REPORT_FILE, try_report
 
     return try_report(model_folder, demo.output / REPORT_FILE)
 
@@ -212,7 +212,7 @@ def _report(demo: Demo, model_folder: Path) -> str:
 def _guide(demo: Demo, model_folder: Path, picture_note: str) -> str:
     """Return everything that lies in the output folder, a line each, in the order to look at it."""
     from rectal_nnformer.planning.backbones import BACKBONES
-    from rectal_nnformer.reporting.report import REPORT_FILE
+    from rectal_nnformer.reporting.writing import REPORT_FILE
 
     model, dataset = os.path.relpath(model_folder, demo.output), model_folder.parent.name
     explanation = f"nnUNet_preprocessed/{dataset}/{BACKBONES[BACKBONE].plans_name}_explanation.txt"

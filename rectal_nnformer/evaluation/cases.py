@@ -1,9 +1,8 @@
 """Scoring one case: its two mask files in, its lesions out."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -113,18 +112,6 @@ def score_case(job: CaseJob) -> CaseDetection:
     )
 
 
-def case_from_json(record: Mapping[str, Any]) -> CaseDetection:
-    """Return the case that `dataclasses.asdict` turned into `record`."""
-    return CaseDetection(
-        **{
-            **record,
-            "strict": StrictCounts(**record["strict"]),
-            "lesions": tuple(Lesion(**_with_tuple(lesion)) for lesion in record["lesions"]),
-            "false_positives": tuple(Component(**_with_tuple(found)) for found in record["false_positives"]),
-        }
-    )
-
-
 def _read_pair(job: CaseJob) -> tuple[sitk.Image, sitk.Image | None]:
     """Return reference and prediction on one grid; None for a prediction that is missing."""
     reference = _read_mask(job, job.reference, "reference")
@@ -179,7 +166,3 @@ def _note(detection: LesionDetection, missing: bool) -> str:
         "nothing predicted": not detection.n_predicted and not missing,
     }
     return "; ".join(text for text, applies in notes.items() if applies)
-
-
-def _with_tuple(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {**record, "centroid": tuple(record["centroid"])}

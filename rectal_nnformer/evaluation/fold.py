@@ -1,23 +1,23 @@
 """Scoring the validation cases of a fold, or any folder of predictions, and keeping the result beside them."""
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.cases import CaseDetection, CaseJob, case_from_json, score_case
+from rectal_nnformer.evaluation.cases import CaseDetection, CaseJob, score_case
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.utils.files import csv_text, write_json, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
+from rectal_nnformer.utils.records import read_record
 
-JSON_NAME = "lesion_detection.json"
-CSV_NAME = "lesion_detection.csv"
+EVALUATION_FILE = "lesion_detection.json"
+CSV_FILE = "lesion_detection.csv"
 # Starting a process takes as long as scoring about this many cases.
 CASES_PER_PROCESS = 8
 CSV_COLUMNS = (
@@ -92,24 +92,25 @@ def evaluate_fold(
 def write_evaluation(result: CohortDetection, folder: Path) -> None:
     """Write `lesion_detection.json` and `lesion_detection.csv` into a folder."""
     settings = {"min_voxels": MIN_VOXELS, "min_iou": MIN_IOU, "connectivity": 26}
-    write_json(folder / JSON_NAME, {**asdict(result), "settings": settings})
-    write_text(folder / CSV_NAME, csv_text(CSV_COLUMNS, [row for case in result.cases for row in _rows(case)]))
+    write_json(folder / EVALUATION_FILE, {**asdict(result), "settings": settings})
+    write_text(folder / CSV_FILE, csv_text(CSV_COLUMNS, [row for case in result.cases for row in _rows(case)]))
 
 
 def read_evaluation(folder: Path) -> CohortDetection:
     """Read what `write_evaluation` wrote into a folder.
 
     Raises:
-        FileNotFoundError: There is no `lesion_detection.json`.
-        RectalError: It is not one that this version wrote.
+        RectalError: There is no `lesion_detection.json`, or it is not one that this version wrote.
     """
-    path = folder / JSON_NAME
-    try:
-        return summarize_cases(
-            [case_from_json(record) for record in json.loads(path.read_text(encoding="utf-8"))["cases"]]
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise RectalError(f"{path} is not a lesion evaluation ({error!r}). Delete it and validate again.") from error
+    path = folder / EVALUATION_FILE
+    return summarize_cases(read_record(_EvaluatedCases, path, "Validate the fold again (--val).").cases)
+
+
+@dataclass(frozen=True)
+class _EvaluatedCases:
+    """Of a lesion evaluation what the rest follows from."""
+
+    cases: tuple[CaseDetection, ...]
 
 
 def _all_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:

@@ -88,10 +88,9 @@ def draw_examples(examples: Sequence[Example], tumor_labels: Sequence[int], path
 def _load_view(example: Example, tumor_labels: Sequence[int]) -> _View:
     image = read_image(example.image)
     grey, aspect = radiological_array(image)
-    reference = _load_mask(example.reference, image, tumor_labels)
-    prediction = (
-        np.zeros_like(reference) if example.prediction is None else _load_mask(example.prediction, image, tumor_labels)
-    )
+    stored = read_mask(example.reference, image, tumor_labels)
+    predicted = read_mask(example.prediction, image, tumor_labels) if example.prediction else np.zeros_like(stored)
+    reference, prediction = (displayed(mask, image) > 0 for mask in (stored, predicted))
     index = slice_with_most(reference if reference.any() else prediction)
     return _View(
         grey=grey[index],
@@ -102,13 +101,25 @@ def _load_view(example: Example, tumor_labels: Sequence[int]) -> _View:
     )
 
 
-def _load_mask(path: Path, image: sitk.Image, tumor_labels: Sequence[int]) -> NDArray[np.bool_]:
+def read_mask(path: Path, image: sitk.Image, labels: Sequence[int]) -> NDArray[np.bool_]:
+    """Return where a mask has one of the labels, as the file stores it, which is how components are numbered.
+
+    Raises:
+        RectalError: The file is unreadable or lies on another grid than the image.
+    """
     mask = read_image(path)
     if not same_grid(image, mask):
         raise RectalError(f"{path} does not lie on the grid of its image. Evaluate with the images it was made from.")
-    # Near a tilt of 45 degrees, cosines that differ by rounding would turn the mask to another plane than the image.
-    mask.CopyInformation(image)
-    return np.isin(radiological_array(mask)[0], tumor_labels)
+    return np.isin(sitk.GetArrayViewFromImage(mask), labels)
+
+
+def displayed(array: NDArray[Any], image: sitk.Image) -> NDArray[np.int32]:
+    """Return an array as stored on the grid of an image in radiological display, (slices, rows, columns)."""
+    stored = sitk.GetImageFromArray(array.astype(np.int32))
+    # Of the image, not of the mask's own file: near a tilt of 45 degrees, cosines that differ by rounding would turn
+    # the mask to another plane than the image.
+    stored.CopyInformation(image)
+    return radiological_array(stored)[0]
 
 
 def _draw_view(axes: Axes, view: _View) -> None:

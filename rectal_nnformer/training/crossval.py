@@ -7,15 +7,15 @@ from pathlib import Path
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from rectal_nnformer.analysis.on_demand import dilution_of_fold, reuse_of_fold
+from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import JSON_NAME as EVALUATION_FILE
-from rectal_nnformer.evaluation.fold import evaluate_fold
+from rectal_nnformer.evaluation.fold import EVALUATION_FILE, evaluate_fold, read_evaluation
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
 from rectal_nnformer.nnunet.layout import check_configuration, find_dataset, find_plans, folder_variables, nnunet_folder
 from rectal_nnformer.nnunet.patients import read_patients
-from rectal_nnformer.reporting.analyses import ATTENTION_FILE, REUSE_FILE
-from rectal_nnformer.reporting.crossval_summary import CrossvalSummary, evaluated_cases, summarize_crossval
+from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
+from rectal_nnformer.reporting.writing import write_crossval_summary
 from rectal_nnformer.training.checks import check_can_train
 from rectal_nnformer.training.folds import TrainingJob, train_folds
 from rectal_nnformer.utils.files import write_json
@@ -92,7 +92,7 @@ def _summarize(job: TrainingJob, preprocessed: Path, splits: Splits) -> Crossval
         if not (validation / EVALUATION_FILE).is_file():
             evaluate_fold(validation, references, dataset_json, splits[fold]["val"], patients, ignore_position=True)
     _complete_analyses([job.fold_folder(fold) for fold in finished], job)
-    return summarize_crossval(
+    return write_crossval_summary(
         job.model_folder,
         # Without raw data, as with a dataset from a collaborator, there is only no picture.
         images_folder=Path(folder_variables().get("nnUNet_raw", "nnUNet_raw")) / job.dataset / "imagesTr",
@@ -130,8 +130,10 @@ def _pretrained_file(fold_folder: Path) -> Path | None:
 def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:
     """Refuse results of other folds, which a dataset that was made anew under the same name leaves behind."""
     for fold, split in enumerate(splits):
-        evaluated = (job.fold_folder(fold) / "validation" / EVALUATION_FILE).is_file()
-        if evaluated and not evaluated_cases(job.model_folder, fold) <= set(split["val"]):
+        validation = job.fold_folder(fold) / "validation"
+        if not (validation / EVALUATION_FILE).is_file():
+            continue
+        if not {case.case for case in read_evaluation(validation).cases} <= set(split["val"]):
             raise RectalError(
                 f"{job.fold_folder(fold)} was validated on other cases than those of fold {fold} in splits_final.json "
                 f"of {job.dataset}. Move the old results away: {job.model_folder}"

@@ -56,11 +56,16 @@ def find_outliers(cases: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]
 
 
 def describe_outliers(fingerprint: Mapping[str, Any]) -> list[str]:
-    """Return one warning per case that is named as an outlier."""
-    reasons = defaultdict(list)
+    """Return one warning per case that is named as an outlier; cases with the same reasons share one."""
+    reasons, cases = defaultdict(list), defaultdict(list)
     for outlier in fingerprint["outliers"]:
         reasons[outlier["case"]].append(outlier["reason"])
-    return [f"Look at the mask of case {case}: {'; '.join(found)}." for case, found in reasons.items()]
+    for case, found in reasons.items():
+        cases["; ".join(found)].append(case)
+    return [
+        f"Look at the mask of {'each of the cases' if len(names) > 1 else 'case'} {', '.join(names)}: {text}."
+        for text, names in cases.items()
+    ]
 
 
 def separation_scores(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

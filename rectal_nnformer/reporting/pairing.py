@@ -1,4 +1,4 @@
-"""Which cases several runs share, and whether they were scored against the same references."""
+"""Which cases several models share, and whether they were scored against the same references."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
-from rectal_nnformer.reporting.runs import Run
+from rectal_nnformer.reporting.results import ModelResults
 from rectal_nnformer.utils.text import some
 
 # Centroids are means of voxel indices; what differs by less is rounding.
@@ -17,13 +17,13 @@ SAME_CENTROID_VOXELS = 1e-3
 
 @dataclass(frozen=True)
 class SharedCases:
-    """The cases that all runs were validated on.
+    """The cases that all models were validated on.
 
     Attributes:
         names: Names of the cases.
-        results: For each run its results on these cases, in their order.
-        folds: For each run the fold of each case.
-        left_out: For each run those of its cases that another run lacks.
+        results: For each model its results on these cases, in their order.
+        folds: For each model the fold of each case.
+        left_out: For each model those of its cases that another lacks.
     """
 
     names: tuple[str, ...]
@@ -38,32 +38,36 @@ class SharedCases:
 
     @property
     def patients(self) -> tuple[str, ...]:
-        """The patient of each case, by the first run."""
+        """The patient of each case, by the first model."""
         return tuple(case.patient for case in self.results[0])
 
-    def cohort(self, run: int, fold: int | None = None) -> CohortDetection:
-        """Return one run's result on the shared cases, or on those of one fold."""
-        pairs = zip(self.results[run], self.folds[run], strict=True)
+    def cohort(self, model: int, fold: int | None = None) -> CohortDetection:
+        """Return one model's result on the shared cases, or on those of one fold."""
+        pairs = zip(self.results[model], self.folds[model], strict=True)
         return summarize_cases([case for case, of in pairs if fold is None or of == fold])
 
 
-def share_cases(runs: Sequence[Run]) -> SharedCases:
-    """Return the cases that all runs share.
+def share_cases(models: Sequence[ModelResults]) -> SharedCases:
+    """Return the cases that all models share.
 
     Raises:
         RectalError: There are none, or a case was scored against different references.
     """
-    by_name = [{case.case: (case, fold) for fold, result in run.folds.items() for case in result.cases} for run in runs]
+    by_name = [
+        {case.case: (case, fold) for fold, result in model.folds.items() for case in result.cases} for model in models
+    ]
     names = sorted(set.intersection(*(set(cases) for cases in by_name)))
     if not names:
-        lists = "; ".join(f"{run.folder}: {some(sorted(cases))}" for run, cases in zip(runs, by_name, strict=True))
+        lists = "; ".join(
+            f"{model.folder.path}: {some(sorted(cases))}" for model, cases in zip(models, by_name, strict=True)
+        )
         raise RectalError(
             f"no case was validated in all of these runs, so that they cannot be compared lesion by lesion. {lists}. "
             "Name runs on one dataset."
         )
     for name in names:
-        for run, cases in zip(runs[1:], by_name[1:], strict=True):
-            _check_same_reference(name, runs[0], by_name[0][name][0], run, cases[name][0])
+        for model, cases in zip(models[1:], by_name[1:], strict=True):
+            _check_same_reference(name, models[0], by_name[0][name][0], model, cases[name][0])
     return SharedCases(
         names=tuple(names),
         results=tuple(tuple(cases[name][0] for name in names) for cases in by_name),
@@ -72,12 +76,15 @@ def share_cases(runs: Sequence[Run]) -> SharedCases:
     )
 
 
-def _check_same_reference(name: str, run: Run, case: CaseDetection, other_run: Run, other: CaseDetection) -> None:
+def _check_same_reference(
+    name: str, model: ModelResults, case: CaseDetection, other_model: ModelResults, other: CaseDetection
+) -> None:
     difference = _difference(case, other)
     if difference:
         raise RectalError(
-            f"case {name} was scored against different references: {difference} in {run.folder} and in "
-            f"{other_run.folder}. Evaluate both against the same references (validate the older run again, --val)."
+            f"case {name} was scored against different references: {difference} in {model.folder.path} and in "
+            f"{other_model.folder.path}. Evaluate both against the same references (validate the older run again, "
+            "--val)."
         )
 
 

@@ -3,42 +3,36 @@
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING
-from rectal_nnformer.reporting.comparison.results import Comparison, FoldPoint, RunResult
+from rectal_nnformer.reporting.comparison import ComparedModel, Comparison, FoldPoint
 
-# Okabe and Ito's palette and a mark for each run, so that colour is never needed.
+# Okabe and Ito's palette and a mark for each model, so that colour is never needed.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKS = "os^Dvx"
 PIXELS_PER_INCH = 110
 NAME_CHARACTERS = 26
 
 
-def draw_comparison(comparison: Comparison, path: Path) -> None:
-    """Write `comparison_figure` as a PNG."""
-    comparison_figure(comparison).savefig(path)
-
-
 def comparison_figure(comparison: Comparison) -> Figure:
     """Return a picture with a panel each for rates, differences, attention, reuse per block, and reuse against results.
 
-    What no run was analysed for has no panel; a run that was not is named in the panels of the others.
+    What no model was analysed for has no panel; a model that was not is named in the panels of the others.
     """
-    runs = comparison.runs
+    models = comparison.models
     draw = {
-        "rates": partial(_draw_rates, runs=runs),
+        "rates": partial(_draw_rates, models=models),
         "differences": partial(_draw_differences, comparison=comparison),
-        "attention": partial(_draw_attention, runs=runs),
-        "blocks": partial(_draw_blocks, runs=runs),
-        "reuse, rate": partial(_draw_reuse, runs=runs, what="detection rate", value_of=lambda p: p.detection_rate),
-        "reuse, Dice": partial(_draw_reuse, runs=runs, what="Dice, mean", value_of=lambda p: p.dice),
+        "attention": partial(_draw_attention, models=models),
+        "blocks": partial(_draw_blocks, models=models),
+        "reuse, rate": partial(_draw_reuse, models=models, what="detection rate", value_of=lambda p: p.detection_rate),
+        "reuse, Dice": partial(_draw_reuse, models=models, what="Dice, mean", value_of=lambda p: p.dice),
     }
-    columns = _columns(runs)
+    columns = _columns(models)
     figure = Figure(figsize=(5 * len(columns), 4.5 * max(map(len, columns))), dpi=PIXELS_PER_INCH, layout="constrained")
     # A panel that is alone in its column takes the whole of it.
     for name, axes in figure.subplot_mosaic([[c[0] for c in columns], [c[-1] for c in columns]]).items():
@@ -47,15 +41,15 @@ def comparison_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def _columns(runs: Sequence[RunResult]) -> list[list[str]]:
-    """Return the names of the panels for which any run has data, by column."""
+def _columns(models: Sequence[ComparedModel]) -> list[list[str]]:
+    """Return the names of the panels for which any model has data, by column."""
     known = {
         "rates": True,
         "differences": True,
-        "attention": any(run.stages for run in runs),
-        "blocks": any(run.reuse is not None for run in runs),
-        "reuse, rate": any(_points(run, lambda p: p.detection_rate) for run in runs),
-        "reuse, Dice": any(_points(run, lambda p: p.dice) for run in runs),
+        "attention": any(model.stages for model in models),
+        "blocks": any(model.reuse is not None for model in models),
+        "reuse, rate": any(_points(model, lambda p: p.detection_rate) for model in models),
+        "reuse, Dice": any(_points(model, lambda p: p.dice) for model in models),
     }
     columns = [["rates", "differences"], ["attention", "blocks"], ["reuse, rate", "reuse, Dice"]]
     with_data = [named for column in columns if (named := [name for name in column if known[name]])]
@@ -63,19 +57,21 @@ def _columns(runs: Sequence[RunResult]) -> list[list[str]]:
     return with_data if len(with_data) > 1 else [[name] for name in with_data[0]]
 
 
-def _draw_rates(axes: Axes, runs: Sequence[RunResult]) -> None:
-    for index, run in enumerate(runs):
-        rate = run.detection.detection_rate
+def _draw_rates(axes: Axes, models: Sequence[ComparedModel]) -> None:
+    for index, model in enumerate(models):
+        rate = model.detection.detection_rate
         if rate.rate is not None and rate.wilson_95 is not None:
             low, high = rate.wilson_95
             axes.plot([low, high], [index, index], color=_color(index), linewidth=5, alpha=0.35, solid_capstyle="round")
             axes.plot(rate.rate, index, _mark(index), color=_color(index), markersize=9)
-    counts = [f"{run.detection.n_detected}/{run.detection.n_reference}" for run in runs]
+    counts = [f"{model.detection.n_detected}/{model.detection.n_reference}" for model in models]
     axes.set_yticks(
-        range(len(runs)), [f"{_wrap(run.name)}\n{n}" for run, n in zip(runs, counts, strict=True)], parse_math=False
+        range(len(models)),
+        [f"{_wrap(model.name)}\n{n}" for model, n in zip(models, counts, strict=True)],
+        parse_math=False,
     )
     axes.set(xlim=(-0.02, 1.02), title="Detection rate, 95 % Wilson interval")
-    axes.set_ylim(len(runs) - 0.4, -0.6)
+    axes.set_ylim(len(models) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
 
 
@@ -97,29 +93,29 @@ def _draw_differences(axes: Axes, comparison: Comparison) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-def _draw_attention(axes: Axes, runs: Sequence[RunResult]) -> None:
-    for index, run in enumerate(runs):
-        if run.stages:
-            places = [stage.stage for stage in run.stages]
-            measured = [_or_nan(stage.means["adi"]) for stage in run.stages]
-            axes.plot(places, measured, color=_color(index), marker=_mark(index), label=_wrap(run.name))
-            uniform = [_or_nan(stage.means["uniform_adi"]) for stage in run.stages]
+def _draw_attention(axes: Axes, models: Sequence[ComparedModel]) -> None:
+    for index, model in enumerate(models):
+        if model.stages:
+            places = [stage.stage for stage in model.stages]
+            measured = [_or_nan(stage.means["adi"]) for stage in model.stages]
+            axes.plot(places, measured, color=_color(index), marker=_mark(index), label=_wrap(model.name))
+            uniform = [_or_nan(stage.means["uniform_adi"]) for stage in model.stages]
             axes.plot(places, uniform, color=_color(index), linestyle=":", linewidth=1)
         else:
-            _name_unanalysed(axes, run)
+            _name_unanalysed(axes, model)
     _finish(axes, "Attention dilution index (dotted: uniform attention)", "stage")
     axes.set_ylim(bottom=0)
-    axes.set_xticks(range(max(len(run.stages) for run in runs)))
+    axes.set_xticks(range(max(len(model.stages) for model in models)))
 
 
-def _draw_blocks(axes: Axes, runs: Sequence[RunResult]) -> None:
-    for index, run in enumerate(runs):
-        if run.reuse is not None:
-            places = range(1, len(run.reuse.blocks) + 1)
-            values = [_or_nan(value) for value in run.reuse.diagonal]
-            axes.plot(places, values, color=_color(index), marker=_mark(index), label=_wrap(run.name))
+def _draw_blocks(axes: Axes, models: Sequence[ComparedModel]) -> None:
+    for index, model in enumerate(models):
+        if model.reuse is not None:
+            places = range(1, len(model.reuse.blocks) + 1)
+            values = [_or_nan(value) for value in model.reuse.diagonal]
+            axes.plot(places, values, color=_color(index), marker=_mark(index), label=_wrap(model.name))
         else:
-            _name_unanalysed(axes, run)
+            _name_unanalysed(axes, model)
     _finish(axes, "CKA of each block with itself before fine-tuning", "block")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     # Whole scales, lest the least difference look large; without bias, estimates near 0 may lie below it.
@@ -127,32 +123,32 @@ def _draw_blocks(axes: Axes, runs: Sequence[RunResult]) -> None:
 
 
 def _draw_reuse(
-    axes: Axes, runs: Sequence[RunResult], what: str, value_of: Callable[[FoldPoint], float | None]
+    axes: Axes, models: Sequence[ComparedModel], what: str, value_of: Callable[[FoldPoint], float | None]
 ) -> None:
-    for index, run in enumerate(runs):
-        if points := _points(run, value_of):
+    for index, model in enumerate(models):
+        if points := _points(model, value_of):
             marks, color = zip(*points, strict=True), _color(index)
-            axes.plot(*marks, _mark(index), color=color, label=_wrap(run.name), markersize=8)
+            axes.plot(*marks, _mark(index), color=color, label=_wrap(model.name), markersize=8)
         else:
-            _name_unanalysed(axes, run)
+            _name_unanalysed(axes, model)
     _finish(axes, f"Feature reuse and {what}, a mark per fold", "feature reuse (mean CKA of the blocks)")
     axes.set_ylabel(what)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.03)
 
 
-def _points(run: RunResult, value_of: Callable[[FoldPoint], float | None]) -> list[tuple[float, float]]:
+def _points(model: ComparedModel, value_of: Callable[[FoldPoint], float | None]) -> list[tuple[float, float]]:
     """Return feature reuse and a result of each fold that has both."""
     return [
         (point.reuse, value)
-        for point in run.fold_points
+        for point in model.fold_points
         if point.reuse is not None and (value := value_of(point)) is not None
     ]
 
 
-def _name_unanalysed(axes: Axes, run: RunResult) -> None:
-    """Name a run without data in the legend, without a mark."""
-    axes.plot([], [], " ", label=f"{_wrap(run.name)}: not analysed")
+def _name_unanalysed(axes: Axes, model: ComparedModel) -> None:
+    """Name a model without data in the legend, without a mark."""
+    axes.plot([], [], " ", label=f"{_wrap(model.name)}: not analysed")
 
 
 def _finish(axes: Axes, title: str, x_title: str) -> None:

@@ -19,8 +19,10 @@ from rectal_nnformer.evaluation.cases import CaseDetection
 from rectal_nnformer.evaluation.detection import Component, Lesion
 from rectal_nnformer.imaging.display import grey_window, radiological_array, slice_with_most
 from rectal_nnformer.imaging.masks import find_components, tumor_labels
-from rectal_nnformer.imaging.reading import read_image, same_grid
-from rectal_nnformer.reporting.runs import Run
+from rectal_nnformer.imaging.reading import read_image
+from rectal_nnformer.reporting.overlays import displayed, read_mask
+from rectal_nnformer.reporting.results import ModelResults
+from rectal_nnformer.reporting.tables import cases_of
 from rectal_nnformer.utils.parallel import map_with_progress
 
 BUDGET = 18_000_000
@@ -77,6 +79,12 @@ class Picture:
     def size(self) -> int:
         """Bytes of the page that it takes."""
         return 4 * math.ceil(len(self.webp) / 3) + sum(map(len, self.outlines.values())) + MARKUP_BYTES
+
+    @property
+    def outlined(self) -> list[str]:
+        """Of reference and prediction those that have an outline."""
+        drawn = {key.split()[0] for key in self.outlines}
+        return [name for name in ("reference", "prediction") if name in drawn]
 
     @property
     def data_uri(self) -> str:
@@ -141,46 +149,40 @@ def _scored_with(lesion: Lesion, case: CaseDetection) -> tuple[int, ...]:
     return tuple(other.label for other in others if lesion.group is not None and other.group == lesion.group)
 
 
-def subjects_of(run: Run) -> list[Subject]:
+def subjects_of(model: ModelResults) -> list[Subject]:
     """Return everything worth a card: missed lesions, then detected ones, worst first, then false positives.
 
     Missed lesions and false positives are in the order of size, largest first.
     """
-    subjects = [
-        Subject("detected" if lesion.detected else "missed", fold, case.case, lesion, _scored_with(lesion, case))
-        for fold, result in run.folds.items()
-        for case in result.cases
-        for lesion in case.lesions
-    ]
-    subjects += [
-        Subject("false positive", fold, case.case, component)
-        for fold, result in run.folds.items()
-        for case in result.cases
-        for component in case.false_positives
-    ]
+    subjects = []
+    for fold, case in cases_of(model.folds):
+        for lesion in case.lesions:
+            kind: Kind = "detected" if lesion.detected else "missed"
+            subjects.append(Subject(kind, fold, case.case, lesion, _scored_with(lesion, case)))
+        subjects += [Subject("false positive", fold, case.case, component) for component in case.false_positives]
     return sorted(subjects, key=_rank)
 
 
-def draw_clips(run: Run, num_processes: int = 1, budget: int = BUDGET) -> list[Clip]:
+def draw_clips(model: ModelResults, num_processes: int = 1, budget: int = BUDGET) -> list[Clip]:
     """Return a clip for every subject, in their order; those without pictures say why.
 
     Args:
-        run: The run; its images, references and predictions are read.
+        model: Its images, references and predictions are read.
         num_processes: At most so many processes draw.
         budget: Bytes of the page that all pictures together may take.
     """
-    subjects = subjects_of(run)
+    subjects = subjects_of(model)
     by_case: dict[tuple[int, str], list[Subject]] = {}
     for subject in subjects:
         by_case.setdefault((subject.fold, subject.case), []).append(subject)
     affordable = budget // (max(len(subjects), 1) * BYTES_PER_PICTURE)
     jobs = [
         _CaseJob(
-            image=run.image(case),
-            reference=run.reference(case),
-            prediction=run.prediction(fold, case),
-            tumor_labels=tuple(tumor_labels(run.dataset_json)),
-            ignore_label=run.dataset_json["labels"].get("ignore"),
+            image=model.image(case),
+            reference=model.reference(case),
+            prediction=model.prediction(fold, case),
+            tumor_labels=tuple(tumor_labels(model.dataset_json)),
+            ignore_label=model.dataset_json["labels"].get("ignore"),
             subjects=tuple(of_case),
             most_slices=min(max(affordable, FEWEST_SLICES), MOST_SLICES),
         )
@@ -270,37 +272,23 @@ def _without_folders(message: str, paths: Sequence[Path]) -> str:
 def _load(job: _CaseJob) -> _Volume:
     image = read_image(job.image)
     grey, _ = radiological_array(image)
-    reference = _tumor(job.reference, image, job.tumor_labels)
+    reference = read_mask(job.reference, image, job.tumor_labels)
     prediction = np.zeros_like(reference)
     if job.prediction.is_file():
-        prediction = _tumor(job.prediction, image, job.tumor_labels)
+        prediction = read_mask(job.prediction, image, job.tumor_labels)
     if job.ignore_label is not None:
-        prediction &= ~_tumor(job.reference, image, (job.ignore_label,))
+        prediction &= ~read_mask(job.reference, image, (job.ignore_label,))
     column_mm, row_mm, slice_mm = sitk.DICOMOrient(image, "LPS").GetSpacing()
     return _Volume(
         grey=grey,
-        reference=_displayed(reference, image) > 0,
-        prediction=_displayed(prediction, image) > 0,
-        lesions=_displayed(find_components(reference).labels, image),
-        predictions=_displayed(find_components(prediction).labels, image),
+        reference=displayed(reference, image) > 0,
+        prediction=displayed(prediction, image) > 0,
+        lesions=displayed(find_components(reference).labels, image),
+        predictions=displayed(find_components(prediction).labels, image),
         slice_mm=slice_mm,
         row_mm=row_mm,
         column_mm=column_mm,
     )
-
-
-def _tumor(path: Path, image: sitk.Image, labels: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return where a mask is tumour, as the file stores it, which is the order in which components are numbered."""
-    mask = read_image(path)
-    if not same_grid(image, mask):
-        raise RectalError(f"{path.name} does not lie on the grid of its image.")
-    return np.isin(sitk.GetArrayViewFromImage(mask), labels)
-
-
-def _displayed(array: NDArray[Any], image: sitk.Image) -> NDArray[np.int32]:
-    stored = sitk.GetImageFromArray(array.astype(np.int32))
-    stored.CopyInformation(image)
-    return radiological_array(stored)[0]
 
 
 def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:

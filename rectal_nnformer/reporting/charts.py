@@ -8,13 +8,29 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from rectal_nnformer.evaluation.rates import Interval
-from rectal_nnformer.reporting.report.markup import Markup, join, tag
 
 WIDTH = 360
 LEGEND_CHARACTERS = 38
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 DARKEST, LIGHTEST = (8, 48, 107), (239, 244, 251)
+
+# Text that is put into these is escaped.
+LINE = Markup('<line x1="{:.6g}" y1="{:.6g}" x2="{:.6g}" y2="{:.6g}" class="{}"/>')
+TEXT = Markup('<text x="{:.6g}" y="{:.6g}" text-anchor="{}">{}</text>')
+LABEL = Markup('<text x="{:.6g}" y="{:.6g}" text-anchor="end" class="strong">{}</text>')
+IN_CELL = Markup('<text x="{:.6g}" y="{:.6g}" text-anchor="middle" fill="{}" class="in-cell">{:.2f}</text>')
+CIRCLE = Markup('<circle cx="{:.6g}" cy="{:.6g}" r="{}" class="mark style-{}"/>')
+PATH = Markup('<path d="{}" class="mark style-{}"/>')
+POLYLINE = Markup('<polyline points="{}" class="line style-{}"/>')
+CELL = Markup('<rect x="{:.6g}" y="{:.6g}" width="{:.6g}" height="{:.6g}" fill="{}">{}</rect>')
+CHART = Markup(
+    '<svg viewBox="0 0 {width} {height:g}" role="img" aria-labelledby="{ident}-name" '
+    'aria-describedby="{ident}-description" class="chart"><title id="{ident}-name">{title}</title>'
+    '<desc id="{ident}-description">{description}</desc>{shapes}</svg>'
+)
 
 
 @dataclass(frozen=True)
@@ -54,29 +70,23 @@ class Series:
 def interval_chart(ident: str, title: str, description: str, rows: Sequence[IntervalRow]) -> Markup:
     """Return shares from 0 to 100 % with their intervals, a row each."""
     left, right, row_height, top = 92, 48, 34, 8
-    span = WIDTH - left - right
     bottom = top + row_height * len(rows)
 
     def x(share: float) -> float:
-        return left + span * share
+        return left + (WIDTH - left - right) * share
 
-    shapes = [
-        join(
-            [
-                tag("line", x1=x(tick), x2=x(tick), y1=top, y2=bottom, class_="grid"),
-                tag("text", f"{tick:.0%}".replace("%", " %"), x=x(tick), y=bottom + 16, text_anchor="middle"),
-            ]
-        )
-        for tick in (0, 0.25, 0.5, 0.75, 1)
-    ]
+    shapes = []
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        shapes.append(LINE.format(x(tick), top, x(tick), bottom, "grid"))
+        shapes.append(TEXT.format(x(tick), bottom + 16, "middle", f"{100 * tick:.0f} %"))
     for number, row in enumerate(rows):
         y = top + row_height * (number + 0.5)
-        shapes.append(tag("text", row.label, x=left - 10, y=y + 4, text_anchor="end", class_="strong"))
-        shapes.append(tag("text", row.note, x=WIDTH - right + 10, y=y + 4))
+        shapes.append(LABEL.format(left - 10, y + 4, row.label))
+        shapes.append(TEXT.format(WIDTH - right + 10, y + 4, "start", row.note))
         if row.value is not None and row.interval is not None:
             low, high = row.interval
-            shapes.append(tag("line", x1=x(low), x2=x(high), y1=y, y2=y, class_="whisker style-0"))
-            shapes.append(tag("circle", cx=x(row.value), cy=y, r=6, class_="mark style-0"))
+            shapes.append(LINE.format(x(low), y, x(high), y, "whisker style-0"))
+            shapes.append(CIRCLE.format(x(row.value), y, 6, 0))
     return _svg(ident, title, description, bottom + 24, shapes)
 
 
@@ -87,7 +97,7 @@ def profile_chart(
     places: Sequence[str],
     series: Sequence[Series],
     axis_title: str,
-    bounds: tuple[float, float] | None = None,
+    bounds: Interval | None = None,
 ) -> Markup:
     """Return values per stage or block as marks joined by lines, a legend line for each series above.
 
@@ -112,19 +122,17 @@ def profile_chart(
     def y(value: float) -> float:
         return bottom - height * (min(max(value, low), high) - low) / (high - low)
 
-    shapes = [_legend_line(number, one, left) for number, one in enumerate(series)]
+    shapes = []
+    for number, one in enumerate(series):
+        shapes += _legend_line(left, 12 + 20 * number, one)
     for tick in (low + (high - low) * i / 4 for i in range(5)):
-        shapes.append(tag("line", x1=left, x2=WIDTH - right, y1=y(tick), y2=y(tick), class_="grid"))
-        shapes.append(tag("text", f"{tick:.3g}", x=left - 8, y=y(tick) + 4, text_anchor="end"))
-    every = math.ceil(len(places) / 12)
-    shapes += [
-        tag("text", place, x=x(index), y=bottom + 18, text_anchor="middle")
-        for index, place in enumerate(places)
-        if index % every == 0
-    ]
-    shapes.append(tag("text", axis_title, x=left + (WIDTH - left - right) / 2, y=bottom + 36, text_anchor="middle"))
+        shapes.append(LINE.format(left, y(tick), WIDTH - right, y(tick), "grid"))
+        shapes.append(TEXT.format(left - 8, y(tick) + 4, "end", f"{tick:.3g}"))
+    for index in range(0, len(places), math.ceil(len(places) / 12) or 1):
+        shapes.append(TEXT.format(x(index), bottom + 18, "middle", places[index]))
+    shapes.append(TEXT.format(left + (WIDTH - left - right) / 2, bottom + 36, "middle", axis_title))
     for one in series:
-        shapes.append(_drawn_series(one, [(x(i), v) for i, v in enumerate(one.values)], y))
+        shapes += _drawn_series(one, x, y)
     return _svg(ident, title, description, bottom + 44, shapes)
 
 
@@ -144,89 +152,70 @@ def heat_map(ident: str, title: str, description: str, matrix: Sequence[Sequence
     shapes = []
     for i, row in enumerate(matrix):
         for j, value in enumerate(row):
-            name = tag("title", f"{i + 1}, {j + 1}: {'undefined' if value is None else f'{value:.2f}'}")
-            place = {"x": left + j * cell, "y": top + i * cell, "width": cell, "height": cell}
-            shapes.append(tag("rect", name, **place, fill=_shade(value)))
+            x, y = left + j * cell, top + i * cell
+            words = "undefined" if value is None else f"{value:.2f}"
+            name = Markup("<title>{}, {}: {}</title>").format(i + 1, j + 1, words)
+            shapes.append(CELL.format(x, y, cell, cell, _shade(value), name))
             if len(matrix) <= 8 and value is not None:
                 ink = "#ffffff" if value > 0.6 else "#10243e"
-                center = {"x": left + (j + 0.5) * cell, "y": top + (i + 0.5) * cell + 4}
-                shapes.append(tag("text", f"{value:.2f}", **center, text_anchor="middle", fill=ink, class_="in-cell"))
-    every = math.ceil(len(matrix) / 9)
-    for index in range(0, len(matrix), every):
+                shapes.append(IN_CELL.format(x + cell / 2, y + cell / 2 + 4, ink, value))
+    for index in range(0, len(matrix), math.ceil(len(matrix) / 9) or 1):
         middle = (index + 0.5) * cell
-        shapes.append(tag("text", str(index + 1), x=left - 6, y=top + middle + 4, text_anchor="end"))
-        shapes.append(tag("text", str(index + 1), x=left + middle, y=top + size + 16, text_anchor="middle"))
-    shapes.append(tag("text", axes, x=left + size / 2, y=top + size + 36, text_anchor="middle"))
-    shapes.append(_scale(left, top + size + 50, size))
+        shapes.append(TEXT.format(left - 6, top + middle + 4, "end", index + 1))
+        shapes.append(TEXT.format(left + middle, top + size + 16, "middle", index + 1))
+    shapes.append(TEXT.format(left + size / 2, top + size + 36, "middle", axes))
+    shapes += _scale(left, top + size + 50, size)
     return _svg(ident, title, description, top + size + 86, shapes)
 
 
 def _svg(ident: str, title: str, description: str, height: float, shapes: Sequence[Markup]) -> Markup:
-    return tag(
-        "svg",
-        tag("title", title, id=f"{ident}-name"),
-        tag("desc", description, id=f"{ident}-description"),
-        *shapes,
-        viewBox=f"0 0 {WIDTH} {height:g}",
-        role="img",
-        aria_labelledby=f"{ident}-name",
-        aria_describedby=f"{ident}-description",
-        class_="chart",
-    )
+    joined = Markup().join(shapes)
+    return CHART.format(width=WIDTH, height=height, ident=ident, title=title, description=description, shapes=joined)
 
 
-def _legend_line(number: int, series: Series, left: float) -> Markup:
-    y = 12 + 20 * number
-    style = f"style-{series.style % len(SHAPES)}"
-    return join(
-        [
-            tag("line", x1=left, x2=left + 30, y1=y, y2=y, class_=f"line {style}"),
-            _mark(left + 15, y, series.style),
-            tag("text", _shortened(series.name), x=left + 40, y=y + 4),
-        ]
-    )
+def _legend_line(x: float, y: float, series: Series) -> list[Markup]:
+    line = LINE.format(x, y, x + 30, y, f"line style-{_style(series)}")
+    # The table beside the chart has the whole name.
+    name = series.name if len(series.name) <= LEGEND_CHARACTERS else f"{series.name[: LEGEND_CHARACTERS - 1]}…"
+    return [line, _mark(x + 15, y, _style(series)), TEXT.format(x + 40, y + 4, "start", name)]
 
 
-def _shortened(name: str) -> str:
-    """Return a name that fits into a line of the legend; the table beside the chart has the whole one."""
-    return name if len(name) <= LEGEND_CHARACTERS else f"{name[: LEGEND_CHARACTERS - 1]}…"
-
-
-def _drawn_series(series: Series, points: Sequence[tuple[float, float | None]], y: Callable[[float], float]) -> Markup:
-    style = f"style-{series.style % len(SHAPES)}"
-    known = [(x, y(value)) for x, value in points if value is not None]
-    line = tag("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in known), class_=f"line {style}")
+def _drawn_series(series: Series, x: Callable[[int], float], y: Callable[[float], float]) -> list[Markup]:
+    style = _style(series)
+    known = [(x(index), y(value)) for index, value in enumerate(series.values) if value is not None]
     whiskers = [
-        tag("line", x1=points[i][0], x2=points[i][0], y1=y(bounds[0]), y2=y(bounds[1]), class_=f"whisker {style}")
-        for i, bounds in enumerate(series.intervals)
+        LINE.format(x(index), y(bounds[0]), x(index), y(bounds[1]), f"whisker style-{style}")
+        for index, bounds in enumerate(series.intervals)
         if bounds is not None
     ]
-    return join([*whiskers, line, *(_mark(a, b, series.style) for a, b in known)])
+    line = POLYLINE.format(" ".join(f"{a:.1f},{b:.1f}" for a, b in known), style)
+    return [*whiskers, line, *(_mark(a, b, style) for a, b in known)]
+
+
+def _style(series: Series) -> int:
+    return series.style % len(SHAPES)
 
 
 def _mark(x: float, y: float, style: int) -> Markup:
     """Return the mark of a series around a point."""
-    class_ = f"mark style-{style % len(SHAPES)}"
-    shape = SHAPES[style % len(SHAPES)]
-    if shape == "circle":
-        return tag("circle", cx=x, cy=y, r=4.5, class_=class_)
+    if SHAPES[style] == "circle":
+        return CIRCLE.format(x, y, 4.5, style)
     paths = {
         "square": f"M{x - 4:.1f} {y - 4:.1f}h8v8h-8Z",
         "triangle": f"M{x:.1f} {y - 5:.1f}l5 9h-10Z",
         "diamond": f"M{x:.1f} {y - 5.5:.1f}l5.5 5.5l-5.5 5.5l-5.5 -5.5Z",
         "cross": f"M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8",
     }
-    return tag("path", d=paths[shape], class_=class_)
+    return PATH.format(paths[SHAPES[style]], style)
 
 
-def _scale(left: float, y: float, width: float) -> Markup:
+def _scale(left: float, y: float, width: float) -> list[Markup]:
     steps = 20
-    rects = [
-        tag("rect", x=left + width * i / steps, y=y, width=width / steps + 0.5, height=10, fill=_shade(i / (steps - 1)))
+    shades = [
+        CELL.format(left + width * i / steps, y, width / steps + 0.5, 10, _shade(i / (steps - 1)), "")
         for i in range(steps)
     ]
-    ends = [("0", left, "start"), ("1", left + width, "end")]
-    return join([*rects, *(tag("text", text, x=x, y=y + 26, text_anchor=anchor) for text, x, anchor in ends)])
+    return [*shades, TEXT.format(left, y + 26, "start", 0), TEXT.format(left + width, y + 26, "end", 1)]
 
 
 def _shade(value: float | None) -> str:

@@ -1,0 +1,101 @@
+"""Pages from templates: the summary of a cross-validation and the comparison in Markdown, the report in HTML.
+
+Templates of HTML escape whatever they are given; those of Markdown escape cells of tables, and names by `plain`.
+"""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
+from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
+from rectal_nnformer.evaluation.summary import patient_interval_words, rate_words
+from rectal_nnformer.reporting import tables
+from rectal_nnformer.reporting.comparison import Comparison
+from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
+from rectal_nnformer.utils import markdown
+from rectal_nnformer.utils.text import number, numbered, percent, percent_interval, plural, some
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("rectal_nnformer.reporting"),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+ENVIRONMENT.globals.update(
+    MIN_IOU=MIN_IOU,
+    MIN_VOXELS=MIN_VOXELS,
+    number=number,
+    numbered=numbered,
+    patient_interval_words=patient_interval_words,
+    percent=percent,
+    percent_interval=percent_interval,
+    plural=plural,
+    rate_words=rate_words,
+    tables=tables,
+)
+ENVIRONMENT.filters.update(
+    plain=markdown.plain,
+    markdown=lambda table: "\n".join(markdown.table(table.header, table.rows)) if table.rows else "",
+)
+
+
+def render(template: str, **context: Any) -> str:
+    """Return a page; characters that UTF-8 cannot hold, which file names may have, become question marks."""
+    page = ENVIRONMENT.get_template(template).render(context)
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def crossval_page(summary: CrossvalSummary, picture: str) -> str:
+    """Return crossval_summary.md.
+
+    Args:
+        summary: What it tells.
+        picture: File name of the picture beside it.
+    """
+    analysed = {fold for stage in summary.attention for fold in stage.adi_of_folds}
+    reused = summary.reuse.folds if summary.reuse else {}
+    return render(
+        "crossval_summary.md",
+        summary=summary,
+        pooled=summary.pooled,
+        folds=summary.folds,
+        cases=tables.cases_of(summary.folds),
+        folds_without_attention=[fold for fold in summary.folds if fold not in analysed],
+        folds_without_reuse=[fold for fold in summary.folds if fold not in reused],
+        picture=picture,
+    )
+
+
+def comparison_page(comparison: Comparison, picture: str) -> str:
+    """Return compare.md.
+
+    Args:
+        comparison: What it tells.
+        picture: File name of the picture beside it.
+    """
+    models = comparison.models
+    return render(
+        "compare.md",
+        comparison=comparison,
+        models=models,
+        pairs=comparison.pairs,
+        left_out=left_out_words(comparison),
+        attention_missing=[(model.name, model.folds_without_attention) for model in models],
+        reuse_missing=[(model.name, model.folds_without_reuse) for model in models],
+        ATTENTION_FILE=ATTENTION_FILE,
+        REUSE_FILE=REUSE_FILE,
+        picture=picture,
+    )
+
+
+def left_out_words(comparison: Comparison) -> str:
+    """Return which cases the models do not share, in a sentence; empty if they share all."""
+    left_out = comparison.left_out_cases
+    if not left_out:
+        return ""
+    total = comparison.num_shared_cases + len(left_out)
+    shared = f"{comparison.num_shared_cases} of {total} cases {'is' if comparison.num_shared_cases == 1 else 'are'}"
+    return f"{shared} in all runs; the others are left out: {some(left_out)}."

@@ -1,0 +1,361 @@
+"""What the template of the report shows of one trained model; the page needs no other file and no network."""
+
+import base64
+import hashlib
+import inspect
+import itertools
+import math
+import platform
+import re
+from collections.abc import Sequence
+from importlib import metadata, resources
+from typing import Any
+
+from markupsafe import Markup
+
+from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
+from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.rates import Rate
+from rectal_nnformer.evaluation.summary import CohortDetection, detection_line
+from rectal_nnformer.nnunet.names import CUBIC
+from rectal_nnformer.planning.explanation import describe_plans
+from rectal_nnformer.planning.record import planning_record
+from rectal_nnformer.reporting import tables
+from rectal_nnformer.reporting.analyses import (
+    ReuseOverFolds,
+    StageOverFolds,
+    attention_over_folds,
+    reuse_over_folds,
+)
+from rectal_nnformer.reporting.charts import IntervalRow, Series, heat_map, interval_chart, profile_chart
+from rectal_nnformer.reporting.gallery import Clip
+from rectal_nnformer.reporting.pages import render
+from rectal_nnformer.reporting.results import ModelResults, count_shared_patients, cubic_siblings
+from rectal_nnformer.utils.files import read_json_if_whole
+from rectal_nnformer.utils.text import number, percent, plural
+
+OPEN_AT_MOST = 30
+"""Groups of more cards than this are closed at first, except that of the missed tumours."""
+SCALE_MM = 20
+MOST_EPOCHS = 40
+TRIAL = "_CPU"
+"""How trainers are called that are for trying things out."""
+CONTENTS = {
+    "result": "Result",
+    "size": "By size",
+    "cases": "Cases",
+    "pictures": "Pictures",
+    "folds": "Folds",
+    "attention": "Attention",
+    "features": "Features",
+    "plan": "Plan",
+    "about": "Made with",
+    "meaning": "Terms",
+}
+OUTCOMES = {
+    "": "all cases",
+    "missed": "with a missed tumour",
+    "false-positive": "with a false positive",
+    "noted": "with a note",
+    "clean": "all found, nothing invented",
+}
+GROUPS = {
+    "missed": ("Missed tumours", "No tumour was missed."),
+    "detected": ("Detected tumours", "No tumour was detected."),
+    "false positive": ("False positives", "There are no false positives."),
+}
+"""Heading of each kind of card, and what to say where there is none."""
+PACKAGES = ("rectal_nnformer", "nnunetv2", "torch", "monai", "numpy", "scipy", "SimpleITK")
+SETTINGS = {
+    "num_epochs": "epochs",
+    "num_iterations_per_epoch": "iterations per epoch",
+    "batch_size": "batch size",
+    "initial_lr": "learning rate",
+    "weight_decay": "weight decay",
+    "warmup_epochs": "epochs of warm-up",
+    "pretrained": "pretrained encoder",
+    "tumor_aware": "tumour-aware augmentation",
+    "device": "trained on",
+    "gpu_name": "GPU",
+    "torch_version": "trained with torch",
+}
+
+
+def report_page(model: ModelResults, clips: Sequence[Clip], date: str) -> str:
+    """Return the report as HTML.
+
+    Args:
+        model: What is reported.
+        clips: Pictures of its lesions.
+        date: When it is written, as it shall read.
+    """
+    style, script = _asset("report.css"), _asset("report.js")
+    return render(
+        "report.html",
+        model=model,
+        pooled=model.pooled,
+        date=date,
+        policy=(
+            f"default-src 'none'; img-src data:; style-src 'sha256-{_hash(style)}'; "
+            f"script-src 'sha256-{_hash(script)}'; base-uri 'none'; form-action 'none'"
+        ),
+        style=style,
+        script=script,
+        contents=CONTENTS,
+        detection_line=detection_line(model.pooled),
+        **_detection(model),
+        **_cards(clips),
+        **_attention(model),
+        **_features(model),
+        plan=_planned(model),
+        settings=_training_settings(model),
+        versions=[("Python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)],
+    )
+
+
+# --- detection -------------------------------------------------------------------------------------------------------
+
+
+def _detection(model: ModelResults) -> dict[str, Any]:
+    pooled = model.pooled
+    return {
+        "cautions": _cautions(model),
+        "rates_chart": _rates_chart(pooled),
+        "sizes_chart": _sizes_chart(pooled),
+        "outcomes": OUTCOMES,
+        "outcome_of": _outcomes,
+        "cases": sorted(
+            tables.cases_of(model.folds), key=lambda row: (-row[1].n_missed, -row[1].n_false_positive, row[1].case)
+        ),
+    }
+
+
+def _cautions(model: ModelResults) -> list[str]:
+    """Return what to be careful about with the result."""
+    pooled, cautions = model.pooled, []
+    if model.folder.trainer.endswith(TRIAL):
+        cautions.append(
+            "A trial: a small network, trained for minutes on a CPU. What it detects tells nothing of the method."
+        )
+    if pooled.n_cases < (total := model.dataset_json.get("numTraining", 0)):
+        folds = f"{'folds' if len(model.folds) > 1 else 'fold'} {', '.join(map(str, model.folds))}"
+        cautions.append(f"Not all folds: {pooled.n_cases} of {total} training cases, those of {folds}.")
+    if shared := count_shared_patients(model.folds):
+        cautions.append(
+            f"These rates are optimistic: folds share {plural(shared, 'patient')}, whose other scans were seen in "
+            "training."
+        )
+    if missing := pooled.n_cases_prediction_missing:
+        cautions.append(f"{plural(missing, 'prediction file')} missing: all tumours of these cases count as missed.")
+    return cautions
+
+
+def _rates_chart(pooled: CohortDetection) -> Markup:
+    rows = [
+        _interval_row("detected", pooled.detection_rate),
+        _interval_row("strict", pooled.strict.detection_rate),
+        _interval_row("cases", pooled.case_rate),
+    ]
+    described = "; ".join(f"{row.label}: {row.note}, {percent(row.value)}" for row in rows)
+    return interval_chart("rates", "Detection rates with 95 % intervals", described, rows)
+
+
+def _sizes_chart(pooled: CohortDetection) -> Markup:
+    rows = [_interval_row(f"{name} cm³", rate) for name, rate in pooled.size_bins.items()]
+    described = "; ".join(
+        f"{row.label}: {'no tumour' if row.value is None else f'{row.note} detected'}" for row in rows
+    )
+    return interval_chart("sizes", "Detection rate by tumour volume", described, rows)
+
+
+def _interval_row(label: str, rate: Rate) -> IntervalRow:
+    return IntervalRow(label, f"{rate.count}/{rate.total}" if rate.total else "-", rate.rate, rate.wilson_95)
+
+
+def _outcomes(case: CaseDetection) -> str:
+    """Return by which of `OUTCOMES` a case is found, parted by spaces."""
+    found = {
+        "missed": case.n_missed > 0,
+        "false-positive": case.n_false_positive > 0,
+        "noted": bool(case.note),
+        "clean": not case.n_missed and not case.n_false_positive,
+    }
+    return " ".join(name for name, applies in found.items() if applies)
+
+
+def _cards(clips: Sequence[Clip]) -> dict[str, Any]:
+    """Return the cards of the gallery with their ids, and the first card of each case."""
+    cards = [(f"card-{place}", clip) for place, clip in enumerate(clips, start=1)]
+    return {
+        "cards": cards,
+        "card_of": {clip.subject.case: ident for ident, clip in reversed(cards)},
+        "without_picture": sum(not clip.pictures for clip in clips),
+        "groups": GROUPS,
+        "open_at_most": OPEN_AT_MOST,
+        "SCALE_MM": SCALE_MM,
+    }
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def _attention(model: ModelResults) -> dict[str, Any]:
+    stages = attention_over_folds(model.attention)
+    series = _attention_series(model, stages)
+    places = [str(stage) for stage in range(max((len(one.values) for one in series), default=0))]
+    described = "; ".join(f"{one.name}: {', '.join(number(value, 3) for value in one.values)}" for one in series)
+    title = "Attention dilution index per stage"
+    epochs_chart, epochs_words = _epochs_chart(model)
+    return {
+        "stages": stages,
+        "adi_chart": profile_chart("adi", title, described, places, series, "stage") if series else None,
+        "adi_table": tables.series_table(places, {one.name: one.values for one in series}),
+        "folds_without_attention": [fold for fold in model.folds if fold not in model.attention],
+        "epochs_chart": epochs_chart,
+        "epochs_words": epochs_words,
+        "ATTENTION_FILE": ATTENTION_FILE,
+    }
+
+
+def _attention_series(model: ModelResults, stages: Sequence[StageOverFolds]) -> list[Series]:
+    series = []
+    if stages:
+        series.append(Series("this model", [s.means["adi"] for s in stages], [s.adi_range for s in stages], style=0))
+        series.append(Series("uniform attention, same tiles", [s.means["uniform_adi"] for s in stages], style=1))
+    elif (planned := _planned_uniform_adi(model, model.folder.configuration)) is not None:
+        series.append(Series(f"uniform attention, {model.folder.configuration}", planned, style=1))
+    if model.folder.configuration != CUBIC and (baseline := _planned_uniform_adi(model, CUBIC)) is not None:
+        series.append(Series("padded baseline, uniform", baseline, style=2))
+    for trainer, cubic in cubic_siblings(model)[:2]:
+        name = f"{trainer.removeprefix('nnUNetTrainer')}, cubic, measured"
+        series.append(Series(name, [stage.means["adi"] for stage in cubic], style=3 + len(series) % 2))
+    return series
+
+
+def _planned_uniform_adi(model: ModelResults, configuration: str) -> Sequence[float] | None:
+    """Return what the plans expect of uniform attention at each stage; None for plans of other software."""
+    record = planning_record(model.plans)
+    account = record.patch_sizes.get(configuration) if record else None
+    return account.uniform_adi if account else None
+
+
+def _epochs_chart(model: ModelResults) -> tuple[Markup | None, str]:
+    """Return the attention dilution index in the course of training, and its words; None if no fold was followed."""
+    if not model.epochs:
+        return None, ""
+    shown = list(model.epochs)[:: math.ceil(len(model.epochs) / MOST_EPOCHS)]
+    stages = sorted({stage for values in model.epochs.values() for stage in values})
+    series = [Series(f"stage {s}", [model.epochs[epoch].get(s) for epoch in shown], style=s) for s in stages]
+    described = "; ".join(f"{one.name}: {number(one.values[0], 3)} to {number(one.values[-1], 3)}" for one in series)
+    title = "ADI during training, on one crop of each fold"
+    chart = profile_chart("epochs", title, described, [str(epoch) for epoch in shown], series, "epoch")
+    return chart, f"{title}: {described}."
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+def _features(model: ModelResults) -> dict[str, Any]:
+    reuse = reuse_over_folds(model.reuse)
+    known = reuse.folds if reuse else {}
+    return {
+        "reuse": reuse,
+        "cka_chart": _diagonal_chart(reuse) if reuse else None,
+        "matrix_chart": _matrix_chart(reuse) if reuse else None,
+        "compared": model.reuse[min(known)] if known else None,
+        "reuse_notes": [record.note for record in model.reuse.values() if record.note],
+        "folds_without_reuse": [fold for fold in model.folds if fold not in known],
+        "REUSE_FILE": REUSE_FILE,
+    }
+
+
+def _diagonal_chart(reuse: ReuseOverFolds) -> Markup:
+    series = [Series("this model and pretrained", reuse.diagonal, reuse.intervals, style=0)]
+    if any(value is not None for value in reuse.null_p95):
+        series.append(Series("unrelated features, 95th percentile", reuse.null_p95, style=1))
+    described = f"From {number(reuse.diagonal[0])} in the first block to {number(reuse.diagonal[-1])} in the last."
+    # Without bias, the estimate for unrelated features may lie below 0.
+    drawn = [*reuse.diagonal, *reuse.null_p95, *(bounds[0] for bounds in reuse.intervals if bounds)]
+    lowest = -0.25 if min((value for value in drawn if value is not None), default=0.0) < 0 else 0.0
+    return profile_chart(
+        "cka",
+        "Similarity of each block to itself before fine-tuning",
+        described,
+        [str(block) for block in range(1, len(reuse.blocks) + 1)],
+        series,
+        "block",
+        (lowest, 1.0),
+    )
+
+
+def _matrix_chart(reuse: ReuseOverFolds) -> Markup:
+    num_blocks = len(reuse.blocks)
+    chart = heat_map(
+        "matrix",
+        "CKA between all blocks of this model and of the pretrained encoder",
+        f"{num_blocks} by {num_blocks} blocks. Mean of the diagonal {number(reuse.mean_diagonal)}.",
+        reuse.matrix,
+        "block of the pretrained encoder",
+    )
+    caption = (
+        "CKA between every two blocks: rows are blocks of this model, columns of the pretrained encoder, numbered as "
+        "in the table; darker is more alike. Where features are reused, the diagonal stays dark."
+    )
+    return chart + Markup("<figcaption>{}</figcaption>").format(caption)
+
+
+# --- plan, settings, versions ----------------------------------------------------------------------------------------
+
+
+def _planned(model: ModelResults) -> list[tuple[str, Any]]:
+    """Return what was planned and why; plans of other software, or of another version, may not tell."""
+    if not model.plans.record:
+        return [("text", "These plans were not made by rectal_nnformer and do not say why they are as they are.")]
+    if planning_record(model.plans) is None:
+        return [("text", "Another version of rectal_nnformer made these plans; this one cannot tell them in words.")]
+    return _plan_blocks(describe_plans(model.plans, width=None))
+
+
+def _plan_blocks(text: str) -> list[tuple[str, Any]]:
+    """Return the description of plans: names with their values as facts, tables as they are, the rest as text."""
+    blocks: list[tuple[str, Any]] = []
+    heading = ""
+    for columns, group in itertools.groupby(text.splitlines(), key=lambda line: min(len(_columns(line)), 3)):
+        lines = list(group)
+        if columns == 3:
+            blocks.append(("table", {"heading": heading, "text": inspect.cleandoc("\n".join(lines))}))
+        elif columns == 2:
+            blocks.append(("facts", [_columns(line) for line in lines]))
+        else:
+            blocks += [("text", line.strip()) for line in lines]
+            # The sentence before a table says what it holds, and names it for screen readers.
+            heading = lines[-1].strip().rstrip(":")
+    return blocks
+
+
+def _columns(line: str) -> list[str]:
+    """Return the columns of a line, which two or more spaces part."""
+    return re.split(r"\s{2,}", line.strip())
+
+
+def _training_settings(model: ModelResults) -> list[tuple[str, str | None]]:
+    """Return what nnU-Net noted about the first fold's training; little of it is needed, and any of it may lack."""
+    noted = read_json_if_whole(model.folder.fold(min(model.folds)).path / "debug.json") or {}
+    settings = [(words, str(noted[name])) for name, words in SETTINGS.items() if noted.get(name) not in (None, "None")]
+    return [*settings, ("planned by rectal_nnformer", model.plans.record.get("version"))]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _asset(name: str) -> Markup:
+    """Return a file that is part of this package and holds nothing that would end its element."""
+    return Markup((resources.files("rectal_nnformer.reporting") / "assets" / name).read_text(encoding="utf-8"))
+
+
+def _hash(content: Markup) -> str:
+    return base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")

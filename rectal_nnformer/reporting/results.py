@@ -1,0 +1,178 @@
+"""A trained model's folder in nnUNet_results: what it was made from, and what the validation of its folds found."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rectal_nnformer.analysis.records import AttentionRecord, ReuseRecord, read_attention, read_epochs, read_reuse
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
+from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
+from rectal_nnformer.nnunet.layout import ModelFolder, PreprocessedDataset, RawDataset
+from rectal_nnformer.nnunet.names import CUBIC
+from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.reporting.analyses import StageOverFolds, attention_over_folds, epochs_over_folds
+from rectal_nnformer.utils.files import read_json
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    """One trained model and what its validations found.
+
+    Attributes:
+        folder: The model folder, which knows trainer, plans, configuration and dataset.
+    dataset_json: nnU-Net's `dataset.json`.
+        plans: nnU-Net's plans.
+        folds: Lesion detection of each evaluated fold.
+        attention: Attention dilution of each fold that was analysed.
+        reuse: Feature reuse of each fold that was analysed.
+        epochs: Attention dilution index by epoch and stage, of folds that were followed in training.
+    """
+
+    folder: ModelFolder
+    dataset_json: Mapping[str, Any]
+    plans: Plans
+    folds: Mapping[int, CohortDetection]
+    attention: Mapping[int, AttentionRecord]
+    reuse: Mapping[int, ReuseRecord]
+    epochs: Mapping[int, Mapping[int, float | None]]
+
+    @cached_property
+    def pooled(self) -> CohortDetection:
+        """All evaluated folds together."""
+        return pool_folds(self.folds)
+
+    @property
+    def file_ending(self) -> str:
+        """How files of images and masks end, as in `dataset.json`."""
+        return self.dataset_json["file_ending"]
+
+    def image(self, case: str) -> Path:
+        """The image of a case (first channel), which may be missing: raw data need not be at hand."""
+        return RawDataset(self.folder.data_folder("nnUNet_raw")).image(case, self.file_ending)
+
+    def reference(self, case: str) -> Path:
+        """The reference mask of a case, which may be missing."""
+        dataset = PreprocessedDataset(self.folder.data_folder("nnUNet_preprocessed"))
+        preprocessed = dataset.reference(case, self.file_ending)
+        if preprocessed.is_file():
+            return preprocessed
+        return RawDataset(self.folder.data_folder("nnUNet_raw")).label(case, self.file_ending)
+
+    def prediction(self, fold: int, case: str) -> Path:
+        """The prediction for a validation case, which may be missing."""
+        return self.folder.fold(fold).validation / f"{case}{self.file_ending}"
+
+
+def read_results(path: Path) -> ModelResults:
+    """Read a model folder.
+
+    Raises:
+        RectalError: It is not a model folder, no fold of it has been evaluated, or a file in it is damaged.
+    """
+    folder = ModelFolder.from_path(path)
+    validations = {fold: folder.fold(fold).validation for fold in folder.fold_numbers()}
+    evaluated = {fold: path for fold, path in validations.items() if (path / EVALUATION_FILE).is_file()}
+    if not evaluated:
+        raise RectalError(
+            f"{folder.path} has no fold with a validation/{EVALUATION_FILE}. Run 'rectal_nnformer crossval', which "
+            "trains, validates and evaluates what is missing."
+        )
+    folds = {fold: read_evaluation(path) for fold, path in evaluated.items()}
+    check_distinct_cases(folds)
+    remedy = "Copy it again, or train the fold again."
+    return ModelResults(
+        folder=folder,
+        dataset_json=read_json(folder.dataset_json, ("labels", "file_ending"), remedy),
+        plans=Plans.read(folder.plans_file),
+        folds=folds,
+        attention=read_attention_of_folds(evaluated),
+        reuse=read_reuse_of_folds(evaluated),
+        epochs=epochs_over_folds(read_epochs(folder.fold(fold).path) for fold in folds),
+    )
+
+
+def cubic_siblings(model: ModelResults) -> list[tuple[str, tuple[StageOverFolds, ...]]]:
+    """Return trainer and attention of analysed models on the cubic patch of the same plans."""
+    found = []
+    for path in sorted(model.folder.path.parent.glob(f"*__{model.folder.plans}__{CUBIC}")):
+        folder = ModelFolder.parse(path)
+        if folder is None or folder == model.folder:
+            continue
+        validations = {fold: folder.fold(fold).validation for fold in folder.fold_numbers()}
+        if stages := attention_over_folds(read_attention_of_folds(validations)):
+            found.append((folder.trainer, stages))
+    return found
+
+
+def short_names(models: Sequence[ModelResults]) -> list[str]:
+    """Return names that tell models apart and say no more than it takes; models alike in all are numbered."""
+    parts = [
+        [
+            folder.trainer.removeprefix("nnUNetTrainer") or folder.trainer,
+            folder.configuration,
+            folder.plans,
+            folder.dataset,
+        ]
+        for folder in (model.folder for model in models)
+    ]
+    for used in (1, 2, 3, 4):
+        names = [", ".join(part[:used]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{part[0]} ({number})" for number, part in enumerate(parts, start=1)]
+
+
+def pool_folds(folds: Mapping[int, CohortDetection]) -> CohortDetection:
+    """Return the lesion detection over all folds."""
+    return summarize_cases([case for result in folds.values() for case in result.cases])
+
+
+def count_shared_patients(folds: Mapping[int, CohortDetection]) -> int:
+    """Return how many patients have cases in more than one fold; a case of unknown patient is a patient of its own.
+
+    The networks that these cases were held out from have seen other scans of the same patients, so that rates are
+    optimistic.
+    """
+    folds_of = Counter(patient for result in folds.values() for patient in {case.patient for case in result.cases})
+    return sum(n_folds > 1 for n_folds in folds_of.values())
+
+
+def check_distinct_cases(folds: Mapping[int, CohortDetection]) -> None:
+    """Refuse folds that hold the same case.
+
+    Raises:
+        RectalError: A case was evaluated in two folds.
+    """
+    fold_of: dict[str, int] = {}
+    for fold, result in folds.items():
+        for case in result.cases:
+            other = fold_of.setdefault(case.case, fold)
+            if other != fold:
+                raise RectalError(
+                    f"case {case.case} was evaluated in fold {other} and in fold {fold}, so these folds are not of one "
+                    "splits_final.json. Train again the folds that are of another."
+                )
+
+
+def read_attention_of_folds(validation_folders: Mapping[int, Path]) -> dict[int, AttentionRecord]:
+    """Return the attention dilution of each fold that was analysed.
+
+    Raises:
+        RectalError: A file is damaged.
+    """
+    records = {fold: read_attention(folder) for fold, folder in validation_folders.items()}
+    return {fold: record for fold, record in records.items() if record is not None}
+
+
+def read_reuse_of_folds(validation_folders: Mapping[int, Path]) -> dict[int, ReuseRecord]:
+    """Return the feature reuse of each fold that was analysed.
+
+    Raises:
+        RectalError: A file is damaged.
+    """
+    records = {fold: read_reuse(folder) for fold, folder in validation_folders.items()}
+    return {fold: record for fold, record in records.items() if record is not None}

@@ -1,0 +1,151 @@
+"""The files that commands write about trained models: report.html, crossval_summary.* and compare.*."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.summary import CohortDetection
+from rectal_nnformer.imaging.masks import tumor_labels
+from rectal_nnformer.nnunet.layout import FOLD_PREFIX, VALIDATION
+from rectal_nnformer.reporting.comparison import Comparison
+from rectal_nnformer.reporting.comparison_figure import comparison_figure
+from rectal_nnformer.reporting.crossval_summary import CrossvalSummary, examples_of, summarize_folds
+from rectal_nnformer.reporting.gallery import draw_clips
+from rectal_nnformer.reporting.overlays import Example, draw_examples
+from rectal_nnformer.reporting.pages import comparison_page, crossval_page
+from rectal_nnformer.reporting.report_page import report_page
+from rectal_nnformer.reporting.results import read_results
+from rectal_nnformer.reporting.tables import CASE_COLUMNS, case_rows
+from rectal_nnformer.utils.files import csv_text, staged_file, write_json, write_text
+
+REPORT_FILE = "report.html"
+SUMMARY_NAME = "crossval_summary"
+COMPARISON_NAME = "compare"
+
+
+def write_report(model_folder: Path, output: Path | None = None, num_processes: int = 1) -> Path:
+    """Write `report.html` about a trained model: one page of less than 25 MB that needs no other file and no network.
+
+    Images are read from nnUNet_raw, references from nnUNet_preprocessed, beside nnUNet_results or where the variables
+    point; without them there are no pictures, and the page says so.
+
+    Args:
+        model_folder: Folder of the model in nnUNet_results, which holds the folds.
+        output: The file; None takes `report.html` in the model folder.
+        num_processes: At most so many processes draw the pictures.
+
+    Returns:
+        The file.
+
+    Raises:
+        RectalError: It is not the folder of a trained and evaluated model, or a file in it is damaged.
+    """
+    model = read_results(model_folder)
+    path = output or model.folder.path / REPORT_FILE
+    clips = draw_clips(model, num_processes)
+    write_text(path, report_page(model, clips, datetime.now().astimezone().strftime("%d %B %Y, %H:%M")))
+    return path
+
+
+def try_report(model_folder: Path, output: Path | None = None, num_processes: int = 1) -> str:
+    """Write the report and return where it is; where that fails, return why and how to try again.
+
+    For the end of a training, which no trouble with a page about it may spoil.
+    """
+    try:
+        return f"The report is {write_report(model_folder, output, num_processes)}"
+    except Exception as error:
+        again = f"rectal_nnformer report {model_folder}" + (f" -o {output}" if output else "")
+        return f"The report could not be written ({error}). The results are complete; to try again: {again}"
+
+
+def write_crossval_summary(
+    model_folder: Path,
+    images_folder: Path,
+    reference_folder: Path,
+    dataset_json: Mapping[str, Any],
+    patients: Mapping[str, str] | None = None,
+    folds: Sequence[int] = (0, 1, 2, 3, 4),
+) -> CrossvalSummary:
+    """Pool the evaluated folds of a trained model and write `crossval_summary.json`, `.csv`, `.md` and `.png` there.
+
+    Attention dilution and feature reuse stand beside it, of the folds that were analysed. The picture shows the cases
+    with the best, the median and the worst Dice; where an image or mask for it is missing it is left out, and the page
+    says so.
+
+    Args:
+        model_folder: Holds `fold_<n>/validation/lesion_detection.json` of each fold.
+        images_folder: Images, `<case>_0000<file_ending>`.
+        reference_folder: Reference masks, `<case><file_ending>`.
+        dataset_json: nnU-Net's `dataset.json`, for labels and file ending.
+        patients: Pseudonymous patient of each case, in place of those that the folds were evaluated with.
+        folds: Folds to pool.
+
+    Raises:
+        RectalError: A fold has not been evaluated, its evaluation or an analysis cannot be read, or two folds hold the
+            same case.
+    """
+    validations = {fold: Path(model_folder) / f"{FOLD_PREFIX}{fold}" / VALIDATION for fold in folds}
+    paths = {suffix: Path(model_folder) / f"{SUMMARY_NAME}.{suffix}" for suffix in ("json", "csv", "md", "png")}
+    summary = summarize_folds(validations, patients)
+    examples = examples_of(
+        summary, validations, Path(images_folder), Path(reference_folder), dataset_json["file_ending"]
+    )
+    summary = replace(summary, picture_note=_try_picture(examples, tumor_labels(dataset_json), paths["png"]))
+    write_json(paths["json"], _summary_json(summary))
+    write_text(paths["csv"], csv_text(CASE_COLUMNS, case_rows(summary.folds)))
+    write_text(paths["md"], crossval_page(summary, paths["png"].name))
+    return summary
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write `compare.md`, `.json`, `.csv` (a row per lesion) and `.png`, each whole or not at all, and return them."""
+    paths = {suffix: folder / f"{COMPARISON_NAME}.{suffix}" for suffix in ("md", "json", "csv", "png")}
+    page = comparison_page(comparison, paths["png"].name)
+    with staged_file(paths["png"]) as temporary:
+        comparison_figure(comparison).savefig(temporary)
+    columns = list(comparison.lesions[0]) if comparison.lesions else ["case"]
+    write_text(paths["csv"], csv_text(columns, comparison.lesions))
+    write_json(paths["json"], _comparison_json(comparison))
+    write_text(paths["md"], page)
+    return list(paths.values())
+
+
+def _try_picture(examples: Sequence[Example], labels: Sequence[int], path: Path) -> str:
+    """Draw the picture; return why there is none, or an empty string."""
+    try:
+        if not examples:
+            raise RectalError("no case has a Dice, neither reference nor prediction hold tumour anywhere.")
+        draw_examples(examples, labels, path)
+    except RectalError as error:
+        # A picture left by an earlier run would show other predictions than the page describes.
+        path.unlink(missing_ok=True)
+        return str(error)
+    return ""
+
+
+def _summary_json(summary: CrossvalSummary) -> dict[str, Any]:
+    return {
+        **_without_cases(summary.pooled),
+        "folds": {str(fold): _without_cases(result) for fold, result in summary.folds.items()},
+        "patients_shared_between_folds": summary.patients_shared_between_folds,
+        "picture_note": summary.picture_note,
+        "attention_dilution": [asdict(stage) for stage in summary.attention],
+        "feature_reuse": None if summary.reuse is None else asdict(summary.reuse),
+    }
+
+
+def _comparison_json(comparison: Comparison) -> dict[str, Any]:
+    content = asdict(comparison)
+    models = content.pop("models")
+    for model in models:
+        # The cases stand in each model's own files.
+        del model["detection"]["cases"]
+    return {"runs": models, **content}
+
+
+def _without_cases(result: CohortDetection) -> dict[str, Any]:
+    return {name: value for name, value in asdict(result).items() if name != "cases"}
