@@ -324,7 +324,7 @@ def test_a_damaged_analysis_is_named_and_an_older_report_stays(tmp_path):
 
 @pytest.mark.parametrize(
     ("inside", "message"),
-    [("fold_0", "Did you mean"), ("nowhere", "there is no folder"), ("..", "not the folder of a trained model")],
+    [("fold_0", "Did you mean"), ("nowhere", "There is no folder"), ("..", "not the folder of a trained model")],
 )
 def test_what_is_no_model_folder_is_refused_with_a_hint(model, inside, message, capsys):
     with pytest.raises(SystemExit) as exit_:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.statistics import Agreement, Difference, agreements, paired_difference
 from rectal_nnformer.evaluation.summary import CohortDetection
+from rectal_nnformer.nnunet.preflight import check_comparison
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, attention_over_folds, reuse_over_folds
 from rectal_nnformer.reporting.pairing import SharedCases, share_cases
 from rectal_nnformer.reporting.results import ModelResults, read_results, short_names
@@ -123,10 +123,8 @@ def compare_models(folders: Sequence[Path]) -> Comparison:
         RectalError: Fewer than two different ones, one that is no evaluated model, no shared case, or a case that was
             scored against different references.
     """
-    different = list(dict.fromkeys(Path(folder).expanduser().resolve() for folder in folders))
-    if len(different) < 2 or len(different) < len(folders):
-        raise RectalError("a comparison needs two or more different runs. Name the model folders of each, once.")
-    models = [read_results(folder) for folder in different]
+    check_comparison(folders)
+    models = [read_results(folder) for folder in folders]
     shared = share_cases(models)
     names = short_names(models)
     return Comparison(
