@@ -1,4 +1,4 @@
-"""One picture that shows what went into a dataset: a slice of every case with its outline."""
+"""Draw the contact sheet of a dataset: one slice of every case with its outline."""
 
 import math
 import textwrap

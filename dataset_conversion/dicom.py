@@ -1,4 +1,4 @@
-"""DICOM series in any nesting of folders to an nnU-Net raw dataset."""
+"""Convert DICOM series in nested folders to an nnU-Net raw dataset."""
 
 import hashlib
 import re
@@ -46,22 +46,24 @@ def convert_dicom(
     """
     folder = dataset_folder(dataset_id, name, raw, masks is not None)
     findings = find_series(series, planes, description)
-    _tell_ignored(findings)
-    problems = _broken(findings)
+    _print_ignored(findings)
+    problems = _errors_of(findings)
     if not findings.series and not problems:
         ignored = f"{len(findings.ignored)} ignored, as listed above" if findings.ignored else "no DICOM image at all"
         raise RectalError(f"No series to convert under {series}: {ignored}.")
     names = case_names(findings.series)
     files = [] if masks is None else list_images(masks)
     mask_files = {} if masks is None else _match(names, findings, files, problems)
-    strays = _strays(names, findings, files)
+    unmatched = _unmatched_masks(names, findings, files)
     cases = [
         Case(names[s.uid], s, ImageFile(mask_files[s.uid]) if s.uid in mask_files else None, s.patient)
         for s in sorted(findings.series, key=lambda s: names[s.uid])
     ]
-    _tell_renamed(names, findings.series)
-    _warn_of_identities(names, findings.series)
-    return convert_cases(cases, problems, Target(folder, masks is not None, patients, split_by_case, workers), strays)
+    _print_renamed(names, findings.series)
+    _warn_about_names(names, findings.series)
+    return convert_cases(
+        cases, problems, Target(folder, masks is not None, patients, split_by_case, workers), unmatched
+    )
 
 
 def case_names(series: Sequence[DicomSeries]) -> dict[str, str]:
@@ -78,7 +80,7 @@ def case_names(series: Sequence[DicomSeries]) -> dict[str, str]:
     }
 
 
-def _broken(findings: Findings) -> defaultdict[str, list[str]]:
+def _errors_of(findings: Findings) -> defaultdict[str, list[str]]:
     problems: defaultdict[str, list[str]] = defaultdict(list)
     for path in findings.unreadable:
         problems[str(path)].append("cannot be read as DICOM; copy it again, or take it away")
@@ -112,18 +114,18 @@ def _match(
     return masks
 
 
-def _strays(names: Mapping[str, str], findings: Findings, files: Sequence[Path]) -> dict[str, list[str]]:
-    """Return the masks that fit no series, by the reason; masks of broken series are no strays."""
+def _unmatched_masks(names: Mapping[str, str], findings: Findings, files: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the masks that fit no series, by the reason; masks of broken series are not listed."""
     uids = _uids_by_name(names, findings)
-    strays: defaultdict[str, list[str]] = defaultdict(list)
+    unmatched: defaultdict[str, list[str]] = defaultdict(list)
     for path in files:
         key = stem(path)
         if key in uids or (_named(key, findings.broken) and not _named(key, findings.ignored)):
             continue
         ignored = _named(key, findings.ignored)
         why = f"its series was ignored: {ignored}" if ignored else "no series folder or SeriesInstanceUID of this name"
-        strays[f"no series for this mask: {why}"].append(path.name)
-    return strays
+        unmatched[f"no series for this mask: {why}"].append(path.name)
+    return unmatched
 
 
 def _uids_by_name(names: Mapping[str, str], findings: Findings) -> defaultdict[str, set[str]]:
@@ -140,14 +142,14 @@ def _named(key: str, series: Mapping[str, tuple[Path, str]]) -> str:
     return next((why for uid, (folder, why) in series.items() if key in (uid, folder.resolve().name)), "")
 
 
-def _tell_ignored(findings: Findings) -> None:
+def _print_ignored(findings: Findings) -> None:
     for uid, (folder, reason) in findings.ignored.items():
         print(f"Ignored: {_place(uid, folder)}: {reason}")
     if findings.others:
         print(f"Ignored, not DICOM images: {plural(len(findings.others), 'file')}, such as {findings.others[0]}")
 
 
-def _tell_renamed(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:
+def _print_renamed(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:
     """Say which series a case is, where its name is not the folder's; it is written nowhere, since paths tell names."""
     for s in sorted(series, key=lambda s: names[s.uid]):
         if names[s.uid] != s.folder.resolve().name:
@@ -163,7 +165,7 @@ def _place(uid: str, folder: Path) -> str:
     return f"{folder} (series {uid})" if uid else f"{folder} (no SeriesInstanceUID)"
 
 
-def _warn_of_identities(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:
+def _warn_about_names(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:
     telling = sorted(names[s.uid] for s in series if any(w in names[s.uid].lower() for w in _identifying_words(s)))
     if telling:
         print(

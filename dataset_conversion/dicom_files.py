@@ -1,4 +1,4 @@
-"""Finding files in any nesting of folders and reading what the headers of DICOM slices say, with SimpleITK."""
+"""Find files in nested folders and read DICOM headers, with SimpleITK."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Telling DICOM series that are meant from others, and stacking their slices.
+"""Select and stack DICOM series.
 
 A series is what shares a SeriesInstanceUID, wherever its files lie and whatever they are called.
 """
@@ -80,8 +80,8 @@ class Findings:
 
     Attributes:
         series: Series to convert.
-        ignored: Series that are not meant, by UID: folder and reason.
-        broken: Series that are meant but cannot be right, by UID: folder and reason.
+        ignored: Series that were not selected, by UID: folder and reason.
+        broken: Selected series with an error, by UID: folder and reason.
         unreadable: Files that should be slices but cannot be read.
         others: Files that are not DICOM images.
     """
@@ -191,12 +191,12 @@ def _check_gaps(positions: NDArray[np.float64], normal: NDArray[np.float64], pat
 
 
 def _reason_to_ignore(slices: Sequence[Slice], planes: Sequence[str], description: str | None) -> str:
-    """Return why a series is not meant; empty if it is.
+    """Return why a series is not selected; empty if it is.
 
-    It is meant if it holds a stack: enough wanted slices of one orientation.
+    It is selected if it holds a stack: enough wanted slices of one orientation.
 
     Raises:
-        RectalError: The series is meant, but not all that bears its UID belongs to the stack.
+        RectalError: The series is selected, but not all that bears its UID belongs to the stack.
     """
     reasons = {s: _why_unwanted(s, planes, description) for s in slices}
     wanted = [s for s, reason in reasons.items() if not reason]
@@ -225,7 +225,7 @@ def _reason_to_ignore(slices: Sequence[Slice], planes: Sequence[str], descriptio
 
 
 def _why_unwanted(s: Slice, planes: Sequence[str], description: str | None) -> str:
-    """Return why a slice is none of those to take; empty if it is one."""
+    """Return why a slice is not wanted; empty if it is."""
     if s.modality not in MODALITIES:
         return f"modality {s.modality}"
     if description is not None and not re.search(description, s.description, re.IGNORECASE):

@@ -1,4 +1,4 @@
-"""Image files in a folder as inputs, and writing images without anything but voxels and geometry."""
+"""List, read and write image files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def stem(path: Path) -> str:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files that lie directly in a folder, by name; say what else is left aside.
+    """Return the image files that lie directly in a folder, by name; print what else is skipped.
 
     Raises:
         RectalError: There is no such folder, no image file in it, a link to nothing, or a folder called like an image.
@@ -57,7 +57,7 @@ def list_images(folder: Path) -> list[Path]:
     images = [entry for entry in entries if _called_image(entry)]
     if not images:
         raise RectalError(f"{folder} holds no image file ({' '.join(IMAGE_SUFFIXES)}) directly in it.")
-    _tell_left_aside(folder, [f"{e.name}/" if e.is_dir() else e.name for e in entries if not _called_image(e)])
+    _print_skipped(folder, [f"{e.name}/" if e.is_dir() else e.name for e in entries if not _called_image(e)])
     return images
 
 
@@ -104,7 +104,7 @@ def _called_image(path: Path) -> bool:
     return path.name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _tell_left_aside(folder: Path, names: Sequence[str]) -> None:
+def _print_skipped(folder: Path, names: Sequence[str]) -> None:
     if names:
         print(f"Left aside in {folder}, not one of {' '.join(IMAGE_SUFFIXES)}: {some(names)}")
 

@@ -1,4 +1,4 @@
-"""NIfTI, NRRD or MetaImage files, matched by case name, to an nnU-Net raw dataset."""
+"""Convert NIfTI, NRRD or MetaImage files, matched by case name, to an nnU-Net raw dataset."""
 
 import re
 from collections import defaultdict
@@ -52,7 +52,7 @@ def convert_nifti(
     image_files = _by_case(files, partial(_image_case, masks=mask_files), problems)
     if masks is not None:
         _match(image_files, mask_files, problems)
-    _tell_lack_of_orientation(image_files)
+    _warn_about_orientation(image_files)
     cases = [
         Case(case, ImageFile(path), ImageFile(mask_files[case]) if case in mask_files else None, case)
         for case, path in image_files.items()
@@ -107,7 +107,7 @@ def _match(images: Mapping[str, Path], masks: Mapping[str, Path], problems: defa
         problems[case].append(f"no image for mask {masks[case].name}")
 
 
-def _tell_lack_of_orientation(images: Mapping[str, Path]) -> None:
+def _warn_about_orientation(images: Mapping[str, Path]) -> None:
     cases = [case for case, path in images.items() if lacks_orientation(path)]
     if cases:
         print(

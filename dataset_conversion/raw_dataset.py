@@ -1,4 +1,4 @@
-"""From checked cases to a folder `nnUNet_raw/DatasetXXX_Name`, written whole or not at all."""
+"""Validate cases and write them as a raw dataset, whole or not at all."""
 
 import re
 from collections import defaultdict
@@ -7,19 +7,30 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rectal_nnformer.dataset_conversion.checks import case_problems
 from rectal_nnformer.dataset_conversion.contact_sheet import Tile, draw_contact_sheet, make_tile
-from rectal_nnformer.dataset_conversion.folds import folds_of, patient_list, patient_problems, pseudonyms
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, lift_zeros, write_image, write_mask
+from rectal_nnformer.dataset_conversion.patient_folds import folds_of, patient_list, patient_problems, pseudonyms
+from rectal_nnformer.dataset_conversion.validation import case_problems
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL
-from rectal_nnformer.nnunet.layout import folder_variables, nnunet_folder
+from rectal_nnformer.nnunet.layout import (
+    DATASET_JSON,
+    IMAGES_TR,
+    IMAGES_TS,
+    LABELS_TR,
+    SPLITS_FINAL,
+    RawDataset,
+    folder_variables,
+    image_name,
+    nnunet_folder,
+)
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patient_list
 from rectal_nnformer.utils.files import staged_folder, write_json, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
 
 FILE_ENDING = ".nii.gz"
+CONTACT_SHEET = "contact_sheet.png"
 # nnU-Net looks this class up by name. A name that it does not know falls back, with a printed line, to the reader that
 # leaves the orientation as stored.
 READER = "SimpleITKIOWithReorient"
@@ -99,7 +110,7 @@ def convert_cases(
     cases: Sequence[Case],
     problems: Mapping[str, list[str]],
     target: Target,
-    strays: Mapping[str, Sequence[str]] | None = None,
+    unmatched: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Check every case, then write the dataset; return its folder.
 
@@ -107,7 +118,7 @@ def convert_cases(
         cases: Cases with an image and, for training, a mask; one that lacks it is named in `problems`.
         problems: What is known to be wrong already, by case or file name.
         target: What to write.
-        strays: Masks that belong to no case, by the reason; of each reason the first few are named.
+        unmatched: Masks that belong to no case, by the reason; of each reason the first few are named.
 
     Raises:
         RectalError: Something is wrong with any case, all of them listed, or the folds cannot be made. Nothing is
@@ -117,14 +128,15 @@ def convert_cases(
     if not target.training and (target.patients or target.split_by_case):
         raise RectalError("--patients and --split-by-case concern the folds, and without --masks there are none.")
     patients = _patients(cases, target, found) if target.training else {}
-    for case, reasons in zip(cases, _checked(cases, target), strict=True):
+    checked = map_with_progress(partial(_check, prepared=target.prepared), cases, target.workers, "checking")
+    for case, reasons in zip(cases, checked, strict=True):
         found[case.name] += reasons
-    _refuse(found, strays or {})
+    _refuse(found, unmatched or {})
     splits = folds_of(patients, target.split_by_case) if target.training else []
     with staged_folder(target.folder) as staged:
         _write(cases, staged, target)
         if target.training:
-            write_json(staged / "splits_final.json", splits)
+            write_json(staged / SPLITS_FINAL, splits)
             write_text(staged / PATIENTS_FILE, patient_list(pseudonyms(patients)))
     _report(target.folder, len(cases), patients, splits)
     return target.folder
@@ -158,20 +170,16 @@ def _patients(cases: Sequence[Case], target: Target, problems: defaultdict[str, 
     return patients
 
 
-def _checked(cases: Sequence[Case], target: Target) -> list[list[str]]:
-    return map_with_progress(partial(_check, prepared=target.prepared), cases, target.workers, "checking")
-
-
 def _check(case: Case, prepared: bool) -> list[str]:
     return case_problems(case.image, case.mask, prepared)
 
 
-def _refuse(problems: Mapping[str, list[str]], strays: Mapping[str, Sequence[str]]) -> None:
+def _refuse(problems: Mapping[str, list[str]], unmatched: Mapping[str, Sequence[str]]) -> None:
     lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in sorted(problems.items()) if reasons]
-    count = len(lines) + sum(map(len, strays.values()))
+    count = len(lines) + sum(map(len, unmatched.values()))
     if count:
         # Masks of a whole archive, of which few are meant, would push everything else off the screen.
-        lines += [f"  {some(sorted(names))}: {reason}" for reason, names in sorted(strays.items())]
+        lines += [f"  {some(sorted(names))}: {reason}" for reason, names in sorted(unmatched.items())]
         raise RectalError(
             "\n".join([f"Nothing was written, because {plural(count, 'input')} cannot be right:", *lines])
         )
@@ -179,7 +187,7 @@ def _refuse(problems: Mapping[str, list[str]], strays: Mapping[str, Sequence[str
 
 def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
     """Write images, masks, dataset.json and the contact sheet of checked cases into `folder`."""
-    for name in ("imagesTr", "labelsTr") if target.training else ("imagesTs",):
+    for name in (IMAGES_TR, LABELS_TR) if target.training else (IMAGES_TS,):
         (folder / name).mkdir()
     tiles = map_with_progress(
         partial(_write_case, folder=folder, prepared=target.prepared), cases, target.workers, "writing"
@@ -192,19 +200,19 @@ def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
         "file_ending": FILE_ENDING,
         "overwrite_image_reader_writer": READER,
     }
-    write_json(folder / "dataset.json", content)
-    draw_contact_sheet(tiles, folder / "contact_sheet.png", target.folder.name)
+    write_json(folder / DATASET_JSON, content)
+    draw_contact_sheet(tiles, folder / CONTACT_SHEET, target.folder.name)
 
 
 def _write_case(case: Case, folder: Path, prepared: bool) -> Tile:
     image = lift_zeros(case.image.read()) if prepared else case.image.read()
-    images = folder / ("imagesTr" if case.mask else "imagesTs")
-    write_image(image, images / f"{case.name}_0000{FILE_ENDING}")
+    images = folder / (IMAGES_TR if case.mask else IMAGES_TS)
+    write_image(image, images / image_name(case.name, FILE_ENDING))
     mask = case.mask.read() if case.mask else None
     if mask is not None:
         # They may differ by rounding, and by that alone be turned differently where they are oriented.
         mask.CopyInformation(image)
-        write_mask(mask, folder / "labelsTr" / f"{case.name}{FILE_ENDING}")
+        write_mask(mask, RawDataset(folder).label(case.name, FILE_ENDING))
     return make_tile(case.name, image, mask)
 
 
@@ -215,4 +223,4 @@ def _report(folder: Path, count: int, patients: Mapping[str, str], splits: Seque
         print(f"{folder}: {count} training cases of {grouping}, in folds of {sizes}.")
     else:
         print(f"{folder}: {plural(count, 'case')} to predict in imagesTs; without masks there are no training cases.")
-    print(f"Before anything else, look at {folder / 'contact_sheet.png'}")
+    print(f"Before anything else, look at {folder / CONTACT_SHEET}")

@@ -99,7 +99,9 @@ def make_folders(base):
     for name in VARIABLES[:3]:
         (base / name / "Dataset501_Rectal").mkdir(parents=True)
     folder = base / "nnUNet_preprocessed/Dataset501_Rectal"
-    plans = '{"configurations": {"3d_fullres": {}}}'
+    network = {"arch_kwargs": {"backbone": "smit"}}
+    cubic = {"inherits_from": "3d_fullres"}
+    plans = json.dumps({"configurations": {"3d_fullres": {"architecture": network}, "3d_fullres_cubic": cubic}})
     (folder / "nnUNetRectalSMITPlans.json").write_text(plans)
     (folder / "splits_final.json").write_text('[{"train": ["a"], "val": ["b"]}]')
     fold = base / "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT__nnUNetRectalSMITPlans__3d_fullres/fold_0"
@@ -226,10 +228,14 @@ WRONG_INPUTS = {
     "plan_and_preprocess -d 501 --backbone smit -c 3d_fulres": "Did you mean 3d_fullres",
     f"train 502 3d_fullres 0 {SMIT_MODEL}": "Did you mean 501?",
     f"train 501 2d 0 {SMIT_MODEL}": "has no configuration '2d', but 3d_fullres",
-    f"train 501 3d_fulres 0 {SMIT_MODEL}": "Did you mean 3d_fullres?",
+    f"train 501 3d_fulres 0 {SMIT_MODEL}": "Did you mean 3d_fullres or 3d_fullres_cubic?",
     "train 501 3d_fullres 0": "nnUNetPlans.json does not exist. Plans of this dataset: nnUNetRectalSMITPlans",
     "train 501 0 -p nnUNetRectalSMITPlans -tr nnUNetTrainerSMIT_ATC": "Did you mean nnUNetTrainerSMIT_ACT",
     "train 501 0 -p nnUNetRectalSMITPlans -tr nnUNetTrainerNoMirorring": "Did you mean nnUNetTrainerNoMirroring",
+    f"train 501 0 {PLANS} -tr nnUNetTrainerSwinUNETR_ACT": "needs plans with the backbone 'swin_unetr', but the plans "
+    "'nnUNetRectalSMITPlans' hold the backbone 'smit'. Run 'rectal_nnformer plan_and_preprocess -d 501 "
+    "--backbone swin_unetr' and name its plans with -p",
+    f"crossval -d 501 {PLANS} -tr nnUNetTrainerSwinUNETRV2_Base -c 3d_fullres_cubic": "backbone 'swin_unetr_v2'",
     f"train 501 3d_fullres first {SMIT_MODEL}": "The fold is a number or 'all', not first",
     f"train 501 3d_fullres 0 {SMIT_MODEL} -device cdua": "no device cdua, but cuda, cpu, mps. Did you mean cuda",
     f"train 501 3d_fullres 0 {SMIT_MODEL} --val_bst": "unrecognized arguments: --val_bst. Did you mean --val_best",

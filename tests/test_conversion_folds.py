@@ -7,8 +7,8 @@ from conversion_inputs import SPACING, as_image, scan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rectal_nnformer.dataset_conversion.checks import geometry_problems
-from rectal_nnformer.dataset_conversion.folds import make_folds, patient_list, pseudonyms
+from rectal_nnformer.dataset_conversion.patient_folds import make_folds, patient_list, pseudonyms
+from rectal_nnformer.dataset_conversion.validation import geometry_problems
 from rectal_nnformer.nnunet.patients import read_patient_list
 
 cohorts = st.lists(st.integers(1, 6), min_size=5, max_size=40).map(

@@ -16,6 +16,7 @@ from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import TRAINERS_VARIABLE
 from rectal_nnformer.training import crossval
 from rectal_nnformer.training.crossval import cross_validate
+from tests.report_runs import attention, reuse
 
 CASES = [f"case_{i}" for i in range(5)]
 MODEL = {"trainer": "nnUNetTrainer", "plans": "Plans", "device": "cpu"}
@@ -72,11 +73,11 @@ def trained_by_nnunet(preprocessed, monkeypatch):
         splits = json.loads((preprocessed / "splits_final.json").read_text())
         for fold in folds:
             trained.append(fold)
-            validation = job.fold_folder(fold) / "validation"
+            validation = job.model.fold(fold).path / "validation"
             for case in splits[fold]["val"]:
                 write_mask(validation / f"{case}.nii.gz")
             (validation / "summary.json").write_text("{}")
-            (job.fold_folder(fold) / "checkpoint_final.pth").touch()
+            (job.model.fold(fold).path / "checkpoint_final.pth").touch()
 
     monkeypatch.setattr(crossval, "train_folds", train)
     return trained
@@ -129,11 +130,12 @@ def test_what_an_interruption_left_unmeasured_is_measured(preprocessed, trained_
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(preprocessed))
     StartingWeights("pretrained", pretrained.name, md5_of(pretrained)).write(model / "fold_1")
     for name in left:
-        (model / "fold_1/validation" / name).write_text('{"stages": [], "blocks": [], "debiased": null}')
+        content = attention(0.2) if name == "attention_dilution.json" else reuse(0.9)
+        (model / "fold_1/validation" / name).write_text(json.dumps(content))
     measured = []
 
     def measure(*arguments, device):
-        measured.append("features" if arguments[-1] == pretrained else f"attention {arguments[-1]}")
+        measured.append("features" if arguments[-1] == pretrained else f"attention {arguments[-1].fold}")
         raise RuntimeError("nothing of it loses the result")
 
     monkeypatch.setattr(crossval, "dilution_of_fold", measure)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from rectal_nnformer.analysis import attention_flow
-from rectal_nnformer.analysis.cases import PreprocessedCases, sliding_window
 from rectal_nnformer.analysis.dilution import (
     Tile,
     block_records,
@@ -27,11 +26,12 @@ from rectal_nnformer.analysis.dilution import (
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, write_dilution
 from rectal_nnformer.analysis.epochs import epochs_between, fixed_crop
 from rectal_nnformer.analysis.records import read_attention
+from rectal_nnformer.analysis.tiles import PreprocessedCases, sliding_window
 from rectal_nnformer.analysis.validation import forget_analysis
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import scattered_padding_share
 from rectal_nnformer.networks import SMIT
-from rectal_nnformer.networks.adapter import BACKBONES, PlannedNetwork
+from rectal_nnformer.networks.adapter import NETWORK_CLASSES, PlannedNetwork
 from rectal_nnformer.networks.recording import record_attention, stream_attention
 from rectal_nnformer.networks.window_attention import attend_in_windows
 
@@ -265,7 +265,7 @@ def test_recording_holds_less_than_one_attention_more_than_a_plain_pass():
 @pytest.mark.parametrize("backbone", PATCH_SIZES)
 def test_recording_takes_at_most_three_tenths_of_a_forward_pass(backbone):
     torch.manual_seed(0)
-    network = BACKBONES[backbone](1, 2).eval()
+    network = NETWORK_CLASSES[backbone](1, 2).eval()
     cost = measure_cost(network, PATCH_SIZES[backbone], CPU, repeats=2, decoder=True)
     assert cost.time_ratio < 1.3
     assert cost.added_attentions < 1

@@ -7,8 +7,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from rectal_nnformer.analysis.cases import sliding_window
 from rectal_nnformer.analysis.dilution import Tile, measure_dilution, stage_records
+from rectal_nnformer.analysis.tiles import sliding_window
 from rectal_nnformer.demo.cohort.implant import implant_tumors
 from rectal_nnformer.demo.cohort.rectum_outline import outline_mask, read_rectum_outlines
 from rectal_nnformer.networks.adapter import PlannedNetwork

@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 
 from rectal_nnformer.cli import build_parser
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.detection import StrictCounts
 from rectal_nnformer.evaluation.fold import CASES_PER_PROCESS, evaluate_fold, read_evaluation
 from rectal_nnformer.evaluation.rates import cluster_bootstrap, rate_of, wilson_interval

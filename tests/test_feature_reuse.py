@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rectal_nnformer.analysis import debiased_cka, linear_cka
-from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.analysis.cka import bootstrap_diagonal, gram, permutation_null, weighted_hsic
 from rectal_nnformer.analysis.dilution import Tile
 from rectal_nnformer.analysis.features import block_features, common_extent, cut_crop, pool_features
 from rectal_nnformer.analysis.reuse import Subject, compare_features, debiased_record, reuse_line, similarity_record
+from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.networks.adapter import PlannedNetwork
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import FoldFolder, ModelFolder, PreprocessedDataset, RawDataset
 from rectal_nnformer.utils.files import read_json, read_json_if_whole, read_json_list
 
-NAMES = st.from_regex(r"[A-Za-z0-9]+(_[A-Za-z0-9.+-]+)*", fullmatch=True)
+NAMES = st.lists(st.text("aZ09-", min_size=1, max_size=4), min_size=1, max_size=3).map("_".join)
 MODELS = st.builds(ModelFolder, st.just(Path("/results")), NAMES, NAMES, NAMES, NAMES)
 FOLDS = st.one_of(st.integers(0, 999), st.just("all"))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.layout import check_compared, check_fold_folder, check_model_folder, plans_of_model
+from rectal_nnformer.nnunet.layout import FoldFolder, ModelFolder, check_compared, planned_model
 
 MODEL = "Trainer__Plans__3d_fullres"
 
@@ -23,16 +23,17 @@ def fold(tmp_path, monkeypatch):
 
 
 def test_folders_tell_what_they_are_of(fold):
-    assert check_fold_folder(fold) == ("Trainer", "3d_fullres")
-    assert check_model_folder(fold.parent) == ("Trainer", "Plans", "3d_fullres")
+    model = ModelFolder.from_path(fold.parent)
+    assert (model.dataset, model.trainer, model.plans, model.configuration) == ("Dataset501_Rectal", *MODEL.split("__"))
+    assert FoldFolder.from_path(fold) == model.fold(0) and (model.path, model.fold("0").path) == (fold.parent, fold)
 
 
 def test_the_fold_around_what_was_named_is_suggested(fold):
     for path in (fold / "checkpoint_final.pth", fold / "validation"):
         with pytest.raises(RectalError, match=f"Name that folder instead: {fold}$"):
-            check_fold_folder(path)
+            FoldFolder.from_path(path)
     with pytest.raises(RectalError, match=f"Did you mean {fold.parent}"):
-        check_model_folder(fold)
+        ModelFolder.from_path(fold)
 
 
 def test_features_are_compared_with_a_fold_or_a_pretrained_file(fold, tmp_path):
@@ -48,13 +49,14 @@ def test_features_are_compared_with_a_fold_or_a_pretrained_file(fold, tmp_path):
 
 
 def test_the_plans_of_a_model_are_those_that_trained_it_or_else_those_of_the_dataset(fold, tmp_path):
-    dataset, plans = plans_of_model("501", "Trainer", "Plans", "3d_fullres")
-    assert dataset == tmp_path / "nnUNet_preprocessed/Dataset501_Rectal" and plans == fold.parent / "plans.json"
-    assert plans_of_model("501", "Another", "Plans", "3d_fullres")[1] == dataset / "Plans.json"
+    model = planned_model("501", "Trainer", "Plans", "3d_fullres")
+    assert model.path == fold.parent and model.current_plans_file() == fold.parent / "plans.json"
+    dataset = tmp_path / "nnUNet_preprocessed/Dataset501_Rectal"
+    assert planned_model("501", "Another", "Plans", "3d_fullres").current_plans_file() == dataset / "Plans.json"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
 def test_damaged_plans_are_named(fold, content):
     (fold.parent / "plans.json").write_text(content)
     with pytest.raises(RectalError, match=r"plans\.json cannot be .*Plan the dataset again"):
-        plans_of_model("501", "Trainer", "Plans", "3d_fullres")
+        planned_model("501", "Trainer", "Plans", "3d_fullres")

@@ -578,7 +578,7 @@ def test_command_line_warns_of_a_reader_that_does_not_reorient(planned, stock_fi
 
 
 def test_command_line_offers_every_backbone_and_augmentation():
-    assert set(names.BACKBONES) == set(BACKBONES)
+    assert set(names.BACKBONE_NAMES) == set(BACKBONES)
     assert data.AUGMENTATIONS == (PUBLISHED, PLANNED)
 
 

@@ -11,7 +11,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from pipeline import run
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.networks.adapter import BACKBONES
+from rectal_nnformer.networks.adapter import NETWORK_CLASSES
 from rectal_nnformer.nnunet.layout import trainers_folder
 from rectal_nnformer.planning.backbones import SMALL_SMIT
 from rectal_nnformer.training.data_loader import BoundedDataLoader
@@ -59,7 +59,7 @@ def test_a_variant_builds_another_network_from_the_same_plans_and_weights(name, 
     torch.manual_seed(0)
     plain, network = built(RectalTrainer, variant.backbone, small), built(variant, variant.backbone, small)
     network.load_state_dict(plain.state_dict())
-    expected = BACKBONES[variant.backbone](1, 2, **small, **options).eval()
+    expected = NETWORK_CLASSES[variant.backbone](1, 2, **small, **options).eval()
     expected.load_state_dict(plain.backbone.state_dict())
     patch = torch.rand(1, 1, 32, 32, 64)
     patch[:, :, 20:] = 0

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from rectal_nnformer.analysis.cases import TILE_STEP, PreprocessedCases, sliding_window
 from rectal_nnformer.analysis.dilution import Blocks, block_records, measure_dilution, pooled, stage_records
 from rectal_nnformer.analysis.records import ATTENTION_NAME, AttentionRecord, BlockRecord, CaseAttention, StageRecord
+from rectal_nnformer.analysis.tiles import TILE_STEP, PreprocessedCases, sliding_window
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.utils.files import csv_text, write_json, write_text
 from rectal_nnformer.utils.text import number

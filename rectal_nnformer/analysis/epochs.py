@@ -12,17 +12,17 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.analysis.dilution import Tile, measure_dilution, stage_records
 from rectal_nnformer.analysis.dilution_files import dilution_line
 from rectal_nnformer.analysis.features import cut_crop
 from rectal_nnformer.analysis.records import EPOCHS_FILE, EpochRecord, read_epochs
+from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.nnunet.layout import PROGRESS_PNG
 from rectal_nnformer.utils.files import staged_file, write_json
 
 VARIABLE = "RECTAL_NNFORMER_ATTENTION_EVERY"
-PROGRESS_PLOT = "progress.png"
 STAGE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 PANELS = (("adi", "attention dilution index"), ("a_rp", "attention to padding"))
 
@@ -103,7 +103,7 @@ def epoch_values(record: EpochRecord) -> dict[str, float]:
 
 def extend_progress_plot(fold_folder: Path) -> None:
     """Add a panel with the epochs so far under the progress plot that nnU-Net has just drawn anew."""
-    path, records = fold_folder / PROGRESS_PLOT, read_epochs(fold_folder)
+    path, records = fold_folder / PROGRESS_PNG, read_epochs(fold_folder)
     if not records or not path.is_file():
         return
     above = matplotlib.image.imread(path)[..., :3]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.analysis.cka import gram
 from rectal_nnformer.analysis.dilution import Tile, mixed_precision
+from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.geometry import token_masks
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.recording import num_stages

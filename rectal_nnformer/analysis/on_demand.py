@@ -6,35 +6,23 @@ from pathlib import Path
 import torch
 
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
-from rectal_nnformer.analysis.folds import FINAL, Fold, fold_in, named_fold
+from rectal_nnformer.analysis.loaded_fold import LoadedFold, load_fold
 from rectal_nnformer.analysis.records import ATTENTION_NAME, REUSE_NAME
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained import load_pretrained
-from rectal_nnformer.nnunet.layout import check_compared
+from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FoldFolder, check_compared
 from rectal_nnformer.nnunet.preflight import UNTRAINED, check_device
 from rectal_nnformer.utils.files import write_json
 
 
 def dilution_of_fold(
-    dataset: str,
-    trainer: str,
-    plans: str,
-    configuration: str,
-    fold: str,
-    *,
-    weights: str = FINAL,
-    output: Path | None = None,
-    device: str = "cuda",
+    fold: FoldFolder, *, weights: str = CHECKPOINT_FINAL, output: Path | None = None, device: str = "cuda"
 ) -> tuple[str, Path]:
     """Measure the attention dilution of a fold on its validation cases and write attention_dilution.json and .csv.
 
     Args:
-        dataset: Id or name of a planned and preprocessed dataset.
-        trainer: Name of the trainer.
-        plans: Name of the plans.
-        configuration: A configuration of the plans.
-        fold: Number of the fold, or "all".
+        fold: A fold of a planned and preprocessed dataset.
         weights: A checkpoint of the fold, "pretrained" or "random".
         output: Write to its folder `TRAINER__PLANS__CONFIGURATION/fold_X`; None writes to the folder `validation` of
             the trained fold.
@@ -47,25 +35,26 @@ def dilution_of_fold(
         RectalError: Something named is not there.
     """
     check_device(device)
-    chosen = named_fold(dataset, trainer, plans, configuration, fold)
-    if output is None and not chosen.folder.is_dir():
+    if output is None and not fold.path.is_dir():
         remedy = "Train it first" if weights not in UNTRAINED else f"For {weights} weights name a folder with -o"
-        raise RectalError(f"{chosen.folder} does not exist: the fold is not trained. {remedy}.")
-    model = f"{trainer}__{plans}__{configuration}"
-    folder = chosen.folder / "validation" if output is None else output / model / f"fold_{fold}"
-    cases = chosen.cases()
-    label, network = chosen.network(weights)
-    attention = analyze_dilution(network, cases, torch.device(device), label, configuration)
-    name = ATTENTION_NAME if label == FINAL else f"{ATTENTION_NAME}_{weights.removesuffix('.pth')}"
+        raise RectalError(f"{fold.path} does not exist: the fold is not trained. {remedy}.")
+    folder = fold.validation if output is None else output / fold.model.name / fold.name
+    loaded = load_fold(fold)
+    cases = loaded.cases()
+    label, network = loaded.network(weights)
+    attention = analyze_dilution(network, cases, torch.device(device), label, fold.model.configuration)
+    name = ATTENTION_NAME if label == CHECKPOINT_FINAL else f"{ATTENTION_NAME}_{weights.removesuffix('.pth')}"
     write_dilution(attention, folder, name)
     return dilution_line(attention.stages), folder / f"{name}.json"
 
 
-def reuse_of_fold(first: Path, second: Path, output: Path | None = None, device: str = "cuda") -> tuple[str, Path]:
+def reuse_of_fold(
+    first: FoldFolder, second: Path, output: Path | None = None, device: str = "cuda"
+) -> tuple[str, Path]:
     """Compare the features of a fold with those of another one, or of a pretrained file, and write a JSON file.
 
     Args:
-        first: Folder of a trained fold, whose validation cases are used.
+        first: A trained fold, whose validation cases are used.
         second: Folder of a trained fold of the same dataset, or a pretrained file for the network of the first.
         output: The file; None takes the folder `validation` of the first.
         device: "cuda", "cpu" or "mps".
@@ -78,14 +67,15 @@ def reuse_of_fold(first: Path, second: Path, output: Path | None = None, device:
     """
     check_device(device)
     check_compared(second)
-    fold = fold_in(first)
+    fold = load_fold(first)
     cases = fold.cases()
     label, network = fold.network()
     subject = Subject(label, network, cases)
     if second.is_dir():
-        other_fold = fold_in(second)
-        other, name = _other_fold(fold, other_fold), f"{REUSE_NAME}_{other_fold.trainer}_fold_{other_fold.fold}"
-        subject = replace(subject, label=fold_label(fold))
+        other_fold = load_fold(FoldFolder.from_path(second))
+        other = _other_fold(fold, other_fold)
+        name = f"{REUSE_NAME}_{other_fold.folder.model.trainer}_{other_fold.folder.name}"
+        subject = replace(subject, label=fold.label)
     else:
         _, pretrained = fold.network("random")
         load_pretrained(pretrained.backbone, second)
@@ -93,17 +83,13 @@ def reuse_of_fold(first: Path, second: Path, output: Path | None = None, device:
     # The second fold validates other cases: features can only be compared where they are of the same patients.
     other = replace(other, cases=replace(other.cases, names=cases.names))
     reuse = compare_features(subject, other, torch.device(device))
-    path = output or first / "validation" / f"{name}.json"
+    path = output or first.validation / f"{name}.json"
     write_json(path, asdict(reuse))
     return reuse_line(reuse), path
 
 
-def _other_fold(fold: Fold, other: Fold) -> Subject:
-    if other.dataset != fold.dataset:
-        raise RectalError(f"The folds are of different datasets, {fold.dataset} and {other.dataset}.")
-    return Subject(fold_label(other), other.network()[1], other.cases())
-
-
-def fold_label(fold: Fold) -> str:
-    """Return how a fold is called in results."""
-    return f"{fold.trainer} {fold.configuration} fold {fold.fold}"
+def _other_fold(fold: LoadedFold, other: LoadedFold) -> Subject:
+    first, second = fold.folder.model.dataset, other.folder.model.dataset
+    if first != second:
+        raise RectalError(f"The folds are of different datasets, {first} and {second}.")
+    return Subject(other.label, other.network()[1], other.cases())

@@ -8,7 +8,6 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.analysis.cka import (
     FEWEST_SAMPLES,
     NUM_DRAWS,
@@ -26,6 +25,7 @@ from rectal_nnformer.analysis.records import (
     Similarity,
     SimilarityIntervals,
 )
+from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.networks.adapter import PlannedNetwork
 
 LEAST_DEFINED_DRAWS = 0.95

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
 from rectal_nnformer.analysis.records import (
     ATTENTION_FILE,
@@ -20,11 +19,12 @@ from rectal_nnformer.analysis.records import (
     StageRecord,
 )
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
-from rectal_nnformer.errors import RectalError
+from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import load_pretrained
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
+from rectal_nnformer.nnunet.layout import VALIDATION
 from rectal_nnformer.utils.files import write_json
 
 Log = Callable[[str], None]
@@ -70,7 +70,7 @@ def analyze_validation(fold: ValidatedFold) -> None:
     _forget_validation(fold.folder)
     with only_logged("attention dilution", fold.log):
         attention = analyze_dilution(fold.network, fold.cases, fold.device, fold.weights, fold.configuration)
-        write_dilution(attention, fold.folder / "validation")
+        write_dilution(attention, fold.folder / VALIDATION)
         fold.log(dilution_line(attention.stages))
         log_values(dilution_values(attention.stages), fold.log_summary)
     with only_logged("feature reuse", fold.log):
@@ -85,20 +85,19 @@ def forget_analysis(fold_folder: Path) -> None:
 
 def _forget_validation(fold_folder: Path) -> None:
     for name in (ATTENTION_FILE, f"{ATTENTION_NAME}.csv", REUSE_FILE):
-        (fold_folder / "validation" / name).unlink(missing_ok=True)
+        (fold_folder / VALIDATION / name).unlink(missing_ok=True)
 
 
 def _analyze_reuse(fold: ValidatedFold) -> None:
-    try:
-        path = recorded_pretrained_file(fold.folder)
-    except RectalError as reason:
-        fold.log(f"Feature reuse was not measured. {reason}")
+    started_from = recorded_pretrained_file(fold.folder)
+    if started_from.path is None:
+        fold.log(f"Feature reuse was not measured. {started_from.reason}")
         return
     pretrained = fold.new_network()
-    load_pretrained(pretrained.backbone, path)
-    subjects = Subject(fold.weights, fold.network, fold.cases), Subject(path.name, pretrained, fold.cases)
+    load_pretrained(pretrained.backbone, started_from.path)
+    subjects = Subject(fold.weights, fold.network, fold.cases), Subject(started_from.path.name, pretrained, fold.cases)
     reuse = compare_features(*subjects, fold.device)
-    write_json(fold.folder / "validation" / REUSE_FILE, asdict(reuse))
+    write_json(fold.folder / VALIDATION / REUSE_FILE, asdict(reuse))
     fold.log(reuse_line(reuse))
     log_values(reuse_values(reuse), fold.log_summary)
 

@@ -9,7 +9,7 @@ from rectal_nnformer.cli.command import Command
 from rectal_nnformer.cli.options import add_processes, dataset_number, plans_name, positive_integer, positive_number
 from rectal_nnformer.nnunet import preflight
 from rectal_nnformer.nnunet.layout import check_folder, find_dataset, find_plans, nnunet_folder
-from rectal_nnformer.nnunet.names import BACKBONES, CUBIC, FULLRES
+from rectal_nnformer.nnunet.names import BACKBONE_NAMES, CUBIC, FULLRES
 
 AUGMENTATIONS = ("published", "planned")
 PLANES = ("axial", "sagittal", "coronal")
@@ -148,7 +148,7 @@ def _add_backbone(parser: Any, **options: Any) -> None:
     """Add the choice of a network to a parser or group."""
     parser.add_argument(
         "--backbone",
-        choices=BACKBONES,
+        choices=BACKBONE_NAMES,
         help="network to plan for; smit_small is a narrow, shallow SMIT for trying things out on a CPU, to which no "
         "pretrained weights fit",
         **options,

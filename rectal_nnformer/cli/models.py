@@ -193,7 +193,7 @@ def _list() -> None:
 
 def _verify(path: Path, backbone: str | None) -> None:
     from rectal_nnformer.networks import load_pretrained
-    from rectal_nnformer.networks.adapter import BACKBONES
+    from rectal_nnformer.networks.adapter import NETWORK_CLASSES
     from rectal_nnformer.networks.checkpoint_file import read_checkpoint
     from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES
 
@@ -201,7 +201,7 @@ def _verify(path: Path, backbone: str | None) -> None:
     backbone = backbone or next((file.backbone for file in PRETRAINED_FILES if file.name == path.name), None)
     if backbone is None:
         raise RectalError(f"No backbone is known for a file called {path.name}. Name one with --backbone.")
-    print(load_pretrained(BACKBONES[backbone](1, 2), path))
+    print(load_pretrained(NETWORK_CLASSES[backbone](1, 2), path))
     print(f"The file fits {backbone}.")
 
 

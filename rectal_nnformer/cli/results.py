@@ -6,7 +6,7 @@ from pathlib import Path
 from rectal_nnformer.cli.command import Command
 from rectal_nnformer.cli.options import add_device, add_model, add_processes, fold
 from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import FoldFolder, ModelFolder, check_compared, check_folder
+from rectal_nnformer.nnunet.layout import FoldFolder, ModelFolder, check_compared, check_folder, planned_model
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -95,14 +95,15 @@ def attention(arguments: argparse.Namespace) -> None:
     pretrained file, or random weights, for which nothing need be trained. Results go into the folder validation of the
     fold, under a name that tells the weights unless they are the final checkpoint.
     """
-    model = arguments.d, arguments.tr, arguments.p, arguments.c
-    preflight.check_analysis(*model, arguments.f, arguments.weights, arguments.o)
+    names = arguments.d, arguments.tr, arguments.p, arguments.c
+    preflight.check_analysis(*names, arguments.f, arguments.weights, arguments.o)
     preflight.check_device(arguments.device)
     from rectal_nnformer.analysis.on_demand import dilution_of_fold
 
+    model = planned_model(*names)
     for number in arguments.f:
         line, path = dilution_of_fold(
-            *model, number, weights=arguments.weights, output=arguments.o, device=arguments.device
+            model.fold(number), weights=arguments.weights, output=arguments.o, device=arguments.device
         )
         print(f"fold {number}: {line}\n  {path}")
 
@@ -127,14 +128,14 @@ def feature_reuse(arguments: argparse.Namespace) -> None:
     pretrained file. Both are read from one crop per case, the same part of the patient for both, also where their
     patches differ.
     """
-    FoldFolder.from_path(arguments.first)
+    first = FoldFolder.from_path(arguments.first)
     check_compared(arguments.second)
     if arguments.o:
         preflight.check_output_file(arguments.o)
     preflight.check_device(arguments.device)
     from rectal_nnformer.analysis.on_demand import reuse_of_fold
 
-    line, path = reuse_of_fold(arguments.first, arguments.second, arguments.o, arguments.device)
+    line, path = reuse_of_fold(first, arguments.second, arguments.o, arguments.device)
     print(f"{line}\n  {path}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.cases import CaseDetection, CaseJob, score_case
+from rectal_nnformer.evaluation.case_detection import CaseDetection, CaseJob, score_case
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.imaging.masks import tumor_labels

@@ -1,6 +1,5 @@
 """Scoring any folder of predictions against a folder of references, without a trained fold around them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,9 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.imaging.masks import tumor_labels
-from rectal_nnformer.nnunet.layout import check_folder
+from rectal_nnformer.nnunet.layout import DATASET_JSON, check_folder
 from rectal_nnformer.nnunet.patients import read_patients
+from rectal_nnformer.utils.files import read_json
 from rectal_nnformer.utils.text import plural
 
 MOST_NAMES = 20
@@ -69,18 +69,16 @@ def _find_dataset_file(prediction_folder: Path, reference_folder: Path) -> Path:
     reference_folder = reference_folder.resolve()
     folders = (prediction_folder, reference_folder, reference_folder.parent)
     for folder in folders:
-        if (folder / "dataset.json").is_file():
-            return folder / "dataset.json"
-    raise RectalError(f"no dataset.json in {', '.join(map(str, folders))}. Name it with -djfile.")
+        if (folder / DATASET_JSON).is_file():
+            return folder / DATASET_JSON
+    raise RectalError(f"no {DATASET_JSON} in {', '.join(map(str, folders))}. Name it with -djfile.")
 
 
 def _read_dataset_file(path: Path) -> dict[str, Any]:
+    remedy = "Name the right one with -djfile."
+    content = read_json(path, ["labels", "file_ending"], remedy)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        # Neither works on anything else, be it an older format of the file or another file of that name.
-        tumor_labels(content), content["file_ending"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RectalError(
-            f"{path} is not nnU-Net's dataset.json ({error!r}). Name the right one with -djfile."
-        ) from error
+        tumor_labels(content)  # works on nothing else, be it an older format of the file
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RectalError(f"{path} is not nnU-Net's {DATASET_JSON} ({error!r}). {remedy}") from error
     return content

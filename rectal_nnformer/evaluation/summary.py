@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.detection import SIZE_BINS, Lesion
 from rectal_nnformer.evaluation.rates import Rate, rate_of
 from rectal_nnformer.utils.text import percent_interval, plural

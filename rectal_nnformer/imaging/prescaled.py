@@ -1,4 +1,4 @@
-"""Volumes prepared as the method's authors prepare theirs: intensities from 0 to 800, which nnU-Net leaves alone.
+"""Volumes whose intensities were scaled to [0, 800] before conversion, as the method's authors do.
 
 An exact 0 is padding for the networks, so zeros that belong to the image are lifted when a dataset is made.
 """
@@ -14,12 +14,12 @@ LIFTED_ZERO = 0.001
 
 
 def is_prepared(channel_name: str) -> bool:
-    """Return whether a channel of this name holds prepared intensities; nnU-Net ignores case as well."""
+    """Return whether a channel of this name holds intensities scaled to [0, 800]; upper and lower case are alike."""
     return channel_name.casefold() == PREPARED_CHANNEL.casefold()
 
 
 def within_window(lowest: float, highest: float) -> bool:
-    """Return whether intensities that reach from `lowest` to `highest` can be prepared ones.
+    """Return whether a volume with these extreme intensities can have been scaled to [0, 800].
 
     Volumes that were scaled to [0, 1] are not: they would look black all over.
     """

@@ -11,7 +11,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.smit import SMIT
 from rectal_nnformer.networks.swin_unetr import SwinUNETR
 
-BACKBONES: dict[str, Callable[..., SMIT | SwinUNETR]] = {
+NETWORK_CLASSES: dict[str, Callable[..., SMIT | SwinUNETR]] = {
     "smit": SMIT,
     "swin_unetr": SwinUNETR,
     "swin_unetr_v2": partial(SwinUNETR, use_v2=True),
@@ -33,7 +33,7 @@ class PlannedNetwork(nn.Module):
     Args:
         in_channels: Image channels.
         out_channels: Segmentation heads.
-        backbone: A key of `BACKBONES`.
+        backbone: A key of `NETWORK_CLASSES`.
         backbone_kwargs: Keyword arguments of the backbone's constructor.
         intensity_window: One (low, high) per channel, in the units of the preprocessed data.
         spatial_axes: Permutation p such that `array.transpose(p)` has the axes (x, y, z); (2, 1, 0) for (z, y, x).
@@ -53,10 +53,12 @@ class PlannedNetwork(nn.Module):
         spatial_axes: Sequence[int],
     ) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise RectalError(f"The plans name the backbone '{backbone}'; known are {', '.join(sorted(BACKBONES))}.")
+        if backbone not in NETWORK_CLASSES:
+            raise RectalError(
+                f"The plans name the backbone '{backbone}'; known are {', '.join(sorted(NETWORK_CLASSES))}."
+            )
         self.backbone_name = backbone
-        self.backbone = BACKBONES[backbone](in_channels, out_channels, **backbone_kwargs)
+        self.backbone = NETWORK_CLASSES[backbone](in_channels, out_channels, **backbone_kwargs)
         low, high = _window_tensors(intensity_window, in_channels)
         self.window_low: Tensor
         self.window_high: Tensor

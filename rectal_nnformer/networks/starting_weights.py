@@ -1,12 +1,10 @@
 """Which weights a fold started from: a record in its folder, by which its pretrained file is found again."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import WEIGHTS_VARIABLE, md5_of, weights_folder
-from rectal_nnformer.utils.files import write_json
+from rectal_nnformer.utils.files import read_json, write_json
 
 RECORD = "starting_weights.json"
 
@@ -30,25 +28,40 @@ class StartingWeights:
         write_json(fold_folder / RECORD, asdict(self))
 
 
-def recorded_pretrained_file(fold_folder: Path) -> Path:
-    """Return the pretrained file that a fold started from, in the folder that `RECTAL_NNFORMER_WEIGHTS` names.
+@dataclass(frozen=True)
+class RecordedFile:
+    """The pretrained file that a fold started from.
+
+    Attributes:
+        path: The file; None where it is not known, there was none or it is not at hand.
+        reason: Why there is no path, as a sentence.
+    """
+
+    path: Path | None
+    reason: str = ""
+
+
+def recorded_pretrained_file(fold_folder: Path) -> RecordedFile:
+    """Look for the pretrained file that a fold started from in the folder that `RECTAL_NNFORMER_WEIGHTS` names.
 
     Raises:
-        RectalError: It is not known, there was none, or the folder does not hold it; the message says which.
+        RectalError: The record is damaged.
     """
-    try:
-        weights = StartingWeights(**json.loads((fold_folder / RECORD).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise RectalError(f"{fold_folder} has no {RECORD}: it is not known what the training started from.") from None
-    if weights.file is None:
+    record = fold_folder / RECORD
+    if not record.is_file():
+        return RecordedFile(None, f"{fold_folder} has no {RECORD}: it is not known what the training started from.")
+    content = read_json(record, ["source"], "Remove it.")
+    started_from, md5 = content.get("file"), content.get("md5")
+    if started_from is None:
         started = {"random": "from random weights", "checkpoint": "from another checkpoint (-pretrained_weights)"}
-        raise RectalError(f"The training started {started.get(weights.source, weights.source)}.")
+        return RecordedFile(None, f"The training started {started.get(content['source'], content['source'])}.")
     folder = weights_folder()
     if folder is None:
-        raise RectalError(f"The training started from {weights.file}; set {WEIGHTS_VARIABLE} to its folder.")
-    path = folder / weights.file
+        return RecordedFile(None, f"The training started from {started_from}; set {WEIGHTS_VARIABLE} to its folder.")
+    path = folder / started_from
     if not path.is_file():
-        raise RectalError(f"The training started from {weights.file}, which is not in {folder} ({WEIGHTS_VARIABLE}).")
-    if (md5 := md5_of(path)) != weights.md5:
-        raise RectalError(f"{path} has MD5 {md5}, but the training started from one with MD5 {weights.md5}.")
-    return path
+        where = f"{folder} ({WEIGHTS_VARIABLE})"
+        return RecordedFile(None, f"The training started from {started_from}, which is not in {where}.")
+    if (found := md5_of(path)) != md5:
+        return RecordedFile(None, f"{path} has MD5 {found}, but the training started from one with MD5 {md5}.")
+    return RecordedFile(path)

@@ -112,6 +112,16 @@ class ModelFolder:
         """The plans that it was trained by."""
         return self.path / PLANS_JSON
 
+    def current_plans_file(self) -> Path:
+        """Return the plans that it was trained by; for a model without training those of its dataset.
+
+        Raises:
+            RectalError: There are neither.
+        """
+        if self.plans_file.is_file():
+            return self.plans_file
+        return find_plans(find_dataset("nnUNet_preprocessed", self.dataset), self.plans)
+
     @property
     def dataset_json(self) -> Path:
         """The description of the dataset that it was trained on."""
@@ -460,12 +470,6 @@ def check_model_folder(folder: Path) -> tuple[str, str, str]:
     return model.trainer, model.plans, model.configuration
 
 
-def check_fold_folder(folder: Path) -> tuple[str, str]:
-    """Return trainer and configuration of a trained fold's folder, see `FoldFolder.from_path`."""
-    fold = FoldFolder.from_path(folder)
-    return fold.model.trainer, fold.model.configuration
-
-
 def check_compared(second: Path) -> None:
     """Refuse what the features of a fold cannot be compared with.
 
@@ -483,15 +487,13 @@ def check_compared(second: Path) -> None:
         raise RectalError(f"{second} does not exist. Name the folder of a trained fold, or a pretrained file.")
 
 
-def plans_of_model(dataset: str, trainer: str, plans: str, configuration: str) -> tuple[Path, Path]:
-    """Return the preprocessed dataset of a model, and its plans: those that it was trained by, if it was.
+def planned_model(dataset: int | str, trainer: str, plans: str, configuration: str) -> ModelFolder:
+    """Return a model of a planned dataset by nnU-Net's names; it need not be trained.
 
     Raises:
         RectalError: A variable is not set, or there is no such dataset, no such plans or no such configuration.
     """
-    preprocessed = find_dataset("nnUNet_preprocessed", dataset)
-    path = ModelFolder.named(preprocessed.name, trainer, plans, configuration).plans_file
-    if not path.is_file():
-        path = find_plans(preprocessed, plans)
-    check_configuration(path, configuration)
-    return preprocessed, path
+    preprocessed = PreprocessedDataset.find(dataset)
+    model = ModelFolder.named(preprocessed.name, trainer, plans, configuration)
+    check_configuration(model.current_plans_file(), configuration)
+    return model

@@ -3,7 +3,7 @@
 NETWORKS = ("smit", "swin_unetr", "swin_unetr_v2")
 """Networks, as plans and pretrained files know them."""
 
-BACKBONES = (*NETWORKS, "smit_small")
+BACKBONE_NAMES = (*NETWORKS, "smit_small")
 """What can be planned for: each network, and a SMIT small enough for a CPU."""
 
 TRAINER_FAMILIES = {

@@ -4,8 +4,9 @@ Each function refuses one kind of wrong input with a RectalError that names it, 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import (
@@ -21,11 +22,11 @@ from rectal_nnformer.nnunet.layout import (
     folder_variables,
     most_alike,
     nnunet_folder,
-    plans_of_model,
+    planned_model,
 )
-from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
+from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES, TRAINER_FAMILIES
 from rectal_nnformer.nnunet.source import trainer_names
-from rectal_nnformer.utils.files import read_json_list
+from rectal_nnformer.utils.files import read_json, read_json_list
 from rectal_nnformer.utils.text import nearest, some
 
 DEVICES = ("cuda", "cpu", "mps")
@@ -44,8 +45,13 @@ def check_training(dataset: str, trainer: str, plans: str, configuration: str, f
         folds: Numbers that must be among the dataset's folds.
     """
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
-    check_configuration(find_plans(preprocessed, plans), configuration)
+    plans_file = find_plans(preprocessed, plans)
+    check_configuration(plans_file, configuration)
     check_trainer(trainer)
+    family = next((name for name, prefix in TRAINER_FAMILIES.items() if trainer.startswith(f"{prefix}_")), None)
+    if family is not None:
+        planned = _planned_backbone(read_json(plans_file)["configurations"], configuration)
+        check_backbone(trainer, family, planned, plans, preprocessed.name)
     check_folds(preprocessed, folds)
     nnunet_folder("nnUNet_results")
 
@@ -58,6 +64,33 @@ def check_trainer(name: str) -> None:
             f"There is no trainer called {name} in nnU-Net or in {environment_with_trainers()[TRAINERS_VARIABLE]}."
             f"{nearest(name, names)} Check -tr against the table in documentation/reference/trainers.md."
         )
+
+
+def check_backbone(trainer: str, needed: str, planned: str | None, plans: str, dataset: str) -> None:
+    """Refuse plans of another network than that of the trainer.
+
+    Args:
+        trainer: Its name.
+        needed: The network of the trainer, such as "smit".
+        planned: That of the plans; None if they are none of this project's.
+        plans: Their name.
+        dataset: DatasetXXX_Name.
+    """
+    if planned != needed:
+        held = f"hold the backbone '{planned}'" if planned else "were not made by rectal_nnformer"
+        number = int(dataset[len("Dataset") :][:3])
+        raise RectalError(
+            f"{trainer} needs plans with the backbone '{needed}', but the plans '{plans}' {held}. Run 'rectal_nnformer "
+            f"plan_and_preprocess -d {number} --backbone {needed}' and name its plans with -p."
+        )
+
+
+def _planned_backbone(configurations: Mapping[str, Any], name: str) -> str | None:
+    """Return the network of a configuration, which it may inherit from another."""
+    settings = configurations[name]
+    while "architecture" not in settings and "inherits_from" in settings:
+        settings = configurations[settings["inherits_from"]]
+    return settings.get("architecture", {}).get("arch_kwargs", {}).get("backbone")
 
 
 def check_folds(preprocessed: Path, folds: Sequence[int | str]) -> None:
@@ -120,10 +153,9 @@ def check_analysis(
         weights: "pretrained", "random" or a checkpoint of the folds.
         output: Where to write; None writes into the trained folds, which must then be there.
     """
-    preprocessed, _ = plans_of_model(dataset, trainer, plans, configuration)
+    model = planned_model(dataset, trainer, plans, configuration)
     check_trainer(trainer)
-    check_folds(preprocessed, folds)
-    model = ModelFolder.named(preprocessed.name, trainer, plans, configuration)
+    check_folds(find_dataset("nnUNet_preprocessed", dataset), folds)
     for fold in map(model.fold, folds):
         if output is None and not fold.path.is_dir():
             remedy = "Train it first" if weights not in UNTRAINED else f"For {weights} weights name a folder with -o"

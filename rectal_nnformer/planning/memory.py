@@ -115,7 +115,7 @@ def step_memory(
     """Count the memory of one training step in mixed precision.
 
     Args:
-        backbone: A key of `rectal_nnformer.networks.adapter.BACKBONES`.
+        backbone: A key of `rectal_nnformer.networks.adapter.NETWORK_CLASSES`.
         patch_size: Voxels per axis (x, y, z).
         batch_size: Patches in a batch.
         in_channels: Image channels.

@@ -5,12 +5,13 @@ of their lines, not by colour alone. The numbers stand in a table beside each ch
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from rectal_nnformer.evaluation.rates import Interval
+from rectal_nnformer.evaluation.rates import Interval, Rate
+from rectal_nnformer.reporting.tables import counts
 
 WIDTH = 360
 LEGEND_CHARACTERS = 38
@@ -34,23 +35,6 @@ CHART = Markup(
 
 
 @dataclass(frozen=True)
-class IntervalRow:
-    """One row of an interval chart.
-
-    Attributes:
-        label: What it is of.
-        note: Short text at its end, such as counts.
-        value: The share, None where it is undefined.
-        interval: Its interval.
-    """
-
-    label: str
-    note: str
-    value: float | None
-    interval: Interval | None
-
-
-@dataclass(frozen=True)
 class Series:
     """One line of a profile chart.
 
@@ -67,10 +51,10 @@ class Series:
     style: int = 0
 
 
-def interval_chart(ident: str, title: str, description: str, rows: Sequence[IntervalRow]) -> Markup:
-    """Return shares from 0 to 100 % with their intervals, a row each."""
+def interval_chart(ident: str, title: str, description: str, rates: Mapping[str, Rate]) -> Markup:
+    """Return rates from 0 to 100 % with their Wilson intervals, a row each."""
     left, right, row_height, top = 92, 48, 34, 8
-    bottom = top + row_height * len(rows)
+    bottom = top + row_height * len(rates)
 
     def x(share: float) -> float:
         return left + (WIDTH - left - right) * share
@@ -79,14 +63,14 @@ def interval_chart(ident: str, title: str, description: str, rows: Sequence[Inte
     for tick in (0, 0.25, 0.5, 0.75, 1):
         shapes.append(LINE.format(x(tick), top, x(tick), bottom, "grid"))
         shapes.append(TEXT.format(x(tick), bottom + 16, "middle", f"{100 * tick:.0f} %"))
-    for number, row in enumerate(rows):
+    for number, (label, rate) in enumerate(rates.items()):
         y = top + row_height * (number + 0.5)
-        shapes.append(LABEL.format(left - 10, y + 4, row.label))
-        shapes.append(TEXT.format(WIDTH - right + 10, y + 4, "start", row.note))
-        if row.value is not None and row.interval is not None:
-            low, high = row.interval
+        shapes.append(LABEL.format(left - 10, y + 4, label))
+        shapes.append(TEXT.format(WIDTH - right + 10, y + 4, "start", counts(rate, "-")))
+        if rate.rate is not None and rate.wilson_95 is not None:
+            low, high = rate.wilson_95
             shapes.append(LINE.format(x(low), y, x(high), y, "whisker style-0"))
-            shapes.append(CIRCLE.format(x(row.value), y, 6, 0))
+            shapes.append(CIRCLE.format(x(rate.rate), y, 6, 0))
     return _svg(ident, title, description, bottom + 24, shapes)
 
 

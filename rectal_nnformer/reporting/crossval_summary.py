@@ -4,20 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rectal_nnformer.analysis.records import read_attention, read_reuse
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.nnunet.layout import image_name
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, attention_over_folds, reuse_over_folds
 from rectal_nnformer.reporting.overlays import Example
-from rectal_nnformer.reporting.results import (
-    check_distinct_cases,
-    count_shared_patients,
-    pool_folds,
-    read_attention_of_folds,
-    read_reuse_of_folds,
-)
+from rectal_nnformer.reporting.results import check_distinct_cases, count_shared_patients, pool_folds, read_of_folds
 from rectal_nnformer.reporting.tables import cases_of
 from rectal_nnformer.utils.text import plural
 
@@ -60,8 +55,8 @@ def summarize_folds(validation_folders: Mapping[int, Path], patients: Mapping[st
         pooled=pool_folds(folds),
         folds=folds,
         patients_shared_between_folds=count_shared_patients(folds),
-        attention=attention_over_folds(read_attention_of_folds(validation_folders)),
-        reuse=reuse_over_folds(read_reuse_of_folds(validation_folders)),
+        attention=attention_over_folds(read_of_folds(read_attention, validation_folders)),
+        reuse=reuse_over_folds(read_of_folds(read_reuse, validation_folders)),
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.detection import Component, Lesion
 from rectal_nnformer.imaging.display import grey_window, radiological_array, slice_with_most
 from rectal_nnformer.imaging.masks import find_components, tumor_labels

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.cases import CaseDetection
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.reporting.results import ModelResults
 from rectal_nnformer.utils.text import some

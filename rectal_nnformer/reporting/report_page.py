@@ -14,8 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
-from rectal_nnformer.evaluation.cases import CaseDetection
-from rectal_nnformer.evaluation.rates import Rate
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.summary import CohortDetection, detection_line
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.planning.explanation import describe_plans
@@ -27,7 +26,7 @@ from rectal_nnformer.reporting.analyses import (
     attention_over_folds,
     reuse_over_folds,
 )
-from rectal_nnformer.reporting.charts import IntervalRow, Series, heat_map, interval_chart, profile_chart
+from rectal_nnformer.reporting.charts import Series, heat_map, interval_chart, profile_chart
 from rectal_nnformer.reporting.gallery import Clip
 from rectal_nnformer.reporting.pages import render
 from rectal_nnformer.reporting.results import ModelResults, count_shared_patients, cubic_siblings
@@ -151,25 +150,16 @@ def _cautions(model: ModelResults) -> list[str]:
 
 
 def _rates_chart(pooled: CohortDetection) -> Markup:
-    rows = [
-        _interval_row("detected", pooled.detection_rate),
-        _interval_row("strict", pooled.strict.detection_rate),
-        _interval_row("cases", pooled.case_rate),
-    ]
-    described = "; ".join(f"{row.label}: {row.note}, {percent(row.value)}" for row in rows)
-    return interval_chart("rates", "Detection rates with 95 % intervals", described, rows)
+    rates = {"detected": pooled.detection_rate, "strict": pooled.strict.detection_rate, "cases": pooled.case_rate}
+    described = "; ".join(f"{name}: {tables.counts(rate, '-')}, {percent(rate.rate)}" for name, rate in rates.items())
+    return interval_chart("rates", "Detection rates with 95 % intervals", described, rates)
 
 
 def _sizes_chart(pooled: CohortDetection) -> Markup:
-    rows = [_interval_row(f"{name} cm³", rate) for name, rate in pooled.size_bins.items()]
-    described = "; ".join(
-        f"{row.label}: {'no tumour' if row.value is None else f'{row.note} detected'}" for row in rows
-    )
-    return interval_chart("sizes", "Detection rate by tumour volume", described, rows)
-
-
-def _interval_row(label: str, rate: Rate) -> IntervalRow:
-    return IntervalRow(label, f"{rate.count}/{rate.total}" if rate.total else "-", rate.rate, rate.wilson_95)
+    rates = {f"{name} cm³": rate for name, rate in pooled.size_bins.items()}
+    words = {name: f"{tables.counts(rate, '')} detected" if rate.total else "no tumour" for name, rate in rates.items()}
+    described = "; ".join(f"{name}: {what}" for name, what in words.items())
+    return interval_chart("sizes", "Detection rate by tumour volume", described, rates)
 
 
 def _outcomes(case: CaseDetection) -> str:

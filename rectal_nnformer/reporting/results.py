@@ -1,7 +1,7 @@
 """A trained model's folder in nnUNet_results: what it was made from, and what the validation of its folds found."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.reporting.analyses import StageOverFolds, attention_over_folds, epochs_over_folds
 from rectal_nnformer.utils.files import read_json
+from rectal_nnformer.utils.records import Record
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def read_results(path: Path) -> ModelResults:
         dataset_json=read_json(folder.dataset_json, ("labels", "file_ending"), remedy),
         plans=Plans.read(folder.plans_file),
         folds=folds,
-        attention=read_attention_of_folds(evaluated),
-        reuse=read_reuse_of_folds(evaluated),
+        attention=read_of_folds(read_attention, evaluated),
+        reuse=read_of_folds(read_reuse, evaluated),
         epochs=epochs_over_folds(read_epochs(folder.fold(fold).path) for fold in folds),
     )
 
@@ -103,7 +104,7 @@ def cubic_siblings(model: ModelResults) -> list[tuple[str, tuple[StageOverFolds,
         if folder is None or folder == model.folder:
             continue
         validations = {fold: folder.fold(fold).validation for fold in folder.fold_numbers()}
-        if stages := attention_over_folds(read_attention_of_folds(validations)):
+        if stages := attention_over_folds(read_of_folds(read_attention, validations)):
             found.append((folder.trainer, stages))
     return found
 
@@ -158,21 +159,15 @@ def check_distinct_cases(folds: Mapping[int, CohortDetection]) -> None:
                 )
 
 
-def read_attention_of_folds(validation_folders: Mapping[int, Path]) -> dict[int, AttentionRecord]:
-    """Return the attention dilution of each fold that was analysed.
+def read_of_folds(read: Callable[[Path], Record | None], validation_folders: Mapping[int, Path]) -> dict[int, Record]:
+    """Return what an analysis wrote of each fold that was analysed.
+
+    Args:
+        read: `read_attention` or `read_reuse`.
+        validation_folders: The folder `validation` of each fold.
 
     Raises:
         RectalError: A file is damaged.
     """
-    records = {fold: read_attention(folder) for fold, folder in validation_folders.items()}
-    return {fold: record for fold, record in records.items() if record is not None}
-
-
-def read_reuse_of_folds(validation_folders: Mapping[int, Path]) -> dict[int, ReuseRecord]:
-    """Return the feature reuse of each fold that was analysed.
-
-    Raises:
-        RectalError: A file is damaged.
-    """
-    records = {fold: read_reuse(folder) for fold, folder in validation_folders.items()}
+    records = {fold: read(folder) for fold, folder in validation_folders.items()}
     return {fold: record for fold, record in records.items() if record is not None}

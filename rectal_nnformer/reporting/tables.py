@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rectal_nnformer.evaluation.cases import CaseDetection
-from rectal_nnformer.evaluation.rates import Interval
+from rectal_nnformer.evaluation.case_detection import CaseDetection
+from rectal_nnformer.evaluation.rates import Interval, Rate
 from rectal_nnformer.evaluation.statistics import Difference
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING, CohortDetection, patient_interval_words
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds
@@ -52,7 +52,7 @@ def _detection_table(first: str, cohorts: Mapping[str, CohortDetection], caption
                 percent_interval(result.detection_rate.wilson_95),
                 patient_interval_words(result.detection_rate),
                 f"{result.strict.n_detected}/{result.n_reference}",
-                f"{result.case_rate.count}/{result.case_rate.total}",
+                counts(result.case_rate, "0/0"),
                 number(result.false_positives_per_case),
                 number(result.case_dice.mean),
                 number(result.case_dice.median),
@@ -70,7 +70,7 @@ def size_table(pooled: CohortDetection) -> Table:
         [
             (
                 name,
-                f"{rate.count}/{rate.total}" if rate.total else "no tumour",
+                counts(rate, "no tumour"),
                 percent(rate.rate),
                 percent_interval(rate.wilson_95),
             )
@@ -312,6 +312,11 @@ def model_reuse_table(models: Sequence[ComparedModel]) -> Table:
             for one in model.fold_points
         ],
     )
+
+
+def counts(rate: Rate, without: str) -> str:
+    """Return the counts of a rate, '3/5', or other words where there are no trials."""
+    return f"{rate.count}/{rate.total}" if rate.total else without
 
 
 def _stage_names(num_stages: int) -> Iterable[str]:

@@ -15,8 +15,8 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.optim import AdamW, Optimizer
 
-from rectal_nnformer.analysis.cases import PreprocessedCases
 from rectal_nnformer.analysis.epochs import EpochFollower, epochs_between
+from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.analysis.validation import (
     ValidatedFold,
     analyze_validation,
@@ -33,14 +33,13 @@ from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import StartingWeights
+from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, PLANS_JSON, VALIDATION, PreprocessedDataset
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
 from rectal_nnformer.utils.files import staged_file
-
-FINAL = "checkpoint_final.pth"
 
 
 class RectalTrainer(nnUNetTrainer):
@@ -53,7 +52,7 @@ class RectalTrainer(nnUNetTrainer):
     can replace. Gradients are clipped by nnU-Net, at a norm of 12.
 
     A recipe sets:
-        backbone: the network that the plans must hold, a key of `rectal_nnformer.networks.adapter.BACKBONES`.
+        backbone: the network that the plans must hold, a key of `rectal_nnformer.networks.adapter.NETWORK_CLASSES`.
         backbone_options: arguments of the network's constructor, before those of the plans. They are part of the class
             and not of the plans, so that variants of a network train and predict on the same plans.
         drop_path_rate: stochastic depth in training, unless the plans or the options say otherwise.
@@ -89,7 +88,7 @@ class RectalTrainer(nnUNetTrainer):
         self.num_epochs = 500 if self.pretrained else 1000
         self.warmup_epochs = 50
         self._first_parameter_at_start = torch.empty(0)  # set by initialize
-        self._weights_name = FINAL  # the checkpoint that the network is
+        self._weights_name = CHECKPOINT_FINAL  # the checkpoint that the network is
         self._epochs_between = epochs_between(self.attention_every)
         self._follower: EpochFollower | None = None
 
@@ -196,11 +195,11 @@ class RectalTrainer(nnUNetTrainer):
 
         nnU-Net keeps one set of plans for all folds of a model, and would predict by the last.
         """
-        model_folder = Path(self.output_folder_base)
-        others = [path.parent for path in model_folder.glob(f"fold_*/{FINAL}")]
-        if not set(others) - {Path(self.output_folder)} or not (model_folder / "plans.json").is_file():
+        plans_file = Path(self.output_folder_base) / PLANS_JSON
+        trained = {path.parent for path in plans_file.parent.glob(f"{FOLD_PREFIX}*/{CHECKPOINT_FINAL}")}
+        if not trained - {Path(self.output_folder)} or not plans_file.is_file():
             return
-        theirs, name = Plans.read(model_folder / "plans.json"), self.configuration_name
+        theirs, name = Plans.read(plans_file), self.configuration_name
         same_axes = theirs.content["transpose_forward"] == self._plans.content["transpose_forward"]
         same_augmentation = (
             augmentation_of_plans(theirs, len(self._intensity_window)) == self._tumor_augmentation
@@ -209,7 +208,7 @@ class RectalTrainer(nnUNetTrainer):
         same_settings = theirs.configuration(name).settings == self._plans.configuration(name).settings
         if not same_axes or not same_augmentation or not same_settings:
             raise RectalError(
-                f"Folds in {model_folder} were trained by other plans than those of now. Move it away to train "
+                f"Folds in {plans_file.parent} were trained by other plans than those of now. Move it away to train "
                 "all folds by the new plans, or plan under another name with -overwrite_plans_name."
             )
 
@@ -297,20 +296,20 @@ class RectalTrainer(nnUNetTrainer):
     def on_train_end(self) -> None:
         """End as nnU-Net does, which writes checkpoint_final.pth."""
         super().on_train_end()
-        self._weights_name = FINAL
+        self._weights_name = CHECKPOINT_FINAL
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate as nnU-Net does, then write and log lesion detection and analysis beside its summary.json."""
         super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
-            dataset_folder = Path(self.preprocessed_dataset_folder_base)
+            dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))
             _, cases = self.do_split()
             result = evaluate_fold(
-                Path(self.output_folder) / "validation",
-                dataset_folder / "gt_segmentations",
+                Path(self.output_folder) / VALIDATION,
+                dataset.references,
                 self.dataset_json,
                 cases,
-                read_patients(dataset_folder),
+                read_patients(dataset.path),
                 default_num_processes,
                 ignore_position=True,
             )

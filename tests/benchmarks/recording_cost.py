@@ -16,7 +16,7 @@ from time import perf_counter, process_time
 import torch
 
 from rectal_nnformer.analysis.dilution import mixed_precision, reading
-from rectal_nnformer.networks.adapter import BACKBONES
+from rectal_nnformer.networks.adapter import NETWORK_CLASSES
 from rectal_nnformer.networks.smit import SMIT
 from rectal_nnformer.networks.swin_unetr import SwinUNETR
 
@@ -148,7 +148,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
-    network = BACKBONES[arguments.b](1, 2).eval().to(device)
+    network = NETWORK_CLASSES[arguments.b](1, 2).eval().to(device)
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     print(f"{arguments.b}, patch {x} x {y} x {z}, batch 1, {processor}, {torch.get_num_threads()} threads")
     print(f"largest attention of one block: {largest_attention(network, (x, y, z)) / 2**20:.0f} MiB in float32")

@@ -19,15 +19,16 @@ import pytest
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import commands as nnunet_commands
-from rectal_nnformer.training import folds
-from rectal_nnformer.training.folds import TrainingJob, train_folds
+from rectal_nnformer.nnunet.layout import ModelFolder
+from rectal_nnformer.training import run_folds
+from rectal_nnformer.training.run_folds import TrainingJob, train_folds
 
 FINISHED_FILES = ("checkpoint_final.pth", "validation/summary.json")
 
 
 @pytest.fixture
 def job(tmp_path):
-    return TrainingJob("Dataset501_Rectal", "3d_fullres", "Trainer", "Plans", tmp_path, device="cpu")
+    return TrainingJob(ModelFolder(tmp_path, "Dataset501_Rectal", "Trainer", "Plans", "3d_fullres"), device="cpu")
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def fake_training(tmp_path, monkeypatch):
         script.write_text(f"#!{sys.executable}\n" + textwrap.dedent(functions) + "\n" + body)
         script.chmod(0o755)
         monkeypatch.setattr(nnunet_commands, "command_path", lambda name: str(script))
-        monkeypatch.setattr(folds, "POLL_SECONDS", 0.05)
+        monkeypatch.setattr(run_folds, "POLL_SECONDS", 0.05)
         return calls
 
     return install
@@ -61,7 +62,7 @@ def fake_training(tmp_path, monkeypatch):
 
 def finish(job, fold):
     for name in FINISHED_FILES:
-        path = job.fold_folder(fold) / name
+        path = job.model.fold(fold).path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
@@ -76,9 +77,9 @@ def finish(job, fold):
     ],
 )
 def test_a_fold_continues_from_where_it_stands(job, present, flag):
-    job.fold_folder(2).mkdir(parents=True)
+    job.model.fold(2).path.mkdir(parents=True)
     for name in present:
-        (job.fold_folder(2) / name).touch()
+        (job.model.fold(2).path / name).touch()
     arguments = job.arguments(2)
     assert arguments[:3] == ["Dataset501_Rectal", "3d_fullres", "2"]
     assert [a for a in arguments if a.startswith("--")] == ([flag] if flag else [])
@@ -96,7 +97,9 @@ def test_each_fold_has_its_log(job, fake_training):
     fake_training("print('hello from fold', fold); finish()")
     train_folds(job, [0, 1])
     for fold in (0, 1):
-        assert (job.fold_folder(fold) / "crossval_log.txt").read_text(encoding="utf-8") == f"hello from fold {fold}\n"
+        assert (job.model.fold(fold).path / "crossval_log.txt").read_text(
+            encoding="utf-8"
+        ) == f"hello from fold {fold}\n"
 
 
 def test_a_failing_fold_stops_and_shows_the_end_of_its_log(job, fake_training):
@@ -132,7 +135,7 @@ def test_an_interruption_ends_the_training_and_its_workers(job, fake_training, t
             raise KeyboardInterrupt
         time.sleep(0.05)
 
-    monkeypatch.setattr(folds, "sleep", interrupt_once_started)
+    monkeypatch.setattr(run_folds, "sleep", interrupt_once_started)
     with pytest.raises(KeyboardInterrupt):
         train_folds(job, [0])
     assert_gone(pids)
@@ -189,7 +192,7 @@ def test_a_second_interruption_leaves_nothing_running(job, fake_training, tmp_pa
         return wait(self)
 
     wait = subprocess.Popen.wait
-    monkeypatch.setattr(folds, "sleep", interrupt_once_started)
+    monkeypatch.setattr(run_folds, "sleep", interrupt_once_started)
     monkeypatch.setattr(subprocess.Popen, "wait", interrupt_again)
     with pytest.raises(KeyboardInterrupt):
         train_folds(job, [0, 1], [None, None])
@@ -206,7 +209,7 @@ def test_a_fold_that_fails_lets_the_others_finish_but_starts_none(job, fake_trai
 
 def test_a_fold_is_not_trained_by_two_processes(job, fake_training):
     calls = fake_training()
-    log = job.fold_folder(0) / "crossval_log.txt"
+    log = job.model.fold(0).path / "crossval_log.txt"
     log.parent.mkdir(parents=True)
     with log.open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -220,7 +223,7 @@ def test_probabilities_asked_for_later_are_made_by_validating_again(job, tmp_pat
     finish(job, 0)
     assert job.is_finished(0) and not with_probabilities.is_finished(0)
     assert {"--npz", "--val"} <= set(with_probabilities.arguments(0))
-    (job.fold_folder(0) / "validation/case.npz").touch()
+    (job.model.fold(0).path / "validation/case.npz").touch()
     assert with_probabilities.is_finished(0)
 
 
@@ -231,12 +234,12 @@ def test_the_log_can_be_followed_while_a_fold_runs(job, fake_training, monkeypat
     fake_training("print('first line'); time.sleep(1.5); finish()")
 
     def look(seconds):
-        log = job.fold_folder(0) / "crossval_log.txt"
+        log = job.model.fold(0).path / "crossval_log.txt"
         if log.read_text() and not job.is_finished(0):
             seen.append(log.read_text())
         time.sleep(0.05)
 
-    monkeypatch.setattr(folds, "sleep", look)
+    monkeypatch.setattr(run_folds, "sleep", look)
     train_folds(job, [0])
     assert seen
 
@@ -276,7 +279,7 @@ def test_in_a_file_folds_side_by_side_are_single_lines(job, fake_training, capsy
 def test_the_log_has_all_that_nnunet_prints_and_no_bars(job, fake_training):
     fake_training(NNUNETS_PRINTS)
     train_folds(job, [0])
-    log = (job.fold_folder(0) / "crossval_log.txt").read_text(encoding="utf-8")
+    log = (job.model.fold(0).path / "crossval_log.txt").read_text(encoding="utf-8")
     assert log.count("train_loss") == 20 and "predicting case_1" in log and "Detected 3 of 4 lesions" in log
     assert "\r" not in log and "Lesion detection" not in log
 
@@ -289,7 +292,7 @@ def test_one_warning_that_tells_users_nothing_is_left_out_of_the_log(job, fake_t
         "finish()"
     )
     train_folds(job, [0])
-    log = (job.fold_folder(0) / "crossval_log.txt").read_text(encoding="utf-8")
+    log = (job.model.fold(0).path / "crossval_log.txt").read_text(encoding="utf-8")
     assert "something else is deprecated" in log and "torch.jit" not in log
 
 
@@ -325,7 +328,7 @@ def test_on_a_terminal_nothing_but_the_outcomes_is_left_of_the_bars(job, fake_tr
         while_running.append(screen_of(terminal.getvalue()))
         time.sleep(0.05)
 
-    monkeypatch.setattr(folds, "sleep", look)
+    monkeypatch.setattr(run_folds, "sleep", look)
     train_folds(job, [0, 1, 2], [None, None])
     outcomes = screen_of(terminal.getvalue())
     assert len(outcomes) == 3 and all(" finished after 00:0" in line for line in outcomes)

@@ -1,4 +1,4 @@
-"""What cannot be right in an image or a mask, told as reasons that a user can act on."""
+"""Validate images and masks."""
 
 import numpy as np
 import SimpleITK as sitk

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from time import sleep
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.commands import interruptible, start_command, stop_groups
+from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.training.fold_progress import FoldProgress
 
 LOG_NAME = "crossval_log.txt"
@@ -19,52 +19,33 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What the folds of a cross-validation have in common.
+    """How the folds of a model are trained.
 
     Args:
-        dataset: Folder name, `DatasetXXX_Name`.
-        configuration: A configuration of the plans.
-        trainer: Name of the trainer class.
-        plans: Name of the plans.
-        results: The folder that nnUNet_results names.
+        model: The model.
         device: nnU-Net's `-device`: "cuda", "cpu" or "mps".
         save_probabilities: nnU-Net's `--npz`, needed to ensemble several models later.
     """
 
-    dataset: str
-    configuration: str
-    trainer: str
-    plans: str
-    results: Path
+    model: ModelFolder
     device: str = "cuda"
     save_probabilities: bool = False
 
-    @property
-    def model_folder(self) -> Path:
-        """The folder in which nnU-Net keeps the folds of this model."""
-        return self.results / self.dataset / f"{self.trainer}__{self.plans}__{self.configuration}"
-
-    def fold_folder(self, fold: int) -> Path:
-        """The folder in which nnU-Net keeps one fold."""
-        return self.model_folder / f"fold_{fold}"
-
     def is_finished(self, fold: int) -> bool:
         """Whether a fold is trained and validated, and its probabilities saved if they are wanted."""
-        folder = self.fold_folder(fold)
-        if not all((folder / name).is_file() for name in ("checkpoint_final.pth", "validation/summary.json")):
-            return False
-        return not self.save_probabilities or any((folder / "validation").glob("*.npz"))
+        folder = self.model.fold(fold)
+        return folder.is_finished and (not self.save_probabilities or any(folder.validation.glob("*.npz")))
 
     def arguments(self, fold: int) -> list[str]:
         """Return the arguments of nnUNetv2_train that take a fold from where it stands to its end."""
-        arguments = [self.dataset, self.configuration, str(fold), "-tr", self.trainer, "-p", self.plans]
+        model, folder = self.model, self.model.fold(fold)
+        arguments = [model.dataset, model.configuration, str(fold), "-tr", model.trainer, "-p", model.plans]
         arguments += ["-device", self.device]
         if self.save_probabilities:
             arguments.append("--npz")
-        folder = self.fold_folder(fold)
-        if (folder / "checkpoint_final.pth").is_file():
+        if folder.is_trained:
             arguments.append("--val")
-        elif any(folder.glob("checkpoint_*.pth")):
+        elif folder.checkpoints():
             arguments.append("--c")
         return arguments
 
@@ -83,7 +64,7 @@ class FoldRun:
         self.fold = fold
         self.slot = slot
         self.gpu = gpu
-        self.log = job.fold_folder(fold) / LOG_NAME
+        self.log = job.model.fold(fold).path / LOG_NAME
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._output = self.log.open("ab")
         self._lock()
@@ -150,7 +131,7 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
     waiting = [fold for fold in folds if not job.is_finished(fold)]
     for fold in folds:
         if fold not in waiting:
-            print(f"fold {fold}: finished before, {job.fold_folder(fold)}")
+            print(f"fold {fold}: finished before, {job.model.fold(fold).path}")
     free = list(enumerate(gpus))
     failures: list[str] = []
     with interruptible(), _running_folds() as running:

@@ -1,4 +1,4 @@
-"""Who is the same patient, and five folds that keep all scans of a patient together."""
+"""Make five folds that keep all scans of a patient together."""
 
 import csv
 import io

@@ -1,0 +1,128 @@
+"""A fold with its plans: its network with any weights, and the cases that it validates."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from rectal_nnformer.analysis.tiles import PreprocessedCases
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.masks import tumor_labels
+from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.networks.checkpoint_file import read_checkpoint
+from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
+from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
+from rectal_nnformer.nnunet.find_trainer import find_trainer
+from rectal_nnformer.nnunet.layout import (
+    ALL_CASES,
+    CHECKPOINT_FINAL,
+    DATASET_JSON,
+    FoldFolder,
+    PreprocessedDataset,
+)
+from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.utils.files import read_json, read_json_list
+
+
+@dataclass(frozen=True)
+class LoadedFold:
+    """One fold of a model, trained or not.
+
+    Attributes:
+        folder: Where nnU-Net keeps it.
+        plans: The plans that it was trained by; for an untrained model those of its dataset.
+        dataset_json: nnU-Net's description of the dataset.
+    """
+
+    folder: FoldFolder
+    plans: Plans
+    dataset_json: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """How the fold is called in results."""
+        return f"{self.folder.model.trainer} {self.folder.model.configuration} fold {self.folder.fold}"
+
+    def cases(self) -> PreprocessedCases:
+        """Return the validation cases, or all for the fold "all".
+
+        Raises:
+            RectalError: The dataset is not preprocessed, or has no such fold.
+        """
+        preprocessed = PreprocessedDataset.find(self.folder.model.dataset)
+        configuration = self.plans.configuration(self.folder.model.configuration)
+        folder = preprocessed.data_folder(configuration.settings)
+        if not folder.is_dir():
+            raise RectalError(f"{folder} does not exist. Preprocess the dataset with 'plan_and_preprocess'.")
+        if self.folder.fold == ALL_CASES:
+            names = infer_dataset_class(str(folder)).get_identifiers(str(folder))
+        else:
+            names = self._validation_cases(preprocessed)
+        return PreprocessedCases(
+            folder=folder,
+            names=tuple(sorted(names)),
+            patch_size=configuration.patch_size,
+            spacing=configuration.spacing,
+            tumor_labels=tuple(tumor_labels(self.dataset_json)),
+        )
+
+    def _validation_cases(self, preprocessed: PreprocessedDataset) -> list[str]:
+        fold, path = self.folder.fold, preprocessed.splits
+        if not path.is_file():
+            raise RectalError(f"{path} does not exist: it is not known which cases fold {fold} validates.")
+        splits = read_json_list(path, ["val"], "Restore it, or preprocess the dataset again.")
+        if not fold.isdecimal() or int(fold) >= len(splits):
+            raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; there is no fold {fold}.")
+        return splits[int(fold)]["val"]
+
+    def network(self, weights: str = CHECKPOINT_FINAL) -> tuple[str, PlannedNetwork]:
+        """Return what the weights are called, and the network with them.
+
+        Args:
+            weights: "random" (the same ones every time), "pretrained" (the file that the fold started from; for an
+                untrained fold, or one from random weights, the file of its backbone), or a checkpoint of the fold.
+
+        Raises:
+            RectalError: There are no such weights, or the trainer is none of this project's.
+        """
+        network = self._random_network()
+        if weights == "random":
+            return weights, network
+        if weights == "pretrained":
+            path = recorded_pretrained_file(self.folder.path).path or find_pretrained(network.backbone_name)
+            load_pretrained(network.backbone, path)
+            return path.name, network
+        path = self.folder.path / (weights if weights.endswith(".pth") else f"{weights}.pth")
+        if not path.is_file():
+            present = ", ".join(other.name for other in self.folder.checkpoints()) or "none"
+            raise RectalError(f"There is no {path}; checkpoints of this fold: {present}.")
+        network.load_state_dict(read_checkpoint(path)["network_weights"])
+        return path.name, network
+
+    def _random_network(self) -> PlannedNetwork:
+        manager = PlansManager(self.plans.content)
+        configuration = manager.get_configuration(self.folder.model.configuration)
+        torch.manual_seed(0)
+        network = find_trainer(self.folder.model.trainer).build_network_architecture(
+            manager,
+            configuration,
+            determine_num_input_channels(manager, configuration, self.dataset_json),
+            manager.get_label_manager(self.dataset_json).num_segmentation_heads,
+            enable_deep_supervision=False,
+        )
+        if not isinstance(network, PlannedNetwork):
+            raise RectalError(f"The network of {self.folder.model.trainer} has no attention that is known here.")
+        return network
+
+
+def load_fold(folder: FoldFolder) -> LoadedFold:
+    """Read the plans and dataset.json of a fold.
+
+    Raises:
+        RectalError: There are none, or they are damaged.
+    """
+    plans_file = folder.model.current_plans_file()
+    return LoadedFold(folder, Plans.read(plans_file), read_json(plans_file.with_name(DATASET_JSON), ["labels"]))
