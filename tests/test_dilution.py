@@ -14,6 +14,8 @@ from benchmarks.recording_cost import PATCH_SIZES, largest_attention, measure_co
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from small_datasets import write_preprocessed_case
+from small_networks import SMALL, small_planned
 
 from rectal_nnformer.analysis import attention_flow
 from rectal_nnformer.analysis.dilution import (
@@ -31,30 +33,12 @@ from rectal_nnformer.analysis.validation import forget_analysis
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import scattered_padding_share
 from rectal_nnformer.networks import SMIT
-from rectal_nnformer.networks.adapter import NETWORK_CLASSES, PlannedNetwork
+from rectal_nnformer.networks.adapter import NETWORK_CLASSES
 from rectal_nnformer.networks.recording import record_attention, stream_attention
 from rectal_nnformer.networks.window_attention import attend_in_windows
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
-SMALL = {
-    "smit": {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4)},
-    "swin_unetr": {"feature_size": 12},
-    "swin_unetr_v2": {"feature_size": 12},
-}
-
-
-def planned(backbone="smit", **options):
-    """A small network in evaluation mode; patches are stored as (z, y, x)."""
-    torch.manual_seed(0)
-    return PlannedNetwork(
-        1,
-        2,
-        backbone=backbone,
-        backbone_kwargs={**SMALL[backbone], **options},
-        intensity_window=[[0.0, 1.0]],
-        spatial_axes=[2, 1, 0],
-    ).eval()
 
 
 def padded_tile(seed=0, size=(32, 32, 64), real_slices=13):
@@ -69,7 +53,7 @@ def padded_tile(seed=0, size=(32, 32, 64), real_slices=13):
 
 @pytest.mark.parametrize("backbone", SMALL)
 def test_what_is_measured_in_parts_is_what_the_whole_attention_gives(backbone):
-    network, tile = planned(backbone), padded_tile()
+    network, tile = small_planned(backbone), padded_tile()
     blocks = measure_dilution(network, [tile], CPU)
     inputs, real = network.prepare(tile.image[None])
     whole = {}
@@ -86,7 +70,7 @@ def test_what_is_measured_in_parts_is_what_the_whole_attention_gives(backbone):
 
 @pytest.mark.parametrize("elements", [1, 5000, 10**9])
 def test_parts_are_no_larger_than_asked_and_together_the_whole(elements):
-    network = planned().backbone
+    network = small_planned().backbone
     image, parts, whole = torch.rand(2, 1, 24, 20, 24), defaultdict(list), {}
     with (
         torch.no_grad(),
@@ -105,7 +89,7 @@ def test_parts_are_no_larger_than_asked_and_together_the_whole(elements):
 
 def test_uniform_attention_gives_the_uniform_index_and_it_is_counted_right():
     """Without queries and position bias every key gets the same. 16 of 64 slices of 4 tokens: padding by counting."""
-    network = planned()
+    network = small_planned()
     for block in network.backbone.attention_blocks((64, 32, 32)):
         torch.nn.init.zeros_(block.attention.qkv.weight)
         torch.nn.init.zeros_(block.attention.relative_position_bias_table)
@@ -122,7 +106,7 @@ def test_uniform_attention_gives_the_uniform_index_and_it_is_counted_right():
 
 
 def test_tumor_queries_are_those_whose_token_holds_tumor():
-    network, tile = planned(), padded_tile()
+    network, tile = small_planned(), padded_tile()
     block = measure_dilution(network, [tile], CPU)[0]
     assert block.tumor.real_queries == 3 * 3 * 5  # z 4-8 touches the tokens 2-4, y 10-15 the tokens 5-7
     assert 0 < block.tumor.a_rp < 1
@@ -137,7 +121,7 @@ def test_tumor_queries_are_those_whose_token_holds_tumor():
 
 
 def test_tiles_and_cases_are_summed_before_they_are_divided():
-    network = planned()
+    network = small_planned()
     tiles = [padded_tile(0, real_slices=13), padded_tile(1, real_slices=25)]
     together = measure_dilution(network, tiles, CPU)
     each = [measure_dilution(network, [tile], CPU) for tile in tiles]
@@ -166,8 +150,8 @@ def test_scattered_share_is_what_the_network_does(seed, size, shift):
 
 def test_only_scattering_networks_have_a_scattered_share():
     tile = padded_tile()
-    assert block_records(measure_dilution(planned(), [tile], CPU))[0].scattered_padding_share > 0
-    for network in (planned(window_reverse="inverse"), planned("swin_unetr")):
+    assert block_records(measure_dilution(small_planned(), [tile], CPU))[0].scattered_padding_share > 0
+    for network in (small_planned(window_reverse="inverse"), small_planned("swin_unetr")):
         records = stage_records(measure_dilution(network, [tile], CPU))
         assert all(record.scattered_padding_share is None for record in records)
 
@@ -193,15 +177,12 @@ def cases(tmp_path):
         image = np.random.default_rng(number).random((1, 20, 40, 50), dtype=np.float32) + 0.1
         labels = np.full((1, 20, 40, 50), -1 if number else 0, dtype=np.int16)
         labels[0, 5:9, 10:20, 10:20] = 0 if number else 1
-        np.savez(tmp_path / f"case_{number}.npz", data=image, seg=labels)
-        np.save(tmp_path / f"case_{number}.npy", image)
-        np.save(tmp_path / f"case_{number}_seg.npy", labels)
-        (tmp_path / f"case_{number}.pkl").write_bytes(b"\x80\x04}\x94.")
+        write_preprocessed_case(tmp_path, f"case_{number}", image, labels)
     return PreprocessedCases(tmp_path, ("case_0", "case_1"), (32, 32, 48), (3.0, 3.0, 3.0), (1,))
 
 
 def test_files_hold_blocks_stages_and_cases(cases, tmp_path):
-    content = analyze_dilution(planned(), cases, CPU, "random", "3d_fullres")
+    content = analyze_dilution(small_planned(), cases, CPU, "random", "3d_fullres")
     write_dilution(content, tmp_path / "out")
     read = json.loads((tmp_path / "out/attention_dilution.json").read_text())
     assert read == json.loads(json.dumps(asdict(content)))

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_datasets import write_preprocessed_case
+from small_networks import SMALL, small_planned
 
 from rectal_nnformer.analysis import debiased_cka, linear_cka
 from rectal_nnformer.analysis.cka import bootstrap_diagonal, gram, permutation_null, weighted_hsic
@@ -15,22 +17,9 @@ from rectal_nnformer.analysis.dilution import Tile
 from rectal_nnformer.analysis.features import block_features, common_extent, cut_crop, pool_features
 from rectal_nnformer.analysis.reuse import Subject, compare_features, debiased_record, reuse_line, similarity_record
 from rectal_nnformer.analysis.tiles import PreprocessedCases
-from rectal_nnformer.networks.adapter import PlannedNetwork
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
-SMALL = {
-    "smit": {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4)},
-    "swin_unetr": {"feature_size": 12},
-    "swin_unetr_v2": {"feature_size": 12},
-}
-
-
-def planned(backbone="smit", seed=0):
-    torch.manual_seed(seed)
-    options = {"backbone_kwargs": SMALL[backbone], "intensity_window": [[0.0, 1.0]], "spatial_axes": [2, 1, 0]}
-    return PlannedNetwork(1, 2, backbone=backbone, **options).eval()
-
 
 # --- the estimators --------------------------------------------------------------------------------------------------
 
@@ -125,7 +114,7 @@ def test_what_follows_from_a_matrix():
 @pytest.mark.parametrize("backbone", SMALL)
 def test_features_are_what_each_block_returns(backbone):
     """What a block returns is what enters the next of its stage."""
-    network = planned(backbone).backbone
+    network = small_planned(backbone).backbone
     blocks = network.attention_blocks((64, 32, 32))
     entering, found = {}, {}
     hooks = [
@@ -187,16 +176,13 @@ def cases(tmp_path):
     for number in range(6):
         image = np.random.default_rng(number).random((1, 20, 40, 50), dtype=np.float32) + 0.1
         image[0, 5:9, 10:20, 10 + number : 20] += 1
-        np.save(tmp_path / f"case_{number}.npy", image)
-        np.save(tmp_path / f"case_{number}_seg.npy", (image > 1.1).astype(np.int16))
-        np.savez(tmp_path / f"case_{number}.npz", data=image[:0])
-        (tmp_path / f"case_{number}.pkl").write_bytes(b"\x80\x04}\x94.")
+        write_preprocessed_case(tmp_path, f"case_{number}", image, (image > 1.1).astype(np.int16))
     names = tuple(f"case_{number}" for number in range(6))
     return PreprocessedCases(tmp_path, names, (16, 32, 48), (3.0, 3.0, 3.0), (1,))
 
 
 def test_a_network_is_like_itself_and_less_like_another(cases):
-    network, other = planned(), planned(seed=1)
+    network, other = small_planned(), small_planned(seed=1)
     same = compare_features(Subject("a", network, cases), Subject("a", network, cases), CPU)
     assert same.debiased.diagonal == pytest.approx([1.0] * 4)
     assert same.debiased.drift == pytest.approx(0, abs=1e-9)
@@ -213,7 +199,7 @@ def test_a_network_is_like_itself_and_less_like_another(cases):
 
 def test_networks_with_other_patches_and_spacings_are_compared_on_the_smaller_extent(cases):
     padded = PreprocessedCases(cases.folder, cases.names, (32, 32, 48), cases.spacing, (1,))
-    network = planned()
+    network = small_planned()
     assert common_extent([(network, cases), (network, padded)]) == (144, 96, 48)
     content = compare_features(Subject("planned", network, cases), Subject("padded", network, padded), CPU)
     assert 0.5 < content.debiased.mean_diagonal <= 1
@@ -221,7 +207,9 @@ def test_networks_with_other_patches_and_spacings_are_compared_on_the_smaller_ex
 
 def test_other_backbones_have_a_matrix_and_no_diagonal(cases):
     larger = PreprocessedCases(cases.folder, cases.names, (32, 32, 64), cases.spacing, (1,))
-    content = compare_features(Subject("smit", planned(), cases), Subject("swin", planned("swin_unetr"), larger), CPU)
+    content = compare_features(
+        Subject("smit", small_planned(), cases), Subject("swin", small_planned("swin_unetr"), larger), CPU
+    )
     assert [len(content.debiased.matrix), len(content.debiased.matrix[0])] == [4, 8]
     assert content.debiased.diagonal is None and content.debiased.intervals is None
     assert "undefined" in reuse_line(content)
@@ -229,7 +217,7 @@ def test_other_backbones_have_a_matrix_and_no_diagonal(cases):
 
 def test_with_three_cases_the_headline_is_left_out_and_the_reason_given(cases):
     few = PreprocessedCases(cases.folder, cases.names[:3], cases.patch_size, cases.spacing, (1,))
-    content = compare_features(Subject("a", planned(), few), Subject("b", planned(seed=1), few), CPU)
+    content = compare_features(Subject("a", small_planned(), few), Subject("b", small_planned(seed=1), few), CPU)
     assert content.debiased is None
     assert content.biased.mean_diagonal > 0
     assert "at least 4 cases" in content.note and "at least 4 cases" in reuse_line(content)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import pdist, squareform
+from small_datasets import IN_RAS, set_folders, write_raw_dataset, write_volume
 
 from rectal_nnformer.demo.cohort import write_synthetic_cohort
 from rectal_nnformer.errors import RectalError
@@ -51,34 +52,6 @@ def case_arrays(number):
     return image.astype(np.float32), mask
 
 
-def write_array(path, array, spacing=SPACING):
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing)
-    # RAS, so that arrays are read as they are written.
-    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
-    sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=1)
-
-
-def write_dataset(base, cases, spacing=SPACING, **dataset_json):
-    """Write (image, mask) of each case as a raw dataset below `base`; images of several channels are lists."""
-    folder = base / "nnUNet_raw" / DATASET
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True)
-    for name, (image, mask) in cases.items():
-        for channel, array in enumerate(image if isinstance(image, list) else [image]):
-            write_array(folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz", array, spacing)
-        write_array(folder / "labelsTr" / f"{name}.nii.gz", mask, spacing)
-    content = {
-        "channel_names": {"0": "T2w"},
-        "labels": {"background": 0, "tumor": 1},
-        "numTraining": len(cases),
-        "file_ending": ".nii.gz",
-        "overwrite_image_reader_writer": "SimpleITKIOWithReorient",
-        **dataset_json,
-    }
-    (folder / "dataset.json").write_text(json.dumps(content))
-
-
 @pytest.fixture(scope="module")
 def arrays():
     return {f"case{number}": case_arrays(number) for number in range(NUM_CASES)}
@@ -87,11 +60,10 @@ def arrays():
 @pytest.fixture
 def extract(tmp_path, monkeypatch):
     """A function that writes a dataset and returns it with its fingerprint."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(tmp_path / name))
+    set_folders(monkeypatch, tmp_path)
 
-    def write_and_extract(cases, num_processes=1, **dataset_json):
-        write_dataset(tmp_path, cases, **dataset_json)
+    def write_and_extract(cases, num_processes=1, spacing=SPACING, **dataset_json):
+        write_raw_dataset(tmp_path / "nnUNet_raw" / DATASET, cases, spacing, **dataset_json)
         dataset = open_raw_dataset(502)
         return dataset, extract_tumor_fingerprint(dataset, num_processes)
 
@@ -344,7 +316,7 @@ def test_changed_raw_data_make_a_fingerprint_outdated(extract, arrays):
     path.write_text(json.dumps({**fingerprint, "version": 0}))
     assert load_tumor_fingerprint(dataset) is None
     path.write_text(whole)
-    write_array(dataset.raw.path / "labelsTr" / "case0.nii.gz", arrays["case1"][1])
+    write_volume(dataset.raw.path / "labelsTr" / "case0.nii.gz", arrays["case1"][1], SPACING, IN_RAS)
     assert load_tumor_fingerprint(dataset) is None
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from small_datasets import set_folders, write_dataset_json
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.plans import Plans
@@ -46,9 +47,7 @@ def dataset(tmp_path_factory):
     """A raw dataset of empty files, which planning from fingerprints never reads."""
     base = tmp_path_factory.mktemp("random")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (base / name).mkdir()
-            monkeypatch.setenv(name, str(base / name))
+        set_folders(monkeypatch, base)
         monkeypatch.setattr(accounting.training_account, "__defaults__", (1,))
         folder = base / "nnUNet_raw" / DATASET
         for name in ("imagesTr", "labelsTr"):
@@ -56,14 +55,7 @@ def dataset(tmp_path_factory):
         for number in range(NUM_CASES):
             (folder / "imagesTr" / f"case{number}_0000.nii.gz").touch()
             (folder / "labelsTr" / f"case{number}.nii.gz").touch()
-        content = {
-            "channel_names": {"0": "T2w"},
-            "labels": {"background": 0, "tumor": 1},
-            "numTraining": NUM_CASES,
-            "file_ending": ".nii.gz",
-            "overwrite_image_reader_writer": "SimpleITKIOWithReorient",
-        }
-        (folder / "dataset.json").write_text(json.dumps(content))
+        write_dataset_json(folder, NUM_CASES)
         (base / "nnUNet_preprocessed" / DATASET).mkdir()
         yield open_raw_dataset(501)
 

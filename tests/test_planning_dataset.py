@@ -17,6 +17,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from small_datasets import IN_LPS, set_folders, write_raw_dataset, write_volume
 from test_planning_memory import affine_count
 
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
@@ -41,7 +42,6 @@ DATASET = "Dataset501_Tiny"
 CASES = [f"case{i}" for i in range(6)]
 SIZE, SPACING = (32, 40, 12), (0.5, 0.5, 3.0)
 DATA = "nnUNetRectalPlans_3d_fullres_1.0x1.0x1.0mm"
-LPS = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 
 pytestmark = pytest.mark.usefixtures("with_warm_workers")
 
@@ -55,37 +55,16 @@ def volume(case, size=SIZE):
 
 
 def write_image(path, array, spacing=SPACING):
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing)
-    image.SetDirection(LPS)
-    sitk.WriteImage(image, str(path))
+    write_volume(path, array, spacing, IN_LPS)
 
 
 def write_dataset(raw, **dataset_json):
-    folder = raw / DATASET
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True)
+    cases = {}
     for number, case in enumerate(CASES):
         label = np.zeros(SIZE[::-1], dtype=np.uint8)
         label[5:8, 10 + number : 20 + number, 10:20] = 1
-        write_image(folder / "imagesTr" / f"{case}_0000.nii.gz", volume(case))
-        write_image(folder / "labelsTr" / f"{case}.nii.gz", label)
-    content = {
-        "channel_names": {"0": "T2w"},
-        "labels": {"background": 0, "tumor": 1},
-        "numTraining": len(CASES),
-        "file_ending": ".nii.gz",
-        "overwrite_image_reader_writer": "SimpleITKIOWithReorient",
-        **dataset_json,
-    }
-    (folder / "dataset.json").write_text(json.dumps(content))
-    return folder
-
-
-def set_folders(monkeypatch, base):
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (base / name).mkdir(exist_ok=True)
-        monkeypatch.setenv(name, str(base / name))
+        cases[case] = volume(case), label
+    return write_raw_dataset(raw / DATASET, cases, SPACING, IN_LPS, **dataset_json)
 
 
 @pytest.fixture(scope="module")

@@ -124,15 +124,17 @@ def test_plans_of_another_backbone_are_refused(plans, monkeypatch):
         trainer_class("nnUNetTrainerSwinUNETR_Base", monkeypatch)(plans, "3d_fullres", 0, {})
 
 
-def test_missing_weights_are_named_with_file_folder_and_variable(small_dataset, tmp_path):
+def test_missing_weights_are_named_with_file_folder_and_variable(small_dataset, plans, monkeypatch, tmp_path):
     variables, _ = small_dataset
     arguments = ("7", "3d_fullres", "0", "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")
     unset = run(variables, "rectal_nnformer", "train", *arguments, code=1)
     assert "RECTAL_NNFORMER_WEIGHTS" in unset and "model_smit_ct10k.pth" in unset
-    elsewhere = run(
-        {**variables, "RECTAL_NNFORMER_WEIGHTS": str(tmp_path)}, "rectal_nnformer", "train", *arguments, code=1
-    )
-    assert str(tmp_path) in elsewhere and "model_smit_ct10k.pth" in elsewhere
+    monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
+    trainer = prepared(plans, small_dataset, monkeypatch, "nnUNetTrainerSMIT_Base")
+    trainer.initialize()
+    with pytest.raises(RectalError) as elsewhere:
+        trainer.on_train_start()
+    assert str(tmp_path) in str(elsewhere.value) and "model_smit_ct10k.pth" in str(elsewhere.value)
 
 
 def test_a_fold_trains_validates_and_tells_its_lesions(small_dataset):
@@ -160,14 +162,14 @@ def test_a_fold_trains_validates_and_tells_its_lesions(small_dataset):
     assert not list(Path(fold).glob(".*partial*"))
 
 
-def prepared(plans, small_dataset, monkeypatch, fold=0):
+def prepared(plans, small_dataset, monkeypatch, name="nnUNetTrainerSMIT_ACT_Scratch", fold=0):
     """A trainer of the small dataset, ready to be asked what it would do."""
     variables, base = small_dataset
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, variables[name])
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, variables[variable])
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     dataset_json = json.loads((base / "nnUNet_preprocessed/Dataset007_Small/dataset.json").read_text())
-    trainer = trainer_class("nnUNetTrainerSMIT_ACT_Scratch", monkeypatch)
+    trainer = trainer_class(name, monkeypatch)
     return trainer(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
 
 

@@ -76,11 +76,11 @@ class Measurement:
     """What a GPU says about some training steps; bytes.
 
     Attributes:
-        allocated: most that tensors took, in all steps but the first.
-        first_step: the same in the first step, in which cuDNN tries out algorithms.
-        reserved: most that PyTorch held, in all steps.
-        device: what the process takes of the GPU in the end, the CUDA context included.
-        seconds: duration of the last step.
+        allocated: Most that tensors took, in all steps but the first.
+        first_step: The same in the first step, in which cuDNN tries out algorithms.
+        reserved: Most that PyTorch held, in all steps.
+        device: What the process takes of the GPU in the end, the CUDA context included.
+        seconds: Duration of the last step.
     """
 
     allocated: int
@@ -102,11 +102,11 @@ def measure(trial: Trial, limit: float) -> Measurement:
     """Run the training steps of a trial on the GPU.
 
     Args:
-        trial: what to run.
-        limit: bytes that PyTorch may take in the mode "limited".
+        trial: What to run.
+        limit: Bytes that PyTorch may take in the mode "limited".
 
     Raises:
-        torch.OutOfMemoryError: they do not fit.
+        torch.OutOfMemoryError: They do not fit.
     """
     _clear()
     network: Any = planned_network(trial.backbone, 1, 2, {}).cuda().train()
@@ -174,7 +174,11 @@ def _report(trial: Trial) -> str:
 
 def main() -> None:
     """Measure every trial and print the table, line by line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.training_memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="which trials (default: all)")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the table to a file, too")
     parser.add_argument("--minutes", metavar="N", type=float, default=9, help="start no trial after this time (9)")
