@@ -31,7 +31,7 @@ setup(
         "nnunetv2>=2.8,<2.9",
         "numpy>=1.24",
         "pillow>=9.1",
-        "pydantic>=2.5",
+        "pydantic>=2.12",
         "safetensors>=0.4",
         "scikit-image>=0.20",
         "scipy>=1.10",

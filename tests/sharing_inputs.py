@@ -1,16 +1,14 @@
 """What the tests of sharing have in common: a small preprocessed dataset, bundles of it, and things that run code."""
 
+import hashlib
 import json
 import pickle
-import struct
-import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
-
-from rectal_nnformer.sharing.bundle import Member, write_bundle
 
 NAME = "Dataset501_Rectal"
 PLANS = "nnUNetRectalSMITPlans"
@@ -109,8 +107,10 @@ def _write_case(folder, case, number, size):
         "class_locations": {1: where, (1, 2): []},
         "patient_name": "Dr. Mueller",
     }
-    blocks, chunks = comp_blosc2_params(data.shape, (16, 16, 16))
-    nnUNetDatasetBlosc2.save_case(data, mask[None], properties, str(folder / DATA / case), chunks, blocks)
+    blocks, chunks = comp_blosc2_params(data.shape, (16, 16, 16), data.itemsize)
+    blocks_seg, chunks_seg = comp_blosc2_params(data.shape, (16, 16, 16), mask.itemsize)
+    stem = str(folder / DATA / case)
+    nnUNetDatasetBlosc2.save_case(data, mask[None], properties, stem, chunks, blocks, chunks_seg, blocks_seg)
     reference = folder / "gt_segmentations" / f"{case}.nii.gz"
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetMetaData("descrip", "Dr. Mueller 1950-01-31")
@@ -128,27 +128,32 @@ def set_folders(monkeypatch, base):
 
 
 def unpacked(bundle, folder):
-    """Unpack a bundle with Python's tar alone, as others would; return its folder."""
-    with tarfile.open(bundle) as archive:
-        archive.extractall(folder, filter="data")
+    """Unpack a bundle with Python's zipfile alone, as others would; return its folder."""
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(folder)
     return folder
 
 
-def repacked(bundle, target, changes, tmp_path):
+def contents(bundle):
+    """Return the content of every file in a bundle, and its manifest."""
+    with zipfile.ZipFile(bundle) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(files.pop("manifest.json"))
+    return files, manifest
+
+
+def repacked(bundle, target, changes=(), about=()):
     """Write a well-formed bundle with other files: what someone who knows the format can do.
 
-    `changes` gives new bytes by path, None to leave a file out.
+    `changes` gives new bytes by path, None to leave a file out; `about` changes the manifest.
     """
-    folder = unpacked(bundle, tmp_path / f"repack_{target.name}")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    names = [name for name in manifest["files"] if changes.get(name, b"") is not None]
-    for name, content in changes.items():
-        if content is not None:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-            names += [name] if name not in names else []
-    about = {key: value for key, value in manifest.items() if key not in ("files", "digest")}
-    write_bundle(target, about, [Member(name, folder / name) for name in names])
+    files, manifest = contents(bundle)
+    files = {name: content for name, content in {**files, **dict(changes)}.items() if content is not None}
+    entries = {name: {"sha256": hashlib.sha256(c).hexdigest(), "size": len(c)} for name, c in files.items()}
+    manifest = {**manifest, "files": entries, **dict(about)}
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in {**files, "manifest.json": json.dumps(manifest).encode()}.items():
+            archive.writestr(name, content)
     return target
 
 
@@ -170,15 +175,3 @@ def evil_pickle(path):
 def all_files(folder):
     """Return the paths of everything in a folder, hidden or not."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-
-
-def nifti_with_extension(text):
-    """Return an uncompressed NIfTI file of 2 x 2 x 2 voxels whose header extension holds a text."""
-    header = bytearray(348)
-    struct.pack_into("<i", header, 0, 348)
-    struct.pack_into("<8h", header, 40, 3, 2, 2, 2, 1, 1, 1, 1)
-    struct.pack_into("<2h", header, 70, 2, 8)
-    struct.pack_into("<8f", header, 76, 1, 1, 1, 1, 0, 0, 0, 0)
-    struct.pack_into("<f", header, 108, 384)
-    header[344:348] = b"n+1\0"
-    return bytes(header) + b"\1\0\0\0" + struct.pack("<2i", 32, 6) + text.ljust(24, b"\0") + bytes(8)

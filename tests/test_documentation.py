@@ -135,8 +135,6 @@ def test_commands_in_blocks_are_understood(page):
 
 @every_page
 def test_commands_in_the_text_and_their_options_exist(page):
-    if page.name == "sharing.md":
-        pytest.skip("describes a format that is being replaced")
     for span in code_spans(page):
         name, *words = span.split()
         if name != "rectal_nnformer" or not words or words[0] in ("COMMAND", "--help", "--version"):

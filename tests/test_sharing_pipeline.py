@@ -41,7 +41,7 @@ def partner(small_dataset, tmp_path_factory):
     ):
         run(variables, *arguments)
     away = tmp_path_factory.mktemp("partner")
-    bundle = away / "sent.tar.gz"
+    bundle = away / "sent.zip"
     run(variables, "rectal_nnformer", "export_dataset", "-d", 7, "-o", bundle, "--pseudonymize")
     theirs = environment(away / "data") | {"HOME": str(away), "LOGNAME": "partner", "USER": "partner"}
     run(theirs, "rectal_nnformer", "import_dataset", bundle)
@@ -93,7 +93,7 @@ def test_a_fold_of_stock_plans_is_trained_without_this_package(partner, tmp_path
 @pytest.mark.slow
 def test_a_model_predicts_the_same_logits_after_it_was_sent(trained, small_dataset, tmp_path, monkeypatch):
     variables, base = trained
-    bundle = tmp_path / "model.tar.xz"
+    bundle = tmp_path / "model.zip"
     options = ("-d", 7, "-tr", "ShortSMIT_CPU", "-p", PLANS)
     run(variables, "rectal_nnformer", "export_model", *options, "-o", bundle)
     third = environment(tmp_path / "third")

@@ -14,8 +14,8 @@ def export_dataset(arguments: argparse.Namespace) -> None:
     """Write a preprocessed dataset into one file for collaborators: data, plans, fingerprints, folds, ground truth.
 
     Reads nnUNet_preprocessed/DatasetXXX_Name and writes FILE; with --pseudonymize also pseudonyms.csv, the key, into
-    that folder, where it stays. Patients, people and computers are not told: documentation/sharing.md says what travels
-    and what does not. Case names do travel unless --pseudonymize is given. The collaborator runs 'rectal_nnformer
+    that folder, where it stays. Patients, people and computers are not named: documentation/reference/bundle.md says
+    what travels. Case names do travel unless --pseudonymize is given. The collaborator runs 'rectal_nnformer
     import_dataset FILE'.
     """
     preflight.check_folds(find_dataset("nnUNet_preprocessed", arguments.d), arguments.f or ())
@@ -61,8 +61,8 @@ def import_dataset(arguments: argparse.Namespace) -> None:
     """
     preflight.check_file(arguments.file)
     nnunet_folder("nnUNet_preprocessed")
+    from rectal_nnformer.cli.training_hint import training_commands
     from rectal_nnformer.sharing import import_dataset
-    from rectal_nnformer.sharing.training_hint import training_commands
 
     folder = import_dataset(arguments.file)
     print(f"Imported {folder}")
@@ -74,12 +74,12 @@ def export_model(arguments: argparse.Namespace) -> None:
 
     Reads nnUNet_results/DatasetXXX_Name/TRAINER__PLANS__CONFIGURATION and writes FILE; with --pseudonymize also the key
     of the names, pseudonyms.csv, into nnUNet_preprocessed/DatasetXXX_Name, where it stays. Nothing but the weights is
-    learnt from patients, and no picture travels; documentation/sharing.md says what does. The collaborator runs
-    'rectal_nnformer import_model FILE' and needs this package if the trainer is one of its own.
+    learnt from patients, and no picture travels; documentation/reference/bundle.md says what does. The collaborator
+    runs 'rectal_nnformer import_model FILE' and needs this package if the trainer is one of its own.
     """
     preflight.check_model(arguments.d, arguments.tr, arguments.p, arguments.c, arguments.f or ())
     preflight.check_output_file(arguments.o)
-    from rectal_nnformer.sharing.model_export import export_model
+    from rectal_nnformer.sharing import export_model
 
     path = export_model(
         arguments.d,
@@ -106,12 +106,13 @@ def import_model(arguments: argparse.Namespace) -> None:
     """Verify a model of 'rectal_nnformer export_model' or nnUNetv2_export_model_to_zip, and put it into nnUNet_results.
 
     Writes nnUNet_results/DatasetXXX_Name/TRAINER__PLANS__CONFIGURATION, under the names it had, and prints how to
-    predict with it. Nothing of the file is executed: checkpoints are read as data and written anew, as nnU-Net opens
-    them unrestricted. A model that is there already is not replaced; after an error nothing is left.
+    predict with it; of a model that tells how its validation went, the report is made again, without pictures. Nothing
+    of the file is executed: checkpoints are read as data and written anew, as nnU-Net opens them unrestricted. A model
+    that is there already is not replaced; after an error nothing is left.
     """
     preflight.check_file(arguments.file)
     nnunet_folder("nnUNet_results")
-    from rectal_nnformer.sharing.model_import import import_model
+    from rectal_nnformer.sharing import import_model
 
     for folder in import_model(arguments.file):
         trainer, plans, configuration = folder.name.split("__")
@@ -119,6 +120,10 @@ def import_model(arguments: argparse.Namespace) -> None:
         options = f"-d {folder.parent.name} -tr {trainer} -p {plans} -c {configuration} -f {folds}"
         print(f"Imported {folder}")
         print(f"Predict with: rectal_nnformer predict {options} -i INPUT -o OUTPUT")
+        if any(folder.glob("fold_*/validation/lesion_detection.json")):
+            from rectal_nnformer.reporting import try_report
+
+            print(try_report(folder))
 
 
 def inspect(arguments: argparse.Namespace) -> None:
@@ -129,7 +134,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     open, and what opening it would import.
     """
     preflight.check_file(arguments.file)
-    from rectal_nnformer.sharing.inspection import inspect_file
+    from rectal_nnformer.sharing import inspect_file
 
     print(inspect_file(arguments.file))
 
@@ -140,8 +145,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         required=True,
-        help="file to write, replacing one of that name once it is complete: .tar, .tar.gz or .tgz, .tar.xz (slow, "
-        "hardly smaller); a plain tar under any other ending",
+        help="file to write, a zip, replacing one of that name once it is complete",
     )
 
 

@@ -1,4 +1,4 @@
-"""Measure the memory that sharing a large dataset takes: python -m tests.benchmarks.bundle_memory GB FOLDER [tar.gz].
+"""Measure the memory that sharing a large dataset takes: python -m tests.benchmarks.bundle_memory GB FOLDER.
 
 Writes a preprocessed dataset of about that size into FOLDER (three times that much is needed in all), exports and
 imports it as a user does, and prints the time and the peak of resident memory of each command.
@@ -43,7 +43,7 @@ def peak(*arguments, folders):
     return time.monotonic() - start, usage.ru_maxrss / 1024
 
 
-def measure(base, num_bytes, ending="tar"):
+def measure(base, num_bytes):
     """Return the bytes of a large bundle, and seconds and MiB of exporting, inspecting and importing it in `base`."""
     places = {}
     for side in ("home", "away"):
@@ -51,7 +51,7 @@ def measure(base, num_bytes, ending="tar"):
         for folder in places[side].values():
             Path(folder).mkdir(parents=True)
     write_large_dataset(base / "home/nnUNet_preprocessed", num_bytes)
-    bundle = base / f"bundle.{ending}"
+    bundle = base / "bundle.zip"
     results = {"export_dataset": peak("export_dataset", "-d", NAME, "-o", bundle, folders=places["home"])}
     size = bundle.stat().st_size
     results["inspect"] = peak("inspect", bundle, folders=places["away"])
@@ -60,7 +60,7 @@ def measure(base, num_bytes, ending="tar"):
 
 
 if __name__ == "__main__":
-    bundle_bytes, measured = measure(Path(sys.argv[2]), float(sys.argv[1]) * 1e9, *sys.argv[3:])
+    bundle_bytes, measured = measure(Path(sys.argv[2]), float(sys.argv[1]) * 1e9)
     print(f"bundle of {bundle_bytes / 1e9:.2f} GB")
     for name, (seconds, mebibytes) in measured.items():
         print(f"{name}: {seconds:.0f} s, peak resident memory {mebibytes:.0f} MiB")

@@ -2,7 +2,6 @@
 
 import csv
 import getpass
-import io
 import os
 import re
 import secrets
@@ -13,23 +12,13 @@ from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import folder_variables
-from rectal_nnformer.utils.files import staged_file
+from rectal_nnformer.utils.files import csv_text, staged_file
 
 KEY_FILE = "pseudonyms.csv"
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 NUM_LETTERS = 8
-PRIVATE_KEYS = (
-    "raw_signature",
-    "mask_digest",
-    "patient",
-    "patients",
-    "patient_id",
-    "date",
-    "path",
-    "folder",
-    "host",
-    "user",
-)
+PRIVATE_KEYS = {"raw_signature", "mask_digest", "patient", "patients", "patient_id", "date", "path", "folder"}
+PRIVATE_KEYS |= {"host", "user"}
 """Keys of JSON files that do not travel, wherever they are. A digest of a mask tells whose it is to all who have it."""
 SHORTEST_TRACE = 2
 PLAN_WORDS = ("smit", "swin", "unetr", "swin_unetr", "nnunet", "rectal", "tumor", "planned", "published")
@@ -71,12 +60,7 @@ def whole_names(names: Iterable[str]) -> re.Pattern[str] | None:
 
 
 class Renamer:
-    """Puts new names in place of case names, in file names, texts and JSON.
-
-    Args:
-        names: The new name of each case, which may be the old one.
-        absent: Cases that do not travel; texts that name them do not either.
-    """
+    """Puts the new name of each case in place of the old one; texts that name absent cases do not travel."""
 
     def __init__(self, names: Mapping[str, str], absent: Collection[str] = ()) -> None:
         self.names, self.absent = dict(names), frozenset(absent)
@@ -92,11 +76,6 @@ class Renamer:
         """Return a text with every case name in it replaced."""
         return self._pattern.sub(lambda match: self.names[match.group()], text) if self._pattern else text
 
-    def left_in(self, text: str) -> str | None:
-        """Return the first original name that is still in a text; None if there is none."""
-        found = self._pattern.search(text) if self._pattern else None
-        return found.group() if found else next((name for name in self._distinctive if name in text), None)
-
     def names_absent(self, text: str) -> bool:
         """Whether a text names a case that does not travel."""
         return bool(self._absent and self._absent.search(text))
@@ -106,7 +85,8 @@ class Renamer:
         if self._pattern is None:
             return None
         if isinstance(content, str):
-            return self.left_in(content)
+            found = self._pattern.search(content)
+            return found.group() if found else next((name for name in self._distinctive if name in content), None)
         if isinstance(content, Mapping):
             content = [*(key for key in content if not key.isdecimal()), *content.values()]
         if isinstance(content, list):
@@ -117,11 +97,8 @@ class Renamer:
 def scrubbed(content: Any, renamer: Renamer, traces: Traces, removed: set[str]) -> Any:
     """Return a JSON content under new case names, without texts and keys that tell of this computer or of patients.
 
-    Args:
-        content: Any JSON.
-        renamer: New names of cases.
-        traces: What to look for.
-        removed: Gets what was left out, in words that tell nothing of it.
+    `removed` gets what was left out, in words that tell nothing of it. Where a record of a case tells the patient, the
+    case becomes a patient of its own, as where a dataset does not tell patients.
     """
     if isinstance(content, dict):
         kept = {}
@@ -131,6 +108,8 @@ def scrubbed(content: Any, renamer: Renamer, traces: Traces, removed: set[str]) 
             if key.isdecimal() and not about_cases:
                 # A percentile or a channel, though a case may have the same number for a name.
                 kept[key] = scrubbed(value, renamer, traces, removed)
+            elif key == "patient" and isinstance(content.get("case"), str):
+                kept[key] = scrubbed(content["case"], renamer, traces, removed)
             elif key.lower() in PRIVATE_KEYS:
                 removed.add(f"key '{key.lower()}'")
             elif traces.in_text(key):
@@ -160,11 +139,7 @@ def _is_about(value: Any, cases: Collection[str]) -> bool:
 
 
 def pseudonyms(folder: Path, cases: Collection[str]) -> dict[str, str]:
-    """Return a random name for each case: those of the key file in a dataset's folder, and new ones for other cases.
-
-    Raises:
-        RectalError: The key file cannot be read, or cases have names that any other name contains.
-    """
+    """Return a random name for each case: those of the key file in a dataset's folder, and new ones for other cases."""
     known = _read_key(folder / KEY_FILE)
     names = {case: known[case] for case in cases if case in known}
     taken = {name.casefold() for name in (*known.values(), *cases)}
@@ -178,13 +153,10 @@ def pseudonyms(folder: Path, cases: Collection[str]) -> dict[str, str]:
 def write_key(folder: Path, names: Mapping[str, str]) -> Path:
     """Add pseudonyms to the key file of a dataset, readable by its owner alone; return its path."""
     path = folder / KEY_FILE
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("case", "pseudonym"))
-    writer.writerows(sorted((_read_key(path) | dict(names)).items()))
+    rows = [{"case": case, "pseudonym": name} for case, name in sorted((_read_key(path) | dict(names)).items())]
     with staged_file(path) as staged:
         staged.touch(mode=0o600)
-        staged.write_text(text.getvalue(), encoding="utf-8")
+        staged.write_text(csv_text(("case", "pseudonym"), rows), encoding="utf-8")
     return path
 
 

@@ -1,32 +1,31 @@
 """How to train on an imported dataset: the trainer that fits each of its plans."""
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rectal_nnformer.nnunet.names import FULLRES, TRAINER_FAMILIES
-from rectal_nnformer.sharing.strict_json import load_json_file
-from rectal_nnformer.sharing.vetting import OUR_NETWORK, data_identifiers
+from rectal_nnformer.sharing.schema import OUR_NETWORK, PlansJson
+from rectal_nnformer.utils.json_records import load_json_file, make_record
 
 
 def training_commands(folder: Path) -> list[str]:
     """Return a command for each plans in the folder of an imported dataset, to be completed by the number of a fold."""
     commands = []
     for path in sorted(folder.glob("*.json")):
-        content = load_json_file(path, path.name)
+        content = load_json_file(path)
         if isinstance(content, dict) and "configurations" in content:
-            present = [name for name, data in data_identifiers(content).items() if (folder / data).is_dir()]
+            plans = make_record(PlansJson, content, path.name)
+            present = [name for name, data in plans.data_folders().items() if (folder / data).is_dir()]
             configuration = FULLRES if FULLRES in present else next(iter(present), None)
             if configuration is not None:
-                commands.append(_command(folder.name, path.stem, configuration, trainer_for(content)))
+                commands.append(_command(folder.name, path.stem, configuration, trainer_for(plans)))
     return commands
 
 
-def trainer_for(plans: Mapping[str, Any]) -> str | None:
+def trainer_for(plans: PlansJson) -> str | None:
     """Return the trainer that fits plans, with the whole recipe where there is a choice; None for nnU-Net's own."""
-    networks = [configuration.get("architecture") for configuration in plans["configurations"].values()]
-    ours = [network["arch_kwargs"] for network in networks if network and network["network_class_name"] == OUR_NETWORK]
+    networks = [configuration.architecture for configuration in plans.configurations.values()]
+    ours = [network.arch_kwargs for network in networks if network and network.network_class_name == OUR_NETWORK]
     family = TRAINER_FAMILIES.get(str(ours[0].get("backbone"))) if ours else None
     if family is None:
         return None

@@ -1,0 +1,345 @@
+"""A preprocessed dataset as one file for collaborators, and such a file as a dataset to train on."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from safetensors.numpy import load_file, save
+from tqdm import tqdm
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.layout import find_dataset, folder_variables, nnunet_folder
+from rectal_nnformer.nnunet.names import RECORD_KEY
+from rectal_nnformer.nnunet.patients import PATIENTS_FILE
+from rectal_nnformer.sharing.bundle import BundleReader, BundleWriter, digest_line, new_bundle
+from rectal_nnformer.sharing.cases import check_case, read_case, read_mask, write_case, write_mask
+from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, pseudonyms, scrubbed, write_key
+from rectal_nnformer.sharing.schema import (
+    DatasetJson,
+    FingerprintJson,
+    ItkGrid,
+    Measurements,
+    PlansJson,
+    Properties,
+    SplitsJson,
+)
+from rectal_nnformer.utils.files import staged_folder
+from rectal_nnformer.utils.json_records import R, json_content, json_text, load_json_file, make_record
+
+REFERENCES = "gt_segmentations"
+DATASET, SPLITS, FINGERPRINT = "dataset.json", "splits_final.json", "dataset_fingerprint.json"
+OUR_FILES = ("rectal_fingerprint.json", "rectal_intensity_window.json")
+FILES: dict[str, type[BaseModel]] = {
+    DATASET: DatasetJson,
+    SPLITS: SplitsJson,
+    FINGERPRINT: FingerprintJson,
+    **dict.fromkeys(OUR_FILES, Measurements),
+}
+"""What is in the folder of a dataset beside plans, data and ground truth."""
+MAX_PLANS_BYTES = 2 << 20
+"""Of all plans together, which take 10 to 20 KB each."""
+
+
+@dataclass
+class Export:
+    """A bundle under way, and what must not be in it.
+
+    Attributes:
+        bundle: Gets the files.
+        dataset: Name of the dataset.
+        renamer: New names of the cases that travel.
+        traces: What may not be in any text.
+        removed: What was left out, and from how many files.
+    """
+
+    bundle: BundleWriter
+    dataset: str
+    renamer: Renamer
+    traces: Traces = field(default_factory=Traces)
+    removed: Counter[str] = field(default_factory=Counter)
+
+    def add(self, name: str, kind: type[R], content: Any) -> R:
+        """Add a JSON file, reduced to what its kind has and to what may travel; return what it holds."""
+        kept = json_content(make_record(kind, content, name))
+        if isinstance(content, dict) and content.keys() - kept.keys():
+            self.removed[f"{name if name in FILES else 'plans'}: keys of other names"] += 1
+        record = make_record(kind, self._edited(kind, kept), name)
+        found = self.renamer.found_in(json_content(record))
+        if found:
+            raise RectalError(f"{name} still names case {found} where it cannot be renamed. Rename the case.")
+        self.bundle.add(name, json_text(record))
+        return record
+
+    def _edited(self, kind: type[BaseModel], content: Any) -> Any:
+        """Return a JSON content under new case names, without what tells of this computer, of patients or an order."""
+        if kind is DatasetJson:
+            return {**content, **{key: self.dataset for key in content if key == "name"}}
+        if kind is PlansJson:
+            ours = {key: self._scrubbed(value) for key, value in content.items() if key == RECORD_KEY}
+            return {**content, "dataset_name": self.dataset, **ours}
+        if kind is FingerprintJson:
+            lists = {key: content[key] for key in ("spacings", "shapes_after_crop") if content.get(key)}
+            ordered = sorted(zip(*lists.values(), strict=False))
+            return {**content, **{key: [values[at] for values in ordered] for at, key in enumerate(lists)}}
+        return self._scrubbed(content)
+
+    def _scrubbed(self, content: Any) -> Any:
+        removed: set[str] = set()
+        result = scrubbed(content, self.renamer, self.traces, removed)
+        self.removed.update(removed)
+        return result
+
+
+def export_dataset(
+    dataset_id: int | str,
+    output: str | Path,
+    *,
+    pseudonymize: bool = False,
+    with_ground_truth: bool = True,
+    folds: Sequence[int] | None = None,
+) -> Path:
+    """Write a preprocessed dataset into one file that `import_dataset` reads: see documentation/reference/bundle.md.
+
+    Args:
+        dataset_id: 501 or "Dataset501_Name", in nnUNet_preprocessed.
+        output: The file, a zip, written under exactly this name, replacing one that is there.
+        pseudonymize: Give cases random names everywhere. `pseudonyms.csv` in the dataset's folder, which does not
+            travel, tells which is which; later exports take the names that are there.
+        with_ground_truth: Whether the masks on the original grid travel. Without them training works, scoring does not.
+        folds: Numbers of the folds that travel, with their training and validation cases alone. They keep their
+            numbers; the others become empty, so that training one of them fails. None: all cases and folds.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        RectalError: There is no such dataset or fold; a case lacks a file or a file cannot be read; a case name is left
+            that cannot be replaced.
+    """
+    folder = find_dataset("nnUNet_preprocessed", dataset_id)
+    plans = _plans_with_data(folder)
+    data_folders = sorted({name for names in plans.values() for name in names})
+    present = {case for name in data_folders for case in _cases_in(folder / name)}
+    splits, cases = _chosen(folder / SPLITS, present, folds)
+    names = pseudonyms(folder, cases) if pseudonymize else {case: case for case in cases}
+    with new_bundle(Path(output)) as bundle:
+        export = Export(bundle, folder.name, Renamer(names, present - set(cases)))
+        records = _add_texts(export, folder, sorted(plans), splits)
+        _add_cases(export, folder, data_folders, cases, records)
+        if with_ground_truth:
+            _add_references(export, folder, cases)
+        _note_absent(export, folder)
+        if pseudonymize:
+            print(f"The key of the pseudonyms stays here: {write_key(folder, names)}")
+        bundle.finish(
+            kind="dataset",
+            dataset=folder.name,
+            num_cases=len(cases),
+            plans=sorted(plans),
+            pseudonymized=pseudonymize,
+            ground_truth=with_ground_truth,
+            folds=None if folds is None else sorted(set(folds)),
+            removed=dict(export.removed),
+        )
+    return Path(output)
+
+
+def import_dataset(path: str | Path) -> Path:
+    """Put a bundle written by `export_dataset` into nnUNet_preprocessed, under the id and name it had.
+
+    nnU-Net's files are written anew, beside their place, from what was checked, and moved there in one step.
+
+    Args:
+        path: The bundle.
+
+    Returns:
+        The folder of the preprocessed dataset.
+
+    Raises:
+        RectalError: The file is no dataset bundle, damaged, or holds anything that a dataset does not; the dataset is
+            there already, or its id belongs to another. Nothing has been written then.
+    """
+    with BundleReader(path) as bundle:
+        name = bundle.check_kind("dataset")
+        target = nnunet_folder("nnUNet_preprocessed") / name
+        if target.exists():
+            raise RectalError(
+                f"{target} exists. Move it away, or remove it if it is no longer needed, then import again."
+            )
+        check_id_is_free(name)
+        print(digest_line(bundle.path))
+        try:
+            with staged_folder(target) as staged:
+                bundle.check_room(staged)
+                _write_dataset(bundle, staged)
+        except FileExistsError:
+            raise RectalError(f"{target} was made by another program meanwhile. Nothing was imported.") from None
+    return target
+
+
+def check_id_is_free(name: str) -> None:
+    """Refuse a dataset whose id has another name in any of nnU-Net's folders: nnU-Net would find neither."""
+    number = name[len("Dataset") :][:3]
+    for variable, folder in folder_variables().items():
+        for other in sorted(Path(folder).glob(f"Dataset{number}*")):
+            if other.is_dir() and other.name != name:
+                raise RectalError(
+                    f"{name} cannot be imported, because its id {int(number)} is in use by {other} ({variable}). "
+                    "Rename or move that, or ask the sender for another id."
+                )
+
+
+def _plans_with_data(folder: Path) -> dict[str, set[str]]:
+    """Return the names of all plans of which any configuration has been preprocessed, with the folders of that data."""
+    plans: dict[str, set[str]] = {}
+    for path in sorted(folder.glob("[!.]*.json")):
+        content = load_json_file(path)
+        if isinstance(content, dict) and "configurations" in content and "plans_name" in content:
+            folders = set(make_record(PlansJson, content, str(path)).data_folders().values())
+            plans[path.stem] = {name for name in folders if (folder / name).is_dir()}
+    plans = {name: folders for name, folders in plans.items() if folders}
+    if not plans:
+        raise RectalError(f"{folder} has no plans with preprocessed data. Run plan_and_preprocess first.")
+    return plans
+
+
+def _cases_in(folder: Path) -> list[str]:
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    other = [name for name in names if name.endswith((".npz", ".npy"))]
+    if other:
+        raise RectalError(f"{folder} holds {other[0]}, data of an older nnU-Net. Preprocess the dataset again.")
+    return [name.removesuffix(".b2nd") for name in names if name.endswith(".b2nd") and not name.endswith("_seg.b2nd")]
+
+
+def _chosen(
+    path: Path, present: Collection[str], folds: Sequence[int] | None
+) -> tuple[list[dict[str, list[str]]] | None, list[str]]:
+    """Return the splits with the folds that travel, and the cases that do."""
+    splits = None
+    if path.is_file():
+        record = make_record(SplitsJson, load_json_file(path), str(path))
+        record.check_cases(present)
+        splits = json_content(record)
+    if folds is None:
+        return splits, sorted(present)
+    missing = sorted(set(folds) - set(range(len(splits or []))))
+    if missing or not folds:
+        raise RectalError(f"{path} has no fold {', '.join(map(str, missing))}: fix -f.")
+    kept = [fold if number in folds else {"train": [], "val": []} for number, fold in enumerate(splits or [])]
+    return kept, sorted({case for fold in kept for part in fold.values() for case in part})
+
+
+def _add_texts(
+    export: Export, folder: Path, plans: Sequence[str], splits: list[dict[str, list[str]]] | None
+) -> list[PlansJson]:
+    """Add dataset.json, plans, fingerprints and splits, reduced to what they need; return the plans."""
+    content = load_json_file(folder / DATASET)
+    export.add(DATASET, DatasetJson, {**content, "numTraining": len(export.renamer.names)})
+    export.add(FINGERPRINT, FingerprintJson, load_json_file(folder / FINGERPRINT))
+    for name in OUR_FILES:
+        if (folder / name).is_file():
+            export.add(name, Measurements, load_json_file(folder / name))
+    if splits is not None:
+        renamed = [{part: sorted(map(export.renamer.text, names)) for part, names in fold.items()} for fold in splits]
+        export.bundle.add(SPLITS, json_text(make_record(SplitsJson, renamed, SPLITS)))
+    return [export.add(f"{name}.json", PlansJson, load_json_file(folder / f"{name}.json")) for name in plans]
+
+
+def _add_cases(
+    export: Export, folder: Path, data_folders: Sequence[str], cases: Sequence[str], plans: Sequence[PlansJson]
+) -> None:
+    for data, case in tqdm([(data, case) for data in data_folders for case in cases], desc="Cases", unit="case"):
+        arrays, properties, dropped = read_case(folder / data / case)
+        check_case(f"{data}/{case}", arrays, properties, plans)
+        export.removed["fields of case properties"] += dropped
+        name = f"{data}/{export.renamer[case]}"
+        export.bundle.add(f"{name}.safetensors", save(arrays))
+        export.bundle.add(f"{name}.json", json_text(properties))
+
+
+def _add_references(export: Export, folder: Path, cases: Sequence[str]) -> None:
+    ending = load_json_file(folder / DATASET)["file_ending"]
+    for case in tqdm(cases, desc=REFERENCES, unit="case"):
+        source = folder / REFERENCES / f"{case}{ending}"
+        if not source.is_file():
+            raise RectalError(f"Case {case} has no {source}. Preprocess again, or export --without-ground-truth.")
+        mask, grid = read_mask(source)
+        name = f"{REFERENCES}/{export.renamer[case]}"
+        export.bundle.add(f"{name}.safetensors", save(mask))
+        export.bundle.add(f"{name}.json", json_text(grid))
+
+
+def _note_absent(export: Export, folder: Path) -> None:
+    """Note files of the dataset's folder that stay at home; unknown names could tell something themselves."""
+    export.removed += Counter()  # drops what was left out nowhere
+    sent = {Path(name).parts[0] for name in export.bundle.files}
+    for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
+        told = name if name in (PATIENTS_FILE, REFERENCES) else "files and folders of other names"
+        export.removed["records of raw files" if name.endswith("_source.json") else told] += 1
+
+
+def _write_dataset(bundle: BundleReader, folder: Path) -> None:
+    """Write all files of a dataset anew from the checked content of a bundle."""
+    dataset_json, files = bundle.read(DATASET, DatasetJson), bundle.manifest.files
+    bundle.read(FINGERPRINT, FingerprintJson)
+    plans = _write_texts(bundle, folder)
+    told = [(data, record, name) for record in plans for name, data in record.data_folders().items()]
+    # Of several that share a folder, the first: the others inherit from it.
+    data_folders = {data: (record, name) for data, record, name in reversed(told)}
+    cases = _check_case_files(files, data_folders)
+    if SPLITS in files:
+        bundle.read(SPLITS, SplitsJson).check_cases(cases)
+    with tempfile.TemporaryDirectory(prefix=".arrays.", dir=folder) as scratch:
+        names = sorted(name.removesuffix(".safetensors") for name in files if name.endswith(".safetensors"))
+        for name in tqdm(names, desc="Cases", unit="case"):
+            arrays = bundle.load(f"{name}.safetensors", load_file, Path(scratch))
+            (folder / name).parent.mkdir(exist_ok=True)
+            if name.startswith(f"{REFERENCES}/"):
+                grid = bundle.read(f"{name}.json", ItkGrid)
+                write_mask(folder / f"{name}{dataset_json.file_ending}", arrays, grid)
+            else:
+                properties = bundle.read(f"{name}.json", Properties)
+                check_case(name, arrays, properties, plans)
+                record, configuration = data_folders[name.partition("/")[0]]
+                write_case(folder / name, arrays, properties, record.setting(configuration, "patch_size"))
+
+
+def _write_texts(bundle: BundleReader, folder: Path) -> list[PlansJson]:
+    """Write the JSON files of a dataset, one after the other; return the plans."""
+    texts = {name: entry.size for name, entry in bundle.manifest.files.items() if "/" not in name}
+    if sum(size for name, size in texts.items() if name not in FILES) > MAX_PLANS_BYTES:
+        raise RectalError(f"The plans of the bundle have more than {MAX_PLANS_BYTES} bytes.")
+    plans = []
+    for name in texts:
+        if not name.endswith(".json"):
+            raise RectalError(f"The bundle holds {name!r}, which does not belong to a preprocessed dataset.")
+        record = bundle.read(name, FILES.get(name, PlansJson))
+        (folder / name).write_bytes(json_text(record))
+        if isinstance(record, PlansJson):
+            plans.append(record.of(bundle.manifest.dataset))
+    return plans
+
+
+def _check_case_files(files: Collection[str], data_folders: Collection[str]) -> set[str]:
+    """Return the cases; every data folder must belong to plans and hold the files of each, and nothing else."""
+    folders: dict[str, set[str]] = {}
+    for path in files:
+        folder, _, file = path.rpartition("/")
+        if folder:
+            folders.setdefault(folder, set()).add(file)
+    cases = {file.removesuffix(".json") for names in folders.values() for file in names if file.endswith(".json")}
+    expected = {f"{case}{ending}" for case in cases for ending in (".json", ".safetensors")}
+    for folder, names in folders.items():
+        # The segmentation of a case is called like the data of another one whose name ends with _seg.
+        wrong = sorted(names ^ expected | {f"{case}_seg" for case in cases} & cases)
+        if folder not in {*data_folders, REFERENCES} or wrong:
+            raise RectalError(
+                f"The folder {folder} of the bundle is in no plans, or lacks or has too much: {wrong[:1]}"
+            )
+    if not folders.keys() - {REFERENCES}:
+        raise RectalError("The bundle has no preprocessed data.")
+    return cases

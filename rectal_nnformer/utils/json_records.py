@@ -1,0 +1,94 @@
+"""JSON from elsewhere: read within limits, checked against a record, and written anew from that record alone.
+
+RectalError says what is refused and why.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rectal_nnformer.errors import RectalError
+
+MAX_BYTES = 16 << 20
+"""Of 1000 cases the fingerprint of lesions takes 3.9 MB, the manifest for two configurations 1.1 MB."""
+MAX_VALUES = 1 << 19
+"""Brackets and commas, of which there are about as many as values. A value of a few bytes can take some hundred bytes
+of memory. The fingerprint of 1000 cases has 85,000."""
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class Record(BaseModel):
+    """The content of a JSON file or of a part of it: no other keys, no conversion between types, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def read_record(kind: type[R], data: bytes, name: str) -> R:
+    """Return the record in a JSON text from elsewhere, which names no key twice and holds no NaN."""
+    _load(data, name, strict=True)
+    return _validated(kind, data, name, "forbid")
+
+
+def make_record(kind: type[R], content: Any, name: str) -> R:
+    """Return the record of a JSON content; keys that the record does not have are left out."""
+    return _validated(kind, json.dumps(content).encode(), name, "ignore")
+
+
+def json_content(record: BaseModel) -> Any:
+    """Return what a record was made from, as JSON has it: dicts, lists, texts and numbers."""
+    return record.model_dump(mode="json", exclude_unset=True, by_alias=True)
+
+
+def json_text(record: BaseModel) -> bytes:
+    """Return what a record was made from, as JSON."""
+    return record.model_dump_json(exclude_unset=True, by_alias=True, indent=1).encode() + b"\n"
+
+
+def load_json_file(path: Path) -> Any:
+    """Return the content of a JSON file of nnU-Net's; NaN and Infinity become None."""
+    if not path.is_file():
+        raise RectalError(f"{path} is missing. Plan and preprocess the dataset, or train the model, first.")
+    with path.open("rb") as file:
+        return _load(file.read(MAX_BYTES + 1), path.name, strict=False)
+
+
+def _load(data: bytes, name: str, strict: bool) -> Any:
+    if len(data) > MAX_BYTES:
+        raise RectalError(f"{name} has more than the {MAX_BYTES} bytes that are read of JSON.")
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise RectalError(f"{name} holds more than the {MAX_VALUES} values that are read of JSON.")
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse if strict else _none)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RectalError(f"{name} cannot be read as JSON: {reason}. Have it sent again.") from None
+
+
+def _validated(kind: type[R], data: bytes, name: str, extra: Literal["forbid", "ignore"]) -> R:
+    try:
+        return kind.model_validate_json(data, extra=extra)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where, value = ".".join(map(str, first["loc"]))[:200], repr(first["input"])[:80]
+        raise RectalError(
+            f"{name} cannot be used: {where or 'its content'} is {value}, which nnU-Net and this package do not write "
+            f"there ({first['msg']})."
+        ) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a key appears twice")
+    return content
+
+
+def _none(constant: str) -> None:
+    return None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"it holds {constant}")
