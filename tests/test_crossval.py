@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from report_runs import attention, reuse
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
@@ -16,7 +17,6 @@ from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import TRAINERS_VARIABLE
 from rectal_nnformer.training import crossval
 from rectal_nnformer.training.crossval import cross_validate
-from tests.report_runs import attention, reuse
 
 CASES = [f"case_{i}" for i in range(5)]
 MODEL = {"trainer": "nnUNetTrainer", "plans": "Plans", "device": "cpu"}

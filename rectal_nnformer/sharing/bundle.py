@@ -21,7 +21,6 @@ from rectal_nnformer.utils.files import staged_file
 from rectal_nnformer.utils.json_records import MAX_BYTES, R, Record, json_text, make_record, read_record
 from rectal_nnformer.utils.zips import CHUNK, MAX_FILES, check_paths, checked_entries, open_zip, unpacked
 
-VERSION = 2
 MANIFEST = "manifest.json"
 MAX_FILE_BYTES = 8 << 30
 COMPRESSION_LEVEL = 1
@@ -78,7 +77,7 @@ class BundleWriter:
         check_paths([MANIFEST, *self.files])
         versions = {name: importlib.metadata.version(name) for name in ("nnunetv2", "torch", "numpy", "blosc2")}
         content = {
-            **{"format": "rectal_nnformer bundle", "version": VERSION},
+            **{"format": "rectal_nnformer bundle", "version": 2},
             **{name: value for name, value in about.items() if value is not None},
             **{"software": {"rectal_nnformer": __version__, **versions}, "files": self.files},
         }
@@ -136,8 +135,7 @@ class BundleReader:
     def check_kind(self, kind: str) -> str:
         """Return the name of the dataset."""
         if self.manifest.kind != kind:
-            other = self.manifest.kind
-            raise RectalError(f"{self.path} holds no {kind} but a {other}: use 'rectal_nnformer import_{other}'.")
+            raise RectalError(f"{self.path} holds no {kind}: use 'rectal_nnformer import_{self.manifest.kind}'.")
         return self.manifest.dataset
 
     def check_room(self, folder: Path) -> None:

@@ -18,7 +18,6 @@ from rectal_nnformer.utils.json_records import json_content, make_record
 from rectal_nnformer.utils.pickles import read_own_pickle
 
 DATA, SEGMENTATION, LOCATIONS, MASK = "data", "seg", "class_locations", "mask"
-ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
 Arrays = dict[str, NDArray[Any]]
 """`data` and `seg` (channel, z, y, x) with `class_locations.LABEL` (voxel; channel, z, y, x), or `mask` (z, y, x)."""
@@ -26,7 +25,7 @@ Arrays = dict[str, NDArray[Any]]
 
 def read_case(stem: Path) -> tuple[Arrays, Properties, bool]:
     """Return arrays and properties of a preprocessed case of our own, and whether any property is left out."""
-    paths = [stem.with_name(stem.name + ending) for ending in ENDINGS]
+    paths = [stem.with_name(stem.name + ending) for ending in (".b2nd", "_seg.b2nd", ".pkl")]
     for path in paths:
         if not path.is_file():
             raise RectalError(f"Case {stem.name} has no {path}. Preprocess again, or remove that folder.")
@@ -61,11 +60,7 @@ def write_case(stem: Path, arrays: Arrays, properties: Properties, patch_size: S
 def check_case(name: str, arrays: Arrays, properties: Properties, plans: Sequence[PlansJson]) -> None:
     """Refuse arrays and properties that do not belong together or that no preprocessing of plans makes.
 
-    Args:
-        name: FOLDER/CASE, within the dataset.
-        arrays: See `Arrays`.
-        properties: The other properties.
-        plans: All plans of the dataset; one configuration that fits is enough.
+    The case is named FOLDER/CASE; of all plans of its dataset one configuration that fits is enough.
     """
     problem, folder = _problem(arrays), name.partition("/")[0]
     if not problem and not any(record.make(folder, properties, arrays[DATA].shape[1:]) for record in plans):

@@ -47,10 +47,7 @@ def read_model_checkpoint(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     weights, shared = _weights(path, content.get("network_weights"))
     told = {name: content.get(name) for name in ("trainer_name", "inference_allowed_mirroring_axes")}
     told |= {name: arguments.get(name) for name in ("configuration", "fold")}
-    try:
-        return make_record(Checkpoint, {**told, "shared": shared}, str(path)), weights
-    except TypeError:
-        raise RectalError(f"{path} cannot be used: nnU-Net does not write such {', '.join(told)}.") from None
+    return make_record(Checkpoint, {**told, "shared": shared}, str(path)), weights
 
 
 def write_model_checkpoint(

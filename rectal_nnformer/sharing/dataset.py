@@ -15,30 +15,18 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import find_dataset, folder_variables, nnunet_folder
 from rectal_nnformer.nnunet.names import RECORD_KEY
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
+from rectal_nnformer.sharing import schema
 from rectal_nnformer.sharing.bundle import BundleReader, BundleWriter, digest_line, new_bundle
 from rectal_nnformer.sharing.cases import check_case, read_case, read_mask, write_case, write_mask
 from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, pseudonyms, scrubbed, write_key
-from rectal_nnformer.sharing.schema import (
-    DatasetJson,
-    FingerprintJson,
-    ItkGrid,
-    Measurements,
-    PlansJson,
-    Properties,
-    SplitsJson,
-)
 from rectal_nnformer.utils.files import staged_folder
 from rectal_nnformer.utils.json_records import R, json_content, json_text, load_json_file, make_record
 
 REFERENCES = "gt_segmentations"
 DATASET, SPLITS, FINGERPRINT = "dataset.json", "splits_final.json", "dataset_fingerprint.json"
 OUR_FILES = ("rectal_fingerprint.json", "rectal_intensity_window.json")
-FILES: dict[str, type[BaseModel]] = {
-    DATASET: DatasetJson,
-    SPLITS: SplitsJson,
-    FINGERPRINT: FingerprintJson,
-    **dict.fromkeys(OUR_FILES, Measurements),
-}
+FILES: dict[str, type[BaseModel]] = dict.fromkeys(OUR_FILES, schema.Measurements)
+FILES |= {DATASET: schema.DatasetJson, SPLITS: schema.SplitsJson, FINGERPRINT: schema.FingerprintJson}
 """What is in the folder of a dataset beside plans, data and ground truth."""
 MAX_PLANS_BYTES = 2 << 20
 """Of all plans together, which take 10 to 20 KB each."""
@@ -46,15 +34,7 @@ MAX_PLANS_BYTES = 2 << 20
 
 @dataclass
 class Export:
-    """A bundle under way, and what must not be in it.
-
-    Attributes:
-        bundle: Gets the files.
-        dataset: Name of the dataset.
-        renamer: New names of the cases that travel.
-        traces: What may not be in any text.
-        removed: What was left out, and from how many files.
-    """
+    """A bundle under way, new names of its cases, what no text in it may hold, and how often what was left out."""
 
     bundle: BundleWriter
     dataset: str
@@ -76,12 +56,12 @@ class Export:
 
     def _edited(self, kind: type[BaseModel], content: Any) -> Any:
         """Return a JSON content under new case names, without what tells of this computer, of patients or an order."""
-        if kind is DatasetJson:
+        if kind is schema.DatasetJson:
             return {**content, **{key: self.dataset for key in content if key == "name"}}
-        if kind is PlansJson:
+        if kind is schema.PlansJson:
             ours = {key: self._scrubbed(value) for key, value in content.items() if key == RECORD_KEY}
             return {**content, "dataset_name": self.dataset, **ours}
-        if kind is FingerprintJson:
+        if kind is schema.FingerprintJson:
             lists = {key: content[key] for key in ("spacings", "shapes_after_crop") if content.get(key)}
             ordered = sorted(zip(*lists.values(), strict=False))
             return {**content, **{key: [values[at] for values in ordered] for at, key in enumerate(lists)}}
@@ -199,7 +179,7 @@ def _plans_with_data(folder: Path) -> dict[str, set[str]]:
     for path in sorted(folder.glob("[!.]*.json")):
         content = load_json_file(path)
         if isinstance(content, dict) and "configurations" in content and "plans_name" in content:
-            folders = set(make_record(PlansJson, content, str(path)).data_folders().values())
+            folders = set(make_record(schema.PlansJson, content, str(path)).data_folders().values())
             plans[path.stem] = {name for name in folders if (folder / name).is_dir()}
     plans = {name: folders for name, folders in plans.items() if folders}
     if not plans:
@@ -221,7 +201,7 @@ def _chosen(
     """Return the splits with the folds that travel, and the cases that do."""
     splits = None
     if path.is_file():
-        record = make_record(SplitsJson, load_json_file(path), str(path))
+        record = make_record(schema.SplitsJson, load_json_file(path), str(path))
         record.check_cases(present)
         splits = json_content(record)
     if folds is None:
@@ -235,27 +215,27 @@ def _chosen(
 
 def _add_texts(
     export: Export, folder: Path, plans: Sequence[str], splits: list[dict[str, list[str]]] | None
-) -> list[PlansJson]:
+) -> list[schema.PlansJson]:
     """Add dataset.json, plans, fingerprints and splits, reduced to what they need; return the plans."""
     content = load_json_file(folder / DATASET)
-    export.add(DATASET, DatasetJson, {**content, "numTraining": len(export.renamer.names)})
-    export.add(FINGERPRINT, FingerprintJson, load_json_file(folder / FINGERPRINT))
+    export.add(DATASET, schema.DatasetJson, {**content, "numTraining": len(export.renamer.names)})
+    export.add(FINGERPRINT, schema.FingerprintJson, load_json_file(folder / FINGERPRINT))
     for name in OUR_FILES:
         if (folder / name).is_file():
-            export.add(name, Measurements, load_json_file(folder / name))
+            export.add(name, schema.Measurements, load_json_file(folder / name))
     if splits is not None:
         renamed = [{part: sorted(map(export.renamer.text, names)) for part, names in fold.items()} for fold in splits]
-        export.bundle.add(SPLITS, json_text(make_record(SplitsJson, renamed, SPLITS)))
-    return [export.add(f"{name}.json", PlansJson, load_json_file(folder / f"{name}.json")) for name in plans]
+        export.bundle.add(SPLITS, json_text(make_record(schema.SplitsJson, renamed, SPLITS)))
+    return [export.add(f"{name}.json", schema.PlansJson, load_json_file(folder / f"{name}.json")) for name in plans]
 
 
 def _add_cases(
-    export: Export, folder: Path, data_folders: Sequence[str], cases: Sequence[str], plans: Sequence[PlansJson]
+    export: Export, folder: Path, data_folders: Sequence[str], cases: Sequence[str], plans: Sequence[schema.PlansJson]
 ) -> None:
     for data, case in tqdm([(data, case) for data in data_folders for case in cases], desc="Cases", unit="case"):
         arrays, properties, dropped = read_case(folder / data / case)
         check_case(f"{data}/{case}", arrays, properties, plans)
-        export.removed["fields of case properties"] += dropped
+        export.removed.update(["fields of case properties"] * dropped)
         name = f"{data}/{export.renamer[case]}"
         export.bundle.add(f"{name}.safetensors", save(arrays))
         export.bundle.add(f"{name}.json", json_text(properties))
@@ -275,7 +255,6 @@ def _add_references(export: Export, folder: Path, cases: Sequence[str]) -> None:
 
 def _note_absent(export: Export, folder: Path) -> None:
     """Note files of the dataset's folder that stay at home; unknown names could tell something themselves."""
-    export.removed += Counter()  # drops what was left out nowhere
     sent = {Path(name).parts[0] for name in export.bundle.files}
     for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
         told = name if name in (PATIENTS_FILE, REFERENCES) else "files and folders of other names"
@@ -284,31 +263,31 @@ def _note_absent(export: Export, folder: Path) -> None:
 
 def _write_dataset(bundle: BundleReader, folder: Path) -> None:
     """Write all files of a dataset anew from the checked content of a bundle."""
-    dataset_json, files = bundle.read(DATASET, DatasetJson), bundle.manifest.files
-    bundle.read(FINGERPRINT, FingerprintJson)
+    dataset_json, files = bundle.read(DATASET, schema.DatasetJson), bundle.manifest.files
+    bundle.read(FINGERPRINT, schema.FingerprintJson)
     plans = _write_texts(bundle, folder)
     told = [(data, record, name) for record in plans for name, data in record.data_folders().items()]
     # Of several that share a folder, the first: the others inherit from it.
     data_folders = {data: (record, name) for data, record, name in reversed(told)}
     cases = _check_case_files(files, data_folders)
     if SPLITS in files:
-        bundle.read(SPLITS, SplitsJson).check_cases(cases)
+        bundle.read(SPLITS, schema.SplitsJson).check_cases(cases)
     with tempfile.TemporaryDirectory(prefix=".arrays.", dir=folder) as scratch:
         names = sorted(name.removesuffix(".safetensors") for name in files if name.endswith(".safetensors"))
         for name in tqdm(names, desc="Cases", unit="case"):
             arrays = bundle.load(f"{name}.safetensors", load_file, Path(scratch))
             (folder / name).parent.mkdir(exist_ok=True)
             if name.startswith(f"{REFERENCES}/"):
-                grid = bundle.read(f"{name}.json", ItkGrid)
+                grid = bundle.read(f"{name}.json", schema.ItkGrid)
                 write_mask(folder / f"{name}{dataset_json.file_ending}", arrays, grid)
             else:
-                properties = bundle.read(f"{name}.json", Properties)
+                properties = bundle.read(f"{name}.json", schema.Properties)
                 check_case(name, arrays, properties, plans)
                 record, configuration = data_folders[name.partition("/")[0]]
                 write_case(folder / name, arrays, properties, record.setting(configuration, "patch_size"))
 
 
-def _write_texts(bundle: BundleReader, folder: Path) -> list[PlansJson]:
+def _write_texts(bundle: BundleReader, folder: Path) -> list[schema.PlansJson]:
     """Write the JSON files of a dataset, one after the other; return the plans."""
     texts = {name: entry.size for name, entry in bundle.manifest.files.items() if "/" not in name}
     if sum(size for name, size in texts.items() if name not in FILES) > MAX_PLANS_BYTES:
@@ -317,9 +296,9 @@ def _write_texts(bundle: BundleReader, folder: Path) -> list[PlansJson]:
     for name in texts:
         if not name.endswith(".json"):
             raise RectalError(f"The bundle holds {name!r}, which does not belong to a preprocessed dataset.")
-        record = bundle.read(name, FILES.get(name, PlansJson))
+        record = bundle.read(name, FILES.get(name, schema.PlansJson))
         (folder / name).write_bytes(json_text(record))
-        if isinstance(record, PlansJson):
+        if isinstance(record, schema.PlansJson):
             plans.append(record.of(bundle.manifest.dataset))
     return plans
 
@@ -337,9 +316,7 @@ def _check_case_files(files: Collection[str], data_folders: Collection[str]) -> 
         # The segmentation of a case is called like the data of another one whose name ends with _seg.
         wrong = sorted(names ^ expected | {f"{case}_seg" for case in cases} & cases)
         if folder not in {*data_folders, REFERENCES} or wrong:
-            raise RectalError(
-                f"The folder {folder} of the bundle is in no plans, or lacks or has too much: {wrong[:1]}"
-            )
+            raise RectalError(f"The folder {folder} of the bundle is in no plans, lacks or has too much: {wrong[:1]}")
     if not folders.keys() - {REFERENCES}:
         raise RectalError("The bundle has no preprocessed data.")
     return cases

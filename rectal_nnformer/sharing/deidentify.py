@@ -20,7 +20,6 @@ NUM_LETTERS = 8
 PRIVATE_KEYS = {"raw_signature", "mask_digest", "patient", "patients", "patient_id", "date", "path", "folder"}
 PRIVATE_KEYS |= {"host", "user"}
 """Keys of JSON files that do not travel, wherever they are. A digest of a mask tells whose it is to all who have it."""
-SHORTEST_TRACE = 2
 PLAN_WORDS = ("smit", "swin", "unetr", "swin_unetr", "nnunet", "rectal", "tumor", "planned", "published")
 """Words that plans need; an account of such a name does not tell whose it is."""
 
@@ -34,8 +33,8 @@ class Traces:
         host = socket.gethostname()
         folders = [str(Path.home()), *folder_variables().values()]
         names = {*_users(), host, host.partition(".")[0]} - {"localhost", *PLAN_WORDS}
-        self._folders = [folder for folder in folders if len(folder) > SHORTEST_TRACE]
-        self._names = whole_names(name for name in names if len(name) >= SHORTEST_TRACE)
+        self._folders = [folder for folder in folders if len(folder) > 2]
+        self._names = whole_names(name for name in names if len(name) > 1)
 
     def in_text(self, text: str) -> bool:
         """Whether a text holds a path, or the name of user or host."""

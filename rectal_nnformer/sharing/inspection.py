@@ -13,7 +13,6 @@ from rectal_nnformer.utils.zips import checked_entries, open_zip
 
 MAX_LINES = 40
 MAX_LINES_IN_ALL = 200
-BLOSC2_FRAME = b"\x9e\xa8b2frame\0"
 
 
 def inspect_file(path: str | Path) -> str:
@@ -39,7 +38,7 @@ def _describe(path: Path) -> list[str]:
         return ["a web page, most likely of a download that failed"]
     if start.startswith(b"PK"):
         return _describe_zip(path)
-    if start[2 : 2 + len(BLOSC2_FRAME)] == BLOSC2_FRAME or start.startswith(BLOSC2_FRAME):
+    if start.startswith(b"\x9e\xa8b2frame\0"):
         return [_describe_array(start)]
     if start[:1] == b"\x80" and path.suffix in (".pt", ".pth", ".ckpt"):
         return _describe_checkpoint(path)

@@ -200,16 +200,12 @@ def _write_model(path: Path, written: Path, scratch: Path) -> None:
             (folder / fold / "validation").mkdir(parents=True)
             weights = bundle.load(f"{fold}/{CHECKPOINT}.safetensors", load_file, scratch)
             write_model_checkpoint(folder / fold / f"{CHECKPOINT}.pth", checkpoint, weights, plans, dataset_json)
-            for name, kind in RESULTS.items():
-                if f"{fold}/{name}" in files:
-                    _write_result(folder / fold / name, bundle.read(f"{fold}/{name}", kind))
-
-
-def _write_result(path: Path, record: BaseModel) -> None:
-    if isinstance(record, LesionDetection):
-        write_evaluation(summarize_cases(record.cases), path.parent)
-    else:
-        path.write_bytes(json_text(record))
+            for name in (name for name in RESULTS if f"{fold}/{name}" in files):
+                record = bundle.read(f"{fold}/{name}", RESULTS[name])
+                if isinstance(record, LesionDetection):
+                    write_evaluation(summarize_cases(record.cases), folder / fold / "validation")
+                else:
+                    (folder / fold / name).write_bytes(json_text(record))
 
 
 def _move(written: Path, results: Path) -> list[Path]:

@@ -4,14 +4,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
-from rectal_nnformer.analysis.records import (
-    ATTENTION_FILE,
-    EPOCHS_FILE,
-    REUSE_FILE,
-    AttentionRecord,
-    EpochRecord,
-    ReuseRecord,
-)
+from rectal_nnformer.analysis import records
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE
 from rectal_nnformer.sharing.schema import Number, Text
@@ -43,8 +36,8 @@ class Analysis(RootModel[T], Generic[T]):
 RESULTS: dict[str, type[BaseModel]] = {
     "validation/summary.json": Scores,
     f"validation/{EVALUATION_FILE}": LesionDetection,
-    f"validation/{ATTENTION_FILE}": Analysis[AttentionRecord],
-    f"validation/{REUSE_FILE}": Analysis[ReuseRecord],
-    EPOCHS_FILE: Analysis[tuple[EpochRecord, ...]],
+    f"validation/{records.ATTENTION_FILE}": Analysis[records.AttentionRecord],
+    f"validation/{records.REUSE_FILE}": Analysis[records.ReuseRecord],
+    records.EPOCHS_FILE: Analysis[tuple[records.EpochRecord, ...]],
 }
 """What training and validation of a fold left, beside its checkpoint."""

@@ -6,7 +6,7 @@ any module to be imported and called, and any folder to read pickles from.
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, Field, JsonValue, RootModel, StringConstraints, model_validator
@@ -21,42 +21,34 @@ LAYER = re.compile(
     r"torch\.nn\.(modules\.(conv|instancenorm|batchnorm|normalization|activation|dropout)\.)?[A-Z]\w*", re.ASCII
 )
 """Classes that plans may name: networks of nnU-Net's library and the one of this package, layers of PyTorch."""
-MAX_VOXELS = 1 << 32
 
 
 def is_possible_shape(shape: Sequence[int]) -> bool:
-    """Whether a volume can have this shape: no axis of 65,536 voxels, not more than `MAX_VOXELS` in all."""
-    return all(0 < size < 1 << 16 for size in shape) and math.prod(shape) <= MAX_VOXELS
+    """Whether a volume can have this shape: no axis of 65,536 voxels, at most 2^32 in all."""
+    return all(0 < size < 1 << 16 for size in shape) and math.prod(shape) <= 1 << 32
 
 
-def _safe(name: str) -> str:
-    if not is_safe_name(name):
-        raise ValueError("no plain name")
-    return name
+def _that(holds: Callable[[Any], bool], otherwise: str) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(otherwise)
+        return value
 
-
-def _possible(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    if not is_possible_shape(shape):
-        raise ValueError("no volume has this shape")
-    return shape
-
-
-def _permuted(axes: list[int]) -> list[int]:
-    if sorted(axes) != [0, 1, 2]:
-        raise ValueError("no order of three axes")
-    return axes
+    return AfterValidator(check)
 
 
 Number: TypeAlias = int | float
 Positive: TypeAlias = Annotated[int, Field(gt=0, lt=10**6)] | Annotated[float, Field(gt=0, lt=1e6)]
 Size: TypeAlias = Annotated[int, Field(gt=0, le=4096)]
 Label: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 16)]
-Axes: TypeAlias = Annotated[list[int], AfterValidator(_permuted)]
-Shape: TypeAlias = Annotated[tuple[int, int, int], AfterValidator(_possible)]
+Axes: TypeAlias = Annotated[list[int], _that(lambda axes: sorted(axes) == [0, 1, 2], "no order of three axes")]
+Shape: TypeAlias = Annotated[tuple[int, int, int], _that(is_possible_shape, "no volume has this shape")]
 Text: TypeAlias = Annotated[str, Field(max_length=10_000)]
 Identifier: TypeAlias = Annotated[str, StringConstraints(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
 PlainName: TypeAlias = Annotated[
-    str, StringConstraints(pattern="^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=100), AfterValidator(_safe)
+    str,
+    StringConstraints(pattern="^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=100),
+    _that(is_safe_name, "no plain name"),
 ]
 DatasetName: TypeAlias = Annotated[PlainName, StringConstraints(pattern=r"^Dataset[0-9]{3}_[A-Za-z0-9]")]
 Network: TypeAlias = Annotated[str, StringConstraints(pattern=NETWORK)]

@@ -33,8 +33,8 @@ def read_record(kind: type[R], data: bytes, name: str) -> R:
 
 
 def make_record(kind: type[R], content: Any, name: str) -> R:
-    """Return the record of a JSON content; keys that the record does not have are left out."""
-    return _validated(kind, json.dumps(content).encode(), name, "ignore")
+    """Return the record of a JSON content; keys that it does not have are left out, other objects taken for texts."""
+    return _validated(kind, json.dumps(content, default=repr).encode(), name, "ignore")
 
 
 def json_content(record: BaseModel) -> Any:
