@@ -68,6 +68,12 @@ def token_masks(real_voxels: Mask, embedding_patch: int = 2, num_stages: int = 4
 
     Raises:
         ValueError: `real_voxels` is not bool or has fewer than three axes.
+
+    Example:
+        >>> real = np.zeros((8, 8, 8), dtype=bool)
+        >>> real[:, :, :4] = True
+        >>> [mask.sum().item() for mask in token_masks(real, num_stages=2)]
+        [32, 4]
     """
     masks = [_any_in_blocks(_bool_tensor(real_voxels, "real_voxels"), embedding_patch)]
     for _ in range(1, num_stages):
@@ -133,6 +139,12 @@ def uniform_dilution(real_tokens: Mask, window: int | Sequence[int], shift: int 
 
     Returns:
         Between 0 and 1; nan where no token is real, or where windows hold a single token, which has no entropy.
+
+    Example:
+        >>> real = np.zeros((4, 4, 4), dtype=bool)
+        >>> real[:, :, :2] = True
+        >>> uniform_dilution(real, window=4)
+        0.5
     """
     windows = window_partition_mask(_bool_tensor(real_tokens, "real_tokens"), window, shift)
     counts = windows.sum(dim=1)
@@ -170,6 +182,13 @@ def token_budget(
 
     Raises:
         ValueError: A size is below 1, or the box does not lie in the patch.
+
+    Example:
+        >>> cubic, anisotropic = (token_budget(size, (192, 192, 57), window=4) for size in [(128,) * 3, (128, 128, 64)])
+        >>> [f"{stage.real_fraction:.3f}" for stage in cubic]
+        ['0.453', '0.469', '0.500', '0.500']
+        >>> [f"{stage.real_fraction:.3f}" for stage in anisotropic]
+        ['0.906', '0.938', '1.000', '1.000']
     """
     patch, extent = _size(patch_size), _size(map(min, real_extent, patch_size))
     start = (

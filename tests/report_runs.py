@@ -75,7 +75,12 @@ def write_scan(base, case, reference, seed=0):
 def plans(name="nnUNetRectalSMITPlans", network="smit"):
     """Return plans as the planner writes them, for an axial series padded to a half along z by the cubic patch."""
     kwargs = dict(resolve_backbone(network).kwargs)
-    network_kwargs = {"backbone": network, "backbone_kwargs": kwargs, "intensity_window": [[-1.3, 2.4]]}
+    network_kwargs = {
+        "backbone": network,
+        "backbone_kwargs": kwargs,
+        "intensity_window": [[-1.3, 2.4]],
+        "spatial_axes": [2, 1, 0],
+    }
     accounts = {
         "3d_fullres": account((128, 128, 64), network, (0.091, 0.05, 0.0, 0.0)),
         "3d_fullres_cubic": account((128, 128, 128), network, (0.545, 0.525, 0.5, 0.5)),
@@ -85,6 +90,9 @@ def plans(name="nnUNetRectalSMITPlans", network="smit"):
         "dataset_name": DATASET,
         "configurations": {
             "3d_fullres": {
+                "patch_size": [64, 128, 128],
+                "spacing": [1.0, 1.0, 1.0],
+                "batch_size": 2,
                 "normalization_schemes": ["ZScoreNormalization"],
                 "architecture": {"arch_kwargs": network_kwargs},
                 "data_identifier": "nnUNetRectalPlans_3d_fullres_1.0x1.0x1.0mm",

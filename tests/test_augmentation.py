@@ -19,6 +19,7 @@ from rectal_nnformer.augmentation import (
     extend_training_transforms,
 )
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.plans import Plans
 
 WINDOW = [[-2.0, 6.0]]
 
@@ -211,14 +212,15 @@ def test_a_patch_without_tumor_stays_as_it_is(lesion_wise):
     assert torch.equal(after["image"], before["image"])
 
 
+def plans_with(record):
+    content = {"plans_name": "Plans", "dataset_name": "Dataset501_Tiny", "configurations": {}}
+    return Plans.of(content if record is None else {**content, "rectal_nnformer": record})
+
+
 def planned(**changed):
     channel = {"name": "T2w", "scale": [0.8, 1.3], "shift": [-0.05, 0.1]}
-    return {
-        "plans_name": "Plans",
-        "rectal_nnformer": {
-            "augmentation": {"ranges": "planned", "lesion_wise": True, "channels": [{**channel, **changed}]}
-        },
-    }
+    augmentation = {"ranges": "planned", "lesion_wise": True, "channels": [{**channel, **changed}]}
+    return plans_with({"augmentation": augmentation})
 
 
 def test_plans_say_which_augmentation():
@@ -230,9 +232,9 @@ def test_plans_say_which_augmentation():
     assert (tumor.scale, tumor.shift, tumor.lesion_wise) == ([(0.8, 1.3)], [(-0.05, 0.1)], True)
 
 
-@pytest.mark.parametrize("plans", [{}, {"rectal_nnformer": {"version": "0.1.0"}}])
-def test_plans_without_the_key_are_as_published(plans):
-    settings = augmentation_of_plans(plans, 2)
+@pytest.mark.parametrize("record", [None, {"version": "0.1.0"}])
+def test_plans_without_the_key_are_as_published(record):
+    settings = augmentation_of_plans(plans_with(record), 2)
     assert settings.scale == ((0.5, 1.5),) * 2 and settings.shift == ((-0.2, 0.2),) * 2
     assert not settings.lesion_wise
 

@@ -35,8 +35,21 @@ def preprocessed(tmp_path, monkeypatch):
         json.dumps({"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz", "channel_names": {"0": "T2w"}})
     )
     for name, backbone in (("Plans", "smit"), ("SwinPlans", "swin_unetr")):
-        network = {"network_class_name": "Network", "arch_kwargs": {"backbone": backbone}, "_kw_requires_import": []}
-        configurations = {"3d_fullres": {"architecture": network}}
+        arguments = {
+            "backbone": backbone,
+            "backbone_kwargs": {},
+            "intensity_window": [[0, 1]],
+            "spatial_axes": [2, 1, 0],
+        }
+        fullres = {
+            "data_identifier": "data",
+            "patch_size": [64, 128, 128],
+            "spacing": [1.0, 1.0, 1.0],
+            "batch_size": 2,
+            "normalization_schemes": ["ZScoreNormalization"],
+            "architecture": {"network_class_name": "Network", "arch_kwargs": arguments, "_kw_requires_import": []},
+        }
+        configurations = {"3d_fullres": fullres}
         plans = {"plans_name": name, "dataset_name": folder.name, "configurations": configurations}
         (folder / f"{name}.json").write_text(json.dumps(plans))
     for case in CASES:

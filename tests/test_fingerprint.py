@@ -80,7 +80,7 @@ def named(fingerprint):
 
 def test_a_clean_cohort_is_described_and_nobody_accused(extract, arrays):
     dataset, fingerprint = extract(arrays, num_processes=2)
-    assert json.loads((dataset.preprocessed / "rectal_fingerprint.json").read_text()) == fingerprint
+    assert json.loads((dataset.preprocessed.path / "rectal_fingerprint.json").read_text()) == fingerprint
     assert fingerprint["outliers"] == [] and describe_outliers(fingerprint) == []
     assert list(fingerprint["cases"]) == list(arrays)
     case = fingerprint["cases"]["case0"]
@@ -98,7 +98,7 @@ def test_a_clean_cohort_is_described_and_nobody_accused(extract, arrays):
 
 def test_intensities_are_in_units_of_the_window_the_plans_hold(extract, arrays):
     dataset, fingerprint = extract(arrays)
-    ((low, high),) = load_intensity_window(dataset)["window"]
+    ((low, high),) = load_intensity_window(dataset)
     assert fingerprint["intensity_window"] == [[low, high]]
     image, mask = arrays["case1"]
     cropped = image[:, :, BORDER:]
@@ -293,7 +293,7 @@ def test_a_mask_of_another_grid_is_named(extract, arrays):
 
 def test_an_unreadable_mask_is_named(extract, arrays):
     dataset, _ = extract(arrays)
-    (dataset.folder / "labelsTr" / "case6.nii.gz").write_bytes(b"no mask")
+    (dataset.raw.path / "labelsTr" / "case6.nii.gz").write_bytes(b"no mask")
     with pytest.raises(RectalError, match=r"Case case6: .*case6.nii.gz cannot be read"):
         extract_tumor_fingerprint(dataset, 1)
 
@@ -309,14 +309,14 @@ def test_single_slices_are_measured_too(extract, arrays):
 def test_changed_raw_data_make_a_fingerprint_outdated(extract, arrays):
     dataset, fingerprint = extract(arrays)
     assert load_tumor_fingerprint(dataset) == fingerprint
-    path = dataset.preprocessed / "rectal_fingerprint.json"
+    path = dataset.preprocessed.path / "rectal_fingerprint.json"
     whole = path.read_text()
     path.write_text(whole[:100])
     assert load_tumor_fingerprint(dataset) is None
     path.write_text(json.dumps({**fingerprint, "version": 0}))
     assert load_tumor_fingerprint(dataset) is None
     path.write_text(whole)
-    write_volume(dataset.folder / "labelsTr" / "case0.nii.gz", arrays["case1"][1], SPACING, IN_RAS)
+    write_volume(dataset.raw.path / "labelsTr" / "case0.nii.gz", arrays["case1"][1], SPACING, IN_RAS)
     assert load_tumor_fingerprint(dataset) is None
 
 

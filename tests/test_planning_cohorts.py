@@ -10,6 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from small_datasets import set_folders, write_dataset_json
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import RectalExperimentPlanner, accounting, describe_plans
 from rectal_nnformer.planning.backbones import BACKBONES
 from rectal_nnformer.planning.dataset import open_raw_dataset
@@ -81,7 +82,7 @@ def write_fingerprints(dataset, spacings, shapes, lesions):
         ("rectal_fingerprint", tumors),
         ("rectal_intensity_window", window),
     ):
-        (dataset.preprocessed / f"{name}.json").write_text(json.dumps(content))
+        (dataset.preprocessed.path / f"{name}.json").write_text(json.dumps(content))
 
 
 def load_version():
@@ -99,7 +100,7 @@ def check_plan(dataset, cohort, backbone, gigabytes):
         assert "-gpu_memory_target" in str(error)
         assert gigabytes < 4
         return
-    plans = json.loads(json.dumps(plans, allow_nan=False))
+    plans = json.loads(json.dumps(plans.content, allow_nan=False))
     known, record = BACKBONES[backbone], plans["rectal_nnformer"]
     fullres, cubic = (PlansManager(plans).get_configuration(name) for name in ("3d_fullres", "3d_fullres_cubic"))
     assert fullres.spacing[0] in (1.0, 1.5)
@@ -119,7 +120,7 @@ def check_plan(dataset, cohort, backbone, gigabytes):
     account = record["patch_sizes"]["3d_fullres"]
     assert all(0 < share <= 1 for share in account["real_token_fraction"])
     assert all(0 <= share < 1 for share in account["uniform_adi"])
-    assert " x ".join(map(str, patch)) in describe_plans(plans)
+    assert " x ".join(map(str, patch)) in describe_plans(Plans.of(plans))
 
 
 RANDOM = settings(

@@ -24,12 +24,13 @@ from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
 from rectal_nnformer.cli import data, main
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import names
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import (
     BACKBONES,
     RectalExperimentPlanner,
     api,
     describe_plans,
-    gpu_memory,
+    memory,
     plan_dataset,
     preprocessing,
 )
@@ -131,7 +132,7 @@ def stock_memory(monkeypatch):
     """Put memory that is linear in the voxels in place of the count, which takes seconds for each patch."""
     count = affine_count()
     monkeypatch.setattr(
-        gpu_memory, "step_memory", lambda network, patch_size, batch_size, **_: count(patch_size, batch_size)
+        memory, "step_memory", lambda network, patch_size, batch_size, **_: count(patch_size, batch_size)
     )
 
 
@@ -239,12 +240,12 @@ def test_record_and_summary_give_spacing_patch_and_token_accounting(planned):
     assert record["patch_sizes"]["3d_fullres"]["real_voxel_share"] == pytest.approx([1, 1, 0.75])
     assert record["patch_sizes"]["3d_fullres"]["real_token_fraction"] == pytest.approx([9 / 12, 5 / 6])
     assert [48, 48, 48] in [alternative["patch_size"] for alternative in record["alternatives"]]
-    summary = describe_plans(plans)
+    summary = describe_plans(Plans.of(plans))
     assert (planned / "nnUNetRectalSMITSmallPlans_explanation.txt").read_text() == summary + "\n"
     assert max(map(len, summary.splitlines())) <= 100
     text = " ".join(summary.split())
     assert "1.00 x 1.00 x 1.00 mm: the median 0.50 x 0.50 x 3.00 has the geometric mean 0.91" in text
-    assert text == " ".join(describe_plans(plans, width=None).split())
+    assert text == " ".join(describe_plans(Plans.of(plans), width=None).split())
     assert "16 x 16 x 48" in summary
     assert "0.750 0.833" in summary
 
@@ -265,7 +266,9 @@ def test_all_backbones_share_one_preprocessing(planned, stock_preprocessing, sto
 
 
 def test_another_spacing_gets_its_own_data(planned, stock_preprocessing, stock_memory):
-    plans = plan_dataset(501, "smit", overwrite_target_spacing=(2, 0.7, 0.7), plans_name="Coarse", num_processes=1)
+    plans = plan_dataset(
+        501, "smit", overwrite_target_spacing=(2, 0.7, 0.7), plans_name="Coarse", num_processes=1
+    ).content
     fullres = plans["configurations"]["3d_fullres"]
     assert fullres["data_identifier"] == "nnUNetRectalPlans_3d_fullres_0.7x0.7x2.0mm"
     assert fullres["spacing"] == [2.0, 0.7, 0.7]
@@ -275,7 +278,7 @@ def test_another_spacing_gets_its_own_data(planned, stock_preprocessing, stock_m
 
 
 def test_coarsest_axis_comes_first_and_the_network_is_told(planned):
-    plans = plan_dataset(501, "smit_small", overwrite_target_spacing=(1.0, 1.0, 2.0), preprocess=False)
+    plans = plan_dataset(501, "smit_small", overwrite_target_spacing=(1.0, 1.0, 2.0), preprocess=False).content
     fullres = plans["configurations"]["3d_fullres"]
     assert plans["transpose_forward"] == [2, 0, 1]
     assert fullres["spacing"] == [2.0, 1.0, 1.0]
@@ -291,7 +294,9 @@ SHALLOW = {"depths": [2, 2], "num_heads": [2, 4]}
 
 
 def test_smaller_networks_and_patches_can_be_planned(planned, stock_memory):
-    plans = plan_dataset(501, "smit", plans_name="Tiny", backbone_kwargs=SHALLOW, max_patch_size=32, preprocess=False)
+    plans = plan_dataset(
+        501, "smit", plans_name="Tiny", backbone_kwargs=SHALLOW, max_patch_size=32, preprocess=False
+    ).content
     assert plans == read_plans(planned, "Tiny")
     assert plans["configurations"]["3d_fullres"]["patch_size"] == [32, 16, 16]
     assert plans["configurations"]["3d_fullres_cubic"]["patch_size"] == [32, 32, 32]
@@ -536,7 +541,7 @@ def test_command_line_plans_and_says_what_and_why(planned, stock_preprocessing, 
     assert not stock_preprocessing
     capsys.readouterr()
     main(["plan", "-d", "501", "--backbone", "smit_small", "-gpu_memory_target", "8", "-npfp", "1"])
-    assert describe_plans(read_plans(planned)) in capsys.readouterr().out
+    assert describe_plans(Plans.of(read_plans(planned))) in capsys.readouterr().out
     assert read_plans(planned)["rectal_nnformer"]["gpu_memory_target"] == 8
     assert not stock_preprocessing
 
@@ -694,13 +699,13 @@ def test_plan_of_real_series(raw):
         "swin_unetr": ([96, 96, 64], [0.795, 0.525, 0.42, 1.0], [0.568, 0.394, 0.42, 0.667]),
     }
     for backbone, (patch_size, fullres, cubic) in expected.items():
-        plans = plan_dataset(501, backbone, preprocess=False, num_processes_fingerprint=1)
+        plans = plan_dataset(501, backbone, preprocess=False, num_processes_fingerprint=1).content
         accounts = plans["rectal_nnformer"]["patch_sizes"]
         assert plans["rectal_nnformer"]["target_spacing"] == [1, 1, 1]
         assert accounts["3d_fullres"]["patch_size"] == patch_size
         assert np.round(accounts["3d_fullres"]["real_token_fraction"], 3).tolist() == fullres
         assert np.round(accounts["3d_fullres_cubic"]["real_token_fraction"], 3).tolist() == cubic
-        check_explanation_of_real_series(backbone, describe_plans(plans))
+        check_explanation_of_real_series(backbone, describe_plans(Plans.of(plans)))
 
 
 EXPLAINED = {

@@ -10,12 +10,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.planning.backbones import BACKBONES, resolve_backbone
-from rectal_nnformer.planning.gpu_memory import MemoryTarget, memory_target
 from rectal_nnformer.planning.memory import (
     GIB,
     LiveBytes,
+    MemoryTarget,
     MixedPrecision,
     StepMemory,
+    memory_target,
     planned_network,
     step_memory,
     training_loss,

@@ -100,6 +100,12 @@ def attention_flow(attention: Tensor, real_tokens: Tensor) -> AttentionFlow:
 
     Raises:
         ValueError: The shapes do not belong together, or `real_tokens` is not bool.
+
+    Example:
+        >>> attention = torch.tensor([[[[0.5, 0.5], [0.5, 0.5]]]])  # one window, one head, two tokens
+        >>> flow = attention_flow(attention, torch.tensor([[True, False]]))
+        >>> float(flow.adi), float(flow.a_rp)
+        (0.5, 0.5)
     """
     if attention.ndim != 4 or real_tokens.shape != attention.shape[::2] or attention.shape[2] != attention.shape[3]:
         raise ValueError(

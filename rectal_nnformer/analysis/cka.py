@@ -45,6 +45,11 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
     Raises:
         ValueError: `x` and `y` are no matrices with equal numbers of rows.
+
+    Example:
+        >>> x = torch.eye(5)[:, :4]
+        >>> round(float(linear_cka(x, 3 * x + 1)), 6)
+        1.0
     """
     _check(x, y)
     return cosines(centre(gram(x)[None]), centre(gram(y)[None]))[0, 0]
@@ -66,6 +71,12 @@ def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
 
     Raises:
         ValueError: `x` and `y` are no matrices with equal numbers of rows, or have fewer than 4.
+
+    Example:
+        >>> x = torch.randn(20, 1000, generator=torch.manual_seed(0))
+        >>> y = torch.randn(20, 1000, generator=torch.manual_seed(1))
+        >>> float(linear_cka(x, y)) > 0.9, abs(float(debiased_cka(x, y))) < 0.1
+        (True, True)
     """
     _check(x, y)
     if len(x) < FEWEST_SAMPLES:

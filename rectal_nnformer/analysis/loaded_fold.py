@@ -23,6 +23,7 @@ from rectal_nnformer.nnunet.layout import (
     FoldFolder,
     PreprocessedDataset,
 )
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.utils.files import read_json, read_json_list
 
 
@@ -37,7 +38,7 @@ class LoadedFold:
     """
 
     folder: FoldFolder
-    plans: dict[str, Any]
+    plans: Plans
     dataset_json: dict[str, Any]
 
     @property
@@ -52,8 +53,8 @@ class LoadedFold:
             RectalError: The dataset is not preprocessed, or has no such fold.
         """
         preprocessed = PreprocessedDataset.find(self.folder.model.dataset)
-        configuration = PlansManager(self.plans).get_configuration(self.folder.model.configuration)
-        folder = preprocessed.data_folder(configuration.configuration)
+        configuration = self.plans.configuration(self.folder.model.configuration)
+        folder = preprocessed.data_folder(configuration.settings)
         if not folder.is_dir():
             raise RectalError(f"{folder} does not exist. Preprocess the dataset with 'plan_and_preprocess'.")
         if self.folder.fold == ALL_CASES:
@@ -63,8 +64,8 @@ class LoadedFold:
         return PreprocessedCases(
             folder=folder,
             names=tuple(sorted(names)),
-            patch_size=tuple(configuration.patch_size),
-            spacing=tuple(configuration.spacing),
+            patch_size=configuration.patch_size,
+            spacing=configuration.spacing,
             tumor_labels=tuple(tumor_labels(self.dataset_json)),
         )
 
@@ -102,7 +103,7 @@ class LoadedFold:
         return path.name, network
 
     def _random_network(self) -> PlannedNetwork:
-        manager = PlansManager(self.plans)
+        manager = PlansManager(self.plans.content)
         configuration = manager.get_configuration(self.folder.model.configuration)
         torch.manual_seed(0)
         network = find_trainer(self.folder.model.trainer).build_network_architecture(
@@ -124,5 +125,4 @@ def load_fold(folder: FoldFolder) -> LoadedFold:
         RectalError: There are none, or they are damaged.
     """
     plans_file = folder.model.current_plans_file()
-    plans = read_json(plans_file, ["configurations", "plans_name"])
-    return LoadedFold(folder, plans, read_json(plans_file.with_name(DATASET_JSON), ["labels"]))
+    return LoadedFold(folder, Plans.read(plans_file), read_json(plans_file.with_name(DATASET_JSON), ["labels"]))

@@ -11,7 +11,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
 from rectal_nnformer.augmentation.padding import CarryPaddingTransform, RecordPaddingTransform, RestorePaddingTransform
-from rectal_nnformer.augmentation.settings import TumorAugmentation, augmentation_of_plans
+from rectal_nnformer.augmentation.settings import TumorAugmentation, published_augmentation
 from rectal_nnformer.augmentation.tumor_intensity import TumorIntensityTransform
 from rectal_nnformer.augmentation.window import ClampToWindowTransform, Window
 
@@ -44,7 +44,7 @@ def extend_training_transforms(
     )
     entry: list[BasicTransform] = [RecordPaddingTransform(), ClampToWindowTransform(intensity_window)]
     if tumor_labels is not None:
-        settings = settings or augmentation_of_plans({}, len(intensity_window))
+        settings = settings or published_augmentation(len(intensity_window))
         tumor_transform = TumorIntensityTransform(
             intensity_window, tumor_labels, settings.scale, settings.shift, settings.lesion_wise
         )

@@ -1,11 +1,11 @@
 """Which tumour-aware augmentation plans ask for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.names import RECORD_KEY
+from rectal_nnformer.nnunet.plans import Plans
 
 Range = tuple[float, float]
 
@@ -47,19 +47,24 @@ def published_channels(names: Iterable[str]) -> list[dict[str, Any]]:
     return [{"name": name, "scale": list(PUBLISHED_SCALE), "shift": list(PUBLISHED_SHIFT)} for name in names]
 
 
-def augmentation_of_plans(plans: Mapping[str, Any], num_channels: int) -> TumorAugmentation:
+def published_augmentation(num_channels: int) -> TumorAugmentation:
+    """Return the published ranges for all channels, one draw per sample."""
+    return TumorAugmentation(PUBLISHED, (PUBLISHED_SCALE,) * num_channels, (PUBLISHED_SHIFT,) * num_channels)
+
+
+def augmentation_of_plans(plans: Plans, num_channels: int) -> TumorAugmentation:
     """Return the augmentation that plans ask for; the published one, by sample, where they say nothing.
 
     Args:
-        plans: Content of a plans file.
+        plans: Plans.
         num_channels: Image channels.
 
     Raises:
         RectalError: The plans' ranges are not one [low, high] per channel, or a scale is not positive.
     """
-    record = plans.get(RECORD_KEY, {}).get(AUGMENTATION_KEY)
+    record = plans.record.get(AUGMENTATION_KEY)
     if record is None:
-        return TumorAugmentation(PUBLISHED, (PUBLISHED_SCALE,) * num_channels, (PUBLISHED_SHIFT,) * num_channels)
+        return published_augmentation(num_channels)
     try:
         scale, shift = (tuple(_range(channel[key]) for channel in record["channels"]) for key in ("scale", "shift"))
         valid = len(scale) == num_channels and all(low > 0 for low, _ in scale)
@@ -67,7 +72,7 @@ def augmentation_of_plans(plans: Mapping[str, Any], num_channels: int) -> TumorA
         valid = False
     if not valid:
         raise RectalError(
-            f"The plans '{plans.get('plans_name')}' hold tumour augmentation ranges that cannot be used: "
+            f"The plans '{plans.name}' hold tumour augmentation ranges that cannot be used: "
             f"{record.get('channels')}. {num_channels} channels need one 'scale' above 0 and one 'shift' each, as "
             "[low, high]. Plan the dataset again."
         )

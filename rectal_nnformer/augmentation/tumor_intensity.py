@@ -36,6 +36,12 @@ class TumorIntensityTransform(BasicTransform):
 
     Raises:
         ValueError: There is not one range per channel.
+
+    Example:
+        >>> transform = TumorIntensityTransform([(0.0, 1.0)], scale=(0.5, 0.5), shift=(0.0, 0.0))
+        >>> image, segmentation = torch.ones(1, 1, 1, 3), torch.tensor([[[[0, 1, 1]]]])
+        >>> transform(image=image, segmentation=segmentation)["image"].tolist()
+        [[[[1.0, 0.5, 0.5]]]]
     """
 
     def __init__(

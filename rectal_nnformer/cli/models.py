@@ -221,7 +221,7 @@ def _import(arguments: argparse.Namespace, dataset_name: str) -> None:
     write_model(model, folder, dataset_name)
     print(model.report)
     print(f"Model folder: {folder}")
-    options = f"-d {dataset_name} -tr {model.trainer} -p {model.plans['plans_name']} -c 3d_fullres -f 0"
+    options = f"-d {dataset_name} -tr {model.trainer} -p {model.plans.name} -c 3d_fullres -f 0"
     command = f"nnUNetv2_predict {options}" if results else f"nnUNetv2_predict_from_modelfolder -m {folder} -f 0"
     print(f"Predict prepared volumes with: {command} -i INPUT -o OUTPUT")
     print("Start a training from it with: nnUNetv2_train ... -pretrained_weights " + str(folder / CHECKPOINT))

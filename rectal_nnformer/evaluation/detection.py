@@ -131,6 +131,15 @@ def detect_lesions(
     Raises:
         ValueError: Shapes differ, an array has not three axes or is neither boolean nor integer, or the spacing is not
             three positive numbers.
+
+    Example:
+        >>> reference = np.zeros((20, 20, 20), dtype=bool)
+        >>> reference[2:8, 2:8, 2:8] = reference[12:18, 12:18, 12:18] = True
+        >>> prediction = np.zeros_like(reference)
+        >>> prediction[3:8, 2:8, 2:8] = True
+        >>> result = detect_lesions(prediction, reference, spacing=(1.0, 1.0, 1.0))
+        >>> result.n_reference, result.n_detected, result.n_missed, result.n_false_positive
+        (2, 1, 1, 0)
     """
     _check_input(prediction, reference, spacing)
     box = bounding_box((prediction != 0) | (reference != 0))

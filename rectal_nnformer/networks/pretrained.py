@@ -117,6 +117,16 @@ def load_pretrained(network: nn.Module, path: str | Path) -> PretrainedReport:
         RectalError: The file cannot be read or is something else; or parameters are missing, of another shape, or of
             another architecture: every one of them is named.
         TypeError: `network` is something else, such as a wrapper around one.
+
+    Example:
+        >>> import tempfile
+        >>> from rectal_nnformer.networks import SMIT
+        >>> pretrained, network = (SMIT(embed_dim=8, depths=(1, 1), num_heads=(1, 2)) for _ in range(2))
+        >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        ...     torch.save({"state_dict": pretrained.state_dict()}, file.name)
+        ...     report = load_pretrained(network, file.name)
+        >>> report.source, report.whole_network, report.missing
+        ('state_dict', True, ())
     """
     path = Path(path)
     encoder = next((name for name in SOURCES if name in dict(network.named_children())), None)

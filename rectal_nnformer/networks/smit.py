@@ -26,9 +26,9 @@ from rectal_nnformer.networks.window_attention import (
     WindowAttention,
     WindowReverse,
     attend_in_windows,
-    blacken_padding,
     pad_end,
     pool_real,
+    set_padding_to_zero,
     window_masks,
 )
 
@@ -225,6 +225,14 @@ class SMIT(nn.Module):
 
     Raises:
         ValueError: `depths` and `num_heads` differ in length, or `window_reverse` is unknown.
+
+    Example:
+        >>> network = SMIT(embed_dim=8, depths=(1, 1), num_heads=(1, 2))
+        >>> image = torch.rand(1, 1, 16, 16, 8)
+        >>> network(image).shape
+        torch.Size([1, 2, 16, 16, 8])
+        >>> [tuple(features.shape[1:]) for features in network.encode(image)]
+        [(8, 8, 8, 4), (16, 4, 4, 2), (32, 2, 2, 1)]
     """
 
     def __init__(
@@ -272,7 +280,7 @@ class SMIT(nn.Module):
             RectalError: The image is so small that the bottleneck is a single token, which instance norm cannot take.
         """
         self._check_size(x)
-        x, real_voxels = blacken_padding(x, real_voxels, self.mask_padding)
+        x, real_voxels = set_padding_to_zero(x, real_voxels, self.mask_padding)
         *maps, bottleneck = self.transformer(x, real_voxels)
         decoded = self.encoder10(bottleneck)
         for level in range(self.num_stages + 1, 1, -1):
@@ -287,7 +295,7 @@ class SMIT(nn.Module):
         architecture five maps of 48, 96, 192, 384 and 768 channels on grids of 1/2, 1/4, 1/8, 1/16 and 1/32 of the
         image. Arguments as in `forward`.
         """
-        return self.transformer(*blacken_padding(x, real_voxels, self.mask_padding))
+        return self.transformer(*set_padding_to_zero(x, real_voxels, self.mask_padding))
 
     def attention_blocks(self, image_size: Sequence[int]) -> list[AttentionBlock]:
         """Return all blocks in the order in which they run; windows are the same for every `image_size`."""

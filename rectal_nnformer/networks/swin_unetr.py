@@ -20,9 +20,9 @@ from rectal_nnformer.networks.window_attention import (
     AttentionBlock,
     WindowAttention,
     attend_in_windows,
-    blacken_padding,
     pad_end,
     pool_real,
+    set_padding_to_zero,
     window_masks,
 )
 
@@ -69,6 +69,11 @@ class SwinUNETR(MonaiSwinUNETR):
 
     Raises:
         ValueError: `merging` is unknown, or an argument is none that MONAI accepts.
+
+    Example:
+        >>> network = SwinUNETR(feature_size=12)
+        >>> network(torch.rand(1, 1, 64, 32, 32)).shape
+        torch.Size([1, 2, 64, 32, 32])
     """
 
     def __init__(
@@ -115,7 +120,7 @@ class SwinUNETR(MonaiSwinUNETR):
             RectalError: A size is no multiple of 32, or all are 32, which leaves instance norm a single token.
         """
         self._check_input_size(x.shape[2:])
-        x, real_voxels = blacken_padding(x, real_voxels, self.mask_padding)
+        x, real_voxels = set_padding_to_zero(x, real_voxels, self.mask_padding)
         hidden = self._encode(x, real_voxels)
         decoded = self.decoder5(self.encoder10(hidden[4]), hidden[3])
         decoded = self.decoder4(decoded, self.encoder4(hidden[2]))
@@ -130,7 +135,7 @@ class SwinUNETR(MonaiSwinUNETR):
         grids of 1/2, 1/4, 1/8, 1/16 and 1/32 of the image. Arguments and errors as in `forward`.
         """
         self._check_input_size(x.shape[2:])
-        return self._encode(*blacken_padding(x, real_voxels, self.mask_padding))
+        return self._encode(*set_padding_to_zero(x, real_voxels, self.mask_padding))
 
     def _encode(self, x: Tensor, real: Tensor | None) -> list[Tensor]:
         x = self.swinViT.patch_embed(x)

@@ -261,11 +261,11 @@ def padding_mask(real_tokens: Tensor, window: Size) -> Tensor:
     return torch.zeros(hidden.shape, device=hidden.device).masked_fill(hidden, float("-inf")).unsqueeze(2)
 
 
-def blacken_padding(image: Tensor, real_voxels: Tensor | None, mask_padding: bool) -> tuple[Tensor, Tensor | None]:
+def set_padding_to_zero(image: Tensor, real_voxels: Tensor | None, mask_padding: bool) -> tuple[Tensor, Tensor | None]:
     """Return the image and the real voxels that a network with or without `mask_padding` is to use.
 
-    Hidden keys alone do not keep padding out: a token or a merged token can be real in part. So padding is made black
-    as well, and nothing a masked network computes depends on what its padding held.
+    Hidden keys alone do not keep padding out: a token or a merged token can be real in part. So padding is set to
+    zero as well, and nothing a masked network computes depends on what its padding held.
 
     Args:
         image: (batch, channel, x, y, z).

@@ -7,7 +7,6 @@ patches are told apart: the tiles that the predictor cuts, and the crops that a 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import ceil, prod
 
 import numpy as np
@@ -17,38 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from rectal_nnformer.geometry import Size, StageBudget, mask_budget, scattered_padding_share, token_budget
 from rectal_nnformer.planning.backbones import Backbone
 from rectal_nnformer.planning.crops import draw_crops, real_voxels
+from rectal_nnformer.planning.record import PatchAccount
 
 CROPS_PER_KIND = 16
 """Training crops that are drawn of each kind; more change the shares by less than 0.01."""
 
 Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class PatchAccount:
-    """Expected shares of one patch; the lists hold one number per stage.
-
-    Attributes:
-        real_volume_share: Real voxels of all voxels.
-        real_token_fraction: Real tokens of all that attention processes.
-        unshifted_uniform_adi: Attention dilution index that uniform attention would have, in unshifted blocks.
-        shifted_uniform_adi: The same in shifted blocks.
-        uniform_adi: The mean over the blocks of a stage.
-    """
-
-    real_volume_share: float
-    real_token_fraction: list[float]
-    unshifted_uniform_adi: list[float]
-    shifted_uniform_adi: list[float]
-    uniform_adi: list[float]
-
-    @classmethod
-    def of(cls, values: Values, depths: Sequence[int]) -> "PatchAccount":
-        """Return an account of values in the order of `_values`, for stages of so many blocks."""
-        fractions, unshifted, shifted = np.split(values[1:], 3)
-        shifted_blocks = np.array([depth // 2 / depth for depth in depths])
-        mean = unshifted * (1 - shifted_blocks) + shifted * shifted_blocks
-        return cls(float(values[0]), *(v.tolist() for v in (fractions, unshifted, shifted, mean)))
 
 
 def expected_real_share(extents: ArrayLike, size: int) -> float:

@@ -1,6 +1,5 @@
 """Fingerprint, plans and preprocessed data of a dataset, as one call."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +13,14 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.names import FULLRES
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import preprocessing
-from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
+from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
 from rectal_nnformer.planning.intensity_window import FILE_NAME, load_intensity_window
 from rectal_nnformer.planning.outdated import print_warning
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
+from rectal_nnformer.utils.files import read_json_if_whole
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
 """Worker processes by default, as nnU-Net's; never more than there are cores or cases."""
@@ -41,7 +42,7 @@ def plan_dataset(
     num_processes_fingerprint: int | None = None,
     clean: bool = False,
     warn: Callable[[str], None] = print_warning,
-) -> dict[str, Any]:
+) -> Plans:
     """Fingerprint, plan and preprocess a raw dataset; return the plans.
 
     The plans are written last, so that an interruption leaves no plans without their data, and data that another
@@ -61,7 +62,7 @@ def plan_dataset(
         num_processes: Worker processes of the preprocessing.
         num_processes_fingerprint: Worker processes of the fingerprint.
         clean: Compute fingerprint, intensity window and preprocessed data again even if they are up to date.
-        warn: Told of what the new plans put out of use, such as older ones of their name and folds trained by them.
+        warn: Called with each warning about plans, data and folds that the new plans make outdated.
 
     Raises:
         RectalError: The dataset is unknown, incomplete or two-dimensional, a case cannot be used, or an option cannot
@@ -87,7 +88,7 @@ def plan_dataset(
     return plans
 
 
-def extract_fingerprint(dataset: RawDataset, *, num_processes: int | None = None, clean: bool = False) -> None:
+def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None = None, clean: bool = False) -> None:
     """Make sure that intensity window, tumour fingerprint and nnU-Net's fingerprint exist and are up to date.
 
     They are computed again if the raw dataset has changed since, or if `clean`.
@@ -96,9 +97,9 @@ def extract_fingerprint(dataset: RawDataset, *, num_processes: int | None = None
         RectalError: A case cannot be read or used.
     """
     processes = _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset)
-    fingerprint_file = dataset.preprocessed / "dataset_fingerprint.json"
+    fingerprint_file = dataset.preprocessed.fingerprint
     has_window = load_intensity_window(dataset) is not None
-    outdated = (dataset.preprocessed / FILE_NAME).exists() and not has_window
+    outdated = (dataset.preprocessed.path / FILE_NAME).exists() and not has_window
     if clean or outdated or not _is_whole(fingerprint_file, len(dataset.cases)):
         fingerprint_file.unlink(missing_ok=True)
     if clean or not has_window or load_tumor_fingerprint(dataset) is None:
@@ -110,20 +111,20 @@ def extract_fingerprint(dataset: RawDataset, *, num_processes: int | None = None
         )
 
 
-def verify_integrity(dataset: RawDataset, num_processes: int | None = None) -> None:
+def verify_integrity(dataset: TrainingDataset, num_processes: int | None = None) -> None:
     """Run nnU-Net's check of all training images and labels.
 
     Raises:
         RectalError: The check failed; nnU-Net prints what it found.
     """
     with _failing_as(f"nnU-Net's integrity check of {dataset.name}"):
-        verify_dataset_integrity(str(dataset.folder), _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset))
+        verify_dataset_integrity(str(dataset.raw.path), _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset))
 
 
-def _preprocess(dataset: RawDataset, plans: dict[str, Any], num_processes: int | None, clean: bool) -> None:
+def _preprocess(dataset: TrainingDataset, plans: Plans, num_processes: int | None, clean: bool) -> None:
     """Make the data of `3d_fullres` unless they are there; `3d_fullres_cubic` reads the same."""
     if not clean and preprocessing.is_preprocessed(dataset, plans, FULLRES):
-        identifier = plans["configurations"][FULLRES]["data_identifier"]
+        identifier = plans.configuration(FULLRES).data_identifier
         print(f"{dataset.name} has been preprocessed already: {identifier} is complete and up to date.")
         return
     processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
@@ -131,7 +132,7 @@ def _preprocess(dataset: RawDataset, plans: dict[str, Any], num_processes: int |
         preprocessing.preprocess(dataset, plans, FULLRES, processes)
 
 
-def _num_processes(wanted: int | None, default: int, dataset: RawDataset) -> int:
+def _num_processes(wanted: int | None, default: int, dataset: TrainingDataset) -> int:
     if wanted is not None and wanted < 1:
         raise RectalError(f"At least one process is needed, not {wanted}.")
     return min(wanted or min(default, os.cpu_count() or 1), len(dataset.cases))
@@ -139,10 +140,8 @@ def _num_processes(wanted: int | None, default: int, dataset: RawDataset) -> int
 
 def _is_whole(fingerprint_file: Path, num_cases: int) -> bool:
     """Whether a fingerprint can be read, as after an interruption it may not, and describes as many cases."""
-    try:
-        return len(json.loads(fingerprint_file.read_text(encoding="utf-8"))["spacings"]) == num_cases
-    except (OSError, ValueError, KeyError):
-        return False
+    content = read_json_if_whole(fingerprint_file) or {}
+    return len(content.get("spacings", ())) == num_cases
 
 
 @contextmanager

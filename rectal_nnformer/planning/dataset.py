@@ -1,4 +1,4 @@
-"""An nnU-Net raw dataset as the planner needs it, checked before anything is computed."""
+"""The training cases of a raw dataset, checked before anything is computed."""
 
 import hashlib
 import json
@@ -16,33 +16,37 @@ from nnunetv2.utilities.utils import (
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prescaled import is_prepared
-from rectal_nnformer.nnunet.layout import find_dataset, nnunet_folder
+from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, find_dataset, nnunet_folder
+from rectal_nnformer.utils.files import read_json
 
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 """Readers that bring every image to RAS, the orientation in which the pretrained weights know directions."""
 
 
 @dataclass(frozen=True)
-class RawDataset:
-    """A raw dataset and where its preprocessed data belong.
+class TrainingDataset:
+    """A raw dataset with all its training cases, and where its preprocessed data belong.
 
     Attributes:
         dataset_id: The number after "Dataset".
-        name: DatasetXXX_Name.
         dataset_json: Content of dataset.json.
         cases: Image files (one per channel) and label file of each training case, by case name.
         reader: Class that reads its images.
-        folder: Its folder in nnUNet_raw.
+        raw: Its folder in nnUNet_raw.
         preprocessed: Its folder in nnUNet_preprocessed.
     """
 
     dataset_id: int
-    name: str
     dataset_json: dict[str, Any]
     cases: dict[str, dict[str, Any]]
     reader: type
-    folder: Path
-    preprocessed: Path
+    raw: RawDataset
+    preprocessed: PreprocessedDataset
+
+    @property
+    def name(self) -> str:
+        """DatasetXXX_Name."""
+        return self.raw.name
 
     @property
     def num_channels(self) -> int:
@@ -77,7 +81,7 @@ class RawDataset:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def open_raw_dataset(dataset_name_or_id: str | int) -> RawDataset:
+def open_raw_dataset(dataset_name_or_id: str | int) -> TrainingDataset:
     """Find a raw dataset and check that its training cases are complete.
 
     Args:
@@ -87,14 +91,14 @@ def open_raw_dataset(dataset_name_or_id: str | int) -> RawDataset:
         RectalError: nnU-Net's folders are not set; there is no such dataset or more than one; dataset.json is missing,
             unreadable or names an unknown reader; a case lacks a label or a channel.
     """
-    raw, preprocessed = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
+    preprocessed = nnunet_folder("nnUNet_preprocessed")
     dataset_id = int(str(dataset_name_or_id).removeprefix("Dataset")[:3])
-    name = _dataset_name(dataset_id)
-    folder = raw / name
-    dataset_json = _read_dataset_json(folder / "dataset.json")
-    cases = _training_cases(folder, dataset_json)
-    dataset = RawDataset(
-        dataset_id, name, dataset_json, cases, _reader(name, dataset_json, cases), folder, preprocessed / name
+    raw = RawDataset(nnunet_folder("nnUNet_raw") / _dataset_name(dataset_id))
+    dataset_json = _read_dataset_json(raw.dataset_json)
+    cases = _training_cases(raw, dataset_json)
+    reader = _reader(raw.name, dataset_json, cases)
+    dataset = TrainingDataset(
+        dataset_id, dataset_json, cases, reader, raw, PreprocessedDataset(preprocessed / raw.name)
     )
     _check_cases(dataset)
     return dataset
@@ -113,10 +117,7 @@ def _dataset_name(dataset_id: int) -> str:
 
 
 def _read_dataset_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RectalError(f"{path} cannot be read ({error}). nnU-Net needs it in every raw dataset.") from error
+    content = read_json(path, remedy="nnU-Net needs it in every raw dataset.")
     missing = [key for key in ("labels", "file_ending") if key not in content]
     if "channel_names" not in content and "modality" not in content:
         missing.append("channel_names")
@@ -125,19 +126,19 @@ def _read_dataset_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _training_cases(folder: Path, dataset_json: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _training_cases(raw: RawDataset, dataset_json: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return image and label files of each training case, as nnU-Net finds them."""
     if "dataset" in dataset_json:
-        return dict(get_filenames_of_train_images_and_targets(str(folder), dataset_json))
+        return dict(get_filenames_of_train_images_and_targets(str(raw.path), dataset_json))
     # Without nnU-Net's function here: it starts twelve processes to compare file names.
-    images, ending = folder / "imagesTr", dataset_json["file_ending"]
+    images, ending = raw.images_tr, dataset_json["file_ending"]
     if not images.is_dir():
         return {}
     files = sorted(path.name for path in images.iterdir())
     return {
         str(case): {
             "images": create_paths_fn(str(images), files, ending, case),
-            "label": str(folder / "labelsTr" / f"{case}{ending}"),
+            "label": str(raw.label(case, ending)),
         }
         for case in get_identifiers_from_splitted_dataset_folder(str(images), ending)
     }
@@ -161,7 +162,7 @@ def _reader(name: str, dataset_json: dict[str, Any], cases: dict[str, dict[str, 
     return reader
 
 
-def _check_cases(dataset: RawDataset) -> None:
+def _check_cases(dataset: TrainingDataset) -> None:
     for case, files in dataset.cases.items():
         if len(files["images"]) != dataset.num_channels:
             raise RectalError(

@@ -1,17 +1,18 @@
 """Plans in words: what was decided, from what, and what else there was to choose from."""
 
-import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import NoNormalization
 
 from rectal_nnformer.augmentation import augmentation_of_plans
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.geometry import Size
 from rectal_nnformer.nnunet.layout import find_dataset, find_plans
-from rectal_nnformer.nnunet.names import CUBIC, FULLRES, RECORD_KEY
+from rectal_nnformer.nnunet.names import CUBIC, FULLRES
+from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.planning.record import CandidatePatch, PlanningRecord, planning_record
 from rectal_nnformer.planning.rules import MAX_SPACING, MIN_REAL_SHARE, MIN_SPACING, SPACING_STEP
 from rectal_nnformer.utils.files import write_text
 
@@ -22,21 +23,30 @@ MARKS = {FULLRES: "*", CUBIC: "+"}
 """How tables mark the patches that were taken."""
 
 
-def describe_plans(plans: Mapping[str, Any], width: int | None = WIDTH) -> str:
+def describe_plans(plans: Plans, width: int | None = WIDTH) -> str:
     """Return plans in words; sizes and spacings are x, y, z.
 
     Args:
-        plans: Content of a plans file that this package's planner wrote.
+        plans: Plans that this version's planner made.
         width: Columns after which sentences are wrapped; None leaves each on one line.
+
+    Raises:
+        RectalError: Others made them.
     """
-    record = plans[RECORD_KEY]
+    record = planning_record(plans)
+    if record is None:
+        raise RectalError(
+            f"The plans {plans.name} of {plans.dataset_name} do not say why they are as they are: this version's "
+            "planner did not make them. Plan again with --backbone, under another name with -overwrite_plans_name if "
+            "models were trained by them."
+        )
     lines = [
-        f"{plans['plans_name']} of {plans['dataset_name']} ({record['num_cases']} training cases)",
+        f"{plans.name} of {plans.dataset_name} ({record.num_cases} training cases)",
         *_data_lines(plans, record),
         *_patch_lines(record),
         *_table_lines(record),
         *_crop_lines(record),
-        *(f"WARNING: {warning}" for warning in record["warnings"]),
+        *(f"WARNING: {warning}" for warning in record.warnings),
     ]
     return "\n".join(lines if width is None else [wrapped(line, width) for line in lines])
 
@@ -54,13 +64,7 @@ def explain_plans(dataset: int | str, plans_name: str) -> str:
         RectalError: There is no such dataset or no such plans, or this version's planner did not make them.
     """
     path = find_plans(find_dataset("nnUNet_preprocessed", dataset), plans_name)
-    try:
-        explanation = describe_plans(json.loads(path.read_text(encoding="utf-8")))
-    except (KeyError, TypeError, ValueError) as error:
-        raise RectalError(
-            f"{path} does not say why it is as it is: this version's planner did not make it. Plan again with "
-            "--backbone, under another name with -overwrite_plans_name if models were trained by it."
-        ) from error
+    explanation = describe_plans(Plans.read(path))
     write_text(explanation_file(path), explanation + "\n")
     return explanation
 
@@ -70,15 +74,15 @@ def explanation_file(plans_file: Path) -> Path:
     return plans_file.with_name(f"{plans_file.stem}_explanation.txt")
 
 
-def _data_lines(plans: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
-    configuration = plans["configurations"][FULLRES]
-    network = configuration["architecture"]["arch_kwargs"]
+def _data_lines(plans: Plans, record: PlanningRecord) -> Iterator[str]:
+    configuration = plans.configuration(FULLRES)
+    windows = configuration.network.intensity_window if configuration.network else []
     yield f"  target spacing    {_spacing(record)}"
-    yield f"  median image      {_by(record['median_extent'], '.0f')} voxels at the target spacing"
+    yield f"  median image      {_by(record.median_extent, '.0f')} voxels at the target spacing"
     yield "  resampling        linear on all axes at once, since nnU-Net's default repeats thick slices"
-    yield f"  intensity window  {_windows(network['intensity_window'], configuration['normalization_schemes'])}"
-    yield f"  data              {configuration['data_identifier']}"
-    yield f"  augmentation      tumour {augmentation_of_plans(plans, len(network['intensity_window']))}"
+    yield f"  intensity window  {_windows(windows, configuration.normalization_schemes)}"
+    yield f"  data              {configuration.data_identifier}"
+    yield f"  augmentation      tumour {augmentation_of_plans(plans, len(windows))}"
 
 
 def _windows(windows: Sequence[Sequence[float]], schemes: Sequence[str]) -> str:
@@ -88,85 +92,84 @@ def _windows(windows: Sequence[Sequence[float]], schemes: Sequence[str]) -> str:
     return "; ".join(f"{round(low, 2):g} to {round(high, 2):g} {origin}" for (low, high), origin in channels)
 
 
-def _spacing(record: Mapping[str, Any]) -> str:
-    target = f"{_by(record['target_spacing'], '.2f')} mm"
-    if record["target_spacing_overwritten"]:
+def _spacing(record: PlanningRecord) -> str:
+    target = f"{_by(record.target_spacing, '.2f')} mm"
+    if record.target_spacing_overwritten:
         return f"{target}, as given"
     return (
-        f"{target}: the median {_by(record['median_spacing'], '.2f')} has the geometric mean "
-        f"{record['geometric_mean_spacing']:.2f}, down to a multiple of {SPACING_STEP}, "
+        f"{target}: the median {_by(record.median_spacing, '.2f')} has the geometric mean "
+        f"{record.geometric_mean_spacing:.2f}, down to a multiple of {SPACING_STEP}, "
         f"within {MIN_SPACING} and {MAX_SPACING}"
     )
 
 
-def _patch_lines(record: Mapping[str, Any]) -> Iterator[str]:
+def _patch_lines(record: PlanningRecord) -> Iterator[str]:
     """Yield the decisions on the patch in the order in which they were taken, and the batch."""
-    chosen = record["patch_sizes"][FULLRES]
-    filled, fitting, taken = record["filled_patch_size"], record["fitting_patch_size"], chosen["patch_size"]
-    yield f"  patch             {_by(taken, 'd')} voxels, {_by(chosen['field_of_view_mm'], '.0f')} mm"
+    chosen = record.patch_sizes[FULLRES]
+    filled, fitting, taken = record.filled_patch_size, record.fitting_patch_size, chosen.patch_size
+    yield f"  patch             {_by(taken, 'd')} voxels, {_by(chosen.field_of_view_mm, '.0f')} mm"
     yield (
         f"    images          fill {_by(filled, 'd')}: per axis the largest size that is expected to hold at least "
         f"{MIN_REAL_SHARE:.0%} image, or the smallest"
     )
     fits = "which fits" if fitting == filled else f"shrunk to {_by(fitting, 'd')} to fit"
-    yield f"    GPU             {fits} {record['gpu_memory_target']:g} GB with 2 in a batch"
+    yield f"    GPU             {fits} {record.gpu_memory_target:g} GB with 2 in a batch"
     yield f"    lesions         {_lesion(record, fitting, taken)}"
     yield f"  batch             {_batch(record)}"
 
 
-def _lesion(record: Mapping[str, Any], fitting: Sequence[int], taken: Sequence[int]) -> str:
-    lesion = record["largest_lesion"]
+def _lesion(record: PlanningRecord, fitting: Sequence[int], taken: Sequence[int]) -> str:
+    lesion = record.largest_lesion
     if lesion is None:
         return "none"
-    extent = f"up to {_by(lesion['extent_mm'], '.0f')} mm"
+    extent = f"up to {_by(lesion.extent_mm, '.0f')} mm"
     return f"{extent}: the patch stays" if taken == fitting else f"{extent}: the patch grows to {_by(taken, 'd')}"
 
 
-def _batch(record: Mapping[str, Any]) -> str:
-    needs = (f"{record['patch_sizes'][name]['batch_memory_gb']:.1f} GB for {name}" for name in (FULLRES, CUBIC))
-    if record["batch_size"] < min(record["batch_size_limits"]):
-        why = f"as many as {record['gpu_memory_target']:g} GB hold of either patch"
+def _batch(record: PlanningRecord) -> str:
+    needs = (f"{record.patch_sizes[name].batch_memory_gb:.1f} GB for {name}" for name in (FULLRES, CUBIC))
+    if record.batch_size < min(record.batch_size_limits):
+        why = f"as many as {record.gpu_memory_target:g} GB hold of either patch"
     else:
         why = "as many as make 5 % of the dataset, at least 2"
-    return f"{record['batch_size']}: {why}; {', '.join(needs)}"
+    return f"{record.batch_size}: {why}; {', '.join(needs)}"
 
 
-def _table_lines(record: Mapping[str, Any]) -> Iterator[str]:
+def _table_lines(record: PlanningRecord) -> Iterator[str]:
     """Yield the candidates with what padding costs them; what is planned is marked."""
-    planned = {name: account["patch_size"] for name, account in record["patch_sizes"].items()}
-    accounts = {tuple(account["patch_size"]): account for account in record["alternatives"]}
-    for account in record["patch_sizes"].values():
-        accounts.setdefault(tuple(account["patch_size"]), account)
+    accounts: dict[Size, CandidatePatch] = {account.patch_size: account for account in record.alternatives}
+    for planned in record.patch_sizes.values():
+        accounts.setdefault(planned.patch_size, planned)
     yield "  expected of tiles in prediction, by stage of the encoder:"
     yield TABLE.format("", "patch", "image", "real tokens", "dilution if uniform", "GB", "mm").rstrip()
     for size, account in accounts.items():
         columns = [
-            "".join(MARKS[name] for name, patch_size in planned.items() if tuple(patch_size) == size),
+            "".join(MARKS[name] for name, taken in record.patch_sizes.items() if taken.patch_size == size),
             _by(size, "d"),
-            f"{account['real_volume_share']:.2f}",
-            _stages(account["real_token_fraction"]),
-            _stages(account["uniform_adi"]),
-            f"{account['memory_gb']:.1f}",
-            _by(account["field_of_view_mm"], ".0f"),
+            f"{account.real_volume_share:.2f}",
+            _stages(account.real_token_fraction),
+            _stages(account.uniform_adi),
+            f"{account.memory_gb:.1f}",
+            _by(account.field_of_view_mm, ".0f"),
         ]
         yield TABLE.format(*columns).rstrip()
     yield f"  {MARKS[FULLRES]} {FULLRES}, the patch that was taken; {MARKS[CUBIC]} {CUBIC}, the size of pretraining"
     yield "  GB of a GPU for training with 2 in a batch, as counted on tensors without data; mm: field of view"
 
 
-def _crop_lines(record: Mapping[str, Any]) -> Iterator[str]:
+def _crop_lines(record: PlanningRecord) -> Iterator[str]:
     """Yield what rotation and scaling change in training, and what scattered windows do."""
     yield "  expected of training crops, some of them rotated or scaled:"
-    for name, account in record["patch_sizes"].items():
-        crops = account["training"]
-        numbers = [_stages(crops["real_token_fraction"]), _stages(crops["uniform_adi"])]
-        size, share = _by(account["patch_size"], "d"), f"{crops['real_volume_share']:.2f}"
+    for name, account in record.patch_sizes.items():
+        crops = account.training
+        numbers = [_stages(crops.real_token_fraction), _stages(crops.uniform_adi)]
+        size, share = _by(account.patch_size, "d"), f"{crops.real_volume_share:.2f}"
         yield TABLE.format(MARKS[name], size, share, *numbers, "", "").rstrip()
-    if any(any(account["scattered_padding_share"]) for account in record["patch_sizes"].values()):
+    if any(any(account.scattered_padding_share) for account in record.patch_sizes.values()):
         yield "  share of real positions that are updated for a padding query (windows are put back scattered):"
-        for name, account in record["patch_sizes"].items():
-            shares = _stages(account["scattered_padding_share"])
-            yield TABLE.format(MARKS[name], _by(account["patch_size"], "d"), "", shares, "", "", "").rstrip()
+        for name, account in record.patch_sizes.items():
+            shares = _stages(account.scattered_padding_share)
+            yield TABLE.format(MARKS[name], _by(account.patch_size, "d"), "", shares, "", "", "").rstrip()
 
 
 def _stages(values: Sequence[float]) -> str:

@@ -20,9 +20,20 @@ from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL, PREPARED_WINDOW
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained import PretrainedReport, load_pretrained, read_weights
+from rectal_nnformer.nnunet.layout import (
+    CHECKPOINT_FINAL,
+    DATASET_FINGERPRINT,
+    DATASET_JSON,
+    FOLD_PREFIX,
+    PLANS_JSON,
+    PROGRESS_PNG,
+    SUMMARY_JSON,
+    VALIDATION,
+)
 from rectal_nnformer.nnunet.names import FULLRES, RECORD_KEY, TRAINER_FAMILIES
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.backbones import BACKBONES
-from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE
+from rectal_nnformer.planning.memory import MIN_BATCH_SIZE
 from rectal_nnformer.planning.planner import LINEAR, NETWORK_CLASS
 from rectal_nnformer.utils.files import staged_folder, write_json
 
@@ -33,6 +44,8 @@ ARGUMENT_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Names under which training scripts store a value in a checkpoint's arguments; the first ones present count. Sizes and
 spacings are in the order x, y, z."""
+
+FOLD = f"{FOLD_PREFIX}0"
 
 BACKBONE_MARKERS = (("layers1c.", "swin_unetr_v2"), ("swinViT.", "swin_unetr"), ("transformer.", "smit"))
 """Parts of parameter names that tell the backbone; the first one found counts."""
@@ -51,7 +64,7 @@ class ImportedModel:
     """
 
     network: PlannedNetwork
-    plans: dict[str, Any]
+    plans: Plans
     dataset_json: dict[str, Any]
     trainer: str
     report: PretrainedReport
@@ -59,7 +72,7 @@ class ImportedModel:
     @property
     def folder_name(self) -> str:
         """Name of the model's folder in nnUNet_results/DatasetXXX_Name."""
-        return f"{self.trainer}__{self.plans['plans_name']}__{FULLRES}"
+        return f"{self.trainer}__{self.plans.name}__{FULLRES}"
 
 
 def read_model(
@@ -100,7 +113,7 @@ def read_model(
     configuration = prepared_configuration(backbone, patch, millimetres, [[low, high]] * channels)
     network = PlannedNetwork(channels, heads, **configuration["architecture"]["arch_kwargs"])
     report = load_pretrained(network.backbone, path)
-    plans = prepared_plans(backbone, configuration, {"imported_from": path.name, "md5": report.md5})
+    plans = Plans.of(prepared_plans(backbone, configuration, {"imported_from": path.name, "md5": report.md5}))
     return ImportedModel(
         network, plans, prepared_dataset_json(channels, heads), f"{TRAINER_FAMILIES[backbone]}_Base", report
     )
@@ -117,7 +130,7 @@ def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
     Raises:
         RectalError: `folder` holds something already.
     """
-    plans = {**model.plans, "dataset_name": dataset_name}
+    plans = {**model.plans.content, "dataset_name": dataset_name}
     checkpoint = {
         "network_weights": model.network.state_dict(),
         "trainer_name": model.trainer,
@@ -127,23 +140,23 @@ def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
     }
     try:
         with staged_folder(folder) as temporary:
-            write_json(temporary / "plans.json", plans)
-            write_json(temporary / "dataset.json", model.dataset_json)
-            (temporary / "fold_0/validation").mkdir(parents=True)
-            torch.save(checkpoint, temporary / "fold_0/checkpoint_final.pth")
-            _write_traces_of_training(temporary, f"Imported from {model.plans[RECORD_KEY]['imported_from']}")
+            write_json(temporary / PLANS_JSON, plans)
+            write_json(temporary / DATASET_JSON, model.dataset_json)
+            (temporary / FOLD / VALIDATION).mkdir(parents=True)
+            torch.save(checkpoint, temporary / FOLD / CHECKPOINT_FINAL)
+            _write_traces_of_training(temporary, f"Imported from {model.plans.record['imported_from']}")
     except FileExistsError:
         raise RectalError(f"{folder} exists and is not empty. Name another folder or remove it.") from None
 
 
 def _write_traces_of_training(folder: Path, note: str) -> None:
     """Write what a training leaves beside a checkpoint, empty but for a note; nnU-Net's export to zip insists on it."""
-    write_json(folder / "dataset_fingerprint.json", {"note": note, "spacings": [], "shapes_after_crop": []})
+    write_json(folder / DATASET_FINGERPRINT, {"note": note, "spacings": [], "shapes_after_crop": []})
     summary = {"note": f"{note}; not validated here", "metric_per_case": [], "mean": {}, "foreground_mean": {}}
-    write_json(folder / "fold_0/validation/summary.json", summary)
+    write_json(folder / FOLD / VALIDATION / SUMMARY_JSON, summary)
     figure = Figure(figsize=(6, 1))
     figure.text(0.5, 0.5, f"{note}; no training took place here", ha="center", va="center")
-    figure.savefig(folder / "fold_0/progress.png")
+    figure.savefig(folder / FOLD / PROGRESS_PNG)
 
 
 def _stored_arguments(path: Path) -> Mapping[str, Any]:

@@ -6,36 +6,44 @@ are taken of what nnU-Net's preprocessing normalizes, the image cropped to its n
 The window of a prepared channel, which is not normalized, is known: [0, 800].
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
+    ImageNormalization,
+    NoNormalization,
+    ZScoreNormalization,
+)
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import Box
-from rectal_nnformer.planning.dataset import RawDataset
-from rectal_nnformer.planning.normalization import Window, normalization_scheme, normalize, with_known_windows
-from rectal_nnformer.utils.files import write_json
+from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL, PREPARED_WINDOW, within_window
+from rectal_nnformer.planning.dataset import TrainingDataset
+from rectal_nnformer.utils.files import read_json_if_whole, write_json
 
 FILE_NAME = "rectal_intensity_window.json"
 PERCENTILES = (0.0, 99.5)
 
+Window = list[list[float]]
+"""One [low, high] per channel, in units of the normalized image."""
 
-def load_intensity_window(dataset: RawDataset) -> dict[str, Any] | None:
-    """Return the content of the dataset's window file; None where it is missing, unreadable or outdated."""
+
+def load_intensity_window(dataset: TrainingDataset) -> Window | None:
+    """Return the window of a dataset; None where its file is missing, unreadable or outdated."""
+    content = read_json_if_whole(dataset.preprocessed.path / FILE_NAME) or {}
     try:
-        content = json.loads((dataset.preprocessed / FILE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        window = TypeAdapter(Window).validate_python(content.get("window"))
+    except ValidationError:
         return None
-    return content if content.get("raw_signature") == dataset.signature() else None
+    return window if content.get("raw_signature") == dataset.signature() else None
 
 
-def write_intensity_window(dataset: RawDataset, measured: dict[str, Window], signature: str) -> dict[str, Any]:
-    """Write the window file into the preprocessed dataset and return its content.
+def write_intensity_window(dataset: TrainingDataset, measured: dict[str, Window], signature: str) -> Window:
+    """Write the window file into the preprocessed dataset and return the window.
 
     Keys: `window`, one [low, high] per channel; `percentiles`; `cases`, the same per case; `raw_signature`.
 
@@ -46,15 +54,16 @@ def write_intensity_window(dataset: RawDataset, measured: dict[str, Window], sig
     """
     prepared = dataset.prepared_channels
     medians = np.median(list(measured.values()), axis=0).tolist()
+    window = with_known_windows(medians, prepared)
     content = {
-        "window": with_known_windows(medians, prepared),
+        "window": window,
         "percentiles": PERCENTILES,
         "normalization": [normalization_scheme(known).__name__ for known in prepared],
         "cases": measured,
         "raw_signature": signature,
     }
-    write_json(dataset.preprocessed / FILE_NAME, content)
-    return content
+    write_json(dataset.preprocessed.path / FILE_NAME, content)
+    return window
 
 
 @dataclass(frozen=True)
@@ -110,3 +119,29 @@ def read_normalized(case: str, images: list[str], reader: type, prepared: Sequen
 def case_percentiles(image: NormalizedImage) -> Window:
     """Return the 0th and 99.5th percentile of each channel of a case."""
     return [np.percentile(channel, PERCENTILES).tolist() for channel in image.data]
+
+
+def normalization_scheme(prepared: bool) -> type[ImageNormalization]:
+    """Return nnU-Net's normalization of a channel."""
+    return NoNormalization if prepared else ZScoreNormalization
+
+
+def normalize(case: str, channel: NDArray[np.floating], prepared: bool) -> NDArray[np.floating]:
+    """Return a channel (z, y, x) of a case as nnU-Net's preprocessing normalizes it.
+
+    Raises:
+        RectalError: The channel is called prepared, but its intensities are not those of a prepared volume.
+    """
+    low, high = PREPARED_WINDOW
+    if prepared and not within_window(channel.min(), channel.max()):
+        raise RectalError(
+            f"Case {case}: dataset.json calls a channel '{PREPARED_CHANNEL}', which stands for intensities from "
+            f"{low:g} to {high:g}, but they reach from {channel.min():g} to {channel.max():g}. Prepare it, or give the "
+            "channel another name to have it normalized."
+        )
+    return normalization_scheme(prepared)(use_mask_for_norm=False, intensityproperties={}).run(channel)
+
+
+def with_known_windows(measured: Window, prepared: Sequence[bool]) -> Window:
+    """Return measured windows, those of prepared channels replaced by the window of preparation."""
+    return [list(PREPARED_WINDOW) if known else window for known, window in zip(prepared, measured, strict=True)]

@@ -1,18 +1,20 @@
-"""What new plans put out of use: older plans of the same name, data preprocessed for those, folds trained by them.
+"""Warn about outdated plans, data and folds: those of older plans whose name new plans take.
 
 nnU-Net replaces plans without a word, and a training reads them as they are when it starts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.augmentation.settings import AUGMENTATION_KEY
-from rectal_nnformer.nnunet.layout import folder_variables
-from rectal_nnformer.nnunet.names import FULLRES, RECORD_KEY
-from rectal_nnformer.planning.dataset import RawDataset
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.layout import ModelFolder, folder_variables
+from rectal_nnformer.nnunet.names import FULLRES
+from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.planning.explanation import wrapped
-from rectal_nnformer.planning.preprocessing import data_folder, is_preprocessed, read_json
+from rectal_nnformer.planning.preprocessing import data_folder, is_preprocessed
 
 MOST_CHARACTERS = 60
 """Longer values are not shown: that they differ is enough."""
@@ -22,18 +24,16 @@ _DERIVED = ("architecture", "data_identifier", "median_image_size_in_voxels")
 
 _PREPROCESS = "Run 'rectal_nnformer plan_and_preprocess' with the same options before training."
 
-Settings = Mapping[str, Any]
 
-
-def replacement_warnings(dataset: RawDataset, plans: Settings) -> Iterator[str]:
-    """Yield what does not fit plans that are about to be written.
+def outdated_warnings(dataset: TrainingDataset, plans: Plans) -> Iterator[str]:
+    """Warn about what does not fit plans that are about to be written.
 
     Args:
         dataset: The raw dataset.
         plans: The new plans.
     """
-    path, folder = dataset.preprocessed / f"{plans['plans_name']}.json", data_folder(dataset, plans, FULLRES)
-    if path.is_file() and (differences := differing_settings(read_json(path), plans)):
+    path, folder = dataset.preprocessed.plans_file(plans.name), data_folder(dataset, plans, FULLRES)
+    if path.is_file() and (differences := differing_settings(path, plans)):
         yield (
             f"{path} was there and is replaced. Different, sizes as in the file: {'; '.join(differences)}. To keep "
             "both, plan again with -overwrite_plans_name NAME, and once as before for the old ones."
@@ -57,18 +57,18 @@ def print_warning(warning: str) -> None:
     print(wrapped(f"WARNING: {warning}"))
 
 
-def differing_settings(old: Any, new: Settings) -> list[str]:
+def differing_settings(path: Path, plans: Plans) -> list[str]:
     """Return the settings on which data or training depend and in which plans differ, with both values if short.
 
     Args:
-        old: Content of a plans file, which may be damaged or something else.
-        new: Plans.
+        path: A plans file, which may be damaged or something else.
+        plans: The new plans.
     """
     try:
-        before = dict(_settings(old))
-    except (AttributeError, KeyError, TypeError):
+        before = dict(_settings(Plans.read(path)))
+    except RectalError:
         return ["everything, it cannot be read as plans"]
-    after = dict(_settings(new))
+    after = dict(_settings(plans))
     return [
         _difference(key, before.get(key), after.get(key))
         for key in {**after, **before}
@@ -76,11 +76,11 @@ def differing_settings(old: Any, new: Settings) -> list[str]:
     ]
 
 
-def _settings(plans: Settings) -> Iterator[tuple[str, Any]]:
+def _settings(plans: Plans) -> Iterator[tuple[str, Any]]:
     """Yield the settings with names that tell the configuration."""
-    yield from ((key, plans.get(key)) for key in ("image_reader_writer", "transpose_forward"))
-    yield AUGMENTATION_KEY, plans.get(RECORD_KEY, {}).get(AUGMENTATION_KEY)
-    for name, configuration in plans["configurations"].items():
+    yield from ((key, plans.content.get(key)) for key in ("image_reader_writer", "transpose_forward"))
+    yield AUGMENTATION_KEY, plans.record.get(AUGMENTATION_KEY)
+    for name, configuration in plans.content["configurations"].items():
         network = configuration.get("architecture", {}).get("arch_kwargs", {})
         for key, value in {**configuration, **network}.items():
             if key not in _DERIVED:
@@ -92,15 +92,16 @@ def _difference(key: str, before: Any, after: Any) -> str:
     return f"{key} {values}" if len(values) <= MOST_CHARACTERS else key
 
 
-def _folds_of_other_plans(dataset_name: str, plans: Settings) -> list[str]:
+def _folds_of_other_plans(dataset_name: str, plans: Plans) -> list[str]:
     """Return the trained folds of models under the name of the plans whose own plans are others, as MODEL/fold_X."""
     if "nnUNet_results" not in folder_variables():
         return []
     results = Path(folder_variables()["nnUNet_results"]) / dataset_name
+    models = filter(None, map(ModelFolder.parse, sorted(results.glob(f"*__{plans.name}__*"))))
     return [
         f"{model.name}/{fold.name}"
-        for model in sorted(results.glob(f"*__{plans['plans_name']}__*"))
-        if (model / "plans.json").is_file() and differing_settings(read_json(model / "plans.json"), plans)
-        for fold in sorted(model.glob("fold_*"))
-        if any(fold.glob("checkpoint_*.pth"))
+        for model in models
+        if model.plans_file.is_file() and differing_settings(model.plans_file, plans)
+        for fold in model.folds()
+        if fold.checkpoints()
     ]

@@ -1,4 +1,4 @@
-"""The choice of patch and batch: what the images fill, what the GPU holds, what the lesions need, in this order."""
+"""Choose patch and batch: what the images fill, then what the GPU holds, then what the lesions need."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,24 +11,12 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
 from rectal_nnformer.planning import rules
 from rectal_nnformer.planning.backbones import Backbone
-from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE, MemoryTarget
+from rectal_nnformer.planning.memory import MIN_BATCH_SIZE, MemoryTarget
+from rectal_nnformer.planning.record import LargestLesion
 
 
 @dataclass(frozen=True)
-class Lesion:
-    """The largest lesion of a dataset on each axis.
-
-    Attributes:
-        extent_mm: Extent (x, y, z), mm; the largest on each axis, be it of different lesions.
-        cases: The case in which the largest is, per axis.
-    """
-
-    extent_mm: tuple[float, ...]
-    cases: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Choice:
+class PatchChoice:
     """Patches and batch size, and how they came about; sizes are voxels per axis (x, y, z).
 
     Attributes:
@@ -48,9 +36,9 @@ class Choice:
     batch_limits: tuple[int, int]
 
 
-def choose(
-    extents: ArrayLike, backbone: Backbone, memory: MemoryTarget, lesion: Lesion | None, spacing: Sequence[float]
-) -> Choice:
+def choose_patch_and_batch(
+    extents: ArrayLike, backbone: Backbone, memory: MemoryTarget, lesion: LargestLesion | None, spacing: Sequence[float]
+) -> PatchChoice:
     """Choose patches and batch size for a cohort.
 
     The batch is nnU-Net's: as large as the GPU holds, at most 5 % of the dataset, never below 2. It is planned for both
@@ -79,15 +67,15 @@ def choose(
     cubic = (backbone.largest,) * 3
     limits = (rules.batch_size_limit(patch_size, extents), rules.batch_size_limit(cubic, extents))
     batch_sizes = [memory.largest_batch(size, n) for size, n in zip((patch_size, cubic), limits, strict=True)]
-    return Choice(filled, fitting, patch_size, cubic, min(batch_sizes), limits)
+    return PatchChoice(filled, fitting, patch_size, cubic, min(batch_sizes), limits)
 
 
-def needed_voxels(lesion: Lesion, spacing: Sequence[float]) -> list[float]:
+def needed_voxels(lesion: LargestLesion, spacing: Sequence[float]) -> list[float]:
     """Return the voxels per axis that the largest lesion takes with its margin, for spacing (x, y, z) in mm."""
     return [(extent + rules.LESION_MARGIN) / mm for extent, mm in zip(lesion.extent_mm, spacing, strict=True)]
 
 
-def largest_lesion(fingerprint: Mapping[str, Any]) -> Lesion | None:
+def largest_lesion(fingerprint: Mapping[str, Any]) -> LargestLesion | None:
     """Return the largest lesion of a tumour fingerprint; None where it holds none."""
     lesions = [
         (case, lesion["extent_mm"]) for case, record in fingerprint["cases"].items() for lesion in record["lesions"]
@@ -96,4 +84,4 @@ def largest_lesion(fingerprint: Mapping[str, Any]) -> Lesion | None:
         return None
     extents = np.array([extent for _, extent in lesions])
     cases = tuple(lesions[int(row)][0] for row in extents.argmax(axis=0))
-    return Lesion(tuple(extents.max(axis=0).tolist()), cases)
+    return LargestLesion(tuple(extents.max(axis=0).tolist()), cases)

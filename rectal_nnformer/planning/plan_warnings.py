@@ -1,11 +1,12 @@
-"""Warnings where a dataset is unlike what the method is for, or where a plan could not do what it should."""
+"""Warn about datasets that the method is not made for, and about plans that fall short of its rules."""
 
 from collections.abc import Iterator, Sequence
 
 from rectal_nnformer.planning import rules
-from rectal_nnformer.planning.dataset import RawDataset
-from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE, MemoryTarget
-from rectal_nnformer.planning.patch_choice import Choice, Lesion, needed_voxels
+from rectal_nnformer.planning.dataset import TrainingDataset
+from rectal_nnformer.planning.memory import MIN_BATCH_SIZE, MemoryTarget
+from rectal_nnformer.planning.patch_choice import PatchChoice, needed_voxels
+from rectal_nnformer.planning.record import LargestLesion
 
 FEW_CASES = 20
 NUM_FOLDS = 5
@@ -14,15 +15,15 @@ ISOTROPIC_RATIO = 1.5
 """Below this ratio of the largest to the smallest median spacing a dataset counts as isotropic."""
 
 
-def dataset_cautions(dataset: RawDataset, median_spacing: Sequence[float]) -> Iterator[str]:
-    """Yield what of a dataset is unlike thick-sliced MRI of some tens of patients.
+def dataset_warnings(dataset: TrainingDataset, median_spacing: Sequence[float]) -> Iterator[str]:
+    """Warn where a dataset is not thick-sliced MRI of some tens of patients.
 
     Args:
         dataset: The raw dataset.
         median_spacing: mm, in any order.
     """
     number = len(dataset.cases)
-    has_folds = any((folder / "splits_final.json").is_file() for folder in (dataset.folder, dataset.preprocessed))
+    has_folds = dataset.raw.splits.is_file() or dataset.preprocessed.splits.is_file()
     if number < NUM_FOLDS and not has_folds:
         yield (
             f"{number} training cases and no splits_final.json: nnU-Net cannot make its {NUM_FOLDS} folds. Train "
@@ -49,8 +50,8 @@ def dataset_cautions(dataset: RawDataset, median_spacing: Sequence[float]) -> It
         )
 
 
-def lesion_cautions(choice: Choice, lesion: Lesion | None, spacing: Sequence[float]) -> Iterator[str]:
-    """Yield on which axes the largest lesion has not the room it should have in the patch that the images fill.
+def lesion_warnings(choice: PatchChoice, lesion: LargestLesion | None, spacing: Sequence[float]) -> Iterator[str]:
+    """Warn where the patch that the images fill is too short for the largest lesion and its margin.
 
     Args:
         choice: The patches.
@@ -72,8 +73,8 @@ def lesion_cautions(choice: Choice, lesion: Lesion | None, spacing: Sequence[flo
             yield f"The patch has only {after:.0f} mm along {'xyz'[axis]}: {extent}. Check the case's mask."
 
 
-def memory_cautions(choice: Choice, memory: MemoryTarget) -> Iterator[str]:
-    """Yield which patch does not fit the GPU."""
+def memory_warnings(choice: PatchChoice, memory: MemoryTarget) -> Iterator[str]:
+    """Warn about patches that do not fit the GPU."""
     if choice.fitting != choice.filled:
         wanted, got = (" x ".join(map(str, size)) for size in (choice.filled, choice.fitting))
         yield (

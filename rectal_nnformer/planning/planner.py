@@ -15,18 +15,19 @@ from rectal_nnformer.augmentation.settings import AUGMENTATION_KEY, PUBLISHED
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
 from rectal_nnformer.nnunet.names import CUBIC, FULLRES, RECORD_KEY
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import accounting, rules
 from rectal_nnformer.planning.backbones import Backbone, resolve_backbone
-from rectal_nnformer.planning.dataset import RawDataset, open_raw_dataset
+from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
 from rectal_nnformer.planning.explanation import describe_plans, explanation_file
 from rectal_nnformer.planning.fingerprint import describe_outliers, load_tumor_fingerprint, plan_augmentation
-from rectal_nnformer.planning.gpu_memory import MIN_BATCH_SIZE, memory_target
-from rectal_nnformer.planning.intensity_window import load_intensity_window
-from rectal_nnformer.planning.normalization import Window, normalization_scheme
-from rectal_nnformer.planning.outdated import print_warning, replacement_warnings
-from rectal_nnformer.planning.patch_choice import Choice, Lesion, choose, largest_lesion
-from rectal_nnformer.planning.plan_warnings import dataset_cautions, lesion_cautions, memory_cautions
+from rectal_nnformer.planning.intensity_window import Window, load_intensity_window, normalization_scheme
+from rectal_nnformer.planning.memory import MIN_BATCH_SIZE, memory_target
+from rectal_nnformer.planning.outdated import outdated_warnings, print_warning
+from rectal_nnformer.planning.patch_choice import PatchChoice, choose_patch_and_batch, largest_lesion
+from rectal_nnformer.planning.plan_warnings import dataset_warnings, lesion_warnings, memory_warnings
 from rectal_nnformer.planning.preprocessing import copy_dataset_json, copy_patients, copy_splits
+from rectal_nnformer.planning.record import LargestLesion
 from rectal_nnformer.utils.files import write_json, write_text
 
 NETWORK_CLASS = "rectal_nnformer.networks.adapter.PlannedNetwork"
@@ -96,28 +97,29 @@ class RectalExperimentPlanner(ExperimentPlanner):
 
     def plan_experiment(self) -> dict[str, Any]:
         """Plan, write dataset.json and the plans into the preprocessed dataset, and return the plans."""
-        self.plans = self.make_plans()
-        self.save_plans(self.plans)
+        plans = self.make_plans()
+        self.save_plans(plans)
+        self.plans = plans.content
         return self.plans
 
-    def save_plans(self, plans: dict[str, Any], warn: Callable[[str], None] = print_warning) -> None:
+    def save_plans(self, plans: Plans, warn: Callable[[str], None] = print_warning) -> None:
         """Write dataset.json, the plans and what explains them; unlike nnU-Net, keep nothing of older plans.
 
         Args:
             plans: What `make_plans` returned.
-            warn: Told of everything that the plans put out of use.
+            warn: Called with each warning about plans, data and folds that the new plans make outdated.
         """
-        warnings = list(replacement_warnings(self.raw, plans))
+        warnings = list(outdated_warnings(self.raw, plans))
         copy_dataset_json(self.raw)
         copy_patients(self.raw)
-        plans_file = self.raw.preprocessed / f"{self.plans_identifier}.json"
+        plans_file = self.raw.preprocessed.plans_file(self.plans_identifier)
         write_text(explanation_file(plans_file), describe_plans(plans) + "\n")
-        write_json(plans_file, plans)
+        write_json(plans_file, plans.content)
         print(f"Plans were saved to {plans_file}")
         for warning in warnings:
             warn(warning)
 
-    def make_plans(self) -> dict[str, Any]:
+    def make_plans(self) -> Plans:
         """Return the plans without writing anything."""
         forward, backward = ([int(axis) for axis in axes] for axes in self.determine_transpose())
         spacings = np.asarray(self.dataset_fingerprint["spacings"], dtype=float)
@@ -127,8 +129,8 @@ class RectalExperimentPlanner(ExperimentPlanner):
         extents = self._extents()
         spacing = self.determine_fullres_target_spacing()[::-1].tolist()
         lesion = largest_lesion(self.tumor_fingerprint)
-        choice = choose(extents, self.backbone, self.memory, lesion, spacing)
-        return {
+        choice = choose_patch_and_batch(extents, self.backbone, self.memory, lesion, spacing)
+        content = {
             "dataset_name": self.raw.name,
             "plans_name": self.plans_identifier,
             "original_median_spacing_after_transp": np.median(spacings, axis=0)[forward].tolist(),
@@ -147,8 +149,11 @@ class RectalExperimentPlanner(ExperimentPlanner):
             ],
             RECORD_KEY: self._record(choice, lesion, extents),
         }
+        return Plans.of(content)
 
-    def _fullres_configuration(self, choice: Choice, extents: NDArray[np.int_], forward: list[int]) -> dict[str, Any]:
+    def _fullres_configuration(
+        self, choice: PatchChoice, extents: NDArray[np.int_], forward: list[int]
+    ) -> dict[str, Any]:
         """Return the configuration `3d_fullres`; sizes (x, y, z) go into the order in which arrays are stored."""
         normalization, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
         data, data_kwargs, segmentation, segmentation_kwargs = self.determine_resampling()
@@ -181,7 +186,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
             "batch_dice": False,
         }
 
-    def _record(self, choice: Choice, lesion: Lesion | None, extents: NDArray[np.int_]) -> dict[str, Any]:
+    def _record(self, choice: PatchChoice, lesion: LargestLesion | None, extents: NDArray[np.int_]) -> dict[str, Any]:
         """Return why the plans are as they are; all sizes and spacings in the order (x, y, z)."""
         spacings = np.asarray(self.dataset_fingerprint["spacings"], dtype=float)
         spacing = self.determine_fullres_target_spacing()[::-1].tolist()
@@ -207,10 +212,10 @@ class RectalExperimentPlanner(ExperimentPlanner):
                 self._account(patch_size, extents) for patch_size in rules.candidate_patch_sizes(self.backbone)
             ],
             "warnings": [
-                *dataset_cautions(self.raw, median_spacing),
+                *dataset_warnings(self.raw, median_spacing),
                 *describe_outliers(self.tumor_fingerprint),
-                *memory_cautions(choice, self.memory),
-                *lesion_cautions(choice, lesion, spacing),
+                *memory_warnings(choice, self.memory),
+                *lesion_warnings(choice, lesion, spacing),
             ],
         }
 
@@ -224,7 +229,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
             "memory_gb": self.memory.required(patch_size, MIN_BATCH_SIZE),
         }
 
-    def _full_account(self, patch_size: Size, extents: NDArray[np.int_], choice: Choice) -> dict[str, Any]:
+    def _full_account(self, patch_size: Size, extents: NDArray[np.int_], choice: PatchChoice) -> dict[str, Any]:
         return {
             **self._account(patch_size, extents),
             "batch_memory_gb": self.memory.required(patch_size, choice.batch_size),
@@ -286,7 +291,7 @@ def _stored_order(sizes: Sequence[Any], transpose_forward: Sequence[int]) -> lis
     return [array_order[axis] for axis in transpose_forward]
 
 
-def _required_measurements(dataset: RawDataset) -> tuple[Window, dict[str, Any]]:
+def _required_measurements(dataset: TrainingDataset) -> tuple[Window, dict[str, Any]]:
     """Return the intensity window and the tumour fingerprint."""
     window, fingerprint = load_intensity_window(dataset), load_tumor_fingerprint(dataset)
     if window is None or fingerprint is None:
@@ -294,8 +299,7 @@ def _required_measurements(dataset: RawDataset) -> tuple[Window, dict[str, Any]]
             f"{dataset.name} has no intensity window or tumour fingerprint, or its raw data have changed since. "
             f"Run 'rectal_nnformer plan -d {dataset.dataset_id} --backbone ...'."
         )
-    bounds: Window = window["window"]
-    return bounds, fingerprint
+    return window, fingerprint
 
 
 def _checked_spacing(spacing: Sequence[float] | None) -> list[float] | None:

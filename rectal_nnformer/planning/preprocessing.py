@@ -6,9 +6,8 @@ renamed when complete; then a record of what was preprocessed is written beside 
 again, whichever backbone they were made for.
 """
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,33 +16,33 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_data
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
-from rectal_nnformer.planning.dataset import RawDataset
-from rectal_nnformer.utils.files import staged_file, staged_folder, write_json
+from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.planning.dataset import TrainingDataset
+from rectal_nnformer.utils.files import read_json_if_whole, staged_file, staged_folder, write_json
 
-REFERENCE_FOLDER = "gt_segmentations"
 _NOT_DATA = ("patch_size", "batch_size", "median_image_size_in_voxels", "architecture", "batch_dice")
 """Keys of a configuration on which the preprocessed data do not depend."""
 
 
-def copy_dataset_json(dataset: RawDataset) -> None:
+def copy_dataset_json(dataset: TrainingDataset) -> None:
     """Copy dataset.json into the preprocessed dataset, where nnU-Net looks for it."""
-    _copy(dataset.folder / "dataset.json", dataset.preprocessed / "dataset.json")
+    _copy(dataset.raw.dataset_json, dataset.preprocessed.dataset_json)
 
 
-def copy_patients(dataset: RawDataset) -> None:
+def copy_patients(dataset: TrainingDataset) -> None:
     """Copy patients.csv, if there is one, into the preprocessed dataset, where the evaluation looks for it."""
-    source = dataset.folder / PATIENTS_FILE
+    source = dataset.raw.path / PATIENTS_FILE
     if source.is_file():
-        _copy(source, dataset.preprocessed / PATIENTS_FILE)
+        _copy(source, dataset.preprocessed.path / PATIENTS_FILE)
 
 
-def copy_splits(dataset: RawDataset) -> None:
+def copy_splits(dataset: TrainingDataset) -> None:
     """Copy the raw dataset's folds into the preprocessed dataset unless they are there; nnU-Net trains by those.
 
     Raises:
         RectalError: The raw dataset's folds cannot be read, or differ from those in the preprocessed dataset.
     """
-    source, target = (folder / "splits_final.json" for folder in (dataset.folder, dataset.preprocessed))
+    source, target = dataset.raw.splits, dataset.preprocessed.splits
     if not source.is_file():
         return
     wanted, present = _read_folds(source), _read_folds(target)
@@ -58,16 +57,16 @@ def copy_splits(dataset: RawDataset) -> None:
         )
 
 
-def is_preprocessed(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> bool:
+def is_preprocessed(dataset: TrainingDataset, plans: Plans, configuration: str) -> bool:
     """Whether the data that a configuration refers to are complete and made from the raw dataset as it is now."""
     folder = data_folder(dataset, plans, configuration)
-    if read_json(_record_file(folder)) != _record(dataset, plans, configuration):
+    if read_json_if_whole(_record_file(folder)) != _record(dataset, plans, configuration):
         return False
     files = [folder / f"{case}{ending}" for case in dataset.cases for ending in (".b2nd", "_seg.b2nd", ".pkl")]
     return all(_size(path) for path in files) and not _outdated_references(dataset, missing_counts=True)
 
 
-def preprocess(dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int) -> None:
+def preprocess(dataset: TrainingDataset, plans: Plans, configuration: str, num_processes: int) -> None:
     """Run nnU-Net's preprocessing for one configuration, replacing the data of its folder.
 
     Args:
@@ -99,27 +98,27 @@ def _remove_data(folder: Path) -> None:
 
 
 @contextmanager
-def _temporary_plans(staged: Path, plans: dict[str, Any], configuration: str) -> Iterator[str]:
+def _temporary_plans(staged: Path, plans: Plans, configuration: str) -> Iterator[str]:
     """Write plans that direct nnU-Net's preprocessing into the folder `staged`; yield their name."""
     path = staged.with_name(f"{staged.name}.json")
-    redirected = {**plans["configurations"][configuration], "data_identifier": staged.name}
-    write_json(path, {**plans, "configurations": {configuration: redirected}})
+    redirected = {**plans.configuration(configuration).settings, "data_identifier": staged.name}
+    write_json(path, {**plans.content, "configurations": {configuration: redirected}})
     try:
         yield staged.name
     finally:
         path.unlink(missing_ok=True)
 
 
-def _record(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+def _record(dataset: TrainingDataset, plans: Plans, configuration: str) -> dict[str, Any]:
     """Return all that the preprocessed data depend on."""
-    settings = {key: value for key, value in plans["configurations"][configuration].items() if key not in _NOT_DATA}
-    axes = {key: plans[key] for key in ("image_reader_writer", "transpose_forward")}
+    settings = {key: s for key, s in plans.configuration(configuration).settings.items() if key not in _NOT_DATA}
+    axes = {key: plans.content[key] for key in ("image_reader_writer", "transpose_forward")}
     return {"raw_signature": dataset.signature(), "settings": {**axes, **settings}}
 
 
-def data_folder(dataset: RawDataset, plans: Mapping[str, Any], configuration: str) -> Path:
+def data_folder(dataset: TrainingDataset, plans: Plans, configuration: str) -> Path:
     """Return the folder of preprocessed data that a configuration refers to."""
-    return dataset.preprocessed / plans["configurations"][configuration]["data_identifier"]
+    return dataset.preprocessed.path / plans.configuration(configuration).data_identifier
 
 
 def _record_file(folder: Path) -> Path:
@@ -127,7 +126,7 @@ def _record_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}_source.json")
 
 
-def _outdated_references(dataset: RawDataset, missing_counts: bool = False) -> list[Path]:
+def _outdated_references(dataset: TrainingDataset, missing_counts: bool = False) -> list[Path]:
     """Return the copies of label files that are not those of the raw dataset, or only part of them.
 
     nnU-Net replaces a copy only if it is older than its source. It gives a copy its source's time when done, so one cut
@@ -136,7 +135,7 @@ def _outdated_references(dataset: RawDataset, missing_counts: bool = False) -> l
     outdated = []
     for case, files in dataset.cases.items():
         source = Path(files["label"]).stat()
-        copy = dataset.preprocessed / REFERENCE_FOLDER / f"{case}{dataset.dataset_json['file_ending']}"
+        copy = dataset.preprocessed.reference(case, dataset.dataset_json["file_ending"])
         if not copy.is_file():
             outdated += [copy] if missing_counts else []
         elif (copy.stat().st_size, int(copy.stat().st_mtime)) != (source.st_size, int(source.st_mtime)):
@@ -152,16 +151,8 @@ def _copy(source: Path, target: Path) -> None:
 def _read_folds(path: Path) -> list[dict[str, set[str]]] | None:
     """Return the cases of each fold; None for a file that is missing or not whole."""
     try:
-        return [{part: set(fold[part]) for part in ("train", "val")} for fold in read_json(path)]
+        return [{part: set(fold[part]) for part in ("train", "val")} for fold in read_json_if_whole(path)]
     except (TypeError, KeyError):
-        return None
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a file, None where it is missing or not whole."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
         return None
 
 

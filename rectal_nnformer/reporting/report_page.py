@@ -16,8 +16,9 @@ from markupsafe import Markup
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.summary import CohortDetection, detection_line
-from rectal_nnformer.nnunet.names import CUBIC, RECORD_KEY
+from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.planning.explanation import describe_plans
+from rectal_nnformer.planning.record import planning_record
 from rectal_nnformer.reporting import tables
 from rectal_nnformer.reporting.analyses import (
     ReuseOverFolds,
@@ -223,8 +224,9 @@ def _attention_series(model: ModelResults, stages: Sequence[StageOverFolds]) -> 
 
 def _planned_uniform_adi(model: ModelResults, configuration: str) -> Sequence[float] | None:
     """Return what the plans expect of uniform attention at each stage; None for plans of other software."""
-    accounts = model.plans.get(RECORD_KEY, {}).get("patch_sizes", {})
-    return accounts.get(configuration, {}).get("uniform_adi")
+    record = planning_record(model.plans)
+    account = record.patch_sizes.get(configuration) if record else None
+    return account.uniform_adi if account else None
 
 
 def _epochs_chart(model: ModelResults) -> tuple[Markup | None, str]:
@@ -297,12 +299,11 @@ def _matrix_chart(reuse: ReuseOverFolds) -> Markup:
 
 def _planned(model: ModelResults) -> list[tuple[str, Any]]:
     """Return what was planned and why; plans of other software, or of another version, may not tell."""
-    if RECORD_KEY not in model.plans:
+    if not model.plans.record:
         return [("text", "These plans were not made by rectal_nnformer and do not say why they are as they are.")]
-    try:
-        return _plan_blocks(describe_plans(model.plans, width=None))
-    except (KeyError, TypeError, ValueError):
+    if planning_record(model.plans) is None:
         return [("text", "Another version of rectal_nnformer made these plans; this one cannot tell them in words.")]
+    return _plan_blocks(describe_plans(model.plans, width=None))
 
 
 def _plan_blocks(text: str) -> list[tuple[str, Any]]:
@@ -331,7 +332,7 @@ def _training_settings(model: ModelResults) -> list[tuple[str, str | None]]:
     """Return what nnU-Net noted about the first fold's training; little of it is needed, and any of it may lack."""
     noted = read_json_if_whole(model.folder.fold(min(model.folds)).path / "debug.json") or {}
     settings = [(words, str(noted[name])) for name, words in SETTINGS.items() if noted.get(name) not in (None, "None")]
-    return [*settings, ("planned by rectal_nnformer", model.plans.get(RECORD_KEY, {}).get("version"))]
+    return [*settings, ("planned by rectal_nnformer", model.plans.record.get("version"))]
 
 
 def _version(package: str) -> str | None:

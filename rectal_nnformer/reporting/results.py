@@ -13,6 +13,7 @@ from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.nnunet.layout import ModelFolder, PreprocessedDataset, RawDataset
 from rectal_nnformer.nnunet.names import CUBIC
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.reporting.analyses import StageOverFolds, attention_over_folds, epochs_over_folds
 from rectal_nnformer.utils.files import read_json
 from rectal_nnformer.utils.records import Record
@@ -34,7 +35,7 @@ class ModelResults:
 
     folder: ModelFolder
     dataset_json: Mapping[str, Any]
-    plans: Mapping[str, Any]
+    plans: Plans
     folds: Mapping[int, CohortDetection]
     attention: Mapping[int, AttentionRecord]
     reuse: Mapping[int, ReuseRecord]
@@ -87,7 +88,7 @@ def read_results(path: Path) -> ModelResults:
     return ModelResults(
         folder=folder,
         dataset_json=read_json(folder.dataset_json, ("labels", "file_ending"), remedy),
-        plans=read_json(folder.plans_file, ("configurations",), remedy),
+        plans=Plans.read(folder.plans_file),
         folds=folds,
         attention=read_of_folds(read_attention, evaluated),
         reuse=read_of_folds(read_reuse, evaluated),

@@ -7,10 +7,10 @@ from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import PreprocessedDataset, find_plans
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.nnunet.preflight import check_device
 from rectal_nnformer.training.run_folds import TrainingJob
 from rectal_nnformer.training.trainer import RectalTrainer
-from rectal_nnformer.utils.files import read_json
 
 Splits = list[dict[str, list[str]]]
 """Names of the cases of each fold, under `train` and `val`."""
@@ -27,7 +27,7 @@ def check_can_train(job: TrainingJob, folds: Sequence[int], dataset: Preprocesse
         return
     trainer = find_trainer(job.model.trainer)
     if issubclass(trainer, RectalTrainer):
-        trainer.check_recipe(read_json(find_plans(dataset.path, job.model.plans)), job.model.configuration)
+        trainer.check_recipe(Plans.read(find_plans(dataset.path, job.model.plans)), job.model.configuration)
     check_device(job.device)
     to_start = [fold for fold in waiting if not job.model.fold(fold).checkpoints()]
     if to_start and issubclass(trainer, RectalTrainer) and trainer.pretrained:

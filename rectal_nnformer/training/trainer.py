@@ -36,6 +36,7 @@ from rectal_nnformer.networks.starting_weights import StartingWeights
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, PLANS_JSON, VALIDATION, PreprocessedDataset
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.patients import read_patients
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
 from rectal_nnformer.utils.files import staged_file
@@ -78,7 +79,8 @@ class RectalTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),
     ) -> None:
-        self.check_recipe(plans, configuration)
+        self._plans = Plans.of(plans)
+        self.check_recipe(self._plans, configuration)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = False
         self.initial_lr = 3e-4
@@ -91,7 +93,7 @@ class RectalTrainer(nnUNetTrainer):
         self._follower: EpochFollower | None = None
 
     @classmethod
-    def check_recipe(cls, plans: dict[str, Any], configuration: str) -> None:
+    def check_recipe(cls, plans: Plans, configuration: str) -> None:
         """Refuse plans or a configuration that this recipe cannot train, before any folder is made.
 
         Raises:
@@ -103,13 +105,13 @@ class RectalTrainer(nnUNetTrainer):
                 f"{trainer} trains on the planned, anisotropic patch and refuses the configuration {CUBIC}, whose "
                 "patch is the pretraining input. Use the configuration 3d_fullres, or a Base or TA trainer."
             )
-        arch_kwargs = PlansManager(plans).get_configuration(configuration).network_arch_init_kwargs
-        planned = arch_kwargs.get("backbone")
+        network = plans.configuration(configuration).network
+        planned = network.backbone if network else None
         if planned != cls.backbone:
             held = f"hold the backbone '{planned}'" if planned else "were not made by rectal_nnformer"
-            dataset_id = int(plans["dataset_name"][len("Dataset") :][:3])
+            dataset_id = int(plans.dataset_name[len("Dataset") :][:3])
             raise RectalError(
-                f"{trainer} needs plans with the backbone '{cls.backbone}', but the plans '{plans['plans_name']}' "
+                f"{trainer} needs plans with the backbone '{cls.backbone}', but the plans '{plans.name}' "
                 f"{held}. Run 'rectal_nnformer plan_and_preprocess -d {dataset_id} --backbone {cls.backbone}' and "
                 "name its plans with -p."
             )
@@ -197,14 +199,14 @@ class RectalTrainer(nnUNetTrainer):
         trained = {path.parent for path in plans_file.parent.glob(f"{FOLD_PREFIX}*/{CHECKPOINT_FINAL}")}
         if not trained - {Path(self.output_folder)} or not plans_file.is_file():
             return
-        theirs = PlansManager(str(plans_file))
-        configuration = theirs.get_configuration(self.configuration_name).configuration
-        same_axes = theirs.transpose_forward == self.plans_manager.transpose_forward
+        theirs, name = Plans.read(plans_file), self.configuration_name
+        same_axes = theirs.content["transpose_forward"] == self._plans.content["transpose_forward"]
         same_augmentation = (
-            augmentation_of_plans(theirs.plans, len(self._intensity_window)) == self._tumor_augmentation
+            augmentation_of_plans(theirs, len(self._intensity_window)) == self._tumor_augmentation
             or not self.tumor_aware
         )
-        if not same_axes or not same_augmentation or configuration != self.configuration_manager.configuration:
+        same_settings = theirs.configuration(name).settings == self._plans.configuration(name).settings
+        if not same_axes or not same_augmentation or not same_settings:
             raise RectalError(
                 f"Folds in {plans_file.parent} were trained by other plans than those of now. Move it away to train "
                 "all folds by the new plans, or plan under another name with -overwrite_plans_name."
@@ -354,7 +356,7 @@ class RectalTrainer(nnUNetTrainer):
 
     @property
     def _tumor_augmentation(self) -> TumorAugmentation:
-        return augmentation_of_plans(self.plans_manager.plans, len(self._intensity_window))
+        return augmentation_of_plans(self._plans, len(self._intensity_window))
 
     def _bare_network(self) -> PlannedNetwork:
         """Return the network without the wrappers of distributed training and compilation."""

@@ -6,18 +6,17 @@ the window once that is known; the change of units is linear, so no case is read
 `documentation/reference/fingerprint.md` describes the content.
 """
 
-import json
 from typing import Any
 
 from rectal_nnformer.imaging.masks import MIN_VOXELS, tumor_labels
-from rectal_nnformer.planning.dataset import RawDataset
+from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.planning.fingerprint.cases import CaseFiles, measure_case
 from rectal_nnformer.planning.fingerprint.clusters import cluster_appearance
 from rectal_nnformer.planning.fingerprint.distributions import describe_dataset
 from rectal_nnformer.planning.fingerprint.lesions import RING_MM, in_window_units
 from rectal_nnformer.planning.fingerprint.outliers import find_outliers
 from rectal_nnformer.planning.intensity_window import Window, write_intensity_window
-from rectal_nnformer.utils.files import write_json
+from rectal_nnformer.utils.files import read_json_if_whole, write_json
 from rectal_nnformer.utils.parallel import map_with_progress
 
 FILE_NAME = "rectal_fingerprint.json"
@@ -25,17 +24,14 @@ VERSION = 1
 """Of the file's content; files of another version are made again."""
 
 
-def load_tumor_fingerprint(dataset: RawDataset) -> dict[str, Any] | None:
+def load_tumor_fingerprint(dataset: TrainingDataset) -> dict[str, Any] | None:
     """Return the content of the dataset's tumour fingerprint; None where it is missing, unreadable or outdated."""
-    try:
-        content = json.loads((dataset.preprocessed / FILE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    content = read_json_if_whole(dataset.preprocessed.path / FILE_NAME) or {}
     up_to_date = (content.get("version"), content.get("raw_signature")) == (VERSION, dataset.signature())
     return content if up_to_date else None
 
 
-def extract_tumor_fingerprint(dataset: RawDataset, num_processes: int) -> dict[str, Any]:
+def extract_tumor_fingerprint(dataset: TrainingDataset, num_processes: int) -> dict[str, Any]:
     """Measure every training case, write the fingerprint and the intensity window, and return the fingerprint.
 
     All lengths are mm, all axes (x, y, z), all intensities in units of the intensity window.
@@ -51,7 +47,7 @@ def extract_tumor_fingerprint(dataset: RawDataset, num_processes: int) -> dict[s
     ]
     measured = map_with_progress(measure_case, jobs, num_processes, "Measuring tumours and intensities")
     percentiles = {name: window for name, (window, _) in zip(dataset.cases, measured, strict=True)}
-    window = write_intensity_window(dataset, percentiles, signature)["window"]
+    window = write_intensity_window(dataset, percentiles, signature)
     cases = {name: _in_window_units(record, window) for name, (_, record) in zip(dataset.cases, measured, strict=True)}
     outliers = find_outliers(cases)
     clusters = _assign_clusters(cases, {outlier["case"] for outlier in outliers})
@@ -67,7 +63,7 @@ def extract_tumor_fingerprint(dataset: RawDataset, num_processes: int) -> dict[s
         "dataset": {**describe_dataset(cases), "appearance_clusters": clusters},
         "cases": cases,
     }
-    write_json(dataset.preprocessed / FILE_NAME, content)
+    write_json(dataset.preprocessed.path / FILE_NAME, content)
     return content
 
 

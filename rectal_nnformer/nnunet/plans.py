@@ -1,0 +1,141 @@
+"""nnU-Net's plans as types: read and checked once, then passed on; nnU-Net itself gets the content as it was read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.names import RECORD_KEY
+from rectal_nnformer.utils.files import read_json
+
+REMEDY = "Plan the dataset again."
+
+
+@checked(frozen=True)
+class PlannedBackbone:
+    """What this project's plans say of the network: the arguments of `PlannedNetwork` by their names.
+
+    Attributes:
+        backbone: Name of the network, such as "smit".
+        backbone_kwargs: Arguments of its constructor.
+        intensity_window: One [low, high] per channel, in units of the preprocessed data.
+        spatial_axes: Permutation of the stored axes that gives (x, y, z).
+    """
+
+    backbone: str
+    backbone_kwargs: dict[str, Any]
+    intensity_window: list[tuple[float, float]]
+    spatial_axes: list[int]
+
+
+@checked(frozen=True)
+class Configuration:
+    """A configuration of plans, with what it inherits from others. Axes are in the order of stored arrays.
+
+    Attributes:
+        data_identifier: Folder of its data in the preprocessed dataset.
+        patch_size: Voxels per axis.
+        spacing: mm per axis.
+        batch_size: Patches in a batch.
+        normalization_schemes: nnU-Net's normalization of each channel.
+        settings: All that nnU-Net reads of it.
+    """
+
+    data_identifier: str
+    patch_size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    batch_size: int
+    normalization_schemes: list[str]
+    settings: dict[str, Any]
+
+    @cached_property
+    def network(self) -> PlannedBackbone | None:
+        """The network; None where it is none of this project's."""
+        kwargs = (self.settings.get("architecture") or {}).get("arch_kwargs", {})
+        return TypeAdapter(PlannedBackbone).validate_python(kwargs) if "backbone" in kwargs else None
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Plans of a dataset, whoever made them.
+
+    Attributes:
+        content: nnU-Net's dictionary, which its own classes and a plans file take.
+        name: Their name.
+        dataset_name: DatasetXXX_Name.
+        configurations: By name.
+    """
+
+    content: dict[str, Any]
+    name: str
+    dataset_name: str
+    configurations: Mapping[str, Configuration]
+
+    @classmethod
+    def read(cls, path: Path) -> "Plans":
+        """Read a plans file.
+
+        Raises:
+            RectalError: It cannot be read, or does not hold plans.
+        """
+        return cls.of(read_json(path, ("plans_name", "dataset_name", "configurations"), REMEDY), str(path))
+
+    @classmethod
+    def of(cls, content: Any, source: str = "the dictionary") -> "Plans":
+        """Check the content of a plans file.
+
+        Args:
+            content: The dictionary that nnU-Net passes around.
+            source: Where it is from, for messages.
+
+        Raises:
+            RectalError: It is not that of plans; names the first value that cannot be.
+        """
+        key, configurations = "", {}
+        try:
+            name, dataset_name = content["plans_name"], content["dataset_name"]
+            for key in content["configurations"]:
+                configurations[key] = _configuration(content["configurations"], key)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, (key, *first["loc"])))
+            problem = f"{first['msg']}: {place}" if first["type"] == "missing" else f"{place} is {first['input']!r}"
+            raise RectalError(f"{source} cannot be read as plans ({problem}). {REMEDY}") from error
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise RectalError(f"{source} cannot be read as plans ({error!r}). {REMEDY}") from error
+        return cls(content, str(name), str(dataset_name), configurations)
+
+    def configuration(self, name: str) -> Configuration:
+        """Return a configuration.
+
+        Raises:
+            RectalError: There is none of that name.
+        """
+        if name not in self.configurations:
+            present = ", ".join(self.configurations)
+            raise RectalError(f"The plans {self.name} have no configuration '{name}', but {present}. Fix -c.")
+        return self.configurations[name]
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What this project's planner noted; empty in plans of others."""
+        return self.content.get(RECORD_KEY, {})
+
+
+def _configuration(configurations: Mapping[str, Any], name: str) -> Configuration:
+    settings = _with_inherited(configurations, name)
+    configuration = TypeAdapter(Configuration).validate_python({**settings, "settings": settings})
+    _ = configuration.network  # checked here, not where it is used
+    return configuration
+
+
+def _with_inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the settings of a configuration over those that it inherits, as nnU-Net resolves them."""
+    settings = dict(configurations[name])
+    parent = settings.get("inherits_from")
+    return settings if parent is None else {**_with_inherited(configurations, parent), **settings}
