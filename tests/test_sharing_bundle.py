@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import pytest
 from bundle_reader import read_bundle
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from sharing_inputs import contents
@@ -118,29 +118,22 @@ def test_a_flipped_byte_is_found_or_changes_nothing(bundle):
     assert found > 0.7 * len(original)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_damaged_bundles_raise_nothing_else(data):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundles, "tqdm", partial(bundles.tqdm, disable=True))
-        path = _scratch()
-        content = bytearray(path.read_bytes())
-        for _ in range(data.draw(st.integers(1, 8))):
-            at = data.draw(st.integers(0, len(content) - 1))
-            content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
-        other = path.with_name("other.zip")
-        other.write_bytes(content)
-        with contextlib.suppress(RectalError):
-            assert verify(other) == CONTENTS
+@pytest.fixture(scope="module")
+def one_bundle(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("damaged") / "bundle.zip")
 
 
-def _scratch(made=[]):  # noqa: B006 - one file for all examples
-    if not made:
-        import tempfile
-        from pathlib import Path
-
-        made.append(write(Path(tempfile.mkdtemp()) / "bundle.zip"))
-    return made[0]
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_bundles_raise_nothing_else(one_bundle, data):
+    content = bytearray(one_bundle.read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+    other = one_bundle.with_name("other.zip")
+    other.write_bytes(content)
+    with contextlib.suppress(RectalError):
+        assert verify(other) == CONTENTS
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b + b"\0", lambda b: b[9:]])
