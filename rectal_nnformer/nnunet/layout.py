@@ -464,12 +464,6 @@ def check_weights_file(path: Path) -> None:
         raise RectalError(f"There is no weights file {path}.{most_alike(path)}")
 
 
-def check_model_folder(folder: Path) -> tuple[str, str, str]:
-    """Return trainer, plans and configuration of a trained model's folder, see `ModelFolder.from_path`."""
-    model = ModelFolder.from_path(folder)
-    return model.trainer, model.plans, model.configuration
-
-
 def check_compared(second: Path) -> None:
     """Refuse what the features of a fold cannot be compared with.
 
