@@ -235,7 +235,7 @@ class TestUnreadable:
             (b"", "it is empty"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"begins with 'version https://git-lfs\."),
             (b'{"error": "not found"}', "it is text and begins with"),
-            (gzip.compress(bytes(99)), "compressed by gzip"),
+            (gzip.compress(bytes(99), mtime=0), "compressed by gzip"),
             (b"\x89PNG\r\n", "damaged, incomplete or no PyTorch file"),
             (bytes(range(256)) * 9, "damaged, incomplete or no PyTorch file"),
         ],
