@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rectal_nnformer.evaluation import detect_lesions
 from rectal_nnformer.evaluation.detection import SIZE_BINS, size_bin
+from rectal_nnformer.evaluation.matching import match_strictly
 from rectal_nnformer.evaluation.surface import surface_agreement
 
 SPACING = (3.0, 0.5, 0.5)
@@ -238,6 +239,13 @@ def test_surface_dice_weighs_by_area_and_hd95_is_in_mm():
 def test_input_that_cannot_be_right_is_refused(prediction, reference, spacing):
     with pytest.raises(ValueError):
         detect_lesions(prediction, reference, spacing)
+
+
+def test_strict_matching_needs_more_than_the_threshold():
+    """A lesion of 2 voxels of which a prediction of 1 covers one: their intersection over union is a half."""
+    table = np.array([[0, 0], [1, 1]])
+    assert match_strictly(table, min_iou=0.5) == {}
+    assert match_strictly(table, min_iou=0.49) == {1: 1}
 
 
 @pytest.fixture

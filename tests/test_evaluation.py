@@ -454,6 +454,7 @@ def case_of_dice(name, dice):
     ("dice", "expected"),
     [
         ({"a": 0.5, "b": 0.9, "c": 0.1, "d": 0.7, "e": 0.2}, {"best": "b", "median": "a", "worst": "c"}),
+        ({"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}, {"best": "d", "median": "b", "worst": "a"}),
         ({"a": 0.5, "b": None, "c": 0.1}, {"best": "a", "worst": "c"}),
         ({"a": 0.5}, {"best": "a"}),
         ({"a": None}, {}),
