@@ -679,5 +679,5 @@ def test_evaluate_command_refuses_folders_that_cannot_be_right(fold):
     old_format, listed = {"0": "background", "1": "tumor"}, ["background", "tumor"]
     for content in ({}, [], {**DATASET, "labels": listed}, {**DATASET, "labels": old_format}):
         dataset_file.write_text(json.dumps(content))
-        with pytest.raises(RectalError, match=r"not nnU-Net's dataset\.json"):
+        with pytest.raises(RectalError, match=r"dataset\.json (is not|cannot be used)"):
             run_command("--gt", fold / "gt", "--pred", fold / "fold_0" / "validation")
