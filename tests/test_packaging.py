@@ -1,6 +1,6 @@
 """What a wheel, a source distribution and an editable installation contain."""
 
-import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,18 +29,12 @@ FILES = (
 def source(tmp_path_factory):
     """The checkout as git would clone it, links included, so that building leaves nothing in it."""
     folder = tmp_path_factory.mktemp("source") / "checkout"
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    try:
-        names = subprocess.run(listed, cwd=CHECKOUT, check=True, capture_output=True).stdout.decode().split("\0")
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("not a git checkout")
-    for name in filter(lambda name: name and os.path.lexists(CHECKOUT / name), names):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (CHECKOUT / name).is_symlink():
-            target.symlink_to((CHECKOUT / name).readlink())
-        else:
-            target.write_bytes((CHECKOUT / name).read_bytes())
+    made = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*", "build", "dist", "venv")
+    folder.mkdir()
+    for name in ("rectal_nnformer", "trainers", "dataset_conversion", "tests", "documentation"):
+        shutil.copytree(CHECKOUT / name, folder / name, symlinks=True, ignore=made)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"):
+        shutil.copy(CHECKOUT / name, folder)
     return folder
 
 

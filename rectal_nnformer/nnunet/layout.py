@@ -8,11 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.utils.files import read_json
 from rectal_nnformer.utils.text import nearest, some
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINERS_VARIABLE = "nnUNet_extTrainer"
@@ -225,23 +228,24 @@ class FoldFolder:
 
 
 @dataclass(frozen=True)
-class RawDataset:
-    """A dataset's folder in nnUNet_raw.
+class DatasetFolder:
+    """A dataset's folder in nnUNet_raw or nnUNet_preprocessed: what both have.
 
     Attributes:
-        path: The folder, `nnUNet_raw/DatasetXXX_Name`.
+        path: The folder, `.../DatasetXXX_Name`.
     """
 
     path: Path
+    variable: ClassVar[str]
 
     @classmethod
-    def find(cls, dataset: int | str) -> "RawDataset":
+    def find(cls, dataset: int | str) -> "Self":
         """Return a dataset by its id or name.
 
         Raises:
             RectalError: The variable is not set, or there is no such dataset or more than one.
         """
-        return cls(find_dataset("nnUNet_raw", dataset))
+        return cls(find_dataset(cls.variable, dataset))
 
     @property
     def name(self) -> str:
@@ -255,8 +259,14 @@ class RawDataset:
 
     @property
     def splits(self) -> Path:
-        """The folds, where the conversion or a user made them."""
+        """The folds; in nnUNet_raw where the conversion or a user made them."""
         return self.path / SPLITS_FINAL
+
+
+class RawDataset(DatasetFolder):
+    """A dataset's folder in nnUNet_raw."""
+
+    variable = "nnUNet_raw"
 
     @property
     def images_tr(self) -> Path:
@@ -268,11 +278,6 @@ class RawDataset:
         """Folder of the masks of the training images."""
         return self.path / LABELS_TR
 
-    @property
-    def images_ts(self) -> Path:
-        """Folder of the images to predict."""
-        return self.path / IMAGES_TS
-
     def image(self, case: str, ending: str, channel: int = 0) -> Path:
         """Return the image of a training case, `ending` being the `file_ending` of dataset.json."""
         return self.images_tr / image_name(case, ending, channel)
@@ -282,44 +287,15 @@ class RawDataset:
         return self.labels_tr / f"{case}{ending}"
 
 
-@dataclass(frozen=True)
-class PreprocessedDataset:
-    """A dataset's folder in nnUNet_preprocessed.
+class PreprocessedDataset(DatasetFolder):
+    """A dataset's folder in nnUNet_preprocessed."""
 
-    Attributes:
-        path: The folder, `nnUNet_preprocessed/DatasetXXX_Name`.
-    """
-
-    path: Path
-
-    @classmethod
-    def find(cls, dataset: int | str) -> "PreprocessedDataset":
-        """Return a dataset by its id or name.
-
-        Raises:
-            RectalError: The variable is not set, or there is no such dataset or more than one.
-        """
-        return cls(find_dataset("nnUNet_preprocessed", dataset))
-
-    @property
-    def name(self) -> str:
-        """DatasetXXX_Name."""
-        return self.path.name
-
-    @property
-    def dataset_json(self) -> Path:
-        """nnU-Net's description of the dataset."""
-        return self.path / DATASET_JSON
+    variable = "nnUNet_preprocessed"
 
     @property
     def fingerprint(self) -> Path:
         """nnU-Net's fingerprint of the dataset."""
         return self.path / DATASET_FINGERPRINT
-
-    @property
-    def splits(self) -> Path:
-        """The folds."""
-        return self.path / SPLITS_FINAL
 
     @property
     def references(self) -> Path:

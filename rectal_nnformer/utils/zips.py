@@ -82,7 +82,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _directory_bytes(path: Path) -> int:
-    """Return the size of a zip's list of files, from the end of the zip."""
+    """Return the size of a zip's list of files, from the end of the zip.
+
+    Read by hand, since zipfile reads the whole list into memory and cannot be asked for its size before.
+    """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 42))
         tail = file.read()
