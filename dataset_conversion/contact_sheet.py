@@ -32,13 +32,9 @@ MIN_COLUMNS = 4
 
 @dataclass(frozen=True)
 class Tile:
-    """What the sheet shows of a case.
+    """What the sheet shows of a case: one slice in radiological display, 0 to 255, and its mask, both (rows, columns).
 
-    Attributes:
-        caption: Text under the slice.
-        grey: One slice, (rows, columns), 0 to 255, in radiological display.
-        outline: Its mask, (rows, columns); all False without tumour.
-        aspect: Pixel height over width.
+    `aspect` is pixel height over width.
     """
 
     caption: str

@@ -22,13 +22,7 @@ class Slice:
     """What the header of one DICOM file says; what it does not say is empty.
 
     Attributes:
-        path: The file.
-        series_uid: SeriesInstanceUID.
-        patient: PatientID.
-        patient_name: PatientName.
-        modality: Modality.
         image_type: ImageType, values separated by backslashes.
-        description: SeriesDescription.
         size: Columns, rows, frames.
         spacing: Distance of columns and of rows, mm.
         position: Centre of the first voxel in patient coordinates (LPS), mm.

@@ -30,13 +30,12 @@ MODALITIES = ("MR", "OT", "")
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """A stack of slices in the order of their positions along the normal (row x column).
+    """A stack of slices in the order of their positions along the normal (row x column), a file per slice.
 
     Attributes:
         uid: SeriesInstanceUID.
         patient: PatientID; empty if the header has none.
         patient_name: PatientName; never written.
-        files: One file per slice.
         spacing: X, y, z in mm.
         origin: Centre of the first voxel, LPS, mm.
         direction: Direction cosines, row-major 3 x 3, columns are the axes.
@@ -79,7 +78,6 @@ class Findings:
     """What a tree of folders holds.
 
     Attributes:
-        series: Series to convert.
         ignored: Series that were not selected, by UID: folder and reason.
         broken: Selected series with an error, by UID: folder and reason.
         unreadable: Files that should be slices but cannot be read.
@@ -96,10 +94,8 @@ class Findings:
 def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: str | None = None) -> Findings:
     """Look through a folder and all folders in it for stacks of MR slices.
 
-    Args:
-        folder: Where to look.
-        planes: Which acquisition planes to take: axial, sagittal, coronal; oblique ones count as the nearest.
-        description: Take only series whose SeriesDescription matches this regular expression, in any case.
+    Oblique planes count as the nearest. With `description` only series are taken whose SeriesDescription matches this
+    regular expression, in any case.
 
     Raises:
         RectalError: A folder is missing or cannot be read, or `description` is not a regular expression.
@@ -138,10 +134,7 @@ def plane_of(axes: Sequence[float]) -> str:
 
 
 def stack(slices: Sequence[Slice]) -> DicomSeries:
-    """Put the slices of one series in order.
-
-    Args:
-        slices: At least two, of one frame each, with positions and one orientation.
+    """Put the slices of one series, at least two, of one frame each, with positions and one orientation, in order.
 
     Raises:
         RectalError: They differ in size, spacing or patient, two lie in one place, one is missing, or they do not

@@ -38,14 +38,7 @@ READER = "SimpleITKIOWithReorient"
 
 @dataclass(frozen=True)
 class Case:
-    """One scan to convert.
-
-    Attributes:
-        name: Case name in the dataset.
-        image: Where the volume comes from.
-        mask: The tumour mask; None for a case to predict.
-        patient: Whose scan it is; empty if unknown. Never written.
-    """
+    """One scan to convert, without a mask if it is to be predicted; its patient, empty if unknown, is never written."""
 
     name: str
     image: ImageSource

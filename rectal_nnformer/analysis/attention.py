@@ -70,7 +70,7 @@ class AttentionFlow:
 
     @property
     def a_pr(self) -> float:
-        """Mean attention mass from padding queries to real keys; nan without a padding query."""
+        """Mean attention mass from padding queries to real keys; nan without one."""
         return _ratio(self.padding_mass_on_real, self.padding_queries)
 
     @property

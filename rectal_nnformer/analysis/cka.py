@@ -19,12 +19,7 @@ NUM_DRAWS = 1000
 
 @dataclass(frozen=True)
 class Null:
-    """What the debiased CKA of each pair of blocks is if the samples of one network are shuffled.
-
-    Attributes:
-        mean: Mean over the permutations, (blocks,).
-        p95: 95th percentile, (blocks,).
-    """
+    """Mean and 95th percentile, (blocks,), of the debiased CKA of pairs of blocks if samples of one are shuffled."""
 
     mean: Tensor
     p95: Tensor
@@ -117,10 +112,7 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
 def permutation_null(first: Tensor, second: Tensor, seed: int = 0) -> Null:
     """Return what debiased CKA gives, block by block, when the samples of `second` are shuffled.
 
-    Args:
-        first: Gram matrices (blocks, samples, samples).
-        second: Gram matrices of the same shape.
-        seed: Of the permutations.
+    Both are Gram matrices (blocks, samples, samples).
     """
     generator = torch.Generator().manual_seed(seed)
     one, other = centre_unbiased(first), centre_unbiased(second)

@@ -34,12 +34,7 @@ FLOW_NAMES = ("adi", "a_rr", "a_rp", "a_pr", "a_pp", "uniform_adi")
 
 @dataclass(frozen=True)
 class Tile:
-    """What a network is given at once.
-
-    Attributes:
-        image: (channel, *patch), axes as stored, padding exactly 0.
-        tumor: Bool (*patch), the reference.
-    """
+    """What a network is given at once: (channel, *patch), axes as stored, padding exactly 0; the reference (*patch)."""
 
     image: Tensor
     tumor: Tensor
@@ -47,15 +42,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class BlockDilution:
-    """What one block did with padding, summed over tiles.
+    """What one block did with padding, summed over tiles; `tumor` is of the queries whose token holds tumour.
 
-    Attributes:
-        name: Name of the block in the network.
-        stage: Stage, from 0.
-        flow: Attention of all real queries.
-        tumor: Attention of the queries whose token holds tumour.
-        tokens: Tokens that attention processed.
-        scattered: Real positions that received the update of a padding query; None where tokens return to their place.
+    `tokens` are those that attention processed, `scattered` the real positions that received the update of a padding
+    query; None where tokens return to their place.
     """
 
     name: str

@@ -25,14 +25,8 @@ def analyze_dilution(
     """Measure the attention dilution of a network on every tile of every case, with progress.
 
     Each tile runs once and through the encoder alone, so this takes less than nnU-Net's validation of the same cases,
-    in which each also runs through the decoder, and up to seven times more mirrored.
-
-    Args:
-        network: Not compiled; in evaluation mode afterwards.
-        cases: What to measure on.
-        device: Where to compute.
-        weights: Which weights the network has, for the record.
-        configuration: Name of the configuration, for the record.
+    in which each also runs through the decoder, and up to seven times more mirrored. The network, not compiled, is in
+    evaluation mode afterwards; `weights` and `configuration` are names for the record.
     """
     network.to(device).eval()
     measured: dict[str, Blocks] = {}

@@ -32,13 +32,7 @@ FeatureCallback = Callable[[AttentionBlock, Tensor], None]
 
 @dataclass(frozen=True)
 class Crop:
-    """A crop as one network is given it.
-
-    Attributes:
-        image: (channel, *patch), axes as stored, padding exactly 0.
-        start: Where the box begins in the patch, voxels, axes as stored.
-        size: Voxels of the box, axes as stored.
-    """
+    """A crop as a network is given it, (channel, *patch), padding 0; the box in it in voxels. All axes as stored."""
 
     image: Tensor
     start: tuple[int, ...]
@@ -161,7 +155,7 @@ def feature_grams(
 
     Args:
         network: Not compiled; in evaluation mode and on `device` afterwards.
-        cases: The cases, as this network's configuration sees them.
+        cases: As this network's configuration sees them.
         extent: Of the crops, mm in the order x, y, z.
         device: Where to compute.
     """

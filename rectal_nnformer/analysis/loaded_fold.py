@@ -29,13 +29,7 @@ from rectal_nnformer.utils.files import read_json, read_json_list
 
 @dataclass(frozen=True)
 class LoadedFold:
-    """One fold of a model, trained or not.
-
-    Attributes:
-        folder: Where nnU-Net keeps it.
-        plans: The plans that it was trained by; for an untrained model those of its dataset.
-        dataset_json: nnU-Net's description of the dataset.
-    """
+    """One fold of a model, trained or not; the plans of an untrained one are those of its dataset."""
 
     folder: FoldFolder
     plans: Plans

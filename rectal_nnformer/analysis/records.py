@@ -90,15 +90,12 @@ class AttentionRecord:
     """attention_dilution.json: the attention of a network on the cases of a fold.
 
     Attributes:
-        backbone: Name of the backbone.
         patch_size: In the order x, y, z.
         window_reverse: How windows return to their place; None for networks without that choice.
         mask_padding: Whether attention to padding is masked.
         weights: Which weights the network has.
-        configuration: Name of the configuration.
         blocks: Each block, over all cases.
         stages: Each stage, over all cases.
-        cases: Each case.
         settings: How it was measured.
     """
 
@@ -167,19 +164,14 @@ class DebiasedSimilarity(Similarity):
 
 @dataclass(frozen=True)
 class ReuseRecord:
-    """feature_reuse.json: the features of two networks on the same crops.
+    """feature_reuse.json: the features of two networks on the same crops, one of each case.
 
     Attributes:
         first: Name of the first network.
         second: Name of the second network, such as the pretrained file.
-        backbone: Backbone of the first.
-        second_backbone: Backbone of the second.
         blocks: Names of the blocks of the first.
         stages: The stage of each of them.
-        num_crops: Crops, one of each case.
-        num_cases: Cases.
         debiased: By the debiased estimator; None with too few cases.
-        biased: By the biased one.
         note: What to know of the result, or an empty string.
         settings: How it was measured.
     """

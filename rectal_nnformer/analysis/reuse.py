@@ -34,13 +34,7 @@ LEAST_DEFINED_DRAWS = 0.95
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to compare.
-
-    Attributes:
-        label: What it is called in the result.
-        network: Not compiled.
-        cases: The cases, as its configuration sees them; the same ones for both networks.
-    """
+    """A network to compare, not compiled, and the cases, the same ones for both, as its configuration sees them."""
 
     label: str
     network: PlannedNetwork

@@ -19,15 +19,7 @@ TILE_STEP = 0.5
 
 @dataclass(frozen=True)
 class PreprocessedCases:
-    """Some cases of a preprocessed dataset, as one configuration of its plans sees them.
-
-    Attributes:
-        folder: The preprocessed data of the configuration.
-        names: The cases.
-        patch_size: Voxels, axes as stored.
-        spacing: mm, axes as stored.
-        tumor_labels: Label values that are tumour.
-    """
+    """Cases of a preprocessed dataset, as one configuration of its plans sees them; voxels and mm, axes as stored."""
 
     folder: Path
     names: tuple[str, ...]

@@ -41,9 +41,6 @@ class ValidatedFold:
         network: As validated; not compiled.
         new_network: Builds the same network with random weights.
         weights: Name of the checkpoint that the network is.
-        cases: The validation cases.
-        configuration: Name of the configuration.
-        device: Where to compute.
         log: Writes a line to the log of the training.
         log_summary: Gives a final value to nnU-Net's logger.
     """

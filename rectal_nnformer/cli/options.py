@@ -63,12 +63,7 @@ def dataset_number(text: str) -> int:
 
 
 def add_model(parser: argparse.ArgumentParser, variable: str = "nnUNet_preprocessed") -> None:
-    """Add the options that name a model: dataset, trainer, plans and configuration.
-
-    Args:
-        parser: Of a command.
-        variable: Which of nnU-Net's folders the dataset is looked for in.
-    """
+    """Add the options that name a model, its dataset being looked for in one of nnU-Net's folders."""
     add_dataset(parser, variable)
     parser.add_argument("-tr", metavar="TRAINER", required=True, help="trainer, such as nnUNetTrainerSMIT_ACT")
     parser.add_argument("-p", metavar="PLANS", required=True, help="plans, such as nnUNetRectalSMITPlans")

@@ -38,15 +38,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo is run on.
-
-    Args:
-        output: New or empty folder that receives everything.
-        dicom: Folder of DICOM series; None generates a synthetic cohort.
-        rectum: JSON outline of the rectum in these series.
-        device: nnU-Net's `-device`.
-        seed: Seed of the cohort.
-    """
+    """What the demo is run on: DICOM series with a JSON outline of the rectum in them, or a synthetic cohort."""
 
     output: Path
     dicom: Path | None = None

@@ -19,15 +19,8 @@ Mask = NDArray[np.bool_]
 class CaseJob:
     """What it takes to score one case.
 
-    Attributes:
-        case: Name of the case.
-        patient: Pseudonymous patient, for intervals over patients.
-        prediction: File of the predicted mask, which may be missing.
-        reference: File of the reference mask.
-        labels: Label values that the dataset has, background and ignore label included.
-        tumor_labels: Label values that are tumour.
-        ignore_label: Label value of reference voxels that are left out of the score, if there is one.
-        ignore_position: Lay masks over each other that differ in origin or direction, in LPS order.
+    `labels` are all of the dataset, background and ignore label included. Reference voxels of the ignore label are left
+    out of the score. `ignore_position` lays masks over each other that differ in origin or direction, in LPS order.
     """
 
     case: str
@@ -45,19 +38,12 @@ class CaseDetection:
     """The lesions of one case, found, missed and invented.
 
     Attributes:
-        case: Name of the case.
-        patient: Pseudonymous patient.
         note: What makes the case special, or an empty string.
         prediction_missing: Whether there was no prediction file; all lesions then count as missed.
-        n_reference: Reference lesions.
         n_predicted: Predicted components.
-        n_detected: Detected reference lesions.
-        n_missed: Missed reference lesions.
         n_false_positive: Predicted components without a part in any detection.
         strict: The counts without merging.
         dice: Dice of all tumour voxels, components of any size; None where neither mask has any.
-        lesions: One record per reference lesion.
-        false_positives: One record per false positive.
     """
 
     case: str

@@ -72,14 +72,7 @@ class StrictCounts:
 
 @dataclass(frozen=True)
 class LesionDetection:
-    """What `detect_lesions` found in one case.
-
-    Attributes:
-        lesions: One record per reference lesion.
-        false_positives: One record per predicted component without a part in any detection.
-        n_predicted: Number of predicted components.
-        strict: The counts without merging.
-    """
+    """What `detect_lesions` found in one case; `strict` are the counts without merging."""
 
     lesions: tuple[Lesion, ...]
     false_positives: tuple[Component, ...]
@@ -88,7 +81,7 @@ class LesionDetection:
 
     @property
     def n_reference(self) -> int:
-        """Number of reference lesions."""
+        """Reference lesions."""
         return len(self.lesions)
 
     @property

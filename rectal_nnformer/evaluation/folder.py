@@ -22,17 +22,11 @@ def evaluate_folder(
     output_folder: Path,
     num_processes: int,
 ) -> CohortDetection:
-    """Score every reference of a folder and write `lesion_detection.json` and `.csv`.
+    """Score every reference of a folder and write `lesion_detection.json` and `.csv` into `output_folder`.
 
-    Predictions without a reference are not scored; they are named on the standard output.
-
-    Args:
-        prediction_folder: Predicted masks, by the names of the references.
-        reference_folder: Reference masks; each is a case.
-        dataset_file: nnU-Net's `dataset.json`; None looks for it in the folder of predictions, where nnU-Net's
-            prediction puts it, then in the folder of references and the one above.
-        output_folder: Where the two files go.
-        num_processes: At most so many processes score.
+    Predictions without a reference are not scored; they are named on the standard output. Without `dataset_file`,
+    nnU-Net's `dataset.json` is looked for in the folder of predictions, where nnU-Net's prediction puts it, then in the
+    folder of references and the one above.
 
     Raises:
         RectalError: A folder or `dataset.json` is missing, or a case cannot be scored.

@@ -18,15 +18,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Rate:
-    """A share with its intervals.
-
-    Attributes:
-        count: Successes.
-        total: Trials.
-        rate: Their ratio; None without trials.
-        wilson_95: `wilson_interval`.
-        patient_bootstrap_95: `cluster_bootstrap` over patients; None where it would be a point.
-    """
+    """A share with its intervals, as `wilson_interval` and `cluster_bootstrap` over patients give them."""
 
     count: int
     total: int
@@ -36,12 +28,7 @@ class Rate:
 
 
 def rate_of(counts: Sequence[int], totals: Sequence[int]) -> Rate:
-    """Return the rate over all patients, with both intervals.
-
-    Args:
-        counts: Successes of each patient.
-        totals: Trials of each patient, in the same order.
-    """
+    """Return the rate over all patients, with both intervals, from successes and trials of each patient."""
     count, total = sum(counts), sum(totals)
     return Rate(
         count=count,

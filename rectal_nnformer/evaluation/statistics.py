@@ -9,15 +9,9 @@ from rectal_nnformer.evaluation.rates import Interval, cluster_bootstrap
 
 @dataclass(frozen=True)
 class Agreement:
-    """Which of the same lesions two methods detected.
+    """Which of the same lesions two methods detected, with the two-sided p-value of McNemar's exact test.
 
-    Attributes:
-        both: Detected by both.
-        only_first: Detected by the first alone.
-        only_second: Detected by the second alone.
-        neither: Missed by both.
-        p: Two-sided p-value of McNemar's exact test.
-        p_holm: The same, adjusted for all pairs that are compared.
+    `p_holm` is the same, adjusted for all pairs that are compared.
     """
 
     both: int
@@ -30,13 +24,9 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Difference:
-    """First minus second method.
+    """First minus second method over `count` lesions or cases; None without any.
 
-    Attributes:
-        count: Lesions or cases that it is of.
-        value: The difference; None without any.
-        patient_bootstrap_95: 95 % interval when patients are drawn with replacement, each with both results; None
-            where no two patients differ.
+    The 95 % interval is of drawing patients with replacement, each with both results; None where no two differ.
     """
 
     count: int
@@ -49,10 +39,6 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
     Lesions on which the methods agree say nothing about which is better. Of the others, as many are expected for the
     one as for the other: p is twice the binomial probability of a split at least as uneven, at most 1.
-
-    Args:
-        only_first: Lesions that the first method alone detected.
-        only_second: Lesions that the second alone detected.
 
     Raises:
         ValueError: A count is negative.
@@ -82,8 +68,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def agreements(pairs: Sequence[Sequence[tuple[bool, bool]]]) -> list[Agreement]:
     """Return the agreement of each pair of methods, adjusted for their number.
 
-    Args:
-        pairs: For each pair of methods whether the first and the second detected each lesion.
+    `pairs` tells of each pair whether the first and the second method detected each lesion.
     """
     tables = [[sum(lesion == outcome for lesion in lesions) for outcome in OUTCOMES] for lesions in pairs]
     p_values = [mcnemar_exact(table[1], table[2]) for table in tables]
@@ -99,10 +84,7 @@ OUTCOMES = ((True, True), (True, False), (False, True), (False, False))
 def paired_difference(patients: Sequence[str], first: Sequence[float], second: Sequence[float]) -> Difference:
     """Return the mean of first minus second over lesions or cases, with its bootstrap interval over patients.
 
-    Args:
-        patients: Patient of each lesion or case.
-        first: Its value by the first method.
-        second: Its value by the second method.
+    All three sequences have an entry per lesion or case.
     """
     sums: dict[str, tuple[float, int]] = {}
     for patient, one, other in zip(patients, first, second, strict=True):

@@ -47,24 +47,16 @@ class CohortDetection:
     """Lesion detection over a set of cases: one fold, or several folds pooled.
 
     Attributes:
-        n_cases: Cases, special ones included.
-        n_patients: Patients.
-        n_reference: Reference lesions.
         n_predicted: Predicted components.
-        n_detected: Detected reference lesions.
-        n_missed: Missed reference lesions.
         n_false_positive: Predicted components without a part in any detection.
-        n_cases_without_reference: Cases without a reference lesion.
         n_cases_without_prediction: Cases with a prediction file that holds no lesion.
         n_cases_prediction_missing: Cases without a prediction file; their lesions count as missed.
-        detection_rate: Detected among reference lesions.
         strict: The same without merging.
         case_rate: Cases with at least one detected lesion, among cases with a reference lesion.
         size_bins: Detection rate by lesion size.
         false_positives_per_case: Mean over all cases; None without cases.
         case_dice: Dice per case, over the cases where it is defined.
         detected_groups: How well the detected groups were outlined.
-        cases: The cases themselves.
     """
 
     n_cases: int

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rectal_nnformer.analysis.records import AttentionRecord, DebiasedSimilarity, EpochRecord, ReuseRecord, StageRecord
+from rectal_nnformer.analysis.records import AttentionRecord, EpochRecord, ReuseRecord, StageRecord
 from rectal_nnformer.evaluation.rates import Interval
 
 STAGE_VALUES = ("adi", "uniform_adi", "a_rp", "tumor_adi", "scattered_padding_share", "real_token_fraction")
@@ -15,13 +15,9 @@ STAGE_VALUES = ("adi", "uniform_adi", "a_rp", "tumor_adi", "scattered_padding_sh
 
 @dataclass(frozen=True)
 class StageOverFolds:
-    """One stage of the encoder.
+    """One stage of the encoder: of each of `STAGE_VALUES` the mean over the folds, None where no fold defines it.
 
-    Attributes:
-        stage: Its number, from 0.
-        means: Mean over the folds of each of `STAGE_VALUES`; None where no fold defines it.
-        adi_range: Least and greatest attention dilution index among the folds.
-        adi_of_folds: Attention dilution index of each fold that was analysed.
+    `adi_range` is the least and the greatest attention dilution index among the folds.
     """
 
     stage: int
@@ -34,17 +30,9 @@ class StageOverFolds:
 class ReuseOverFolds:
     """Similarity (CKA, debiased) of each block's features to those of the same block before fine-tuning.
 
-    Attributes:
-        blocks: Names of the blocks.
-        diagonal: Mean over the folds for each block.
-        intervals: Range over the folds, or the bootstrap interval where there is one fold.
-        null_p95: 95th percentile under permutation, mean over the folds.
-        matrix: Mean over the folds for each pair of blocks.
-        folds: Mean diagonal of each fold, the feature reuse of that fold.
-        drift_intervals: Bootstrap interval of the drift of each fold, 1 minus its mean diagonal.
-        mean_diagonal: Mean diagonal, over the folds.
-        best_match_distance: How far from the diagonal the best match of a block lies, mean over blocks and folds.
-        num_crops: Crops of each fold.
+    `diagonal`, `null_p95` (95th percentile under permutation) and `matrix` are means over the folds; `intervals` are
+    ranges over them, or bootstrap intervals where there is one fold. `folds` is the mean diagonal of each fold, and
+    `drift_intervals` the bootstrap intervals of 1 minus that.
     """
 
     blocks: tuple[str, ...]
@@ -101,11 +89,14 @@ def reuse_over_folds(reuse: Mapping[int, ReuseRecord]) -> ReuseOverFolds | None:
     debiased = {fold: record.debiased for fold, record in same.items() if record.debiased is not None}
     means = {fold: similarity.mean_diagonal for fold, similarity in debiased.items()}
     diagonals = [similarity.diagonal or () for similarity in debiased.values()]
-    nulls = [similarity.null.p95 if similarity.null else (None,) * len(blocks) for similarity in debiased.values()]
+    undefined = (None,) * len(blocks)
+    nulls = [similarity.null.p95 if similarity.null else undefined for similarity in debiased.values()]
+    ranges = tuple(_range(values) for values in zip(*diagonals, strict=True))
+    bootstrap = next(iter(debiased.values())).intervals
     return ReuseOverFolds(
         blocks=blocks,
         diagonal=_means(diagonals),
-        intervals=_block_intervals(list(debiased.values())),
+        intervals=ranges if len(debiased) > 1 else bootstrap.diagonal if bootstrap else undefined,
         null_p95=_means(nulls),
         matrix=tuple(_means(rows) for rows in zip(*(one.matrix for one in debiased.values()), strict=True)),
         folds=means,
@@ -125,14 +116,6 @@ def mean_defined(values: Iterable[float | None]) -> float | None:
 def _means(folds: Iterable[Sequence[float | None]]) -> tuple[float | None, ...]:
     """Return the mean over the folds at each place."""
     return tuple(mean_defined(values) for values in zip(*folds, strict=True))
-
-
-def _block_intervals(folds: Sequence[DebiasedSimilarity]) -> tuple[Interval | None, ...]:
-    """Return the range over the folds of each block, or the bootstrap interval where there is one fold."""
-    if len(folds) > 1:
-        return tuple(_range(values) for values in zip(*(fold.diagonal or () for fold in folds), strict=True))
-    intervals = folds[0].intervals
-    return intervals.diagonal if intervals else (None,) * len(folds[0].diagonal or ())
 
 
 def _range(values: Iterable[float | None]) -> Interval | None:

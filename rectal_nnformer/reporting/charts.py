@@ -36,14 +36,7 @@ CHART = Markup(
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a profile chart.
-
-    Attributes:
-        name: For the legend.
-        values: One per place on the x axis, None where undefined.
-        intervals: One per value, or empty for none.
-        style: Number of mark, dash and colour.
-    """
+    """One line of a profile chart: a value for each place on the x axis, and the number of mark, dash and colour."""
 
     name: str
     values: Sequence[float | None]
@@ -85,19 +78,14 @@ def profile_chart(
 ) -> Markup:
     """Return values per stage or block as marks joined by lines, a legend line for each series above.
 
-    Args:
-        ident: Prefix of the ids in it, unique on the page.
-        title: Accessible name.
-        description: Accessible description.
-        places: Labels along the x axis.
-        series: What is drawn.
-        axis_title: Name of the x axis.
-        bounds: Of the y axis; None takes 0 to the next round number above all values.
+    `ident` begins the ids in it and is unique on the page. Without `bounds` the y axis goes from 0 to the next round
+    number above all values.
     """
     left, right, height = 44, 14, 190
     top = 14 + 20 * len(series)
     bottom = top + height
-    low, high = bounds or (0.0, _round_up(max((v for s in series for v in _defined(s)), default=1.0)))
+    drawn = [value for one in series for value in (*one.values, *(i and i[1] for i in one.intervals))]
+    low, high = bounds or (0.0, _round_up(max((value for value in drawn if value is not None), default=1.0)))
     step = (WIDTH - left - right) / max(len(places), 1)
 
     def x(index: int) -> float:
@@ -108,7 +96,12 @@ def profile_chart(
 
     shapes = []
     for number, one in enumerate(series):
-        shapes += _legend_line(left, 12 + 20 * number, one)
+        middle, style = 12 + 20 * number, one.style % len(SHAPES)
+        shapes.append(LINE.format(left, middle, left + 30, middle, f"line style-{style}"))
+        shapes.append(_mark(left + 15, middle, style))
+        # The table beside the chart has the whole name.
+        name = one.name if len(one.name) <= LEGEND_CHARACTERS else f"{one.name[: LEGEND_CHARACTERS - 1]}…"
+        shapes.append(TEXT.format(left + 40, middle + 4, "start", name))
     for tick in (low + (high - low) * i / 4 for i in range(5)):
         shapes.append(LINE.format(left, y(tick), WIDTH - right, y(tick), "grid"))
         shapes.append(TEXT.format(left - 8, y(tick) + 4, "end", f"{tick:.3g}"))
@@ -123,12 +116,7 @@ def profile_chart(
 def heat_map(ident: str, title: str, description: str, matrix: Sequence[Sequence[float | None]], axes: str) -> Markup:
     """Return a square matrix of values between 0 and 1, darker for larger ones, with its scale; row 0 is on top.
 
-    Args:
-        ident: Prefix of the ids in it, unique on the page.
-        title: Accessible name.
-        description: Accessible description.
-        matrix: Rows of values; None is hatched out.
-        axes: What rows and columns are.
+    None is hatched out. `axes` says what rows and columns are.
     """
     left, top = 30, 10
     size = WIDTH - left - 10
@@ -148,7 +136,11 @@ def heat_map(ident: str, title: str, description: str, matrix: Sequence[Sequence
         shapes.append(TEXT.format(left - 6, top + middle + 4, "end", index + 1))
         shapes.append(TEXT.format(left + middle, top + size + 16, "middle", index + 1))
     shapes.append(TEXT.format(left + size / 2, top + size + 36, "middle", axes))
-    shapes += _scale(left, top + size + 50, size)
+    scale, steps = top + size + 50, 20
+    for i in range(steps):
+        x = left + size * i / steps
+        shapes.append(CELL.format(x, scale, size / steps + 0.5, 10, _shade(i / (steps - 1)), ""))
+    shapes += [TEXT.format(left, scale + 26, "start", 0), TEXT.format(left + size, scale + 26, "end", 1)]
     return _svg(ident, title, description, top + size + 86, shapes)
 
 
@@ -157,15 +149,8 @@ def _svg(ident: str, title: str, description: str, height: float, shapes: Sequen
     return CHART.format(width=WIDTH, height=height, ident=ident, title=title, description=description, shapes=joined)
 
 
-def _legend_line(x: float, y: float, series: Series) -> list[Markup]:
-    line = LINE.format(x, y, x + 30, y, f"line style-{_style(series)}")
-    # The table beside the chart has the whole name.
-    name = series.name if len(series.name) <= LEGEND_CHARACTERS else f"{series.name[: LEGEND_CHARACTERS - 1]}…"
-    return [line, _mark(x + 15, y, _style(series)), TEXT.format(x + 40, y + 4, "start", name)]
-
-
 def _drawn_series(series: Series, x: Callable[[int], float], y: Callable[[float], float]) -> list[Markup]:
-    style = _style(series)
+    style = series.style % len(SHAPES)
     known = [(x(index), y(value)) for index, value in enumerate(series.values) if value is not None]
     whiskers = [
         LINE.format(x(index), y(bounds[0]), x(index), y(bounds[1]), f"whisker style-{style}")
@@ -174,10 +159,6 @@ def _drawn_series(series: Series, x: Callable[[int], float], y: Callable[[float]
     ]
     line = POLYLINE.format(" ".join(f"{a:.1f},{b:.1f}" for a, b in known), style)
     return [*whiskers, line, *(_mark(a, b, style) for a, b in known)]
-
-
-def _style(series: Series) -> int:
-    return series.style % len(SHAPES)
 
 
 def _mark(x: float, y: float, style: int) -> Markup:
@@ -193,24 +174,11 @@ def _mark(x: float, y: float, style: int) -> Markup:
     return PATH.format(paths[SHAPES[style]], style)
 
 
-def _scale(left: float, y: float, width: float) -> list[Markup]:
-    steps = 20
-    shades = [
-        CELL.format(left + width * i / steps, y, width / steps + 0.5, 10, _shade(i / (steps - 1)), "")
-        for i in range(steps)
-    ]
-    return [*shades, TEXT.format(left, y + 26, "start", 0), TEXT.format(left + width, y + 26, "end", 1)]
-
-
 def _shade(value: float | None) -> str:
     if value is None:
         return "#999999"
     share = min(max(value, 0.0), 1.0)
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(LIGHTEST, DARKEST, strict=True))
-
-
-def _defined(series: Series) -> list[float]:
-    return [v for v in series.values if v is not None] + [b[1] for b in series.intervals if b is not None]
 
 
 def _round_up(value: float) -> float:

@@ -1,7 +1,7 @@
 """Comparing models: what each found on the shared cases, every pair tested, and their encoders beside each other."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,7 @@ from rectal_nnformer.reporting.results import ModelResults, read_results, short_
 
 @dataclass(frozen=True)
 class FoldPoint:
-    """Feature reuse of one fold, beside what it found.
-
-    Attributes:
-        fold: Number of the fold.
-        reuse: Mean of the diagonal of CKA with the pretrained encoder.
-        detection_rate: Detection rate on the shared cases of the fold.
-        dice: Mean Dice of these cases.
-    """
+    """Feature reuse of one fold (mean diagonal of CKA with the pretrained encoder) beside its result on them."""
 
     fold: int
     reuse: float | None
@@ -35,15 +28,7 @@ class FoldPoint:
 class ComparedModel:
     """One model on the shared cases.
 
-    Attributes:
-        name: Short name.
-        folder: Model folder.
-        detection: Its lesion detection on the shared cases.
-        num_left_out: Cases that it was validated on and the others were not.
-        folds: Its evaluated folds, of which not all need be analysed.
-        stages: Attention dilution per stage; empty where it was not analysed.
-        reuse: Feature reuse per block; None where it was not analysed.
-        fold_points: Feature reuse of each analysed fold beside its detection rate and Dice.
+    `folds` are all that were evaluated; `stages`, `reuse` and `fold_points` tell of those that were analysed.
     """
 
     name: str
@@ -71,14 +56,7 @@ class ComparedModel:
 class PairComparison:
     """Two models on the same lesions, cases and patients; differences are first minus second.
 
-    Attributes:
-        first: Name of the first model.
-        second: Name of the second model.
-        detection: McNemar's test of detection.
-        detection_strict: The same where nothing is merged.
-        detection_rate: Difference in detection rate.
-        dice: Difference in Dice per case, over the cases where both are defined.
-        false_positives_per_case: Difference in false positives per case.
+    `dice` is over the cases where both are defined; nothing is merged for `detection_strict`.
     """
 
     first: str
@@ -92,16 +70,9 @@ class PairComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models side by side.
+    """Models side by side, and every two of them. All but `left_out_cases` refers to the cases that they share.
 
-    Attributes:
-        models: Each model.
-        pairs: Every two of them.
-        num_shared_cases: Cases that all were validated on; all else refers to these.
-        num_shared_patients: Their patients.
-        left_out_cases: Cases that some were validated on and others not; nothing refers to these.
-        num_cases_in_other_folds: Cases that the models held out in folds of different numbers.
-        lesions: A row per reference lesion, with what each model made of it.
+    `num_cases_in_other_folds` were held out in folds of different numbers; `lesions` has a row per reference lesion.
     """
 
     models: tuple[ComparedModel, ...]
@@ -169,8 +140,8 @@ def _compare_pairs(names: Sequence[str], shared: SharedCases) -> tuple[PairCompa
     )
 
 
-def _differences(shared: SharedCases, first: int, second: int) -> tuple[Difference, Difference, Difference]:
-    """Return the differences in detection rate, in Dice, and in false positives per case."""
+def _differences(shared: SharedCases, first: int, second: int) -> Iterator[Difference]:
+    """Yield the differences in detection rate, in Dice, and in false positives per case."""
     cases = list(zip(shared.patients, shared.results[first], shared.results[second], strict=True))
     lesions = [
         (patient, float(one.detected), float(two.detected))
@@ -185,28 +156,22 @@ def _differences(shared: SharedCases, first: int, second: int) -> tuple[Differen
     invented = [
         (patient, float(case.n_false_positive), float(other.n_false_positive)) for patient, case, other in cases
     ]
-    return _difference(lesions), _difference(dice), _difference(invented)
-
-
-def _difference(rows: Sequence[tuple[str, float, float]]) -> Difference:
-    """Return the difference over rows of patient, first and second value."""
-    return paired_difference([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+    for rows in (lesions, dice, invented):
+        yield paired_difference(*([row[column] for row in rows] for column in range(3)))
 
 
 def _lesion_rows(names: Sequence[str], shared: SharedCases) -> tuple[dict[str, Any], ...]:
     """Return a row per lesion of the reference: what it is, and by which models it was detected."""
-    rows = []
-    for cases in zip(*shared.results, strict=True):
-        for lesions in zip(*(case.lesions for case in cases), strict=True):
-            rows.append(
-                {
-                    "case": cases[0].case,
-                    "patient": cases[0].patient,
-                    "label": lesions[0].label,
-                    "volume_cm3": lesions[0].volume_cm3,
-                    "size_bin": lesions[0].size_bin,
-                    **{f"detected: {name}": one.detected for name, one in zip(names, lesions, strict=True)},
-                    **{f"iou: {name}": one.iou for name, one in zip(names, lesions, strict=True)},
-                }
-            )
-    return tuple(rows)
+    return tuple(
+        {
+            "case": cases[0].case,
+            "patient": cases[0].patient,
+            "label": lesions[0].label,
+            "volume_cm3": lesions[0].volume_cm3,
+            "size_bin": lesions[0].size_bin,
+            **{f"detected: {name}": one.detected for name, one in zip(names, lesions, strict=True)},
+            **{f"iou: {name}": one.iou for name, one in zip(names, lesions, strict=True)},
+        }
+        for cases in zip(*shared.results, strict=True)
+        for lesions in zip(*(case.lesions for case in cases), strict=True)
+    )

@@ -3,13 +3,14 @@
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING
-from rectal_nnformer.reporting.comparison import ComparedModel, Comparison, FoldPoint
+from rectal_nnformer.reporting.comparison import ComparedModel, Comparison
 
 # Okabe and Ito's palette and a mark for each model, so that colour is never needed.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -24,37 +25,29 @@ def comparison_figure(comparison: Comparison) -> Figure:
     What no model was analysed for has no panel; a model that was not is named in the panels of the others.
     """
     models = comparison.models
-    draw = {
-        "rates": partial(_draw_rates, models=models),
-        "differences": partial(_draw_differences, comparison=comparison),
-        "attention": partial(_draw_attention, models=models),
-        "blocks": partial(_draw_blocks, models=models),
-        "reuse, rate": partial(_draw_reuse, models=models, what="detection rate", value_of=lambda p: p.detection_rate),
-        "reuse, Dice": partial(_draw_reuse, models=models, what="Dice, mean", value_of=lambda p: p.dice),
-    }
-    columns = _columns(models)
+    columns: list[list[Callable[[Axes], None]]] = [
+        [partial(_draw_rates, models=models), partial(_draw_differences, comparison=comparison)],
+        [],
+        [],
+    ]
+    if any(model.stages for model in models):
+        columns[1].append(partial(_draw_attention, models=models))
+    if any(model.reuse is not None for model in models):
+        columns[1].append(partial(_draw_blocks, models=models))
+    for what, field in (("detection rate", "detection_rate"), ("Dice, mean", "dice")):
+        points = [_points(model, field) for model in models]
+        if any(reuse for reuse, _ in points):
+            columns[2].append(partial(_draw_reuse, models=models, points=points, what=what))
+    # A single column would be a tall strip; its panels stand side by side.
+    columns = [column for column in columns if column] if any(columns[1:]) else [[panel] for panel in columns[0]]
     figure = Figure(figsize=(5 * len(columns), 4.5 * max(map(len, columns))), dpi=PIXELS_PER_INCH, layout="constrained")
     # A panel that is alone in its column takes the whole of it.
-    for name, axes in figure.subplot_mosaic([[c[0] for c in columns], [c[-1] for c in columns]]).items():
-        draw[name](axes)
+    rows = [[f"{number} {row % len(column)}" for number, column in enumerate(columns)] for row in range(2)]
+    for name, axes in figure.subplot_mosaic(rows).items():
+        number, row = map(int, name.split())
+        columns[number][row](axes)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _columns(models: Sequence[ComparedModel]) -> list[list[str]]:
-    """Return the names of the panels for which any model has data, by column."""
-    known = {
-        "rates": True,
-        "differences": True,
-        "attention": any(model.stages for model in models),
-        "blocks": any(model.reuse is not None for model in models),
-        "reuse, rate": any(_points(model, lambda p: p.detection_rate) for model in models),
-        "reuse, Dice": any(_points(model, lambda p: p.dice) for model in models),
-    }
-    columns = [["rates", "differences"], ["attention", "blocks"], ["reuse, rate", "reuse, Dice"]]
-    with_data = [named for column in columns if (named := [name for name in column if known[name]])]
-    # A single column would be a tall strip; its panels stand side by side.
-    return with_data if len(with_data) > 1 else [[name] for name in with_data[0]]
 
 
 def _draw_rates(axes: Axes, models: Sequence[ComparedModel]) -> None:
@@ -63,7 +56,7 @@ def _draw_rates(axes: Axes, models: Sequence[ComparedModel]) -> None:
         if rate.rate is not None and rate.wilson_95 is not None:
             low, high = rate.wilson_95
             axes.plot([low, high], [index, index], color=_color(index), linewidth=5, alpha=0.35, solid_capstyle="round")
-            axes.plot(rate.rate, index, _mark(index), color=_color(index), markersize=9)
+            axes.plot(rate.rate, index, MARKS[index % len(MARKS)], color=_color(index), markersize=9)
     counts = [f"{model.detection.n_detected}/{model.detection.n_reference}" for model in models]
     axes.set_yticks(
         range(len(models)),
@@ -94,28 +87,22 @@ def _draw_differences(axes: Axes, comparison: Comparison) -> None:
 
 
 def _draw_attention(axes: Axes, models: Sequence[ComparedModel]) -> None:
-    for index, model in enumerate(models):
-        if model.stages:
-            places = [stage.stage for stage in model.stages]
-            measured = [_or_nan(stage.means["adi"]) for stage in model.stages]
-            axes.plot(places, measured, color=_color(index), marker=_mark(index), label=_wrap(model.name))
-            uniform = [_or_nan(stage.means["uniform_adi"]) for stage in model.stages]
-            axes.plot(places, uniform, color=_color(index), linestyle=":", linewidth=1)
-        else:
-            _name_unanalysed(axes, model)
+    stages = [[stage.stage for stage in model.stages] for model in models]
+    measured, uniform = (
+        [[_or_nan(stage.means[name]) for stage in model.stages] for model in models] for name in ("adi", "uniform_adi")
+    )
+    _plot(axes, models, stages, measured)
+    for index, values in enumerate(uniform):
+        axes.plot(stages[index], values, color=_color(index), linestyle=":", linewidth=1)
     _finish(axes, "Attention dilution index (dotted: uniform attention)", "stage")
     axes.set_ylim(bottom=0)
-    axes.set_xticks(range(max(len(model.stages) for model in models)))
+    axes.set_xticks(range(max(map(len, stages))))
 
 
 def _draw_blocks(axes: Axes, models: Sequence[ComparedModel]) -> None:
-    for index, model in enumerate(models):
-        if model.reuse is not None:
-            places = range(1, len(model.reuse.blocks) + 1)
-            values = [_or_nan(value) for value in model.reuse.diagonal]
-            axes.plot(places, values, color=_color(index), marker=_mark(index), label=_wrap(model.name))
-        else:
-            _name_unanalysed(axes, model)
+    diagonals = [model.reuse.diagonal if model.reuse else () for model in models]
+    values = [[_or_nan(value) for value in diagonal] for diagonal in diagonals]
+    _plot(axes, models, [range(1, len(diagonal) + 1) for diagonal in diagonals], values)
     _finish(axes, "CKA of each block with itself before fine-tuning", "block")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     # Whole scales, lest the least difference look large; without bias, estimates near 0 may lie below it.
@@ -123,32 +110,36 @@ def _draw_blocks(axes: Axes, models: Sequence[ComparedModel]) -> None:
 
 
 def _draw_reuse(
-    axes: Axes, models: Sequence[ComparedModel], what: str, value_of: Callable[[FoldPoint], float | None]
+    axes: Axes, models: Sequence[ComparedModel], points: Sequence[tuple[list[float], list[float]]], what: str
 ) -> None:
-    for index, model in enumerate(models):
-        if points := _points(model, value_of):
-            marks, color = zip(*points, strict=True), _color(index)
-            axes.plot(*marks, _mark(index), color=color, label=_wrap(model.name), markersize=8)
-        else:
-            _name_unanalysed(axes, model)
+    _plot(axes, models, *zip(*points, strict=True), linestyle="", markersize=8)
     _finish(axes, f"Feature reuse and {what}, a mark per fold", "feature reuse (mean CKA of the blocks)")
     axes.set_ylabel(what)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.03)
 
 
-def _points(model: ComparedModel, value_of: Callable[[FoldPoint], float | None]) -> list[tuple[float, float]]:
-    """Return feature reuse and a result of each fold that has both."""
-    return [
-        (point.reuse, value)
-        for point in model.fold_points
-        if point.reuse is not None and (value := value_of(point)) is not None
-    ]
+def _points(model: ComparedModel, field: str) -> tuple[list[float], list[float]]:
+    """Return feature reuse and a result of the folds that have both."""
+    points = [(point.reuse, getattr(point, field)) for point in model.fold_points]
+    defined = [(reuse, value) for reuse, value in points if reuse is not None and value is not None]
+    return [reuse for reuse, _ in defined], [value for _, value in defined]
 
 
-def _name_unanalysed(axes: Axes, model: ComparedModel) -> None:
-    """Name a model without data in the legend, without a mark."""
-    axes.plot([], [], " ", label=f"{_wrap(model.name)}: not analysed")
+def _plot(
+    axes: Axes,
+    models: Sequence[ComparedModel],
+    x: Sequence[Sequence[float]],
+    y: Sequence[Sequence[float]],
+    **options: Any,
+) -> None:
+    """Plot the values of each model; name one that has none in the legend, without a mark."""
+    for index, model in enumerate(models):
+        if x[index]:
+            style = {"color": _color(index), "marker": MARKS[index % len(MARKS)], **options}
+            axes.plot(x[index], y[index], label=_wrap(model.name), **style)
+        else:
+            axes.plot([], [], " ", label=f"{_wrap(model.name)}: not analysed")
 
 
 def _finish(axes: Axes, title: str, x_title: str) -> None:
@@ -166,10 +157,6 @@ def _wrap(name: str) -> str:
 
 def _color(index: int) -> str:
     return COLORS[index % len(COLORS)]
-
-
-def _mark(index: int) -> str:
-    return MARKS[index % len(MARKS)]
 
 
 def _or_nan(value: float | None) -> float:

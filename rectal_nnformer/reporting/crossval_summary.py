@@ -19,16 +19,7 @@ from rectal_nnformer.utils.text import plural
 
 @dataclass(frozen=True)
 class CrossvalSummary:
-    """A cross-validation's lesion detection, and what its encoders did.
-
-    Attributes:
-        pooled: All folds together.
-        folds: Each fold.
-        patients_shared_between_folds: Patients with cases in more than one fold, see `count_shared_patients`.
-        attention: Attention dilution of each stage, by fold and over the folds; empty where none was analysed.
-        reuse: Feature reuse of each block, by fold and over the folds; None where it is not defined for any.
-        picture_note: Why there is no picture; empty where there is one.
-    """
+    """A cross-validation's lesion detection, and what its encoders did; `picture_note` says why there is no picture."""
 
     pooled: CohortDetection
     folds: Mapping[int, CohortDetection]

@@ -44,15 +44,7 @@ Box = tuple[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Subject:
-    """What one card of the gallery shows.
-
-    Attributes:
-        kind: A missed or detected reference lesion, or a false positive.
-        fold: Fold in whose validation the case was.
-        case: Name of the case.
-        component: The lesion, or the false positive.
-        together: Numbers of the other lesions that it was scored with, because a prediction touches them all.
-    """
+    """What one card shows: a reference lesion with the numbers of those it was scored with, or a false positive."""
 
     kind: Kind
     fold: int
@@ -63,13 +55,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Picture:
-    """One slice.
-
-    Attributes:
-        number: Slice number, from 1, from the feet up.
-        webp: The grey image.
-        outlines: SVG paths by class name, in voxels of the picture.
-    """
+    """One slice, numbered from 1 from the feet up, with SVG paths by class name, in voxels of the picture."""
 
     number: int
     webp: bytes
@@ -94,18 +80,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Clip:
-    """The slices of one subject.
+    """The slices of one subject, ascending; `problem` says why there are none.
 
-    Attributes:
-        subject: What they show.
-        pictures: The slices, ascending; empty if there are none.
-        num_slices: Slices of the whole volume.
-        shape: Rows and columns of voxels in each picture, the coordinates of the outlines.
-        pixels: Width and height of each picture.
-        width_mm: What a picture shows from its left to its right edge.
-        slice_mm: From one slice of the volume to the next.
-        largest: Number of the slice in which the subject is largest.
-        problem: Why there are no pictures.
+    `shape` is rows and columns of voxels in each picture, the coordinates of outlines; `pixels` its width and height.
     """
 
     subject: Subject
@@ -166,10 +143,7 @@ def subjects_of(model: ModelResults) -> list[Subject]:
 def draw_clips(model: ModelResults, num_processes: int = 1, budget: int = BUDGET) -> list[Clip]:
     """Return a clip for every subject, in their order; those without pictures say why.
 
-    Args:
-        model: Its images, references and predictions are read.
-        num_processes: At most so many processes draw.
-        budget: Bytes of the page that all pictures together may take.
+    `budget` is in bytes of the page, for all pictures together.
     """
     subjects = subjects_of(model)
     by_case: dict[tuple[int, str], list[Subject]] = {}

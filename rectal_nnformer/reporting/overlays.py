@@ -34,14 +34,7 @@ LEGEND = {REFERENCE_COLOR: "reference", PREDICTION_COLOR: "prediction"}
 
 @dataclass(frozen=True)
 class Example:
-    """One case to show.
-
-    Attributes:
-        title: Heading; the number of the slice is added to it.
-        image: Image file.
-        reference: File of the reference mask, on the image's grid.
-        prediction: File of the predicted mask, on the same grid; None if there is none.
-    """
+    """One case to show: its files, masks on the image's grid; the number of the slice is added to the title."""
 
     title: str
     image: Path

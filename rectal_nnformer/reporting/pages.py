@@ -49,12 +49,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def crossval_page(summary: CrossvalSummary, picture: str) -> str:
-    """Return crossval_summary.md.
-
-    Args:
-        summary: What it tells.
-        picture: File name of the picture beside it.
-    """
+    """Return crossval_summary.md, with a picture by the file name beside it."""
     analysed = {fold for stage in summary.attention for fold in stage.adi_of_folds}
     reused = summary.reuse.folds if summary.reuse else {}
     return render(
@@ -70,12 +65,7 @@ def crossval_page(summary: CrossvalSummary, picture: str) -> str:
 
 
 def comparison_page(comparison: Comparison, picture: str) -> str:
-    """Return compare.md.
-
-    Args:
-        comparison: What it tells.
-        picture: File name of the picture beside it.
-    """
+    """Return compare.md, with a picture by the file name beside it."""
     models = comparison.models
     return render(
         "compare.md",

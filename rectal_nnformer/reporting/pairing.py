@@ -17,13 +17,9 @@ SAME_CENTROID_VOXELS = 1e-3
 
 @dataclass(frozen=True)
 class SharedCases:
-    """The cases that all models were validated on.
+    """The cases that all models were validated on; the tuples have an entry per model, in the order of `names`.
 
-    Attributes:
-        names: Names of the cases.
-        results: For each model its results on these cases, in their order.
-        folds: For each model the fold of each case.
-        left_out: For each model those of its cases that another lacks.
+    `left_out` are those of a model's cases that another lacks.
     """
 
     names: tuple[str, ...]

@@ -14,18 +14,12 @@ from typing import Any
 from markupsafe import Markup
 
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
-from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.summary import CohortDetection, detection_line
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.planning.explanation import describe_plans
 from rectal_nnformer.planning.record import planning_record
 from rectal_nnformer.reporting import tables
-from rectal_nnformer.reporting.analyses import (
-    ReuseOverFolds,
-    StageOverFolds,
-    attention_over_folds,
-    reuse_over_folds,
-)
+from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, attention_over_folds, reuse_over_folds
 from rectal_nnformer.reporting.charts import Series, heat_map, interval_chart, profile_chart
 from rectal_nnformer.reporting.gallery import Clip
 from rectal_nnformer.reporting.pages import render
@@ -39,31 +33,6 @@ SCALE_MM = 20
 MOST_EPOCHS = 40
 TRIAL = "_CPU"
 """How trainers are called that are for trying things out."""
-CONTENTS = {
-    "result": "Result",
-    "size": "By size",
-    "cases": "Cases",
-    "pictures": "Pictures",
-    "folds": "Folds",
-    "attention": "Attention",
-    "features": "Features",
-    "plan": "Plan",
-    "about": "Made with",
-    "meaning": "Terms",
-}
-OUTCOMES = {
-    "": "all cases",
-    "missed": "with a missed tumour",
-    "false-positive": "with a false positive",
-    "noted": "with a note",
-    "clean": "all found, nothing invented",
-}
-GROUPS = {
-    "missed": ("Missed tumours", "No tumour was missed."),
-    "detected": ("Detected tumours", "No tumour was detected."),
-    "false positive": ("False positives", "There are no false positives."),
-}
-"""Heading of each kind of card, and what to say where there is none."""
 PACKAGES = ("rectal_nnformer", "nnunetv2", "torch", "monai", "numpy", "scipy", "SimpleITK")
 SETTINGS = {
     "num_epochs": "epochs",
@@ -81,13 +50,7 @@ SETTINGS = {
 
 
 def report_page(model: ModelResults, clips: Sequence[Clip], date: str) -> str:
-    """Return the report as HTML.
-
-    Args:
-        model: What is reported.
-        clips: Pictures of its lesions.
-        date: When it is written, as it shall read.
-    """
+    """Return the report as HTML, with the date as given."""
     style, script = _asset("report.css"), _asset("report.js")
     return render(
         "report.html",
@@ -100,7 +63,6 @@ def report_page(model: ModelResults, clips: Sequence[Clip], date: str) -> str:
         ),
         style=style,
         script=script,
-        contents=CONTENTS,
         detection_line=detection_line(model.pooled),
         **_detection(model),
         **_cards(clips),
@@ -121,8 +83,6 @@ def _detection(model: ModelResults) -> dict[str, Any]:
         "cautions": _cautions(model),
         "rates_chart": _rates_chart(pooled),
         "sizes_chart": _sizes_chart(pooled),
-        "outcomes": OUTCOMES,
-        "outcome_of": _outcomes,
         "cases": sorted(
             tables.cases_of(model.folds), key=lambda row: (-row[1].n_missed, -row[1].n_false_positive, row[1].case)
         ),
@@ -162,17 +122,6 @@ def _sizes_chart(pooled: CohortDetection) -> Markup:
     return interval_chart("sizes", "Detection rate by tumour volume", described, rates)
 
 
-def _outcomes(case: CaseDetection) -> str:
-    """Return by which of `OUTCOMES` a case is found, parted by spaces."""
-    found = {
-        "missed": case.n_missed > 0,
-        "false-positive": case.n_false_positive > 0,
-        "noted": bool(case.note),
-        "clean": not case.n_missed and not case.n_false_positive,
-    }
-    return " ".join(name for name, applies in found.items() if applies)
-
-
 def _cards(clips: Sequence[Clip]) -> dict[str, Any]:
     """Return the cards of the gallery with their ids, and the first card of each case."""
     cards = [(f"card-{place}", clip) for place, clip in enumerate(clips, start=1)]
@@ -180,7 +129,6 @@ def _cards(clips: Sequence[Clip]) -> dict[str, Any]:
         "cards": cards,
         "card_of": {clip.subject.case: ident for ident, clip in reversed(cards)},
         "without_picture": sum(not clip.pictures for clip in clips),
-        "groups": GROUPS,
         "open_at_most": OPEN_AT_MOST,
         "SCALE_MM": SCALE_MM,
     }

@@ -21,16 +21,9 @@ from rectal_nnformer.utils.records import Record
 
 @dataclass(frozen=True)
 class ModelResults:
-    """One trained model and what its validations found.
+    """One trained model and what the validations of its evaluated folds found.
 
-    Attributes:
-        folder: The model folder, which knows trainer, plans, configuration and dataset.
-    dataset_json: nnU-Net's `dataset.json`.
-        plans: nnU-Net's plans.
-        folds: Lesion detection of each evaluated fold.
-        attention: Attention dilution of each fold that was analysed.
-        reuse: Feature reuse of each fold that was analysed.
-        epochs: Attention dilution index by epoch and stage, of folds that were followed in training.
+    `attention`, `reuse` and `epochs` (attention dilution index by epoch and stage) are of the folds that were analysed.
     """
 
     folder: ModelFolder
@@ -143,11 +136,7 @@ def count_shared_patients(folds: Mapping[int, CohortDetection]) -> int:
 
 
 def check_distinct_cases(folds: Mapping[int, CohortDetection]) -> None:
-    """Refuse folds that hold the same case.
-
-    Raises:
-        RectalError: A case was evaluated in two folds.
-    """
+    """Refuse folds that hold the same case."""
     fold_of: dict[str, int] = {}
     for fold, result in folds.items():
         for case in result.cases:
@@ -160,14 +149,6 @@ def check_distinct_cases(folds: Mapping[int, CohortDetection]) -> None:
 
 
 def read_of_folds(read: Callable[[Path], Record | None], validation_folders: Mapping[int, Path]) -> dict[int, Record]:
-    """Return what an analysis wrote of each fold that was analysed.
-
-    Args:
-        read: `read_attention` or `read_reuse`.
-        validation_folders: The folder `validation` of each fold.
-
-    Raises:
-        RectalError: A file is damaged.
-    """
+    """Return what an analysis wrote of each fold that was analysed, by `read_attention` or `read_reuse`."""
     records = {fold: read(folder) for fold, folder in validation_folders.items()}
     return {fold: record for fold, record in records.items() if record is not None}

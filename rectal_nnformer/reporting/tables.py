@@ -15,14 +15,7 @@ from rectal_nnformer.utils.text import number, percent, percent_interval, plural
 
 @dataclass(frozen=True)
 class Table:
-    """A table in words.
-
-    Attributes:
-        header: Names of the columns.
-        rows: Cells; the first of each names the row.
-        caption: What the table holds, for pages on which no heading says so.
-        numeric_from: The column from which on cells are numbers.
-    """
+    """A table in words; the first cell of a row names it, and cells are numbers from the column `numeric_from` on."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]

@@ -37,9 +37,6 @@ def write_report(model_folder: Path, output: Path | None = None, num_processes: 
         output: The file; None takes `report.html` in the model folder.
         num_processes: At most so many processes draw the pictures.
 
-    Returns:
-        The file.
-
     Raises:
         RectalError: It is not the folder of a trained and evaluated model, or a file in it is damaged.
     """

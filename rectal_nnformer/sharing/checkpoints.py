@@ -23,11 +23,7 @@ PARAMETER_NAME = re.compile(r"[\w.]{1,300}", re.ASCII)
 
 
 class Checkpoint(Record):
-    """A checkpoint without its weights.
-
-    Attributes:
-        shared: Names of weights that are the same as a stored one, and the name of that.
-    """
+    """A checkpoint without its weights; `shared` names weights that are the same as a stored one, and that one."""
 
     trainer_name: Identifier
     configuration: PlainName

@@ -81,16 +81,7 @@ def read_json(path: Path, keys: Collection[str] = (), remedy: str = "Restore the
 
 
 def read_json_list(path: Path, keys: Collection[str] = (), remedy: str = "Restore the file.") -> list[dict[str, Any]]:
-    """Return the list of objects that a JSON file holds.
-
-    Args:
-        path: The file, in UTF-8.
-        keys: What each object must have.
-        remedy: What the user can do if it is not right, as a sentence.
-
-    Raises:
-        RectalError: It is missing, damaged or no list of objects, or one lacks a key.
-    """
+    """Return the list of objects that a JSON file holds, each with the keys; all else is as for `read_json`."""
     content = _parse_json(path, remedy)
     if not isinstance(content, list):
         raise RectalError(f"{path} cannot be used: it holds {_type_name(content)} instead of a list. {remedy}")

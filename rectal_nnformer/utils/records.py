@@ -13,13 +13,9 @@ Record = TypeVar("Record")
 def read_record(kind: type[Record], path: Path, remedy: str) -> Record:
     """Read a JSON file as a dataclass, or a tuple of them; keys that it does not know are ignored.
 
-    Args:
-        kind: The dataclass, such as `ReuseRecord` or `tuple[EpochRecord, ...]`.
-        path: The file.
-        remedy: What a user can do about a damaged file, as a sentence.
-
     Raises:
-        RectalError: The file is missing or no JSON, or lacks a key, or a value is of another type.
+        RectalError: The file is missing or no JSON, or lacks a key, or a value is of another type. `remedy` says, as a
+            sentence, what a user can do then.
     """
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())

@@ -133,10 +133,7 @@ class Rectum:
     def implicit(self, grid: Grid, level: Field, inset: Field | float = 0.0) -> Field:
         """Return relative distance minus 1 of the tube whose wall lies `inset` mm within the outer surface.
 
-        Args:
-            grid: Where to evaluate.
-            level: Height of each slice in mm, (z, 1, 1); the course follows it rather than the grid's bent heights.
-            inset: Depth below the outer surface in mm; negative lies outside.
+        The course follows `level`, the height of each slice in mm, (z, 1, 1), rather than the grid's bent heights.
         """
         (x, y), (radius_x, radius_y) = self.center(level), self.radii(level)
         squared = ((grid.x - x) / (radius_x - inset)) ** 2 + ((grid.y - y) / (radius_y - inset)) ** 2

@@ -106,11 +106,7 @@ class _Canvas:
 def synthesize_case(rng: np.random.Generator) -> Case:
     """Make one synthetic scan with one to three tumours.
 
-    Args:
-        rng: Source of all that varies: anatomy, signal, tumours, noise and geometry.
-
-    Returns:
-        The scan (16-bit integers, 384 x 384 x 19 to 24 voxels of 0.5 x 0.5 x 3 mm, oblique), its mask and the tumours.
+    It has 16-bit integers, 384 x 384 x 19 to 24 voxels of 0.5 x 0.5 x 3 mm, oblique.
     """
     canvas = _blank_canvas(rng)
     _paint_fat(canvas)

@@ -31,13 +31,7 @@ class Ellipse:
 
 
 def read_rectum_outlines(path: Path) -> dict[str, list[Ellipse]]:
-    """Read the outlines of all series in a JSON file.
-
-    Args:
-        path: The JSON file.
-
-    Returns:
-        Series folder name to ellipses, ascending in z, at least two.
+    """Return the outlines in a JSON file: series folder name to ellipses, ascending in z, at least two.
 
     Raises:
         RectalError: The file is missing or is no JSON object, or an outline is incomplete; the message names the
@@ -53,15 +47,7 @@ def read_rectum_outlines(path: Path) -> dict[str, list[Ellipse]]:
 
 
 def outline_mask(ellipses: list[Ellipse], shape: tuple[int, int, int], series: str) -> Mask:
-    """Fill an outline, interpolated linearly between its slices; beyond its first and last slice there is no rectum.
-
-    Args:
-        ellipses: As `read_rectum_outlines` returns them.
-        shape: Voxels of the series along (z, y, x).
-        series: Series folder, for error messages.
-
-    Returns:
-        Boolean array of that shape.
+    """Fill an outline in a series of this shape (z, y, x), interpolated linearly between its slices, none beyond.
 
     Raises:
         RectalError: The outline leaves the volume.
