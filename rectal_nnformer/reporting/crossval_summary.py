@@ -73,17 +73,20 @@ def examples_of(
 ) -> list[Example]:
     """Return the files of the cases that `pick_examples` picks, each with its title."""
     fold_of = {case.case: fold for fold, case in cases_of(summary.folds)}
-    return [
-        Example(
-            title=_title(name, case, fold_of[case.case]),
-            image=images_folder / image_name(case.case, file_ending),
-            reference=reference_folder / f"{case.case}{file_ending}",
-            prediction=None
-            if case.prediction_missing
-            else validation_folders[fold_of[case.case]] / f"{case.case}{file_ending}",
+    examples = []
+    for name, case in pick_examples(summary.pooled.cases).items():
+        fold, file = fold_of[case.case], f"{case.case}{file_ending}"
+        lesions = f"{case.n_detected} of {plural(case.n_reference, 'lesion')} detected"
+        title = f"{name}: {case.case} (fold {fold})\nDice {case.dice:.2f}, {lesions}\n"
+        examples.append(
+            Example(
+                title=title + plural(case.n_false_positive, "false positive"),
+                image=images_folder / image_name(case.case, file_ending),
+                reference=reference_folder / file,
+                prediction=None if case.prediction_missing else validation_folders[fold] / file,
+            )
         )
-        for name, case in pick_examples(summary.pooled.cases).items()
-    ]
+    return examples
 
 
 def _read_fold(fold: int, folder: Path, patients: Mapping[str, str] | None) -> CohortDetection:
@@ -94,11 +97,3 @@ def _read_fold(fold: int, folder: Path, patients: Mapping[str, str] | None) -> C
     if not patients:
         return result
     return summarize_cases([replace(case, patient=patients.get(case.case, case.case)) for case in result.cases])
-
-
-def _title(name: str, case: CaseDetection, fold: int) -> str:
-    lesions = f"{case.n_detected} of {plural(case.n_reference, 'lesion')} detected"
-    return (
-        f"{name}: {case.case} (fold {fold})\nDice {case.dice:.2f}, {lesions}\n"
-        f"{plural(case.n_false_positive, 'false positive')}"
-    )

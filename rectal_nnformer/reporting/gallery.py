@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,7 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.case_detection import CaseDetection
-from rectal_nnformer.evaluation.detection import Component, Lesion
+from rectal_nnformer.evaluation.detection import Component
 from rectal_nnformer.imaging.display import grey_window, radiological_array, slice_with_most
 from rectal_nnformer.imaging.masks import find_components, tumor_labels
 from rectal_nnformer.imaging.reading import read_image
@@ -40,6 +40,8 @@ Kind = Literal["missed", "detected", "false positive"]
 KINDS: tuple[Kind, ...] = ("missed", "detected", "false positive")
 Box = tuple[tuple[int, int], tuple[int, int]]
 """First row and the one after the last, and the same of columns; they may lie beyond the image."""
+Files = tuple[Path, Path, Path]
+"""Image, reference and prediction of a case, which may all be missing."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +99,6 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class _CaseJob:
-    image: Path
-    reference: Path
-    prediction: Path
-    tumor_labels: tuple[int, ...]
-    ignore_label: int | None
-    subjects: tuple[Subject, ...]
-    most_slices: int
-
-
-@dataclass(frozen=True)
 class _Volume:
     """One case in radiological display, (slices, rows, columns); components are numbered as in the evaluation."""
 
@@ -121,11 +112,6 @@ class _Volume:
     column_mm: float
 
 
-def _scored_with(lesion: Lesion, case: CaseDetection) -> tuple[int, ...]:
-    others = (other for other in case.lesions if other.label != lesion.label)
-    return tuple(other.label for other in others if lesion.group is not None and other.group == lesion.group)
-
-
 def subjects_of(model: ModelResults) -> list[Subject]:
     """Return everything worth a card: missed lesions, then detected ones, worst first, then false positives.
 
@@ -135,7 +121,9 @@ def subjects_of(model: ModelResults) -> list[Subject]:
     for fold, case in cases_of(model.folds):
         for lesion in case.lesions:
             kind: Kind = "detected" if lesion.detected else "missed"
-            subjects.append(Subject(kind, fold, case.case, lesion, _scored_with(lesion, case)))
+            group = [other.label for other in case.lesions if lesion.group and other.group == lesion.group]
+            together = tuple(label for label in group if label != lesion.label)
+            subjects.append(Subject(kind, fold, case.case, lesion, together))
         subjects += [Subject("false positive", fold, case.case, component) for component in case.false_positives]
     return sorted(subjects, key=_rank)
 
@@ -150,19 +138,17 @@ def draw_clips(model: ModelResults, num_processes: int = 1, budget: int = BUDGET
     for subject in subjects:
         by_case.setdefault((subject.fold, subject.case), []).append(subject)
     affordable = budget // (max(len(subjects), 1) * BYTES_PER_PICTURE)
+    draw = partial(
+        _draw_case,
+        labels=tumor_labels(model.dataset_json),
+        ignore_label=model.dataset_json["labels"].get("ignore"),
+        most_slices=min(max(affordable, FEWEST_SLICES), MOST_SLICES),
+    )
     jobs = [
-        _CaseJob(
-            image=model.image(case),
-            reference=model.reference(case),
-            prediction=model.prediction(fold, case),
-            tumor_labels=tuple(tumor_labels(model.dataset_json)),
-            ignore_label=model.dataset_json["labels"].get("ignore"),
-            subjects=tuple(of_case),
-            most_slices=min(max(affordable, FEWEST_SLICES), MOST_SLICES),
-        )
+        ((model.image(case), model.reference(case), model.prediction(fold, case)), of_case)
         for (fold, case), of_case in by_case.items()
     ]
-    drawn = map_with_progress(_draw_case, jobs, num_processes, "Pictures")
+    drawn = map_with_progress(draw, jobs, num_processes, "Pictures")
     clips = {id_of(clip.subject): clip for of_case in drawn for clip in of_case}
     return fit_to_budget([clips[id_of(subject)] for subject in subjects], budget)
 
@@ -227,31 +213,28 @@ def _thinned(clip: Clip, most: int) -> Clip:
     return replace(clip, pictures=tuple(clip.pictures[i] for i in chosen))
 
 
-def _draw_case(job: _CaseJob) -> list[Clip]:
+def _draw_case(
+    job: tuple[Files, Sequence[Subject]], labels: Sequence[int], ignore_label: int | None, most_slices: int
+) -> list[Clip]:
+    files, subjects = job
     try:
-        volume = _load(job)
+        volume = _load(files, labels, ignore_label)
     except RectalError as error:
-        problem = _without_folders(str(error), (job.image, job.reference, job.prediction))
-        return [Clip(subject, problem=problem) for subject in job.subjects]
-    return [_draw(subject, volume, job.most_slices) for subject in job.subjects]
+        problem = str(error)
+        # The page is passed on and tells no paths of this computer.
+        for path in files:
+            problem = problem.replace(str(path), path.name)
+        return [Clip(subject, problem=problem) for subject in subjects]
+    return [_draw(subject, volume, most_slices) for subject in subjects]
 
 
-def _without_folders(message: str, paths: Sequence[Path]) -> str:
-    """Return a message with names in place of paths: the page is passed on and tells no paths of this computer."""
-    for path in paths:
-        message = message.replace(str(path), path.name)
-    return message
-
-
-def _load(job: _CaseJob) -> _Volume:
-    image = read_image(job.image)
+def _load(files: Files, labels: Sequence[int], ignore_label: int | None) -> _Volume:
+    image = read_image(files[0])
     grey, _ = radiological_array(image)
-    reference = read_mask(job.reference, image, job.tumor_labels)
-    prediction = np.zeros_like(reference)
-    if job.prediction.is_file():
-        prediction = read_mask(job.prediction, image, job.tumor_labels)
-    if job.ignore_label is not None:
-        prediction &= ~read_mask(job.reference, image, (job.ignore_label,))
+    reference = read_mask(files[1], image, labels)
+    prediction = read_mask(files[2], image, labels) if files[2].is_file() else np.zeros_like(reference)
+    if ignore_label is not None:
+        prediction &= ~read_mask(files[1], image, (ignore_label,))
     column_mm, row_mm, slice_mm = sitk.DICOMOrient(image, "LPS").GetSpacing()
     return _Volume(
         grey=grey,
@@ -303,11 +286,11 @@ def _close_up(own: NDArray[np.bool_], row_mm: float, column_mm: float) -> Box:
     It lies within the image, except across an image that is narrower than the subject is long.
     """
     extents = [np.flatnonzero(own.any(axis=axes)) for axes in ((0, 2), (0, 1))]
-    sizes = [(used[-1] - used[0] + 1) * mm for used, mm in zip(extents, (row_mm, column_mm), strict=True)]
-    field = [length * mm for length, mm in zip(own.shape[1:], (row_mm, column_mm), strict=True)]
-    width = max(min(max(MIN_WIDTH_MM, 1.7 * max(sizes)), *field), *sizes)
+    axes = list(zip(extents, (row_mm, column_mm), own.shape[1:], strict=True))
+    sizes = [(used[-1] - used[0] + 1) * mm for used, mm, _ in axes]
+    width = max(min(max(MIN_WIDTH_MM, 1.7 * max(sizes)), *(length * mm for _, mm, length in axes)), *sizes)
     spans = []
-    for used, mm, length in zip(extents, (row_mm, column_mm), own.shape[1:], strict=True):
+    for used, mm, length in axes:
         count = math.ceil(round(width / mm, 6))
         start = round((used[0] + used[-1] + 1 - count) / 2)
         start = min(max(start, 0), length - count) if count <= length else (length - count) // 2
@@ -342,11 +325,7 @@ def _outlines(subject: Subject, own: NDArray[np.bool_], volume: _Volume, z: int,
     """Return the paths of one slice by class; `other` is tumour that the card is not about."""
     reference, prediction = _cut(volume.reference[z], box), _cut(volume.prediction[z], box)
     if subject.kind == "false positive":
-        masks = {
-            "reference other": reference,
-            "prediction": own,
-            "prediction other": prediction & ~own,
-        }
+        masks = {"reference other": reference, "prediction": own, "prediction other": prediction & ~own}
     else:
         masks = {"reference": own, "reference other": reference & ~own, "prediction": prediction}
     return {name: path for name, mask in masks.items() if (path := _path(mask))}

@@ -29,7 +29,6 @@ from rectal_nnformer.utils.files import staged_file
 
 PANEL_INCHES = 4.0
 PIXELS_PER_INCH = 110
-LEGEND = {REFERENCE_COLOR: "reference", PREDICTION_COLOR: "prediction"}
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,16 @@ def draw_examples(examples: Sequence[Example], tumor_labels: Sequence[int], path
     panels = figure.subplots(2, len(examples), squeeze=False)
     for (whole, close_up), example in zip(panels.T, examples, strict=True):
         view = _load_view(example, tumor_labels)
-        _draw_view(whole, view)
-        _draw_view(close_up, view)
+        for axes in (whole, close_up):
+            draw_slice(axes, view.grey, view.aspect, grey_window(view.grey))
+            # Wider and below, so that it shows where the two coincide.
+            draw_outline(axes, view.reference, REFERENCE_COLOR, linewidth=2.6)
+            draw_outline(axes, view.prediction, PREDICTION_COLOR)
         whole.set_title(f"{example.title}, {view.slice_words}", fontsize=10, parse_math=False)
         _mark_sides(whole)
         _zoom_to_tumor(close_up, whole, view)
-    handles = [Line2D([], [], color=color, label=label) for color, label in LEGEND.items()]
+    colors = {"reference": REFERENCE_COLOR, "prediction": PREDICTION_COLOR}
+    handles = [Line2D([], [], color=color, label=label) for label, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     with staged_file(path) as temporary:
         figure.savefig(temporary)
@@ -113,13 +116,6 @@ def displayed(array: NDArray[Any], image: sitk.Image) -> NDArray[np.int32]:
     # the mask to another plane than the image.
     stored.CopyInformation(image)
     return radiological_array(stored)[0]
-
-
-def _draw_view(axes: Axes, view: _View) -> None:
-    draw_slice(axes, view.grey, view.aspect, grey_window(view.grey))
-    # Wider and below, so that it shows where the two coincide.
-    draw_outline(axes, view.reference, REFERENCE_COLOR, linewidth=2.6)
-    draw_outline(axes, view.prediction, PREDICTION_COLOR)
 
 
 def _mark_sides(axes: Axes) -> None:

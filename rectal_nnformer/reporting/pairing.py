@@ -63,25 +63,18 @@ def share_cases(models: Sequence[ModelResults]) -> SharedCases:
         )
     for name in names:
         for model, cases in zip(models[1:], by_name[1:], strict=True):
-            _check_same_reference(name, models[0], by_name[0][name][0], model, cases[name][0])
+            if difference := _difference(by_name[0][name][0], cases[name][0]):
+                raise RectalError(
+                    f"case {name} was scored against different references: {difference} in {models[0].folder.path} and "
+                    f"in {model.folder.path}. Evaluate both against the same references (validate the older run again, "
+                    "--val)."
+                )
     return SharedCases(
         names=tuple(names),
         results=tuple(tuple(cases[name][0] for name in names) for cases in by_name),
         folds=tuple(tuple(cases[name][1] for name in names) for cases in by_name),
         left_out=tuple(tuple(sorted(cases.keys() - set(names))) for cases in by_name),
     )
-
-
-def _check_same_reference(
-    name: str, model: ModelResults, case: CaseDetection, other_model: ModelResults, other: CaseDetection
-) -> None:
-    difference = _difference(case, other)
-    if difference:
-        raise RectalError(
-            f"case {name} was scored against different references: {difference} in {model.folder.path} and in "
-            f"{other_model.folder.path}. Evaluate both against the same references (validate the older run again, "
-            "--val)."
-        )
 
 
 def _difference(case: CaseDetection, other: CaseDetection) -> str:
@@ -92,9 +85,6 @@ def _difference(case: CaseDetection, other: CaseDetection) -> str:
         if one.label != two.label or one.voxels != two.voxels:
             return f"lesion {one.label} of {one.voxels} voxels and lesion {two.label} of {two.voxels}"
         if not np.allclose(one.centroid, two.centroid, rtol=0, atol=SAME_CENTROID_VOXELS):
-            return f"lesion {one.label} at {_place(one.centroid)} and at {_place(two.centroid)}"
+            places = [", ".join(f"{index:.1f}" for index in lesion.centroid) for lesion in (one, two)]
+            return f"lesion {one.label} at voxel {places[0]} and at voxel {places[1]}"
     return ""
-
-
-def _place(centroid: Sequence[float]) -> str:
-    return "voxel " + ", ".join(f"{index:.1f}" for index in centroid)

@@ -13,8 +13,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from rectal_nnformer import __version__
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
-from rectal_nnformer.evaluation.summary import CohortDetection, detection_line
+from rectal_nnformer.evaluation.summary import detection_line
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.planning.explanation import describe_plans
 from rectal_nnformer.planning.record import planning_record
@@ -33,7 +34,7 @@ SCALE_MM = 20
 MOST_EPOCHS = 40
 TRIAL = "_CPU"
 """How trainers are called that are for trying things out."""
-PACKAGES = ("rectal_nnformer", "nnunetv2", "torch", "monai", "numpy", "scipy", "SimpleITK")
+PACKAGES = ("nnunetv2", "torch", "monai", "numpy", "scipy", "SimpleITK")
 SETTINGS = {
     "num_epochs": "epochs",
     "num_iterations_per_epoch": "iterations per epoch",
@@ -51,7 +52,10 @@ SETTINGS = {
 
 def report_page(model: ModelResults, clips: Sequence[Clip], date: str) -> str:
     """Return the report as HTML, with the date as given."""
-    style, script = _asset("report.css"), _asset("report.js")
+    # Parts of this package, which hold nothing that would end their elements.
+    assets = resources.files("rectal_nnformer.reporting") / "assets"
+    style, script = ((assets / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    cards = [(f"card-{place}", clip) for place, clip in enumerate(clips, start=1)]
     return render(
         "report.html",
         model=model,
@@ -61,28 +65,38 @@ def report_page(model: ModelResults, clips: Sequence[Clip], date: str) -> str:
             f"default-src 'none'; img-src data:; style-src 'sha256-{_hash(style)}'; "
             f"script-src 'sha256-{_hash(script)}'; base-uri 'none'; form-action 'none'"
         ),
-        style=style,
-        script=script,
+        style=Markup(style),
+        script=Markup(script),
         detection_line=detection_line(model.pooled),
         **_detection(model),
-        **_cards(clips),
+        cards=cards,
+        card_of={clip.subject.case: ident for ident, clip in reversed(cards)},
+        without_picture=sum(not clip.pictures for clip in clips),
+        open_at_most=OPEN_AT_MOST,
+        SCALE_MM=SCALE_MM,
         **_attention(model),
         **_features(model),
         plan=_planned(model),
         settings=_training_settings(model),
-        versions=[("Python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)],
+        versions={
+            "Python": platform.python_version(),
+            "rectal_nnformer": __version__,
+            **{name: metadata.version(name) for name in PACKAGES},
+        }.items(),
     )
-
-
-# --- detection -------------------------------------------------------------------------------------------------------
 
 
 def _detection(model: ModelResults) -> dict[str, Any]:
     pooled = model.pooled
+    rates = {"detected": pooled.detection_rate, "strict": pooled.strict.detection_rate, "cases": pooled.case_rate}
+    described = [f"{name}: {tables.counts(rate, '-')}, {percent(rate.rate)}" for name, rate in rates.items()]
+    sizes = {f"{name} cm³": rate for name, rate in pooled.size_bins.items()}
+    words = {name: f"{tables.counts(rate, '')} detected" if rate.total else "no tumour" for name, rate in sizes.items()}
+    described_sizes = [f"{name}: {what}" for name, what in words.items()]
     return {
         "cautions": _cautions(model),
-        "rates_chart": _rates_chart(pooled),
-        "sizes_chart": _sizes_chart(pooled),
+        "rates_chart": interval_chart("rates", "Detection rates with 95 % intervals", "; ".join(described), rates),
+        "sizes_chart": interval_chart("sizes", "Detection rate by tumour volume", "; ".join(described_sizes), sizes),
         "cases": sorted(
             tables.cases_of(model.folds), key=lambda row: (-row[1].n_missed, -row[1].n_false_positive, row[1].case)
         ),
@@ -109,44 +123,16 @@ def _cautions(model: ModelResults) -> list[str]:
     return cautions
 
 
-def _rates_chart(pooled: CohortDetection) -> Markup:
-    rates = {"detected": pooled.detection_rate, "strict": pooled.strict.detection_rate, "cases": pooled.case_rate}
-    described = "; ".join(f"{name}: {tables.counts(rate, '-')}, {percent(rate.rate)}" for name, rate in rates.items())
-    return interval_chart("rates", "Detection rates with 95 % intervals", described, rates)
-
-
-def _sizes_chart(pooled: CohortDetection) -> Markup:
-    rates = {f"{name} cm³": rate for name, rate in pooled.size_bins.items()}
-    words = {name: f"{tables.counts(rate, '')} detected" if rate.total else "no tumour" for name, rate in rates.items()}
-    described = "; ".join(f"{name}: {what}" for name, what in words.items())
-    return interval_chart("sizes", "Detection rate by tumour volume", described, rates)
-
-
-def _cards(clips: Sequence[Clip]) -> dict[str, Any]:
-    """Return the cards of the gallery with their ids, and the first card of each case."""
-    cards = [(f"card-{place}", clip) for place, clip in enumerate(clips, start=1)]
-    return {
-        "cards": cards,
-        "card_of": {clip.subject.case: ident for ident, clip in reversed(cards)},
-        "without_picture": sum(not clip.pictures for clip in clips),
-        "open_at_most": OPEN_AT_MOST,
-        "SCALE_MM": SCALE_MM,
-    }
-
-
-# --- attention -------------------------------------------------------------------------------------------------------
-
-
 def _attention(model: ModelResults) -> dict[str, Any]:
     stages = attention_over_folds(model.attention)
     series = _attention_series(model, stages)
     places = [str(stage) for stage in range(max((len(one.values) for one in series), default=0))]
     described = "; ".join(f"{one.name}: {', '.join(number(value, 3) for value in one.values)}" for one in series)
-    title = "Attention dilution index per stage"
     epochs_chart, epochs_words = _epochs_chart(model)
+    chart = profile_chart("adi", "Attention dilution index per stage", described, places, series, "stage")
     return {
         "stages": stages,
-        "adi_chart": profile_chart("adi", title, described, places, series, "stage") if series else None,
+        "adi_chart": chart if series else None,
         "adi_table": tables.series_table(places, {one.name: one.values for one in series}),
         "folds_without_attention": [fold for fold in model.folds if fold not in model.attention],
         "epochs_chart": epochs_chart,
@@ -190,9 +176,6 @@ def _epochs_chart(model: ModelResults) -> tuple[Markup | None, str]:
     return chart, f"{title}: {described}."
 
 
-# --- features --------------------------------------------------------------------------------------------------------
-
-
 def _features(model: ModelResults) -> dict[str, Any]:
     reuse = reuse_over_folds(model.reuse)
     known = reuse.folds if reuse else {}
@@ -228,21 +211,13 @@ def _diagonal_chart(reuse: ReuseOverFolds) -> Markup:
 
 def _matrix_chart(reuse: ReuseOverFolds) -> Markup:
     num_blocks = len(reuse.blocks)
-    chart = heat_map(
+    return heat_map(
         "matrix",
         "CKA between all blocks of this model and of the pretrained encoder",
         f"{num_blocks} by {num_blocks} blocks. Mean of the diagonal {number(reuse.mean_diagonal)}.",
         reuse.matrix,
         "block of the pretrained encoder",
     )
-    caption = (
-        "CKA between every two blocks: rows are blocks of this model, columns of the pretrained encoder, numbered as "
-        "in the table; darker is more alike. Where features are reused, the diagonal stays dark."
-    )
-    return chart + Markup("<figcaption>{}</figcaption>").format(caption)
-
-
-# --- plan, settings, versions ----------------------------------------------------------------------------------------
 
 
 def _planned(model: ModelResults) -> list[tuple[str, Any]]:
@@ -251,14 +226,11 @@ def _planned(model: ModelResults) -> list[tuple[str, Any]]:
         return [("text", "These plans were not made by rectal_nnformer and do not say why they are as they are.")]
     if planning_record(model.plans) is None:
         return [("text", "Another version of rectal_nnformer made these plans; this one cannot tell them in words.")]
-    return _plan_blocks(describe_plans(model.plans, width=None))
-
-
-def _plan_blocks(text: str) -> list[tuple[str, Any]]:
-    """Return the description of plans: names with their values as facts, tables as they are, the rest as text."""
     blocks: list[tuple[str, Any]] = []
     heading = ""
-    for columns, group in itertools.groupby(text.splitlines(), key=lambda line: min(len(_columns(line)), 3)):
+    told = describe_plans(model.plans, width=None).splitlines()
+    # Names with their values become facts, tables stay as they are, the rest is text.
+    for columns, group in itertools.groupby(told, key=lambda line: min(len(_columns(line)), 3)):
         lines = list(group)
         if columns == 3:
             blocks.append(("table", {"heading": heading, "text": inspect.cleandoc("\n".join(lines))}))
@@ -283,17 +255,5 @@ def _training_settings(model: ModelResults) -> list[tuple[str, str | None]]:
     return [*settings, ("planned by rectal_nnformer", model.plans.record.get("version"))]
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _asset(name: str) -> Markup:
-    """Return a file that is part of this package and holds nothing that would end its element."""
-    return Markup((resources.files("rectal_nnformer.reporting") / "assets" / name).read_text(encoding="utf-8"))
-
-
-def _hash(content: Markup) -> str:
+def _hash(content: str) -> str:
     return base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")

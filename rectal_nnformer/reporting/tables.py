@@ -28,8 +28,7 @@ class Table:
 
 def fold_table(folds: Mapping[int, CohortDetection], pooled: CohortDetection) -> Table:
     """Return the lesion detection of each fold and of all."""
-    cohorts = {**{str(fold): result for fold, result in folds.items()}, "all": pooled}
-    return _detection_table("fold", cohorts, "Validation folds")
+    return _detection_table("fold", {**{str(fold): folds[fold] for fold in folds}, "all": pooled}, "Validation folds")
 
 
 def _detection_table(first: str, cohorts: Mapping[str, CohortDetection], caption: str) -> Table:
@@ -61,12 +60,7 @@ def size_table(pooled: CohortDetection) -> Table:
     return Table(
         ("volume (cm³)", "detected", "rate", "95 % CI"),
         [
-            (
-                name,
-                counts(rate, "no tumour"),
-                percent(rate.rate),
-                percent_interval(rate.wilson_95),
-            )
+            (name, counts(rate, "no tumour"), percent(rate.rate), percent_interval(rate.wilson_95))
             for name, rate in pooled.size_bins.items()
         ],
         "Detected tumours by volume",
@@ -143,7 +137,7 @@ def attention_table(stages: Sequence[StageOverFolds]) -> Table:
     folds = sorted({fold for stage in stages for fold in stage.adi_of_folds})
     means = {"adi": "mean over the folds", "uniform_adi": "uniform attention, mean", "a_rp": "mass on padding, mean"}
     return Table(
-        ("attention dilution index", *_stage_names(len(stages))),
+        ("attention dilution index", *(f"stage {stage}" for stage in range(len(stages)))),
         [
             *((f"fold {fold}", *(number(stage.adi_of_folds.get(fold), 3) for stage in stages)) for fold in folds),
             *((words, *_stage_means(stages, name)) for name, words in means.items()),
@@ -203,14 +197,10 @@ def block_table(reuse: ReuseOverFolds) -> Table:
     return Table(
         ("block", "name", "CKA", "range", "unrelated"),
         [
-            (
-                str(index + 1),
-                name,
-                number(reuse.diagonal[index]),
-                _bounds(reuse.intervals[index], 2, "-"),
-                number(reuse.null_p95[index]),
+            (str(place), name, number(value), _bounds(interval, 2, "-"), number(null))
+            for place, (name, value, interval, null) in enumerate(
+                zip(reuse.blocks, reuse.diagonal, reuse.intervals, reuse.null_p95, strict=True), start=1
             )
-            for index, name in enumerate(reuse.blocks)
         ],
         f"CKA along the diagonal, {plural(len(reuse.folds), 'fold')}",
         numeric_from=2,
@@ -227,19 +217,14 @@ def model_table(models: Sequence[ComparedModel]) -> Table:
 
 def agreement_table(pairs: Sequence[PairComparison], strict: bool) -> Table:
     """Return which lesions the models of each pair detected, and McNemar's test."""
-    tests = [(pair, pair.detection_strict if strict else pair.detection) for pair in pairs]
+    rows = []
+    for pair in pairs:
+        test = pair.detection_strict if strict else pair.detection
+        shared = map(str, (test.both, test.only_first, test.only_second, test.neither))
+        rows.append((pair.first, pair.second, *shared, _p(test.p), _p(test.p_holm)))
     return Table(
         ("first", "second", "both", "first only", "second only", "neither", "p, McNemar", "p, Holm"),
-        [
-            (
-                pair.first,
-                pair.second,
-                *map(str, (test.both, test.only_first, test.only_second, test.neither)),
-                _p(test.p),
-                _p(test.p_holm),
-            )
-            for pair, test in tests
-        ],
+        rows,
         numeric_from=2,
     )
 
@@ -263,17 +248,13 @@ def difference_table(pairs: Sequence[PairComparison]) -> Table:
 def disputed_table(comparison: Comparison) -> Table:
     """Return the lesions that some models detected and others missed."""
     names = [model.name for model in comparison.models]
+    outcomes = [["detected" if row[f"detected: {name}"] else "missed" for name in names] for row in comparison.lesions]
     return Table(
         ("case", "tumour", "volume (cm³)", *names),
         [
-            (
-                row["case"],
-                str(row["label"]),
-                number(row["volume_cm3"]),
-                *("detected" if row[f"detected: {name}"] else "missed" for name in names),
-            )
-            for row in comparison.lesions
-            if len({row[f"detected: {name}"] for name in names}) > 1
+            (row["case"], str(row["label"]), number(row["volume_cm3"]), *outcome)
+            for row, outcome in zip(comparison.lesions, outcomes, strict=True)
+            if len(set(outcome)) > 1
         ],
         numeric_from=2,
     )
@@ -284,7 +265,7 @@ def model_attention_table(models: Sequence[ComparedModel]) -> Table:
     num_stages = max((len(model.stages) for model in models), default=0)
     means = {"adi": "ADI", "uniform_adi": "ADI, uniform attention", "a_rp": "mass on padding"}
     return Table(
-        ("run", "mean over folds", *_stage_names(num_stages)),
+        ("run", "mean over folds", *(f"stage {stage}" for stage in range(num_stages))),
         [
             (model.name, words, *_stage_means(model.stages, name), *["-"] * (num_stages - len(model.stages)))
             for model in models
@@ -310,10 +291,6 @@ def model_reuse_table(models: Sequence[ComparedModel]) -> Table:
 def counts(rate: Rate, without: str) -> str:
     """Return the counts of a rate, '3/5', or other words where there are no trials."""
     return f"{rate.count}/{rate.total}" if rate.total else without
-
-
-def _stage_names(num_stages: int) -> Iterable[str]:
-    return (f"stage {stage}" for stage in range(num_stages))
 
 
 def _stage_means(stages: Sequence[StageOverFolds], name: str) -> Iterable[str]:

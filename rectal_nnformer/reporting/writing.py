@@ -88,11 +88,18 @@ def write_crossval_summary(
     validations = {fold: Path(model_folder) / f"{FOLD_PREFIX}{fold}" / VALIDATION for fold in folds}
     paths = {suffix: Path(model_folder) / f"{SUMMARY_NAME}.{suffix}" for suffix in ("json", "csv", "md", "png")}
     summary = summarize_folds(validations, patients)
-    examples = examples_of(
-        summary, validations, Path(images_folder), Path(reference_folder), dataset_json["file_ending"]
-    )
+    folders = Path(images_folder), Path(reference_folder)
+    examples = examples_of(summary, validations, *folders, dataset_json["file_ending"])
     summary = replace(summary, picture_note=_try_picture(examples, tumor_labels(dataset_json), paths["png"]))
-    write_json(paths["json"], _summary_json(summary))
+    content = {
+        **_without_cases(summary.pooled),
+        "folds": {str(fold): _without_cases(result) for fold, result in summary.folds.items()},
+        "patients_shared_between_folds": summary.patients_shared_between_folds,
+        "picture_note": summary.picture_note,
+        "attention_dilution": [asdict(stage) for stage in summary.attention],
+        "feature_reuse": None if summary.reuse is None else asdict(summary.reuse),
+    }
+    write_json(paths["json"], content)
     write_text(paths["csv"], csv_text(CASE_COLUMNS, case_rows(summary.folds)))
     write_text(paths["md"], crossval_page(summary, paths["png"].name))
     return summary
@@ -106,7 +113,12 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
         comparison_figure(comparison).savefig(temporary)
     columns = list(comparison.lesions[0]) if comparison.lesions else ["case"]
     write_text(paths["csv"], csv_text(columns, comparison.lesions))
-    write_json(paths["json"], _comparison_json(comparison))
+    content = asdict(comparison)
+    models = content.pop("models")
+    for model in models:
+        # The cases stand in each model's own files.
+        del model["detection"]["cases"]
+    write_json(paths["json"], {"runs": models, **content})
     write_text(paths["md"], page)
     return list(paths.values())
 
@@ -122,26 +134,6 @@ def _try_picture(examples: Sequence[Example], labels: Sequence[int], path: Path)
         path.unlink(missing_ok=True)
         return str(error)
     return ""
-
-
-def _summary_json(summary: CrossvalSummary) -> dict[str, Any]:
-    return {
-        **_without_cases(summary.pooled),
-        "folds": {str(fold): _without_cases(result) for fold, result in summary.folds.items()},
-        "patients_shared_between_folds": summary.patients_shared_between_folds,
-        "picture_note": summary.picture_note,
-        "attention_dilution": [asdict(stage) for stage in summary.attention],
-        "feature_reuse": None if summary.reuse is None else asdict(summary.reuse),
-    }
-
-
-def _comparison_json(comparison: Comparison) -> dict[str, Any]:
-    content = asdict(comparison)
-    models = content.pop("models")
-    for model in models:
-        # The cases stand in each model's own files.
-        del model["detection"]["cases"]
-    return {"runs": models, **content}
 
 
 def _without_cases(result: CohortDetection) -> dict[str, Any]:
