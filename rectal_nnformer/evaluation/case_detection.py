@@ -1,18 +1,14 @@
 """Scoring one case: its two mask files in, its lesions out."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.detection import Component, Lesion, LesionDetection, StrictCounts, detect_lesions
+from rectal_nnformer.evaluation.detection import Component, Lesion, StrictCounts, detect_lesions
 from rectal_nnformer.imaging.reading import by, grid_differences, read_image
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -81,10 +77,16 @@ def score_case(job: CaseJob) -> CaseDetection:
     if job.ignore_label is not None:
         prediction &= labels != job.ignore_label
     detection = detect_lesions(prediction, reference, image.GetSpacing()[::-1])
+    notes = {
+        "no lesion in the reference": not detection.n_reference,
+        "prediction file missing": missing,
+        "nothing predicted": not detection.n_predicted and not missing,
+    }
+    tumor = np.count_nonzero(prediction) + np.count_nonzero(reference)
     return CaseDetection(
         case=job.case,
         patient=job.patient,
-        note=_note(detection, missing),
+        note="; ".join(text for text, applies in notes.items() if applies),
         prediction_missing=missing,
         n_reference=detection.n_reference,
         n_predicted=detection.n_predicted,
@@ -92,7 +94,7 @@ def score_case(job: CaseJob) -> CaseDetection:
         n_missed=detection.n_missed,
         n_false_positive=detection.n_false_positive,
         strict=detection.strict,
-        dice=_dice(prediction, reference),
+        dice=2 * np.count_nonzero(prediction & reference) / tumor if tumor else None,
         lesions=detection.lesions,
         false_positives=detection.false_positives,
     )
@@ -119,36 +121,20 @@ def _read_pair(job: CaseJob) -> tuple[sitk.Image, sitk.Image | None]:
 
 def _read_mask(job: CaseJob, path: Path, role: str) -> sitk.Image:
     """Return the mask in a file; refuse what would be scored in silence as if it held less tumour."""
+    refused = f"case {job.case}: the {role} cannot be scored:"
     try:
         mask = read_image(path)
-        _check_labels(path, mask, job.labels)
     except RectalError as error:
-        raise RectalError(f"case {job.case}: the {role} cannot be scored: {error}.") from None
-    return mask
-
-
-def _check_labels(path: Path, mask: sitk.Image, labels: Collection[int]) -> None:
+        raise RectalError(f"{refused} {error}.") from None
     if mask.GetDimension() != 3 or mask.GetNumberOfComponentsPerPixel() != 1:
-        raise RectalError(f"{path} is not one 3D mask (size {by(mask.GetSize())}); write one volume of labels")
+        size = by(mask.GetSize())
+        raise RectalError(f"{refused} {path} is not one 3D mask (size {size}); write one volume of labels.")
     values = sitk.GetArrayViewFromImage(mask)
-    foreign = np.unique(values[~np.isin(values, list(labels))])
+    foreign = np.unique(values[~np.isin(values, job.labels)])
     if foreign.size:
         shown = ", ".join(f"{value:g}" for value in foreign[:5]) + (" ..." if foreign.size > 5 else "")
         raise RectalError(
-            f"{path} has values that are no labels of dataset.json ({shown}; the labels are "
-            f"{', '.join(map(str, labels))}); write a mask of these labels, not of probabilities or greys"
+            f"{refused} {path} has values that are no labels of dataset.json ({shown}; the labels are "
+            f"{', '.join(map(str, job.labels))}); write a mask of these labels, not of probabilities or greys."
         )
-
-
-def _dice(prediction: Mask, reference: Mask) -> float | None:
-    total = np.count_nonzero(prediction) + np.count_nonzero(reference)
-    return 2 * np.count_nonzero(prediction & reference) / total if total else None
-
-
-def _note(detection: LesionDetection, missing: bool) -> str:
-    notes = {
-        "no lesion in the reference": not detection.n_reference,
-        "prediction file missing": missing,
-        "nothing predicted": not detection.n_predicted and not missing,
-    }
-    return "; ".join(text for text, applies in notes.items() if applies)
+    return mask

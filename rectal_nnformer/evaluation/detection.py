@@ -1,7 +1,7 @@
 """Which reference lesions a segmentation detects, and how well, on the image's own grid."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.evaluation.matching import Grouping, Integers, group_components, match_strictly
 from rectal_nnformer.evaluation.surface import surface_agreement
-from rectal_nnformer.imaging.masks import MIN_VOXELS, Box, Components, bounding_box, find_components
+from rectal_nnformer.imaging.masks import MIN_VOXELS, Components, bounding_box, find_components
 
 MIN_IOU = 0.1
 # Lower bounds in cm3; a bin reaches up to the next one's bound without including it.
@@ -63,7 +63,7 @@ class Lesion(Component):
 
 @dataclass(frozen=True)
 class StrictCounts:
-    """Counts of the matching in which nothing is merged."""
+    """Counts where nothing is merged."""
 
     n_detected: int
     n_missed: int
@@ -147,9 +147,10 @@ def detect_lesions(
     offset = [axis.start for axis in box]
     predicted = _describe_components(predictions, offset, spacing)
     n_strict = len(strict_pairs)
+    groups = zip(predicted, grouping.prediction_group.tolist(), strict=True)
     return LesionDetection(
         lesions=_lesion_records(_describe_components(lesions, offset, spacing), grouping, agreements, strict_pairs),
-        false_positives=_outside_groups(predicted, grouping.prediction_group, agreements),
+        false_positives=tuple(component for component, group in groups if group not in agreements),
         n_predicted=len(predicted),
         strict=StrictCounts(n_strict, len(lesions.boxes) - n_strict, len(predicted) - n_strict),
     )
@@ -186,7 +187,8 @@ def _group_agreement(
         (components, np.flatnonzero(groups == group))
         for components, groups in ((predictions, grouping.prediction_group), (lesions, grouping.lesion_group))
     ]
-    box = _common_box([components.boxes[index] for components, indices in members for index in indices])
+    boxes = [components.boxes[index] for components, indices in members for index in indices]
+    box = tuple(slice(min(a.start for a in axis), max(a.stop for a in axis)) for axis in zip(*boxes, strict=True))
     prediction, reference = (np.isin(components.labels[box], indices + 1) for components, indices in members)
     hd95, surface_dice = surface_agreement(prediction, reference, spacing)
     n_prediction, n_reference = int(prediction.sum()), int(reference.sum())
@@ -196,13 +198,6 @@ def _group_agreement(
         "surface_dice_2mm": surface_dice,
         "volume_ratio": n_prediction / n_reference,
     }
-
-
-def _common_box(boxes: Sequence[Box]) -> Box:
-    """Return the smallest box around all boxes."""
-    return tuple(
-        slice(min(axis.start for axis in axes), max(axis.stop for axis in axes)) for axes in zip(*boxes, strict=True)
-    )
 
 
 def _describe_components(components: Components, offset: Sequence[int], spacing: Sequence[float]) -> list[Component]:
@@ -238,11 +233,3 @@ def _lesion_records(
         )
         for component, group in zip(components, grouping.lesion_group.tolist(), strict=True)
     )
-
-
-def _outside_groups(
-    components: Sequence[Component], groups: Integers, detected: Collection[int]
-) -> tuple[Component, ...]:
-    """Return the components whose group is not among the detected ones."""
-    pairs = zip(components, groups.tolist(), strict=True)
-    return tuple(component for component, group in pairs if group not in detected)

@@ -69,13 +69,15 @@ def evaluate_fold(
     """
     ending = dataset_json["file_ending"]
     patients = patients or {}
+    values = [value if isinstance(value, list | tuple) else [value] for value in dataset_json["labels"].values()]
+    labels = tuple(sorted({0, *(int(label) for region in values for label in region)}))
     jobs = [
         CaseJob(
             case=case,
             patient=patients.get(case, case),
             prediction=Path(validation_folder) / f"{case}{ending}",
             reference=Path(reference_folder) / f"{case}{ending}",
-            labels=_all_labels(dataset_json),
+            labels=labels,
             tumor_labels=tuple(tumor_labels(dataset_json)),
             ignore_label=dataset_json["labels"].get("ignore"),
             ignore_position=ignore_position,
@@ -84,7 +86,9 @@ def evaluate_fold(
     ]
     if not jobs:
         raise RectalError(f"no case to score in {validation_folder}. Check the split or the folder of references.")
-    result = summarize_cases(_score_all(jobs, num_processes))
+    workers = min(num_processes, len(jobs) // CASES_PER_PROCESS)
+    score = score_case if workers <= 1 else _score_in_one_thread
+    result = summarize_cases(map_with_progress(score, jobs, workers, "Lesion detection"))
     write_evaluation(result, Path(output_folder or validation_folder))
     return result
 
@@ -111,20 +115,6 @@ class _EvaluatedCases:
     """Of a lesion evaluation what the rest follows from."""
 
     cases: tuple[CaseDetection, ...]
-
-
-def _all_labels(dataset_json: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return every label value of a `dataset.json`, ascending; a region is a list of them."""
-    values = dataset_json["labels"].values()
-    parts = [value if isinstance(value, list | tuple) else [value] for value in values]
-    return tuple(sorted({0, *(int(label) for part in parts for label in part)}))
-
-
-def _score_all(jobs: list[CaseJob], num_processes: int) -> list[CaseDetection]:
-    """Score all cases, in their order, with progress."""
-    workers = min(num_processes, len(jobs) // CASES_PER_PROCESS)
-    score = score_case if workers <= 1 else _score_in_one_thread
-    return map_with_progress(score, jobs, workers, "Lesion detection")
 
 
 def _score_in_one_thread(job: CaseJob) -> CaseDetection:

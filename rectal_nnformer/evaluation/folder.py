@@ -1,7 +1,6 @@
 """Scoring any folder of predictions against a folder of references, without a trained fold around them."""
 
 from pathlib import Path
-from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
@@ -34,12 +33,19 @@ def evaluate_folder(
     for folder in (prediction_folder, reference_folder):
         check_folder(folder)
     path = dataset_file or _find_dataset_file(prediction_folder, reference_folder)
-    dataset_json = _read_dataset_file(path)
+    remedy = "Name the right one with -djfile."
+    dataset_json = read_json(path, ["labels", "file_ending"], remedy)
+    try:
+        tumor_labels(dataset_json)  # works on nothing else, be it an older format of the file
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RectalError(f"{path} is not nnU-Net's {DATASET_JSON} ({error!r}). {remedy}") from error
     ending = dataset_json["file_ending"]
     cases = _cases_in(reference_folder, ending)
     if not cases:
         raise RectalError(f"{reference_folder} has no file that ends with {ending}, as {path} says. Check --gt.")
-    _note_unscored(prediction_folder, ending, cases)
+    if unscored := sorted(set(_cases_in(prediction_folder, ending)) - set(cases)):
+        shown = ", ".join(unscored[:MOST_NAMES]) + (" ..." if len(unscored) > MOST_NAMES else "")
+        print(f"Not scored, {plural(len(unscored), 'prediction')} without a reference: {shown}")
     patients = read_patients(path.parent)
     return evaluate_fold(
         prediction_folder, reference_folder, dataset_json, cases, patients, num_processes, output_folder
@@ -52,13 +58,6 @@ def _cases_in(folder: Path, ending: str) -> list[str]:
     return sorted(name.removesuffix(ending) for name in names)
 
 
-def _note_unscored(prediction_folder: Path, ending: str, cases: list[str]) -> None:
-    unscored = sorted(set(_cases_in(prediction_folder, ending)) - set(cases))
-    if unscored:
-        shown = ", ".join(unscored[:MOST_NAMES]) + (" ..." if len(unscored) > MOST_NAMES else "")
-        print(f"Not scored, {plural(len(unscored), 'prediction')} without a reference: {shown}")
-
-
 def _find_dataset_file(prediction_folder: Path, reference_folder: Path) -> Path:
     reference_folder = reference_folder.resolve()
     folders = (prediction_folder, reference_folder, reference_folder.parent)
@@ -66,13 +65,3 @@ def _find_dataset_file(prediction_folder: Path, reference_folder: Path) -> Path:
         if (folder / DATASET_JSON).is_file():
             return folder / DATASET_JSON
     raise RectalError(f"no {DATASET_JSON} in {', '.join(map(str, folders))}. Name it with -djfile.")
-
-
-def _read_dataset_file(path: Path) -> dict[str, Any]:
-    remedy = "Name the right one with -djfile."
-    content = read_json(path, ["labels", "file_ending"], remedy)
-    try:
-        tumor_labels(content)  # works on nothing else, be it an older format of the file
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RectalError(f"{path} is not nnU-Net's {DATASET_JSON} ({error!r}). {remedy}") from error
-    return content

@@ -33,7 +33,10 @@ def group_components(table: Integers) -> Grouping:
     Ties go to the lower label, and among groups to the one with the lowest lesion.
     """
     shared = table[1:, 1:]
-    lesion_group = _lesion_groups(shared)
+    # Lesions with the same best prediction share a group.
+    number_of: dict[int, int] = {0: 0}
+    groups = [number_of.setdefault(prediction, len(number_of)) for prediction in _best_or_none(shared).tolist()]
+    lesion_group = np.array(groups, dtype=np.int64)
     membership = _one_hot(lesion_group)
     group_shared = membership @ shared
     prediction_group = _best_or_none(group_shared.T)
@@ -56,14 +59,6 @@ def match_strictly(table: Integers, min_iou: float) -> dict[int, int]:
     alone = touching & (touching.sum(axis=1, keepdims=True) == 1) & (touching.sum(axis=0, keepdims=True) == 1)
     iou = shared / (lesion_sizes[:, None] + prediction_sizes[None] - shared)
     return {int(lesion) + 1: int(prediction) + 1 for lesion, prediction in np.argwhere(alone & (iou > min_iou))}
-
-
-def _lesion_groups(shared: Integers) -> Integers:
-    """Return the group of each lesion: lesions with the same best prediction share one."""
-    best_prediction = _best_or_none(shared)
-    number_of: dict[int, int] = {0: 0}
-    groups = [number_of.setdefault(prediction, len(number_of)) for prediction in best_prediction.tolist()]
-    return np.array(groups, dtype=np.int64)
 
 
 def _best_or_none(counts: Integers) -> Integers:

@@ -1,7 +1,7 @@
 """Tests and intervals for two methods applied to the same lesions, cases and patients."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rectal_nnformer.evaluation.rates import Interval, cluster_bootstrap
@@ -90,10 +90,7 @@ def paired_difference(patients: Sequence[str], first: Sequence[float], second: S
     for patient, one, other in zip(patients, first, second, strict=True):
         total, count = sums.get(patient, (0.0, 0))
         sums[patient] = total + one - other, count + 1
-    ordered: Mapping[str, tuple[float, int]] = dict(sorted(sums.items()))
-    totals, counts = [total for total, _ in ordered.values()], [count for _, count in ordered.values()]
-    return Difference(
-        count=len(patients),
-        value=sum(totals) / len(patients) if patients else None,
-        patient_bootstrap_95=cluster_bootstrap(totals, counts),
-    )
+    ordered = [sums[patient] for patient in sorted(sums)]
+    totals, counts = [total for total, _ in ordered], [count for _, count in ordered]
+    value = sum(totals) / len(patients) if patients else None
+    return Difference(len(patients), value, cluster_bootstrap(totals, counts))

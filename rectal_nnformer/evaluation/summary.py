@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rectal_nnformer.evaluation.case_detection import CaseDetection
-from rectal_nnformer.evaluation.detection import SIZE_BINS, Lesion
+from rectal_nnformer.evaluation.detection import SIZE_BINS
 from rectal_nnformer.evaluation.rates import Rate, rate_of
 from rectal_nnformer.utils.text import percent_interval, plural
 
@@ -96,7 +96,12 @@ def summarize_cases(cases: Sequence[CaseDetection]) -> CohortDetection:
         n_cases_without_prediction=sum(not case.n_predicted and not case.prediction_missing for case in cases),
         n_cases_prediction_missing=sum(case.prediction_missing for case in cases),
         detection_rate=_patient_rate(cases, lambda case: case.n_detected, lambda case: case.n_reference),
-        strict=_strict_summary(cases),
+        strict=StrictSummary(
+            n_detected=sum(case.strict.n_detected for case in cases),
+            n_missed=sum(case.strict.n_missed for case in cases),
+            n_false_positive=sum(case.strict.n_false_positive for case in cases),
+            detection_rate=_patient_rate(cases, lambda case: case.strict.n_detected, lambda case: case.n_reference),
+        ),
         case_rate=_patient_rate(cases, lambda case: case.n_detected > 0, lambda case: case.n_reference > 0),
         size_bins={name: _size_rate(cases, name) for name in SIZE_BINS},
         false_positives_per_case=n_false_positive / len(cases) if cases else None,
@@ -108,7 +113,12 @@ def summarize_cases(cases: Sequence[CaseDetection]) -> CohortDetection:
 
 def detection_line(result: CohortDetection) -> str:
     """Return the result in one line, for logs and headings."""
-    return f"{_lesion_words(result)}, {plural(result.n_false_positive, 'false positive')} in {_case_words(result)}"
+    lesions = plural(result.n_reference, "lesion")
+    detected = f"Detected {result.n_detected} of {lesions} ({rate_words(result.detection_rate)})"
+    found = detected if result.n_reference else "No lesion in the references"
+    missing = result.n_cases_prediction_missing
+    words = f", {plural(missing, 'prediction')} missing" if missing else ""
+    return f"{found}, {plural(result.n_false_positive, 'false positive')} in {plural(result.n_cases, 'case')}{words}"
 
 
 def rate_words(rate: Rate) -> str:
@@ -147,22 +157,10 @@ def _patient_rate(
 
 
 def _size_rate(cases: Sequence[CaseDetection], size_bin: str) -> Rate:
-    def of_size(case: CaseDetection) -> list[Lesion]:
-        return [lesion for lesion in case.lesions if lesion.size_bin == size_bin]
-
     return _patient_rate(
         cases,
-        lambda case: sum(lesion.detected for lesion in of_size(case)),
-        lambda case: len(of_size(case)),
-    )
-
-
-def _strict_summary(cases: Sequence[CaseDetection]) -> StrictSummary:
-    return StrictSummary(
-        n_detected=sum(case.strict.n_detected for case in cases),
-        n_missed=sum(case.strict.n_missed for case in cases),
-        n_false_positive=sum(case.strict.n_false_positive for case in cases),
-        detection_rate=_patient_rate(cases, lambda case: case.strict.n_detected, lambda case: case.n_reference),
+        lambda case: sum(lesion.detected and lesion.size_bin == size_bin for lesion in case.lesions),
+        lambda case: sum(lesion.size_bin == size_bin for lesion in case.lesions),
     )
 
 
@@ -176,16 +174,3 @@ def _detected_groups(cases: Sequence[CaseDetection]) -> DetectedGroups:
         surface_dice_2mm=spread_of(lesion.surface_dice_2mm for lesion in lesions),
         volume_ratio=spread_of(lesion.volume_ratio for lesion in lesions),
     )
-
-
-def _lesion_words(result: CohortDetection) -> str:
-    if not result.n_reference:
-        return "No lesion in the references"
-    lesions = plural(result.n_reference, "lesion")
-    return f"Detected {result.n_detected} of {lesions} ({rate_words(result.detection_rate)})"
-
-
-def _case_words(result: CohortDetection) -> str:
-    words = plural(result.n_cases, "case")
-    missing = result.n_cases_prediction_missing
-    return f"{words}, {plural(missing, 'prediction')} missing" if missing else words

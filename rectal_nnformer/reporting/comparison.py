@@ -157,7 +157,7 @@ def _differences(shared: SharedCases, first: int, second: int) -> Iterator[Diffe
         (patient, float(case.n_false_positive), float(other.n_false_positive)) for patient, case, other in cases
     ]
     for rows in (lesions, dice, invented):
-        yield paired_difference(*([row[column] for row in rows] for column in range(3)))
+        yield paired_difference([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
 
 def _lesion_rows(names: Sequence[str], shared: SharedCases) -> tuple[dict[str, Any], ...]:

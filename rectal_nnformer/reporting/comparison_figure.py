@@ -42,10 +42,10 @@ def comparison_figure(comparison: Comparison) -> Figure:
     columns = [column for column in columns if column] if any(columns[1:]) else [[panel] for panel in columns[0]]
     figure = Figure(figsize=(5 * len(columns), 4.5 * max(map(len, columns))), dpi=PIXELS_PER_INCH, layout="constrained")
     # A panel that is alone in its column takes the whole of it.
-    rows = [[f"{number} {row % len(column)}" for number, column in enumerate(columns)] for row in range(2)]
-    for name, axes in figure.subplot_mosaic(rows).items():
-        number, row = map(int, name.split())
-        columns[number][row](axes)
+    mosaic = figure.subplot_mosaic([[f"{at} {row % len(columns[at])}" for at in range(len(columns))] for row in (0, 1)])
+    for name, axes in mosaic.items():
+        column, row = map(int, name.split())
+        columns[column][row](axes)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
