@@ -2,7 +2,8 @@
 
 Pure functions of masks and sizes. Spatial axes are (x, y, z) throughout, or any other order as long as masks, sizes,
 windows and shifts agree on it. The encoders cut a patch into tokens of `embedding_patch` voxels per axis; each further
-stage merges 2 x 2 x 2 tokens into one; attention runs within windows of tokens.
+stage merges 2 x 2 x 2 tokens into one; attention runs within windows of tokens. Masks are bool arrays or tensors
+(..., x, y, z); windows and shifts are tokens, one number or one per axis.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,9 @@ from torch import Tensor
 
 Size = tuple[int, int, int]
 Mask = TypeVar("Mask", np.ndarray, Tensor)
+
+CUT_ORDER = (0, 1, 3, 5, 2, 4, 6)
+"""Axes of `_blocks` that bring the axes of the windows before those inside a window."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,6 @@ def window_partition_mask(mask: Mask, window: int | Sequence[int], shift: int | 
     The grid is padded with False at the end of each axis to multiples of the window, rolled by -`shift`, and cut;
     windows and the tokens in them are in C order of (x, y, z), as Swin transformers order them (Liu et al. 2021).
 
-    Args:
-        mask: Bool array or tensor (..., x, y, z).
-        window: Tokens per window, one number or one per axis.
-        shift: Tokens by which the windows are shifted, one number or one per axis.
-
     Returns:
         Bool (windows, N), N tokens per window, of the kind of `mask`; windows of leading axes follow one another.
 
@@ -101,10 +100,8 @@ def window_partition_mask(mask: Mask, window: int | Sequence[int], shift: int | 
     size = _per_axis(window)
     if min(size) < 1:
         raise ValueError(f"A window needs at least one token per axis, got {size}")
-    padded = _pad_at_end(_bool_tensor(mask, "mask"), size)
-    rolled = padded.roll([-s for s in _per_axis(shift)], dims=(-3, -2, -1))
-    blocks = _blocks(rolled, size)
-    return _like(blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, prod(size)), mask)
+    rolled = _padded_and_rolled(_bool_tensor(mask, "mask"), size, shift)
+    return _like(_blocks(rolled, size).permute(CUT_ORDER).reshape(-1, prod(size)), mask)
 
 
 def shrunk_window(
@@ -113,11 +110,6 @@ def shrunk_window(
     """Return window and shift as MONAI's Swin UNETR uses them on a small grid.
 
     On an axis with no more tokens than the window has, the window is the grid and is not shifted.
-
-    Args:
-        grid: Tokens per axis.
-        window: Tokens per window, one number or one per axis.
-        shift: Tokens by which the windows are shifted, one number or one per axis.
     """
     axes = [(w, s) if g > w else (g, 0) for g, w, s in zip(grid, _per_axis(window), _per_axis(shift), strict=True)]
     windows, shifts = zip(*axes, strict=True)
@@ -131,11 +123,6 @@ def uniform_dilution(real_tokens: Mask, window: int | Sequence[int], shift: int 
     hold (N - r) / N log N. Summed over real queries and divided, as the index is defined (Rangnekar et al. 2026;
     `rectal_nnformer.analysis.attention_flow`), that is 1 - sum(r^2) / (N sum(r)) over all windows. It is also the
     attention that real queries spend on padding keys, a_rp.
-
-    Args:
-        real_tokens: Bool array or tensor (..., x, y, z) of one stage.
-        window: Tokens per window, one number or one per axis.
-        shift: Tokens by which the windows are shifted, one number or one per axis.
 
     Returns:
         Between 0 and 1; nan where no token is real, or where windows hold a single token, which has no entropy.
@@ -218,16 +205,7 @@ def mask_budget(
     embedding_patch: int = 2,
     num_stages: int = 4,
 ) -> list[StageBudget]:
-    """Count as `token_budget` does, for a patch whose real voxels are no box, as after a rotation.
-
-    Args:
-        real_voxels: Bool array or tensor (x, y, z).
-        window: As for `token_budget`, like the other arguments.
-        shrink_window: See there.
-        shift: See there.
-        embedding_patch: See there.
-        num_stages: See there.
-    """
+    """Count as `token_budget` does, for a patch whose real voxels, bool (x, y, z), are no box, as after a rotation."""
     budgets = []
     for stage, tokens in enumerate(token_masks(_bool_tensor(real_voxels, "real_voxels"), embedding_patch, num_stages)):
         frame = _StageFrame.of(_size(tokens.shape), window, shift, shrink_window)
@@ -242,19 +220,12 @@ def scattered_padding_share(real_tokens: Mask, window: int, shift: int | Sequenc
     That code puts windows back with the axis permutation that cut them instead of its inverse, so the output of
     attention lands on other tokens than those that asked for it. Without padding the share is 0.
 
-    Args:
-        real_tokens: Bool array or tensor (x, y, z) of one stage.
-        window: Tokens per axis of a window.
-        shift: Tokens by which the windows are shifted, one number or one per axis.
-
     Returns:
         Between 0 and 1; nan where no token is real.
     """
-    padded = _pad_at_end(_bool_tensor(real_tokens, "real_tokens"), _per_axis(window))
-    padded = padded.roll([-s for s in _per_axis(shift)], dims=(-3, -2, -1))
-    cut_order = (0, 1, 3, 5, 2, 4, 6)
-    windows = _blocks(padded, _per_axis(window)).permute(cut_order)
-    landed = windows.permute(cut_order).reshape(padded.shape)
+    size = _per_axis(window)
+    padded = _padded_and_rolled(_bool_tensor(real_tokens, "real_tokens"), size, shift)
+    landed = _blocks(padded, size).permute(CUT_ORDER).permute(CUT_ORDER).reshape(padded.shape)
     real = padded.sum()
     return float((padded & ~landed).sum() / real) if real else float("nan")
 
@@ -310,6 +281,10 @@ def _pad_at_end(mask: Tensor, multiple: Size) -> Tensor:
     return F.pad(mask, (0, missing[2], 0, missing[1], 0, missing[0]))
 
 
+def _padded_and_rolled(mask: Tensor, window: Size, shift: int | Sequence[int]) -> Tensor:
+    return _pad_at_end(mask, window).roll([-s for s in _per_axis(shift)], dims=(-3, -2, -1))
+
+
 def _blocks(mask: Tensor, size: Size) -> Tensor:
     """View (..., x, y, z) as (batch, blocks x, size x, blocks y, size y, blocks z, size z)."""
     axes = [length for n, s in zip(mask.shape[-3:], size, strict=True) for length in (n // s, s)]
@@ -342,14 +317,9 @@ def _size(values: Iterable[int]) -> Size:
 def last_crop_start(volume_shape: Sequence[int], patch_size: Sequence[int], padding: Sequence[int]) -> list[int]:
     """Return, per axis, the largest index at which a crop may begin, in voxels of the unpadded volume.
 
-    Args:
-        volume_shape: The volume, in voxels.
-        patch_size: The crop, in voxels.
-        padding: Voxels added in total to both ends. Where volume and padding together are smaller than the crop, the
-            padding grows until they are equal, as in nnU-Net.
+    `padding` are the voxels added in total to both ends. Where volume and padding together are smaller than the crop,
+    the padding grows until they are equal, as in nnU-Net.
     """
-    starts = []
-    for size, patch, pad in zip(volume_shape, patch_size, padding, strict=True):
-        total = max(pad, patch - size)
-        starts.append(size + total // 2 + total % 2 - patch)
-    return starts
+    axes = zip(volume_shape, patch_size, padding, strict=True)
+    totals = ((size, patch, max(pad, patch - size)) for size, patch, pad in axes)
+    return [size + total // 2 + total % 2 - patch for size, patch, total in totals]

@@ -68,11 +68,23 @@ def write_fingerprints(dataset, spacings, shapes, lesions):
         "foreground_intensity_properties_per_channel": {},
         "median_relative_size_after_cropping": 1.0,
     }
-    cases = {f"case{i}": {"lesions": [{"extent_mm": extent}]} for i, extent in enumerate(lesions)}
+    measures = {"spacing_mm": [1.0] * 3, "field_of_view_mm": [1.0] * 3, "cropped_extent_mm": [1.0] * 3}
+    measures |= {"shape": [1] * 3, "cropped_shape": [1] * 3, "empty_border_share": 0.0}
+    mask = {"tumor_voxels": 99, "tumor_outside_image_share": 0.0, "tiny_components": 0, "mask_digest": ""}
+    lesion = {"voxels": 99, "volume_cm3": 1.0, "centroid_mm": [1.0] * 3, "ring_voxels": 9, "channels": []}
+    cases = {
+        f"case{i}": {**measures, **mask, "placement": None, "lesions": [{**lesion, "extent_mm": e, "cluster": None}]}
+        for i, e in enumerate(lesions)
+    }
     tumors = {
         "version": load_version(),
         "raw_signature": signature,
         "channels": ["T2w"],
+        "tumor_labels": [1],
+        "intensity_window": [[-1.3, 2.7]],
+        "ring_mm": 5.0,
+        "min_lesion_voxels": 11,
+        "dataset": {},
         "cases": cases,
         "outliers": [],
     }

@@ -23,7 +23,8 @@ from test_planning_memory import affine_count
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
 from rectal_nnformer.cli import data, main
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet import names
+from rectal_nnformer.networks.adapter import NETWORK_CLASSES
+from rectal_nnformer.nnunet.names import NETWORKS
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import (
     BACKBONES,
@@ -556,8 +557,11 @@ def test_command_line_warns_of_a_reader_that_does_not_reorient(planned, stock_fi
     assert read_plans(planned)["image_reader_writer"] == "SimpleITKIO"
 
 
-def test_command_line_offers_every_backbone_and_augmentation():
-    assert set(names.BACKBONE_NAMES) == set(BACKBONES)
+def test_command_line_offers_every_backbone_and_augmentation(capsys):
+    with pytest.raises(SystemExit):
+        main(["plan", "-d", "501", "--backbone", "none"])
+    assert f"there is no none, but {', '.join(BACKBONES)}." in capsys.readouterr().err
+    assert {backbone.network for backbone in BACKBONES.values()} == set(NETWORKS) == set(NETWORK_CLASSES)
     assert data.AUGMENTATIONS == (PUBLISHED, PLANNED)
 
 

@@ -230,8 +230,8 @@ def test_without_the_file_that_it_started_from_reuse_is_left_out_and_the_log_say
     earlier = [tmp_path / "fold_0/validation" / name for name in ANALYSIS_FILES]
     assert all(path.is_file() for path in earlier)
     fold, lines = replace(validated._validated_fold([]), folder=tmp_path / "fold_0"), []
-    found = recorded_pretrained_file(fold.folder)
-    assert found.path is None and ("not in" if change == "gone" else "has MD5") in found.reason
+    path, reason = recorded_pretrained_file(fold.folder)
+    assert path is None and ("not in" if change == "gone" else "has MD5") in reason
     analyze_validation(replace(fold, log=lines.append, cases=replace(fold.cases, names=("no",))))
     assert "attention dilution failed" in lines[0] and "FileNotFoundError" in lines[0]
     assert lines[1].startswith("Feature reuse was not measured. The training started from model_smit_ct10k.pth") or (

@@ -86,7 +86,7 @@ class LoadedFold:
         if weights == "random":
             return weights, network
         if weights == "pretrained":
-            path = recorded_pretrained_file(self.folder.path).path or find_pretrained(network.backbone_name)
+            path = recorded_pretrained_file(self.folder.path)[0] or find_pretrained(network.backbone_name)
             load_pretrained(network.backbone, path)
             return path.name, network
         path = self.folder.path / (weights if weights.endswith(".pth") else f"{weights}.pth")

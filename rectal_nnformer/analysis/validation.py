@@ -86,13 +86,13 @@ def _forget_validation(fold_folder: Path) -> None:
 
 
 def _analyze_reuse(fold: ValidatedFold) -> None:
-    started_from = recorded_pretrained_file(fold.folder)
-    if started_from.path is None:
-        fold.log(f"Feature reuse was not measured. {started_from.reason}")
+    path, reason = recorded_pretrained_file(fold.folder)
+    if path is None:
+        fold.log(f"Feature reuse was not measured. {reason}")
         return
     pretrained = fold.new_network()
-    load_pretrained(pretrained.backbone, started_from.path)
-    subjects = Subject(fold.weights, fold.network, fold.cases), Subject(started_from.path.name, pretrained, fold.cases)
+    load_pretrained(pretrained.backbone, path)
+    subjects = Subject(fold.weights, fold.network, fold.cases), Subject(path.name, pretrained, fold.cases)
     reuse = compare_features(*subjects, fold.device)
     write_json(fold.folder / VALIDATION / REUSE_FILE, asdict(reuse))
     fold.log(reuse_line(reuse))

@@ -66,7 +66,10 @@ class TumorIntensityTransform(BasicTransform):
             `regions`, int (*patch), 0 where there is no tumour; `s` and `o`, float (channels, regions).
         """
         tumor = torch.isin(data_dict["segmentation"][0], self.tumor_labels.to(data_dict["segmentation"].dtype))
-        regions = _number_components(tumor) if self.lesion_wise else tumor.int()
+        regions = tumor.int()
+        if self.lesion_wise:
+            box = bounding_box(tumor.numpy())
+            regions[box] = torch.from_numpy(find_components(tumor[box].numpy(), min_voxels=1).labels)
         number = int(regions.max())
         return {"regions": regions, "s": _draw(self.scale, number), "o": _draw(self.shift, number)}
 
@@ -93,12 +96,3 @@ def _per_channel(ranges: Range | Sequence[Range], num_channels: int) -> list[Ran
 def _draw(ranges: Sequence[Range], number: int) -> Tensor:
     """Return float (channels, number), each row drawn uniformly from its channel's range."""
     return torch.tensor([[sample_scalar(channel) for _ in range(number)] for channel in ranges], dtype=torch.float32)
-
-
-def _number_components(mask: Tensor) -> Tensor:
-    """Return int (*patch): the 26-connected components numbered from 1."""
-    array = mask.numpy()
-    box = bounding_box(array)
-    numbers = torch.zeros(mask.shape, dtype=torch.int32)
-    numbers[box] = torch.from_numpy(find_components(array[box], min_voxels=1).labels)
-    return numbers

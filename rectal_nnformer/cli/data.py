@@ -9,7 +9,8 @@ from rectal_nnformer.cli.command import Command
 from rectal_nnformer.cli.options import add_processes, dataset_number, plans_name, positive_integer, positive_number
 from rectal_nnformer.nnunet import preflight
 from rectal_nnformer.nnunet.layout import check_folder, find_dataset, find_plans, nnunet_folder
-from rectal_nnformer.nnunet.names import BACKBONE_NAMES, CUBIC, FULLRES
+from rectal_nnformer.nnunet.names import CUBIC, FULLRES
+from rectal_nnformer.planning.backbones import BACKBONES
 
 AUGMENTATIONS = ("published", "planned")
 PLANES = ("axial", "sagittal", "coronal")
@@ -149,7 +150,7 @@ def _add_backbone(parser: Any, **options: Any) -> None:
     parser.add_argument(
         "-b",
         "--backbone",
-        choices=BACKBONE_NAMES,
+        choices=tuple(BACKBONES),
         help="network to plan for; smit_small is a narrow, shallow SMIT for trying things out on a CPU, to which no "
         "pretrained weights fit",
         **options,

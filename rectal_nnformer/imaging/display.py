@@ -55,13 +55,10 @@ def grey_window(grey: NDArray[Any], percentiles: tuple[float, float] = (0.5, 99.
 
 
 def draw_slice(axes: Axes, grey: NDArray[Any], aspect: float, window: tuple[float, float] | None = None) -> None:
-    """Draw one slice in grey with its true proportions and without ticks.
+    """Draw one slice (rows, columns) in grey with its true proportions and without ticks.
 
-    Args:
-        axes: Where to draw.
-        grey: The slice, (rows, columns).
-        aspect: Pixel height over pixel width, from `radiological_array`.
-        window: Values shown as black and white; default `grey_window` of this slice.
+    The aspect is pixel height over pixel width, from `radiological_array`; the window the values shown as black and
+    white, by default `grey_window` of this slice.
     """
     low, high = grey_window(grey) if window is None else window
     axes.imshow(grey, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
@@ -69,15 +66,7 @@ def draw_slice(axes: Axes, grey: NDArray[Any], aspect: float, window: tuple[floa
 
 
 def draw_outline(axes: Axes, mask: NDArray[Any], color: str, linewidth: float = 1.2, linestyle: str = "solid") -> None:
-    """Draw the outline of a mask over a slice drawn by `draw_slice`; an empty mask draws nothing.
-
-    Args:
-        axes: Where the slice was drawn.
-        mask: The mask of that slice, (rows, columns); nonzero is inside.
-        color: Line colour.
-        linewidth: In points.
-        linestyle: As matplotlib names it.
-    """
+    """Draw the outline of a mask (rows, columns) over a slice drawn by `draw_slice`; an empty mask draws nothing."""
     if not np.any(mask):
         return
     # A rim of background closes the outline of a mask that touches the border.

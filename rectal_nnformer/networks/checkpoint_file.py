@@ -44,7 +44,9 @@ def read_checkpoint(path: Path) -> Any:
     """
     check_weights_file(path)
     try:
-        if _starts_as_zip(path):
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"  # by which PyTorch takes it for one
+        if is_zip:
             _check_size(path)
         with torch.serialization.safe_globals(SAFE_TYPES):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -55,12 +57,6 @@ def read_checkpoint(path: Path) -> Any:
     except Exception as error:  # arbitrary bytes make the unpickler raise almost anything
         # PyTorch's own text is left out: it advises to read the file with code execution allowed.
         raise RectalError(f"{path} cannot be read as weights: {_diagnosis(path, str(error))}") from None
-
-
-def _starts_as_zip(path: Path) -> bool:
-    """Whether PyTorch takes a file for a zip."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
 
 
 def _check_size(path: Path) -> None:

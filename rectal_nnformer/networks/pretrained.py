@@ -72,7 +72,7 @@ class PretrainedReport:
 
     def __str__(self) -> str:
         """Return a summary of a few lines, for people."""
-        published = {file.name: file.md5 for file in PRETRAINED_FILES}
+        expected = {file.name: file.md5 for file in PRETRAINED_FILES}.get(self.path.name)
         known = f"the published {self.recognized}" if self.recognized else "no published file known here"
         lines = [
             f"Pretrained weights from {self.path}",
@@ -82,7 +82,6 @@ class PretrainedReport:
             f"  left at their initial values: {_listed(self.missing)}",
             f"  ignored in the file: {_listed(self.unexpected)}",
         ]
-        expected = published.get(self.path.name)
         if expected is not None and expected != self.md5:
             lines.insert(2, f"  WARNING: the published {self.path.name} has MD5 {expected}; {USED_ALL_THE_SAME}")
         if self.spread:
@@ -140,14 +139,12 @@ def load_pretrained(network: nn.Module, path: str | Path) -> PretrainedReport:
         for name in wanted
         if _normalize(name) in weights.tensors
     }
-    problems = [
-        *(f"missing: {name}" for name in wanted if name not in values),
-        *_shape_problems(values, parameters),
-        *_buffer_problems(network, weights),
-        *_parts_of_another_encoder(network, weights),
-    ]
-    if problems:
-        raise RectalError(_refusal(path, network, problems))
+    if problems := _problems(network, wanted, values, weights):
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise RectalError(
+            f"{path} does not fit {type(network).__name__}; nothing was loaded. Check that the file is the one for "
+            f"this backbone and complete ('rectal_nnformer weights' lists name and MD5 of each):\n{listed}"
+        )
     with torch.no_grad():
         for name, value in values.items():
             parameters[name].copy_(value)
@@ -208,15 +205,11 @@ def _normalize(name: str) -> str:
 
 
 def _wanted_parameters(parameters: list[str], encoder: str, weights: FileWeights) -> list[str]:
-    """Return the parameters to load: all of the network where the file is a checkpoint of it, else the encoder's.
-
-    Pretraining heads may share a name or two with the decoder; a checkpoint of the whole network shares nearly all.
-    """
+    """Return the parameters to load: all of the network where the file is a checkpoint of it, else the encoder's."""
     decoder = [name for name in parameters if not name.startswith(f"{encoder}.")]
-    shared = sum(_normalize(name) in weights.tensors for name in decoder)
-    if 2 * shared > len(decoder):
-        return parameters
-    return [name for name in parameters if name.startswith(f"{encoder}.")]
+    # Pretraining heads may share a name or two with the decoder; a checkpoint of the whole network shares nearly all.
+    whole = 2 * sum(_normalize(name) in weights.tensors for name in decoder) > len(decoder)
+    return parameters if whole else [name for name in parameters if name.startswith(f"{encoder}.")]
 
 
 def _fit_channels(name: str, value: Tensor, parameter: Tensor) -> Tensor:
@@ -227,39 +220,30 @@ def _fit_channels(name: str, value: Tensor, parameter: Tensor) -> Tensor:
     return value.expand(-1, channels, -1, -1, -1) / channels
 
 
-def _shape_problems(values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> list[str]:
+def _problems(network: nn.Module, wanted: list[str], values: Mapping[str, Tensor], weights: FileWeights) -> list[str]:
+    """Name everything for which a file must not be loaded."""
+    own, known = network.state_dict(), {_normalize(name) for name in network.state_dict()}
+    buffers = {name: _normalize(name) for name, _ in network.named_buffers()}
     return [
-        f"shape of {name}: {tuple(value.shape)} in the file, {tuple(parameters[name].shape)} in the network"
-        for name, value in values.items()
-        if value.shape != parameters[name].shape
+        *(f"missing: {name}" for name in wanted if name not in values),
+        *(
+            f"shape of {name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the network"
+            for name, value in values.items()
+            if value.shape != own[name].shape
+        ),
+        # With another position index, the loaded biases would be read in another order.
+        *(
+            f"buffer {name} differs from the network's"
+            for name, stored in buffers.items()
+            if stored in weights.tensors and not torch.equal(weights.tensors[stored], own[name].cpu())
+        ),
+        # Parts of another encoder, such as blocks of a deeper one.
+        *(
+            f"not in the network: {weights.names[name]}"
+            for name, value in weights.tensors.items()
+            if ENCODER_NAME.match(name) and name not in known and value.is_floating_point()
+        ),
     ]
-
-
-def _buffer_problems(network: nn.Module, weights: FileWeights) -> list[str]:
-    """Name the buffers that differ: with another position index, the loaded biases would be read in another order."""
-    return [
-        f"buffer {name} differs from the network's"
-        for name, buffer in network.named_buffers()
-        if _normalize(name) in weights.tensors and not torch.equal(weights.tensors[_normalize(name)], buffer.cpu())
-    ]
-
-
-def _parts_of_another_encoder(network: nn.Module, weights: FileWeights) -> list[str]:
-    """Name the encoder parameters in the file that the network does not have, such as blocks of a deeper one."""
-    known = {_normalize(name) for name in network.state_dict()}
-    return [
-        f"not in the network: {weights.names[name]}"
-        for name, value in weights.tensors.items()
-        if ENCODER_NAME.match(name) and name not in known and value.is_floating_point()
-    ]
-
-
-def _refusal(path: Path, network: nn.Module, problems: list[str]) -> str:
-    listed = "\n".join(f"  {problem}" for problem in problems)
-    return (
-        f"{path} does not fit {type(network).__name__}; nothing was loaded. Check that the file is the one for this "
-        f"backbone and complete ('rectal_nnformer weights' lists name and MD5 of each):\n{listed}"
-    )
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -12,8 +12,6 @@ from rectal_nnformer.errors import RectalError
 
 WEIGHTS_VARIABLE = "RECTAL_NNFORMER_WEIGHTS"
 DOCUMENTATION = "documentation/reference/pretrained-weights.md"
-
-
 USED_ALL_THE_SAME = "it is used all the same, if everything in it fits"
 
 
@@ -80,19 +78,6 @@ PRETRAINED_FILES: tuple[PretrainedFile, ...] = (
 """In the order in which `find_pretrained` looks for the files of one backbone."""
 
 
-def files_of(backbone: str) -> list[PretrainedFile]:
-    """Return the files that a backbone can start from.
-
-    Raises:
-        RectalError: No file is known for `backbone`.
-    """
-    files = [file for file in PRETRAINED_FILES if file.backbone == backbone]
-    if not files:
-        known = ", ".join(sorted({file.backbone for file in PRETRAINED_FILES}))
-        raise RectalError(f"No pretrained file is known for the backbone '{backbone}'; there are files for {known}.")
-    return files
-
-
 def find_pretrained(backbone: str) -> Path:
     """Return the pretrained file of a backbone in the folder that `RECTAL_NNFORMER_WEIGHTS` names.
 
@@ -102,7 +87,10 @@ def find_pretrained(backbone: str) -> Path:
     Raises:
         RectalError: The variable is not set, names no folder or one without such a file, or the backbone is unknown.
     """
-    files = files_of(backbone)
+    files = [file for file in PRETRAINED_FILES if file.backbone == backbone]
+    if not files:
+        known = ", ".join(sorted({file.backbone for file in PRETRAINED_FILES}))
+        raise RectalError(f"No pretrained file is known for the backbone '{backbone}'; there are files for {known}.")
     names = " or ".join(file.name for file in files)
     folder = weights_folder()
     if folder is None:

@@ -83,14 +83,7 @@ class FeedForward(nn.Module):
 class SwinBlock(nn.Module):
     """Window attention and a feed-forward layer, each on normalized tokens and added to its input.
 
-    Args:
-        channels: Channels of a token.
-        num_heads: Attention heads.
-        window: Tokens per axis of the cubic window.
-        shift: Tokens per axis by which windows are shifted.
-        mlp_ratio: Hidden channels of the feed-forward layer, in units of `channels`.
-        drop_path: Probability of skipping either half for a sample in training.
-        window_reverse: How windows are put back; see `restore_windows`.
+    `drop_path` is the probability of skipping either half for a sample in training; the others are as for `SMIT`.
     """
 
     def __init__(
@@ -143,12 +136,7 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(channels)
 
     def forward(self, grid: Tensor, real_tokens: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the grid before and after merging.
-
-        Args:
-            grid: Tokens (batch, x, y, z, channel).
-            real_tokens: Bool (batch, x, y, z): keys at other tokens are hidden. None hides nothing.
-        """
+        """Return the grid before and after merging; keys at other tokens than real ones, if given, are hidden."""
         masks = window_masks(grid, self.window, self.shift, real_tokens)
         for i, block in enumerate(self.blocks):
             grid = block(grid, masks[i % 2])
@@ -279,7 +267,12 @@ class SMIT(nn.Module):
         Raises:
             RectalError: The image is so small that the bottleneck is a single token, which instance norm cannot take.
         """
-        self._check_size(x)
+        single = 2 ** (self.num_stages + 1)
+        if max(x.shape[2:]) <= single:
+            raise RectalError(
+                f"SMIT with {self.num_stages} stages needs more than {single} voxels on at least one axis; "
+                f"the patch size is {tuple(x.shape[2:])}. Choose a larger patch size."
+            )
         x, real_voxels = set_padding_to_zero(x, real_voxels, self.mask_padding)
         *maps, bottleneck = self.transformer(x, real_voxels)
         decoded = self.encoder10(bottleneck)
@@ -312,14 +305,6 @@ class SMIT(nn.Module):
             for s, stage in enumerate(stages)
             for i, block in enumerate(stage.blocks)
         ]
-
-    def _check_size(self, x: Tensor) -> None:
-        single = 2 ** (self.num_stages + 1)
-        if max(x.shape[2:]) <= single:
-            raise RectalError(
-                f"SMIT with {self.num_stages} stages needs more than {single} voxels on at least one axis; "
-                f"the patch size is {tuple(x.shape[2:])}. Choose a larger patch size."
-            )
 
 
 def _skip_block(in_channels: int, out_channels: int) -> nn.Module:

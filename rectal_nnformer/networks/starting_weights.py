@@ -28,40 +28,28 @@ class StartingWeights:
         write_json(fold_folder / RECORD, asdict(self))
 
 
-@dataclass(frozen=True)
-class RecordedFile:
-    """The pretrained file that a fold started from.
-
-    Attributes:
-        path: The file; None where it is not known, there was none or it is not at hand.
-        reason: Why there is no path, as a sentence.
-    """
-
-    path: Path | None
-    reason: str = ""
-
-
-def recorded_pretrained_file(fold_folder: Path) -> RecordedFile:
+def recorded_pretrained_file(fold_folder: Path) -> tuple[Path | None, str]:
     """Look for the pretrained file that a fold started from in the folder that `RECTAL_NNFORMER_WEIGHTS` names.
+
+    Returns:
+        The file; None where it is not known, there was none or it is not at hand, and then the reason, as a sentence.
 
     Raises:
         RectalError: The record is damaged.
     """
-    record = fold_folder / RECORD
+    record, folder = fold_folder / RECORD, weights_folder()
     if not record.is_file():
-        return RecordedFile(None, f"{fold_folder} has no {RECORD}: it is not known what the training started from.")
+        return None, f"{fold_folder} has no {RECORD}: it is not known what the training started from."
     content = read_json(record, ["source"], "Remove it.")
     started_from, md5 = content.get("file"), content.get("md5")
     if started_from is None:
         started = {"random": "from random weights", "checkpoint": "from another checkpoint (-pretrained_weights)"}
-        return RecordedFile(None, f"The training started {started.get(content['source'], content['source'])}.")
-    folder = weights_folder()
+        return None, f"The training started {started.get(content['source'], content['source'])}."
     if folder is None:
-        return RecordedFile(None, f"The training started from {started_from}; set {WEIGHTS_VARIABLE} to its folder.")
+        return None, f"The training started from {started_from}; set {WEIGHTS_VARIABLE} to its folder."
     path = folder / started_from
     if not path.is_file():
-        where = f"{folder} ({WEIGHTS_VARIABLE})"
-        return RecordedFile(None, f"The training started from {started_from}, which is not in {where}.")
+        return None, f"The training started from {started_from}, which is not in {folder} ({WEIGHTS_VARIABLE})."
     if (found := md5_of(path)) != md5:
-        return RecordedFile(None, f"{path} has MD5 {found}, but the training started from one with MD5 {md5}.")
-    return RecordedFile(path)
+        return None, f"{path} has MD5 {found}, but the training started from one with MD5 {md5}."
+    return path, ""

@@ -162,8 +162,7 @@ class SwinUNETR(MonaiSwinUNETR):
         return blocks
 
     def _stages(self) -> list[Any]:
-        encoder = self.swinViT
-        return [encoder.layers1[0], encoder.layers2[0], encoder.layers3[0], encoder.layers4[0]]
+        return [getattr(self.swinViT, f"layers{number}")[0] for number in (1, 2, 3, 4)]
 
     def _check_input_size(self, spatial_shape: Sequence[int]) -> None:
         # Plain comparisons: MONAI's own check calls numpy, which breaks the graph of torch.compile.

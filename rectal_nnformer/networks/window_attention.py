@@ -1,7 +1,7 @@
 """Attention within windows of tokens, for SMIT and Swin UNETR: cutting a grid, masks, relative position bias.
 
 Token grids are channels-last, (batch, x, y, z, channel). Windows are (batch, windows, tokens, channel), the windows and
-the tokens inside them in the order of a C-contiguous (x, y, z) array.
+the tokens inside them in the order of a C-contiguous (x, y, z) array. Windows and shifts are given as tokens per axis.
 """
 
 from collections.abc import Callable, Iterator
@@ -58,12 +58,15 @@ class WindowAttention(nn.Module):
             windows: (batch, windows, tokens, channel).
             mask: Added to the attention logits of every head; broadcasts to (batch, windows, tokens, tokens).
         """
-        query, key, value = self._split_heads(self.qkv(windows))
+        batch, count, tokens, channels = windows.shape
+        # (batch * windows, heads, tokens, channel of a head) each.
+        qkv = self.qkv(windows).reshape(batch * count, tokens, 3, self.num_heads, channels // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if self._watcher is None:
-            bias = self.logit_bias(windows.shape[2], mask, len(windows), query.dtype)
+            bias = self.logit_bias(tokens, mask, batch, query.dtype)
             update = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)
         else:
-            flat_mask = None if mask is None else mask.expand(len(windows), -1, -1, -1).flatten(0, 1).unsqueeze(1)
+            flat_mask = None if mask is None else mask.expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1)
             update = self._attend_watched(query, key, value, flat_mask, *self._watcher)
         return self.proj(update.reshape(windows.shape))
 
@@ -105,12 +108,6 @@ class WindowAttention(nn.Module):
             update[part] = (attention @ value[part]).transpose(1, 2)
             del attention
         return update
-
-    def _split_heads(self, projected: Tensor) -> Tensor:
-        """Return (3, batch * windows, heads, tokens, channel of a head): queries, keys and values."""
-        batch, count, tokens, channels = projected.shape
-        qkv = projected.reshape(batch * count, tokens, 3, self.num_heads, channels // (3 * self.num_heads))
-        return qkv.permute(2, 0, 3, 1, 4)
 
     def logit_bias(self, tokens: int, mask: Tensor | None, batch: int, dtype: torch.dtype) -> Tensor:
         """Return position bias and mask in one tensor: (1 or batch * windows, heads, tokens, tokens)."""
@@ -160,15 +157,10 @@ def attend_in_windows(
     mask: Tensor | None,
     reverse: WindowReverse,
 ) -> Tensor:
-    """Apply attention within (shifted) windows of a grid of any size.
+    """Apply attention within (shifted) windows of a grid, which is padded with zeros to whole ones and cropped again.
 
-    Args:
-        attention: Maps windows and mask to updated windows of the same shape.
-        grid: (batch, x, y, z, channel).
-        window: Tokens per axis; the grid is padded with zeros at its end to multiples of it, and cropped again.
-        shift: Tokens per axis by which windows are shifted.
-        mask: The one that `window_masks` gives for this grid, window and shift.
-        reverse: How windows are put back, see `restore_windows`.
+    `attention` maps windows and mask to updated windows of the same shape. The mask is the one that `window_masks`
+    gives for this grid, window and shift. How windows are put back, see `restore_windows`.
     """
     x, y, z = grid.shape[1:4]
     windows = attention(cut_windows(roll(pad_end(grid, window), shift, -1), window), mask)
@@ -179,12 +171,8 @@ def attend_in_windows(
 def window_masks(grid: Tensor, window: Size, shift: Size, real_tokens: Tensor | None) -> tuple[Tensor | None, Tensor]:
     """Return the masks for unshifted and for shifted windows, to be shared by all blocks on one grid.
 
-    Args:
-        grid: (batch, x, y, z, channel).
-        window: Tokens per axis of a window.
-        shift: Tokens per axis by which every second block shifts its windows.
-        real_tokens: Bool (batch, x, y, z): the other tokens, and those that complete the last windows, are hidden from
-            every query. None hides nothing.
+    Tokens that are not real, bool (batch, x, y, z), and those that complete the last windows are hidden from every
+    query. None hides nothing.
     """
     shifted = shift_mask(whole_windows(grid, window), window, shift, grid.device)
     if real_tokens is None:
@@ -250,11 +238,8 @@ def shift_mask(size: Size, window: Size, shift: Size, device: torch.device) -> T
 def padding_mask(real_tokens: Tensor, window: Size) -> Tensor:
     """Return the additive mask (batch, windows, 1, tokens) that hides padding keys from every query.
 
-    A window of padding alone keeps all its keys: nothing real reads it, and a softmax over nothing would be nan.
-
-    Args:
-        real_tokens: Bool (batch, x, y, z, 1), on a grid of whole windows.
-        window: Tokens per axis of a window.
+    Real tokens are bool (batch, x, y, z, 1), on a grid of whole windows. A window of padding alone keeps all its keys:
+    nothing real reads it, and a softmax over nothing would be nan.
     """
     real = cut_windows(real_tokens, window).squeeze(-1)
     hidden = ~real & real.any(dim=-1, keepdim=True)
@@ -265,12 +250,8 @@ def set_padding_to_zero(image: Tensor, real_voxels: Tensor | None, mask_padding:
     """Return the image and the real voxels that a network with or without `mask_padding` is to use.
 
     Hidden keys alone do not keep padding out: a token or a merged token can be real in part. So padding is set to
-    zero as well, and nothing a masked network computes depends on what its padding held.
-
-    Args:
-        image: (batch, channel, x, y, z).
-        real_voxels: Bool (batch, 1, x, y, z); None: all are real.
-        mask_padding: False returns the image as it is, and None.
+    zero as well, and nothing a masked network computes depends on what its padding held. Images are
+    (batch, channel, x, y, z), real voxels bool (batch, 1, x, y, z); None: all are real.
     """
     if not mask_padding:
         return image, None

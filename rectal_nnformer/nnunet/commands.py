@@ -42,26 +42,17 @@ def start_command(
 ) -> subprocess.Popen:
     """Start one of nnU-Net's commands in a process group of its own, which `stop_groups` ends as a whole.
 
-    Args:
-        name: The command, such as `nnUNetv2_train`.
-        arguments: Its arguments.
-        variables: Environment variables to set on top of the current ones.
-        output: An open file that receives stdout and stderr; None leaves both where they are.
+    Variables are set on top of the current ones; an open file receives stdout and stderr.
     """
+    # Of several filters that match, Python takes the last, so that what users set themselves wins.
+    filters = filter(None, (f"ignore:{WARNING_OF_TIMM}:FutureWarning", os.environ.get("PYTHONWARNINGS")))
     return subprocess.Popen(
         [command_path(name), *arguments],
-        env={**environment_with_trainers(), **_warnings_variable(), **(variables or {})},
+        env={**environment_with_trainers(), "PYTHONWARNINGS": ",".join(filters), **(variables or {})},
         stdout=output,
         stderr=subprocess.STDOUT if output is not None else None,
         start_new_session=True,
     )
-
-
-def _warnings_variable() -> dict[str, str]:
-    """Return Python's variable with what it holds, and `WARNING_OF_TIMM` ignored unless that says otherwise."""
-    ignored = f"ignore:{WARNING_OF_TIMM}:FutureWarning"
-    # Of several filters that match, Python takes the last.
-    return {"PYTHONWARNINGS": ",".join(filter(None, (ignored, os.environ.get("PYTHONWARNINGS"))))}
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:

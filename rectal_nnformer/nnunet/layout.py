@@ -195,7 +195,7 @@ class FoldFolder:
     @property
     def name(self) -> str:
         """Name of the folder, `fold_X`."""
-        return f"{FOLD_PREFIX}{self.fold}"
+        return fold_name(self.fold)
 
     @property
     def path(self) -> Path:
@@ -319,6 +319,11 @@ class PreprocessedDataset(DatasetFolder):
         return self.path / configuration["data_identifier"]
 
 
+def fold_name(fold: int | str) -> str:
+    """Return the name of a fold's folder, by its number or "all"."""
+    return f"{FOLD_PREFIX}{fold}"
+
+
 def image_name(case: str, ending: str, channel: int = 0) -> str:
     """Return the file name of a channel of a case."""
     return f"{case}_{channel:04d}{ending}"
@@ -380,11 +385,7 @@ def find_dataset(variable: str, dataset: int | str) -> Path:
 
 
 def find_plans(preprocessed: Path, plans: str) -> Path:
-    """Return the file of plans by their name.
-
-    Args:
-        preprocessed: Folder of a dataset in nnUNet_preprocessed.
-        plans: Their name.
+    """Return the file of plans by their name, in the folder of a dataset in nnUNet_preprocessed.
 
     Raises:
         RectalError: There are none of that name; the message names those that there are.
@@ -402,11 +403,7 @@ def find_plans(preprocessed: Path, plans: str) -> Path:
 
 
 def check_configuration(plans_file: Path, configuration: str) -> None:
-    """Refuse a configuration that plans do not have.
-
-    Raises:
-        RectalError: It is not among them, or the file does not hold plans.
-    """
+    """Refuse a configuration that plans do not have, and a file that does not hold plans, with a RectalError."""
     configurations = read_json(plans_file, ["configurations"], "Plan the dataset again.")["configurations"]
     if configuration not in configurations:
         raise RectalError(
@@ -421,31 +418,19 @@ def most_alike(path: Path) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that does not exist.
-
-    Raises:
-        RectalError: Names it.
-    """
+    """Refuse a folder that does not exist, with a RectalError that names it."""
     if not folder.is_dir():
         raise RectalError(f"There is no folder {folder}. Check its name.{most_alike(folder)}")
 
 
 def check_weights_file(path: Path) -> None:
-    """Refuse a file of weights that does not exist.
-
-    Raises:
-        RectalError: Names it.
-    """
+    """Refuse a file of weights that does not exist, with a RectalError that names it."""
     if not path.is_file():
         raise RectalError(f"There is no weights file {path}.{most_alike(path)}")
 
 
 def check_compared(second: Path) -> None:
-    """Refuse what the features of a fold cannot be compared with.
-
-    Raises:
-        RectalError: It is neither the folder of a trained fold nor a file, or the file is a checkpoint of a fold.
-    """
+    """Refuse, with a RectalError, what is neither a trained fold's folder nor a file, and a checkpoint of a fold."""
     if second.is_dir():
         FoldFolder.from_path(second)
     elif (fold := FoldFolder.around(second)) is not None:

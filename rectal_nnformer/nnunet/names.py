@@ -1,17 +1,14 @@
 """Names that the command line, the plans and the networks share; this module imports nothing."""
 
-NETWORKS = ("smit", "swin_unetr", "swin_unetr_v2")
-"""Networks, as plans and pretrained files know them."""
-
-BACKBONE_NAMES = (*NETWORKS, "smit_small")
-"""What can be planned for: each network, and a SMIT small enough for a CPU."""
-
 TRAINER_FAMILIES = {
     "smit": "nnUNetTrainerSMIT",
     "swin_unetr": "nnUNetTrainerSwinUNETR",
     "swin_unetr_v2": "nnUNetTrainerSwinUNETRV2",
 }
 """How the names of each network's trainers begin; the recipe follows: _Base, _TA, _ACT."""
+
+NETWORKS = tuple(TRAINER_FAMILIES)
+"""Networks, as plans and pretrained files know them."""
 
 FULLRES, CUBIC = "3d_fullres", "3d_fullres_cubic"
 """Configurations: the planned patch, and the input of pretraining."""

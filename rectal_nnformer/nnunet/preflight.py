@@ -1,12 +1,12 @@
 """Check what a command was given, before anything is imported that takes seconds.
 
 Each function refuses one kind of wrong input with a RectalError that names it, what there is instead, and what to do.
+Datasets are given by id or name; trainers, plans and configurations by name; folds by number, or as "all".
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import (
@@ -35,22 +35,18 @@ UNTRAINED = ("pretrained", "random")
 
 
 def check_training(dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[int] = ()) -> None:
-    """Refuse what cannot be trained, because something named is not there.
-
-    Args:
-        dataset: Id or name.
-        trainer: Name of a trainer.
-        plans: Name of the plans.
-        configuration: A configuration of the plans.
-        folds: Numbers that must be among the dataset's folds.
-    """
+    """Refuse what cannot be trained, because something named is not there."""
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
     plans_file = find_plans(preprocessed, plans)
     check_configuration(plans_file, configuration)
     check_trainer(trainer)
     family = next((name for name, prefix in TRAINER_FAMILIES.items() if trainer.startswith(f"{prefix}_")), None)
     if family is not None:
-        planned = _planned_backbone(read_json(plans_file)["configurations"], configuration)
+        configurations = read_json(plans_file)["configurations"]
+        settings = configurations[configuration]
+        while "architecture" not in settings and "inherits_from" in settings:
+            settings = configurations[settings["inherits_from"]]
+        planned = settings.get("architecture", {}).get("arch_kwargs", {}).get("backbone")
         check_backbone(trainer, family, planned, plans, preprocessed.name)
     check_folds(preprocessed, folds)
     nnunet_folder("nnUNet_results")
@@ -67,15 +63,7 @@ def check_trainer(name: str) -> None:
 
 
 def check_backbone(trainer: str, needed: str, planned: str | None, plans: str, dataset: str) -> None:
-    """Refuse plans of another network than that of the trainer.
-
-    Args:
-        trainer: Its name.
-        needed: The network of the trainer, such as "smit".
-        planned: That of the plans; None if they are none of this project's.
-        plans: Their name.
-        dataset: DatasetXXX_Name.
-    """
+    """Refuse plans of another network than the trainer needs; None is planned in plans that are not this project's."""
     if planned != needed:
         held = f"hold the backbone '{planned}'" if planned else "were not made by rectal_nnformer"
         number = int(dataset[len("Dataset") :][:3])
@@ -83,14 +71,6 @@ def check_backbone(trainer: str, needed: str, planned: str | None, plans: str, d
             f"{trainer} needs plans with the backbone '{needed}', but the plans '{plans}' {held}. Run 'rectal_nnformer "
             f"plan_and_preprocess -d {number} --backbone {needed}' and name its plans with -p."
         )
-
-
-def _planned_backbone(configurations: Mapping[str, Any], name: str) -> str | None:
-    """Return the network of a configuration, which it may inherit from another."""
-    settings = configurations[name]
-    while "architecture" not in settings and "inherits_from" in settings:
-        settings = configurations[settings["inherits_from"]]
-    return settings.get("architecture", {}).get("arch_kwargs", {}).get("backbone")
 
 
 def check_folds(preprocessed: Path, folds: Sequence[int | str]) -> None:
@@ -108,16 +88,7 @@ def check_folds(preprocessed: Path, folds: Sequence[int | str]) -> None:
 def check_model(
     dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[str], checkpoint: str = CHECKPOINT_FINAL
 ) -> None:
-    """Refuse a model that has not been trained, or not on all folds that are asked for.
-
-    Args:
-        dataset: Id or name.
-        trainer: Name of a trainer.
-        plans: Name of the plans.
-        configuration: A configuration of the plans.
-        folds: Numbers, or "all".
-        checkpoint: File name in the folder of a fold.
-    """
+    """Refuse a model that has not been trained, or not on all folds that are asked for."""
     found = find_dataset("nnUNet_results", dataset)
     model = ModelFolder(found.parent, found.name, trainer, plans, configuration)
     if not model.path.is_dir():
@@ -134,24 +105,11 @@ def check_model(
 
 
 def check_analysis(
-    dataset: str,
-    trainer: str,
-    plans: str,
-    configuration: str,
-    folds: Sequence[str],
-    weights: str,
-    output: Path | None,
+    dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[str], weights: str, output: Path | None
 ) -> None:
     """Refuse folds or weights whose attention cannot be measured.
 
-    Args:
-        dataset: Id or name.
-        trainer: Name of a trainer.
-        plans: Name of the plans.
-        configuration: A configuration of the plans.
-        folds: Numbers, or "all".
-        weights: "pretrained", "random" or a checkpoint of the folds.
-        output: Where to write; None writes into the trained folds, which must then be there.
+    Weights are "pretrained", "random" or a checkpoint; without output the folds must have been trained.
     """
     model = planned_model(dataset, trainer, plans, configuration)
     check_trainer(trainer)

@@ -48,12 +48,9 @@ def trainer_names() -> set[str]:
 
 
 def add_options(parser: argparse.ArgumentParser, command: str, optional: Sequence[str] = ()) -> None:
-    """Add the options of one of nnU-Net's commands as its source adds them.
+    """Add the options of `nnUNetv2_train` or `nnUNetv2_predict` as its source adds them.
 
-    Args:
-        parser: To which they are added.
-        command: `nnUNetv2_train` or `nnUNetv2_predict`.
-        optional: Options that may be missing here though nnU-Net requires them, without hyphens.
+    Those that are named optional, without hyphens, may be missing here though nnU-Net requires them.
     """
     file, function = _COMMANDS[command]
     for node in ast.walk(_parsed(package_folder() / file)):

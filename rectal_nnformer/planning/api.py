@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
@@ -14,12 +13,12 @@ from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.names import FULLRES
 from rectal_nnformer.nnunet.plans import Plans
-from rectal_nnformer.planning import preprocessing
 from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
 from rectal_nnformer.planning.intensity_window import FILE_NAME, load_intensity_window
 from rectal_nnformer.planning.outdated import print_warning
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
+from rectal_nnformer.planning.preprocessing import is_preprocessed, preprocess_configuration
 from rectal_nnformer.utils.files import read_json_if_whole
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
@@ -82,8 +81,14 @@ def plan_dataset(
         lesion_wise=lesion_wise,
     )
     plans = planner.make_plans()
-    if preprocess:
-        _preprocess(dataset, plans, num_processes, clean)
+    if preprocess and not clean and is_preprocessed(dataset, plans, FULLRES):
+        identifier = plans.configuration(FULLRES).data_identifier
+        print(f"{dataset.name} has been preprocessed already: {identifier} is complete and up to date.")
+    elif preprocess:
+        # The data of `3d_fullres`; `3d_fullres_cubic` reads the same.
+        processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
+        with _failing_as(f"nnU-Net's preprocessing of {dataset.name}"):
+            preprocess_configuration(dataset, plans, FULLRES, processes)
     planner.save_plans(plans, warn)
     return plans
 
@@ -100,7 +105,9 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
     fingerprint_file = dataset.preprocessed.fingerprint
     has_window = load_intensity_window(dataset) is not None
     outdated = (dataset.preprocessed.path / FILE_NAME).exists() and not has_window
-    if clean or outdated or not _is_whole(fingerprint_file, len(dataset.cases)):
+    # An interruption may have left one that cannot be read, or of fewer cases.
+    measured = (read_json_if_whole(fingerprint_file) or {}).get("spacings", ())
+    if clean or outdated or len(measured) != len(dataset.cases):
         fingerprint_file.unlink(missing_ok=True)
     if clean or not has_window or load_tumor_fingerprint(dataset) is None:
         # Before nnU-Net's part, because it names a case that cannot be read.
@@ -121,27 +128,10 @@ def verify_integrity(dataset: TrainingDataset, num_processes: int | None = None)
         verify_dataset_integrity(str(dataset.raw.path), _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset))
 
 
-def _preprocess(dataset: TrainingDataset, plans: Plans, num_processes: int | None, clean: bool) -> None:
-    """Make the data of `3d_fullres` unless they are there; `3d_fullres_cubic` reads the same."""
-    if not clean and preprocessing.is_preprocessed(dataset, plans, FULLRES):
-        identifier = plans.configuration(FULLRES).data_identifier
-        print(f"{dataset.name} has been preprocessed already: {identifier} is complete and up to date.")
-        return
-    processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
-    with _failing_as(f"nnU-Net's preprocessing of {dataset.name}"):
-        preprocessing.preprocess(dataset, plans, FULLRES, processes)
-
-
 def _num_processes(wanted: int | None, default: int, dataset: TrainingDataset) -> int:
     if wanted is not None and wanted < 1:
         raise RectalError(f"At least one process is needed, not {wanted}.")
     return min(wanted or min(default, os.cpu_count() or 1), len(dataset.cases))
-
-
-def _is_whole(fingerprint_file: Path, num_cases: int) -> bool:
-    """Whether a fingerprint can be read, as after an interruption it may not, and describes as many cases."""
-    content = read_json_if_whole(fingerprint_file) or {}
-    return len(content.get("spacings", ())) == num_cases
 
 
 @contextmanager

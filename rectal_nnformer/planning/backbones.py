@@ -51,31 +51,28 @@ class Backbone:
         return any(size > 2 ** (self.num_stages + 1) for size in patch_size)
 
 
-BACKBONES: dict[str, Backbone] = {
+BACKBONES = {
     # Windows of 4 tokens hold no padding at any of the stages if 2 * 4 * 2**3 = 64 divides the patch size.
-    "smit": Backbone(
-        "smit", "nnUNetRectalSMITPlans", 64, 128, 4, shrink_window=False, depths=(2, 2, 12, 2), scatters=True
-    ),
-    "swin_unetr": Backbone("swin_unetr", "nnUNetRectalSwinUNETRPlans", 32, 96, 7, shrink_window=True),
-    "swin_unetr_v2": Backbone("swin_unetr_v2", "nnUNetRectalSwinUNETRV2Plans", 32, 96, 7, shrink_window=True),
+    "smit": Backbone("smit", "nnUNetRectalSMITPlans", 64, 128, 4, False, depths=(2, 2, 12, 2), scatters=True),
+    "swin_unetr": Backbone("swin_unetr", "nnUNetRectalSwinUNETRPlans", 32, 96, 7, True),
+    "swin_unetr_v2": Backbone("swin_unetr_v2", "nnUNetRectalSwinUNETRV2Plans", 32, 96, 7, True),
     "smit_small": Backbone(
         "smit",
         "nnUNetRectalSMITSmallPlans",
         16,
         48,
         4,
-        shrink_window=False,
+        False,
         depths=tuple(SMALL_SMIT["depths"]),
         scatters=True,
         kwargs=SMALL_SMIT,
     ),
 }
+"""What can be planned for, by its name: each network, and a SMIT small enough for a CPU."""
 
 
 def resolve_backbone(
-    name: str,
-    backbone_kwargs: Mapping[str, Any] | None = None,
-    max_patch_size: int | None = None,
+    name: str, backbone_kwargs: Mapping[str, Any] | None = None, max_patch_size: int | None = None
 ) -> Backbone:
     """Return a backbone of `BACKBONES` with other network arguments and a smaller largest patch.
 
@@ -89,7 +86,7 @@ def resolve_backbone(
     """
     if name not in BACKBONES:
         raise RectalError(f"There is no backbone '{name}'; choose one of {', '.join(BACKBONES)}.")
-    backbone = _with_kwargs(BACKBONES[name], dict(backbone_kwargs or {}))
+    backbone = _with_kwargs(BACKBONES[name], {**BACKBONES[name].kwargs, **(backbone_kwargs or {})})
     if max_patch_size is not None:
         limit = max_patch_size // backbone.multiple * backbone.multiple
         backbone = replace(backbone, largest=min(backbone.largest, limit))
@@ -103,16 +100,14 @@ def resolve_backbone(
 
 def _with_kwargs(backbone: Backbone, kwargs: dict[str, Any]) -> Backbone:
     """Return the backbone with network arguments, its geometry following from those that define it."""
-    kwargs = {**backbone.kwargs, **kwargs}
     depths = tuple(kwargs.get("depths", backbone.depths))
+    backbone = replace(backbone, kwargs=kwargs, depths=depths)
     if backbone.network != "smit":
-        return replace(backbone, kwargs=kwargs, depths=depths)
+        return backbone
     window = int(kwargs.get("window_size", 4))
     multiple = 2 * window * 2 ** (len(depths) - 1)
     return replace(
         backbone,
-        kwargs=kwargs,
-        depths=depths,
         window=window,
         multiple=multiple,
         largest=max(multiple, backbone.largest // multiple * multiple),

@@ -84,16 +84,10 @@ def real_voxels(crop: Crop, patch_size: Size) -> Mask:
 
 
 def draw_crops(extents: ArrayLike, patch_size: Size, per_kind: int, seed: int = 0) -> Iterator[tuple[Crop, float]]:
-    """Draw training crops of a cohort as nnU-Net's loader and spatial transform do.
+    """Draw training crops of a cohort as nnU-Net's loader and spatial transform do; all axes are (z, y, x).
 
     There are four kinds: plain, rotated, scaled, and both. As many are drawn of each, since plain ones differ little,
     with the weight that the kind has in training. Lesions are taken to lie anywhere in the image.
-
-    Args:
-        extents: Voxels per axis (z, y, x), (cases, 3).
-        patch_size: Voxels per axis (z, y, x).
-        per_kind: Crops of each kind.
-        seed: Of the random numbers.
 
     Yields:
         A crop and its weight; the weights add up to 1.
@@ -105,15 +99,11 @@ def draw_crops(extents: ArrayLike, patch_size: Size, per_kind: int, seed: int = 
         # Spread over the cohort rather than drawn, so that few crops stand for all of it.
         for number in np.linspace(0, len(cohort) - 1, per_kind).round().astype(int):
             z, y, x = (int(n) for n in cohort[number])
-            affine = _draw_affine(rng, rotate, scale) if rotate or scale else None
+            affine = None
+            if rotate or scale:
+                angles = rng.uniform(-ROTATION, ROTATION, 3) if rotate else np.zeros(3)
+                affine = create_affine_matrix_3d(angles, [rng.uniform(*SCALING) if scale else 1.0] * 3)
             yield Crop((z, y, x), _draw_start(rng, (z, y, x), patch_size), affine), weight / per_kind
-
-
-def _draw_affine(rng: np.random.Generator, rotate: bool, scale: bool) -> Matrix:
-    angles = rng.uniform(-ROTATION, ROTATION, 3) if rotate else np.zeros(3)
-    factor = rng.uniform(*SCALING) if scale else 1.0
-    affine: Matrix = create_affine_matrix_3d(angles, [factor] * 3)
-    return affine
 
 
 def _draw_start(rng: np.random.Generator, extent: Size, patch_size: Size) -> Size:

@@ -16,7 +16,7 @@ from nnunetv2.utilities.utils import (
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prescaled import is_prepared
-from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, find_dataset, nnunet_folder
+from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, nnunet_folder
 from rectal_nnformer.utils.files import read_json
 
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
@@ -56,9 +56,8 @@ class TrainingDataset:
     @property
     def channel_names(self) -> list[str]:
         """Names of the image channels in their order."""
-        return [
-            str(name) for name in (self.dataset_json.get("channel_names") or self.dataset_json["modality"]).values()
-        ]
+        names = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
+        return [str(name) for name in names.values()]
 
     @property
     def prepared_channels(self) -> list[bool]:
@@ -93,37 +92,32 @@ def open_raw_dataset(dataset_name_or_id: str | int) -> TrainingDataset:
     """
     preprocessed = nnunet_folder("nnUNet_preprocessed")
     dataset_id = int(str(dataset_name_or_id).removeprefix("Dataset")[:3])
-    raw = RawDataset(nnunet_folder("nnUNet_raw") / _dataset_name(dataset_id))
-    dataset_json = _read_dataset_json(raw.dataset_json)
-    cases = _training_cases(raw, dataset_json)
-    reader = _reader(raw.name, dataset_json, cases)
-    dataset = TrainingDataset(
-        dataset_id, dataset_json, cases, reader, raw, PreprocessedDataset(preprocessed / raw.name)
-    )
-    _check_cases(dataset)
-    return dataset
-
-
-def _dataset_name(dataset_id: int) -> str:
-    """Return DatasetXXX_Name; the folder must be in nnUNet_raw and no other may share its number."""
-    find_dataset("nnUNet_raw", dataset_id)
+    raw = RawDataset.find(dataset_id)
     try:
-        return str(convert_id_to_dataset_name(dataset_id))
+        convert_id_to_dataset_name(dataset_id)
     except RuntimeError as error:
         raise RectalError(
             f"More than one dataset has the number {dataset_id}: look for Dataset{dataset_id:03d}_* in nnUNet_raw, "
             "nnUNet_preprocessed and nnUNet_results, and rename or remove all but one."
         ) from error
-
-
-def _read_dataset_json(path: Path) -> dict[str, Any]:
-    content = read_json(path, remedy="nnU-Net needs it in every raw dataset.")
-    missing = [key for key in ("labels", "file_ending") if key not in content]
-    if "channel_names" not in content and "modality" not in content:
-        missing.append("channel_names")
-    if missing:
-        raise RectalError(f"{path} lacks {', '.join(missing)}. See nnU-Net's documentation of the dataset format.")
-    return content
+    content = read_json(raw.dataset_json, remedy="nnU-Net needs it in every raw dataset.")
+    channels = "modality" if "modality" in content else "channel_names"
+    if missing := [key for key in ("labels", "file_ending", channels) if key not in content]:
+        raise RectalError(
+            f"{raw.dataset_json} lacks {', '.join(missing)}. See nnU-Net's documentation of the dataset format."
+        )
+    cases = _training_cases(raw, content)
+    reader = _reader(raw.name, content, cases)
+    dataset = TrainingDataset(dataset_id, content, cases, reader, raw, PreprocessedDataset(preprocessed / raw.name))
+    for case, files in cases.items():
+        if len(files["images"]) != dataset.num_channels:
+            raise RectalError(
+                f"Case {case} of {dataset.name} has {len(files['images'])} image files, "
+                f"but dataset.json names {dataset.num_channels} channels."
+            )
+        if not Path(files["label"]).is_file():
+            raise RectalError(f"Case {case} of {dataset.name} has no label file {files['label']}.")
+    return dataset
 
 
 def _training_cases(raw: RawDataset, dataset_json: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -160,14 +154,3 @@ def _reader(name: str, dataset_json: dict[str, Any], cases: dict[str, dict[str, 
             "Use 'SimpleITKIOWithReorient' in overwrite_image_reader_writer."
         )
     return reader
-
-
-def _check_cases(dataset: TrainingDataset) -> None:
-    for case, files in dataset.cases.items():
-        if len(files["images"]) != dataset.num_channels:
-            raise RectalError(
-                f"Case {case} of {dataset.name} has {len(files['images'])} image files, "
-                f"but dataset.json names {dataset.num_channels} channels."
-            )
-        if not Path(files["label"]).is_file():
-            raise RectalError(f"Case {case} of {dataset.name} has no label file {files['label']}.")

@@ -77,35 +77,28 @@ def explanation_file(plans_file: Path) -> Path:
 def _data_lines(plans: Plans, record: PlanningRecord) -> Iterator[str]:
     configuration = plans.configuration(FULLRES)
     windows = configuration.network.intensity_window if configuration.network else []
-    yield f"  target spacing    {_spacing(record)}"
+    schemes = configuration.normalization_schemes
+    origins = ["as prepared" if scheme == NoNormalization.__name__ else f"after {scheme}" for scheme in schemes]
+    why = (
+        f": the median {_by(record.median_spacing, '.2f')} has the geometric mean {record.geometric_mean_spacing:.2f}, "
+        f"down to a multiple of {SPACING_STEP}, within {MIN_SPACING} and {MAX_SPACING}"
+    )
+    given = ", as given" if record.target_spacing_overwritten else why
+    channels = (
+        f"{round(low, 2):g} to {round(high, 2):g} {origin}"
+        for (low, high), origin in zip(windows, origins, strict=True)
+    )
+    yield f"  target spacing    {_by(record.target_spacing, '.2f')} mm{given}"
     yield f"  median image      {_by(record.median_extent, '.0f')} voxels at the target spacing"
     yield "  resampling        linear on all axes at once, since nnU-Net's default repeats thick slices"
-    yield f"  intensity window  {_windows(windows, configuration.normalization_schemes)}"
+    yield f"  intensity window  {'; '.join(channels)}"
     yield f"  data              {configuration.data_identifier}"
     yield f"  augmentation      tumour {augmentation_of_plans(plans, len(windows))}"
 
 
-def _windows(windows: Sequence[Sequence[float]], schemes: Sequence[str]) -> str:
-    """Return the intensity window of each channel, and what it is a window of."""
-    origins = ["as prepared" if scheme == NoNormalization.__name__ else f"after {scheme}" for scheme in schemes]
-    channels = zip(windows, origins, strict=True)
-    return "; ".join(f"{round(low, 2):g} to {round(high, 2):g} {origin}" for (low, high), origin in channels)
-
-
-def _spacing(record: PlanningRecord) -> str:
-    target = f"{_by(record.target_spacing, '.2f')} mm"
-    if record.target_spacing_overwritten:
-        return f"{target}, as given"
-    return (
-        f"{target}: the median {_by(record.median_spacing, '.2f')} has the geometric mean "
-        f"{record.geometric_mean_spacing:.2f}, down to a multiple of {SPACING_STEP}, "
-        f"within {MIN_SPACING} and {MAX_SPACING}"
-    )
-
-
 def _patch_lines(record: PlanningRecord) -> Iterator[str]:
     """Yield the decisions on the patch in the order in which they were taken, and the batch."""
-    chosen = record.patch_sizes[FULLRES]
+    chosen, lesion, gigabytes = record.patch_sizes[FULLRES], record.largest_lesion, f"{record.gpu_memory_target:g} GB"
     filled, fitting, taken = record.filled_patch_size, record.fitting_patch_size, chosen.patch_size
     yield f"  patch             {_by(taken, 'd')} voxels, {_by(chosen.field_of_view_mm, '.0f')} mm"
     yield (
@@ -113,26 +106,14 @@ def _patch_lines(record: PlanningRecord) -> Iterator[str]:
         f"{MIN_REAL_SHARE:.0%} image, or the smallest"
     )
     fits = "which fits" if fitting == filled else f"shrunk to {_by(fitting, 'd')} to fit"
-    yield f"    GPU             {fits} {record.gpu_memory_target:g} GB with 2 in a batch"
-    yield f"    lesions         {_lesion(record, fitting, taken)}"
-    yield f"  batch             {_batch(record)}"
-
-
-def _lesion(record: PlanningRecord, fitting: Sequence[int], taken: Sequence[int]) -> str:
-    lesion = record.largest_lesion
-    if lesion is None:
-        return "none"
-    extent = f"up to {_by(lesion.extent_mm, '.0f')} mm"
-    return f"{extent}: the patch stays" if taken == fitting else f"{extent}: the patch grows to {_by(taken, 'd')}"
-
-
-def _batch(record: PlanningRecord) -> str:
+    yield f"    GPU             {fits} {gigabytes} with 2 in a batch"
+    change = "the patch stays" if taken == fitting else f"the patch grows to {_by(taken, 'd')}"
+    extent = f"up to {_by(lesion.extent_mm, '.0f')} mm: {change}" if lesion else "none"
+    yield f"    lesions         {extent}"
     needs = (f"{record.patch_sizes[name].batch_memory_gb:.1f} GB for {name}" for name in (FULLRES, CUBIC))
-    if record.batch_size < min(record.batch_size_limits):
-        why = f"as many as {record.gpu_memory_target:g} GB hold of either patch"
-    else:
-        why = "as many as make 5 % of the dataset, at least 2"
-    return f"{record.batch_size}: {why}; {', '.join(needs)}"
+    full = record.batch_size < min(record.batch_size_limits)
+    why = f"as many as {gigabytes} hold of either patch" if full else "as many as make 5 % of the dataset, at least 2"
+    yield f"  batch             {record.batch_size}: {why}; {', '.join(needs)}"
 
 
 def _table_lines(record: PlanningRecord) -> Iterator[str]:

@@ -12,7 +12,6 @@ import torch
 from matplotlib.figure import Figure
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import NoNormalization
-from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
 from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
@@ -24,17 +23,17 @@ from rectal_nnformer.nnunet.layout import (
     CHECKPOINT_FINAL,
     DATASET_FINGERPRINT,
     DATASET_JSON,
-    FOLD_PREFIX,
     PLANS_JSON,
     PROGRESS_PNG,
     SUMMARY_JSON,
     VALIDATION,
+    fold_name,
 )
 from rectal_nnformer.nnunet.names import FULLRES, RECORD_KEY, TRAINER_FAMILIES
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.backbones import BACKBONES
 from rectal_nnformer.planning.memory import MIN_BATCH_SIZE
-from rectal_nnformer.planning.planner import LINEAR, NETWORK_CLASS
+from rectal_nnformer.planning.planner import configuration_settings
 from rectal_nnformer.utils.files import staged_folder, write_json
 
 ARGUMENT_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -44,8 +43,6 @@ ARGUMENT_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Names under which training scripts store a value in a checkpoint's arguments; the first ones present count. Sizes and
 spacings are in the order x, y, z."""
-
-FOLD = f"{FOLD_PREFIX}0"
 
 BACKBONE_MARKERS = (("layers1c.", "swin_unetr_v2"), ("swinViT.", "swin_unetr"), ("transformer.", "smit"))
 """Parts of parameter names that tell the backbone; the first one found counts."""
@@ -95,12 +92,14 @@ def read_model(
             nor given, differ from the stored ones, or cannot be used; the stored window is another.
     """
     arguments = _stored_arguments(path)
-    patch = _checked_patch(_agreed(path, arguments, "patch_size", patch_size))
+    size = _agreed(path, arguments, "patch_size", patch_size)
+    if any(value != int(value) for value in size):
+        raise RectalError(f"A patch size is in whole voxels, not {_listed(size)}.")
+    patch = [int(value) for value in size]
     millimetres = _agreed(path, arguments, "spacing", spacing)
     low, high = _checked_window(path, arguments, window)
     weights = read_weights(path, ("state_dict",))
-    backbone = _backbone_of(path, list(weights.names.values()))
-    _check_multiple(path, backbone, patch)
+    backbone = _checked_backbone(path, list(weights.names.values()), patch)
     image, output = "encoder1.layer.conv1.conv.weight", "out.conv.conv.weight"
     if not {image, output} <= set(weights.tensors):
         raise RectalError(
@@ -122,11 +121,6 @@ def read_model(
 def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
     """Write a model folder as nnU-Net's training leaves it, with a single fold, so that its commands take it.
 
-    Args:
-        model: What `read_model` returned.
-        folder: Must be new or empty.
-        dataset_name: DatasetXXX_Name.
-
     Raises:
         RectalError: `folder` holds something already.
     """
@@ -142,21 +136,19 @@ def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
         with staged_folder(folder) as temporary:
             write_json(temporary / PLANS_JSON, plans)
             write_json(temporary / DATASET_JSON, model.dataset_json)
-            (temporary / FOLD / VALIDATION).mkdir(parents=True)
-            torch.save(checkpoint, temporary / FOLD / CHECKPOINT_FINAL)
-            _write_traces_of_training(temporary, f"Imported from {model.plans.record['imported_from']}")
+            fold = temporary / fold_name(0)
+            (fold / VALIDATION).mkdir(parents=True)
+            torch.save(checkpoint, fold / CHECKPOINT_FINAL)
+            # What a training leaves besides, empty but for a note; nnU-Net's export to zip insists on it.
+            note = f"Imported from {model.plans.record['imported_from']}"
+            write_json(temporary / DATASET_FINGERPRINT, {"note": note, "spacings": [], "shapes_after_crop": []})
+            summary = {"note": f"{note}; not validated here", "metric_per_case": [], "mean": {}, "foreground_mean": {}}
+            write_json(fold / VALIDATION / SUMMARY_JSON, summary)
+            figure = Figure(figsize=(6, 1))
+            figure.text(0.5, 0.5, f"{note}; no training took place here", ha="center", va="center")
+            figure.savefig(fold / PROGRESS_PNG)
     except FileExistsError:
         raise RectalError(f"{folder} exists and is not empty. Name another folder or remove it.") from None
-
-
-def _write_traces_of_training(folder: Path, note: str) -> None:
-    """Write what a training leaves beside a checkpoint, empty but for a note; nnU-Net's export to zip insists on it."""
-    write_json(folder / DATASET_FINGERPRINT, {"note": note, "spacings": [], "shapes_after_crop": []})
-    summary = {"note": f"{note}; not validated here", "metric_per_case": [], "mean": {}, "foreground_mean": {}}
-    write_json(folder / FOLD / VALIDATION / SUMMARY_JSON, summary)
-    figure = Figure(figsize=(6, 1))
-    figure.text(0.5, 0.5, f"{note}; no training took place here", ha="center", va="center")
-    figure.savefig(folder / FOLD / PROGRESS_PNG)
 
 
 def _stored_arguments(path: Path) -> Mapping[str, Any]:
@@ -215,61 +207,36 @@ def _checked_window(path: Path, arguments: Mapping[str, Any], given: Sequence[fl
     return float(low), float(high)
 
 
-def _checked_patch(values: Sequence[float]) -> list[int]:
-    if any(value != int(value) for value in values):
-        raise RectalError(f"A patch size is in whole voxels, not {_listed(values)}.")
-    return [int(value) for value in values]
-
-
-def _check_multiple(path: Path, backbone: str, patch: Sequence[int]) -> None:
+def _checked_backbone(path: Path, names: Sequence[str], patch: Sequence[int]) -> str:
+    """Return the network that parameters with these names belong to; it must take the patch."""
+    backbone = next((found for part, found in BACKBONE_MARKERS if any(part in name for name in names)), None)
+    if backbone is None:
+        known = ", ".join(TRAINER_FAMILIES)
+        raise RectalError(f"{path} is no checkpoint of {known}: no parameter has a name of theirs.")
     multiple = BACKBONES[backbone].multiple
     if any(size % multiple for size in patch):
         raise RectalError(
             f"{path} holds {backbone}, whose published code runs on multiples of {multiple} voxels; the patch size is "
             f"{_listed(patch)}. Check --patch-size."
         )
-
-
-def _backbone_of(path: Path, names: Sequence[str]) -> str:
-    for marker, backbone in BACKBONE_MARKERS:
-        if any(marker in name for name in names):
-            return backbone
-    raise RectalError(f"{path} is no checkpoint of {', '.join(TRAINER_FAMILIES)}: no parameter has a name of theirs.")
+    return backbone
 
 
 def prepared_configuration(
     backbone: str, patch_size: Sequence[int], spacing: Sequence[float], intensity_window: list[list[float]]
 ) -> dict[str, Any]:
     """Return a configuration that resamples prepared volumes and leaves intensities alone; arguments are in x, y, z."""
-    channels = len(intensity_window)
-    resampling = resample_data_or_seg_to_shape.__name__
-    return {
-        "data_identifier": f"nnUNetRectalPreparedPlans_{FULLRES}",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": MIN_BATCH_SIZE,
-        "patch_size": list(patch_size)[::-1],
-        "median_image_size_in_voxels": list(patch_size)[::-1],
-        "spacing": list(spacing)[::-1],
-        "normalization_schemes": [NoNormalization.__name__] * channels,
-        "use_mask_for_norm": [False] * channels,
-        "resampling_fn_data": resampling,
-        "resampling_fn_seg": resampling,
-        "resampling_fn_probabilities": resampling,
-        "resampling_fn_data_kwargs": {"is_seg": False, **LINEAR},
-        "resampling_fn_seg_kwargs": {"is_seg": True, **LINEAR},
-        "resampling_fn_probabilities_kwargs": {"is_seg": False, **LINEAR},
-        "architecture": {
-            "network_class_name": NETWORK_CLASS,
-            "arch_kwargs": {
-                "backbone": backbone,
-                "backbone_kwargs": {},
-                "intensity_window": intensity_window,
-                "spatial_axes": [2, 1, 0],
-            },
-            "_kw_requires_import": [],
-        },
-        "batch_dice": False,
-    }
+    network = {"backbone": backbone, "backbone_kwargs": {}, "intensity_window": intensity_window}
+    return configuration_settings(
+        {**network, "spatial_axes": [2, 1, 0]},
+        [NoNormalization.__name__] * len(intensity_window),
+        data_identifier=f"nnUNetRectalPreparedPlans_{FULLRES}",
+        preprocessor_name="DefaultPreprocessor",
+        batch_size=MIN_BATCH_SIZE,
+        patch_size=list(patch_size)[::-1],
+        median_image_size_in_voxels=list(patch_size)[::-1],
+        spacing=list(spacing)[::-1],
+    )
 
 
 def prepared_plans(backbone: str, configuration: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:

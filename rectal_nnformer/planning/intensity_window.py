@@ -45,8 +45,6 @@ def load_intensity_window(dataset: TrainingDataset) -> Window | None:
 def write_intensity_window(dataset: TrainingDataset, measured: dict[str, Window], signature: str) -> Window:
     """Write the window file into the preprocessed dataset and return the window.
 
-    Keys: `window`, one [low, high] per channel; `percentiles`; `cases`, the same per case; `raw_signature`.
-
     Args:
         dataset: The raw dataset.
         measured: `case_percentiles` of each case, by its name.
@@ -54,7 +52,7 @@ def write_intensity_window(dataset: TrainingDataset, measured: dict[str, Window]
     """
     prepared = dataset.prepared_channels
     medians = np.median(list(measured.values()), axis=0).tolist()
-    window = with_known_windows(medians, prepared)
+    window = [list(PREPARED_WINDOW) if known else found for known, found in zip(prepared, medians, strict=True)]
     content = {
         "window": window,
         "percentiles": PERCENTILES,
@@ -140,8 +138,3 @@ def normalize(case: str, channel: NDArray[np.floating], prepared: bool) -> NDArr
             "channel another name to have it normalized."
         )
     return normalization_scheme(prepared)(use_mask_for_norm=False, intensityproperties={}).run(channel)
-
-
-def with_known_windows(measured: Window, prepared: Sequence[bool]) -> Window:
-    """Return measured windows, those of prepared channels replaced by the window of preparation."""
-    return [list(PREPARED_WINDOW) if known else window for known, window in zip(prepared, measured, strict=True)]

@@ -174,13 +174,7 @@ class MemoryTarget:
 
 
 def memory_target(gigabytes: float | None, backbone: Backbone, in_channels: int, out_channels: int) -> MemoryTarget:
-    """Return the target for a network.
-
-    Args:
-        gigabytes: Memory of the GPU; None for the default of 24.
-        backbone: The network.
-        in_channels: Image channels.
-        out_channels: Segmentation heads.
+    """Return the target for a network of so many image channels and segmentation heads; None is the default of 24 GB.
 
     Raises:
         RectalError: No positive number of gigabytes.
@@ -188,21 +182,13 @@ def memory_target(gigabytes: float | None, backbone: Backbone, in_channels: int,
     target = DEFAULT_TARGET if gigabytes is None else float(gigabytes)
     if not 0 < target < float("inf"):
         raise RectalError(f"The GPU memory target must be a positive number of GB, not {gigabytes}.")
-    count = partial(
-        step_memory,
-        backbone.network,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        backbone_kwargs=backbone.kwargs,
-    )
-    return MemoryTarget(target, count)
+    options: Any = {"in_channels": in_channels, "out_channels": out_channels, "backbone_kwargs": backbone.kwargs}
+    return MemoryTarget(target, partial(step_memory, backbone.network, **options))
 
 
 @cache
 def _meta_network(backbone: str, in_channels: int, out_channels: int, kwargs: str) -> PlannedNetwork:
-    network = planned_network(backbone, in_channels, out_channels, json.loads(kwargs)).train()
-    meta: PlannedNetwork = network.to_empty(device="meta")
-    return meta
+    return planned_network(backbone, in_channels, out_channels, json.loads(kwargs)).train().to_empty(device="meta")
 
 
 @cache
@@ -321,13 +307,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor) -> Ten
     """Attend as PyTorch does on a GPU: by its memory-efficient kernel where that can, else by plain operations."""
     query, key, value, bias = (tensor.half() for tensor in (query, key, value, attn_mask))
     if query.shape[-1] % ALIGNMENT or bias.stride(-1) != 1:
-        update: Tensor = torch._scaled_dot_product_attention_math(query, key, value, bias)[0]
-        return update
-    unaligned = -bias.shape[-1] % ALIGNMENT
-    if unaligned:
+        return torch._scaled_dot_product_attention_math(query, key, value, bias)[0]
+    if unaligned := -bias.shape[-1] % ALIGNMENT:
         bias = F.pad(bias, (0, unaligned))[..., : key.shape[2]]
-    update = _FusedAttention.apply(query, key, value, bias)
-    return update
+    return _FusedAttention.apply(query, key, value, bias)
 
 
 def _rounded(size: int, multiple: int = BLOCK) -> int:

@@ -26,12 +26,7 @@ _PREPROCESS = "Run 'rectal_nnformer plan_and_preprocess' with the same options b
 
 
 def outdated_warnings(dataset: TrainingDataset, plans: Plans) -> Iterator[str]:
-    """Warn about what does not fit plans that are about to be written.
-
-    Args:
-        dataset: The raw dataset.
-        plans: The new plans.
-    """
+    """Warn about what does not fit the plans that are about to be written."""
     path, folder = dataset.preprocessed.plans_file(plans.name), data_folder(dataset, plans, FULLRES)
     if path.is_file() and (differences := differing_settings(path, plans)):
         yield (
@@ -60,9 +55,7 @@ def print_warning(warning: str) -> None:
 def differing_settings(path: Path, plans: Plans) -> list[str]:
     """Return the settings on which data or training depend and in which plans differ, with both values if short.
 
-    Args:
-        path: A plans file, which may be damaged or something else.
-        plans: The new plans.
+    The plans file may be damaged or something else.
     """
     try:
         before = dict(_settings(Plans.read(path)))
@@ -70,7 +63,7 @@ def differing_settings(path: Path, plans: Plans) -> list[str]:
         return ["everything, it cannot be read as plans"]
     after = dict(_settings(plans))
     return [
-        _difference(key, before.get(key), after.get(key))
+        f"{key} {change}" if len(change := f"{before.get(key)} -> {after.get(key)}") <= MOST_CHARACTERS else key
         for key in {**after, **before}
         if before.get(key) != after.get(key)
     ]
@@ -85,11 +78,6 @@ def _settings(plans: Plans) -> Iterator[tuple[str, Any]]:
         for key, value in {**configuration, **network}.items():
             if key not in _DERIVED:
                 yield f"{name} {key}", value
-
-
-def _difference(key: str, before: Any, after: Any) -> str:
-    values = f"{before} -> {after}"
-    return f"{key} {values}" if len(values) <= MOST_CHARACTERS else key
 
 
 def _folds_of_other_plans(dataset_name: str, plans: Plans) -> list[str]:

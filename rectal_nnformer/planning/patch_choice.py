@@ -1,8 +1,7 @@
 """Choose patch and batch: what the images fill, then what the GPU holds, then what the lesions need."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +10,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
 from rectal_nnformer.planning import rules
 from rectal_nnformer.planning.backbones import Backbone
+from rectal_nnformer.planning.fingerprint.record import Fingerprint
 from rectal_nnformer.planning.memory import MIN_BATCH_SIZE, MemoryTarget
 from rectal_nnformer.planning.record import LargestLesion
 
@@ -75,7 +75,7 @@ def needed_voxels(lesion: LargestLesion, spacing: Sequence[float]) -> list[float
     return [(extent + rules.LESION_MARGIN) / mm for extent, mm in zip(lesion.extent_mm, spacing, strict=True)]
 
 
-def largest_lesion(fingerprint: Mapping[str, Any]) -> LargestLesion | None:
+def largest_lesion(fingerprint: Fingerprint) -> LargestLesion | None:
     """Return the largest lesion of a tumour fingerprint; None where it holds none."""
     lesions = [
         (case, lesion["extent_mm"]) for case, record in fingerprint["cases"].items() for lesion in record["lesions"]

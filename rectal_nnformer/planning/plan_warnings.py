@@ -16,12 +16,7 @@ ISOTROPIC_RATIO = 1.5
 
 
 def dataset_warnings(dataset: TrainingDataset, median_spacing: Sequence[float]) -> Iterator[str]:
-    """Warn where a dataset is not thick-sliced MRI of some tens of patients.
-
-    Args:
-        dataset: The raw dataset.
-        median_spacing: mm, in any order.
-    """
+    """Warn where a dataset is not thick-sliced MRI of some tens of patients; `median_spacing` is mm, in any order."""
     number = len(dataset.cases)
     has_folds = dataset.raw.splits.is_file() or dataset.preprocessed.splits.is_file()
     if number < NUM_FOLDS and not has_folds:
@@ -51,20 +46,14 @@ def dataset_warnings(dataset: TrainingDataset, median_spacing: Sequence[float]) 
 
 
 def lesion_warnings(choice: PatchChoice, lesion: LargestLesion | None, spacing: Sequence[float]) -> Iterator[str]:
-    """Warn where the patch that the images fill is too short for the largest lesion and its margin.
-
-    Args:
-        choice: The patches.
-        lesion: The largest lesion.
-        spacing: Target spacing (x, y, z), mm.
-    """
+    """Warn where the patch that the images fill is too short for the largest lesion; `spacing` is mm, (x, y, z)."""
     if lesion is None:
         yield "No training case has a lesion of at least 11 voxels."
         return
     for axis, needed in enumerate(needed_voxels(lesion, spacing)):
-        before, after = (size[axis] * spacing[axis] for size in (choice.fitting, choice.patch_size))
         if choice.fitting[axis] >= needed:
             continue
+        before, after = (size[axis] * spacing[axis] for size in (choice.fitting, choice.patch_size))
         extent = f"the largest lesion is {lesion.extent_mm[axis]:.0f} mm long along {'xyz'[axis]}"
         extent += f" (case {lesion.cases[axis]}), and {rules.LESION_MARGIN:.0f} mm of surroundings belong to it"
         if choice.patch_size[axis] >= needed:

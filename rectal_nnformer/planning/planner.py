@@ -18,10 +18,10 @@ from rectal_nnformer.nnunet.names import CUBIC, FULLRES, RECORD_KEY
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import accounting, rules
 from rectal_nnformer.planning.backbones import Backbone, resolve_backbone
-from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
+from rectal_nnformer.planning.dataset import open_raw_dataset
 from rectal_nnformer.planning.explanation import describe_plans, explanation_file
 from rectal_nnformer.planning.fingerprint import describe_outliers, load_tumor_fingerprint, plan_augmentation
-from rectal_nnformer.planning.intensity_window import Window, load_intensity_window, normalization_scheme
+from rectal_nnformer.planning.intensity_window import load_intensity_window, normalization_scheme
 from rectal_nnformer.planning.memory import MIN_BATCH_SIZE, memory_target
 from rectal_nnformer.planning.outdated import outdated_warnings, print_warning
 from rectal_nnformer.planning.patch_choice import PatchChoice, choose_patch_and_batch, largest_lesion
@@ -33,7 +33,33 @@ from rectal_nnformer.utils.files import write_json, write_text
 NETWORK_CLASS = "rectal_nnformer.networks.adapter.PlannedNetwork"
 
 LINEAR = {"order": 1, "order_z": 1, "force_separate_z": False}
-"""Resampling arguments of the published method: linear on all axes at once."""
+"""Resampling of the published method: linear on all axes at once, where nnU-Net's default repeats thick slices."""
+
+
+def configuration_settings(
+    network: Mapping[str, Any], normalization_schemes: Sequence[str], **settings: Any
+) -> dict[str, Any]:
+    """Return a configuration of plans with everything that nnU-Net reads of it.
+
+    Args:
+        network: Arguments of `rectal_nnformer.networks.adapter.PlannedNetwork` by their names.
+        normalization_schemes: Names of nnU-Net's classes, one per channel; they see whole volumes.
+        settings: The others by nnU-Net's names; sizes are in the order in which arrays are stored.
+    """
+    resampling = resample_data_or_seg_to_shape.__name__
+    return {
+        **settings,
+        "normalization_schemes": list(normalization_schemes),
+        "use_mask_for_norm": [False] * len(normalization_schemes),
+        "resampling_fn_data": resampling,
+        "resampling_fn_seg": resampling,
+        "resampling_fn_data_kwargs": {"is_seg": False, **LINEAR},
+        "resampling_fn_seg_kwargs": {"is_seg": True, **LINEAR},
+        "resampling_fn_probabilities": resampling,
+        "resampling_fn_probabilities_kwargs": {"is_seg": False, **LINEAR},
+        "architecture": {"network_class_name": NETWORK_CLASS, "arch_kwargs": network, "_kw_requires_import": []},
+        "batch_dice": False,
+    }
 
 
 class RectalExperimentPlanner(ExperimentPlanner):
@@ -80,7 +106,13 @@ class RectalExperimentPlanner(ExperimentPlanner):
     ) -> None:
         self.backbone: Backbone = resolve_backbone(backbone, backbone_kwargs, max_patch_size)
         self.raw = open_raw_dataset(dataset_name_or_id)
-        self.intensity_window, self.tumor_fingerprint = _required_measurements(self.raw)
+        window, fingerprint = load_intensity_window(self.raw), load_tumor_fingerprint(self.raw)
+        if window is None or fingerprint is None:
+            raise RectalError(
+                f"{self.raw.name} has no intensity window or tumour fingerprint, or its raw data have changed since. "
+                f"Run 'rectal_nnformer plan -d {self.raw.dataset_id} --backbone ...'."
+            )
+        self.intensity_window, self.tumor_fingerprint = window, fingerprint
         self.augmentation = plan_augmentation(self.tumor_fingerprint, tumor_augmentation, lesion_wise)
         labels = LabelManager(self.raw.dataset_json["labels"], self.raw.dataset_json.get("regions_class_order"))
         self.memory = memory_target(
@@ -126,8 +158,10 @@ class RectalExperimentPlanner(ExperimentPlanner):
         shapes = np.asarray(self.dataset_fingerprint["shapes_after_crop"])
         if np.median(shapes, axis=0).min() <= 1:
             raise RectalError(f"{self.raw.name} is two-dimensional; the networks planned here need volumes.")
-        extents = self._extents()
-        spacing = self.determine_fullres_target_spacing()[::-1].tolist()
+        target = self.determine_fullres_target_spacing()
+        # Voxels per axis (x, y, z) of each case at the target spacing.
+        extents = np.array([compute_new_shape(*case, target)[::-1] for case in zip(shapes, spacings, strict=True)])
+        spacing = target[::-1].tolist()
         lesion = largest_lesion(self.tumor_fingerprint)
         choice = choose_patch_and_batch(extents, self.backbone, self.memory, lesion, spacing)
         content = {
@@ -155,43 +189,27 @@ class RectalExperimentPlanner(ExperimentPlanner):
         self, choice: PatchChoice, extents: NDArray[np.int_], forward: list[int]
     ) -> dict[str, Any]:
         """Return the configuration `3d_fullres`; sizes (x, y, z) go into the order in which arrays are stored."""
-        normalization, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
-        data, data_kwargs, segmentation, segmentation_kwargs = self.determine_resampling()
-        probabilities, probabilities_kwargs = self.determine_segmentation_softmax_export_fn()
-        return {
-            "data_identifier": self.generate_data_identifier(FULLRES),
-            "preprocessor_name": self.preprocessor_name,
-            "batch_size": choice.batch_size,
-            "patch_size": _stored_order(choice.patch_size, forward),
-            "median_image_size_in_voxels": _stored_order(np.median(extents, axis=0).tolist(), forward),
-            "spacing": self.determine_fullres_target_spacing()[forward].tolist(),
-            "normalization_schemes": normalization,
-            "use_mask_for_norm": use_mask,
-            "resampling_fn_data": data.__name__,
-            "resampling_fn_seg": segmentation.__name__,
-            "resampling_fn_data_kwargs": data_kwargs,
-            "resampling_fn_seg_kwargs": segmentation_kwargs,
-            "resampling_fn_probabilities": probabilities.__name__,
-            "resampling_fn_probabilities_kwargs": probabilities_kwargs,
-            "architecture": {
-                "network_class_name": NETWORK_CLASS,
-                "arch_kwargs": {
-                    "backbone": self.backbone.network,
-                    "backbone_kwargs": dict(self.backbone.kwargs),
-                    "intensity_window": self.intensity_window,
-                    "spatial_axes": rules.spatial_axes(forward),
-                },
-                "_kw_requires_import": [],
+        return configuration_settings(
+            {
+                "backbone": self.backbone.network,
+                "backbone_kwargs": dict(self.backbone.kwargs),
+                "intensity_window": self.intensity_window,
+                "spatial_axes": rules.spatial_axes(forward),
             },
-            "batch_dice": False,
-        }
+            [normalization_scheme(prepared).__name__ for prepared in self.raw.prepared_channels],
+            data_identifier=self.generate_data_identifier(FULLRES),
+            preprocessor_name=self.preprocessor_name,
+            batch_size=choice.batch_size,
+            patch_size=[choice.patch_size[::-1][axis] for axis in forward],
+            median_image_size_in_voxels=np.median(extents, axis=0)[::-1][forward].tolist(),
+            spacing=self.determine_fullres_target_spacing()[forward].tolist(),
+        )
 
     def _record(self, choice: PatchChoice, lesion: LargestLesion | None, extents: NDArray[np.int_]) -> dict[str, Any]:
         """Return why the plans are as they are; all sizes and spacings in the order (x, y, z)."""
         spacings = np.asarray(self.dataset_fingerprint["spacings"], dtype=float)
         spacing = self.determine_fullres_target_spacing()[::-1].tolist()
         median_spacing = np.median(spacings, axis=0)[::-1].tolist()
-        patch_sizes = {FULLRES: choice.patch_size, CUBIC: choice.cubic}
         return {
             "version": __version__,
             "num_cases": len(extents),
@@ -207,10 +225,16 @@ class RectalExperimentPlanner(ExperimentPlanner):
             "batch_size": choice.batch_size,
             "batch_size_limits": list(choice.batch_limits),
             "largest_lesion": {"extent_mm": list(lesion.extent_mm), "cases": list(lesion.cases)} if lesion else None,
-            "patch_sizes": {name: self._full_account(size, extents, choice) for name, size in patch_sizes.items()},
-            "alternatives": [
-                self._account(patch_size, extents) for patch_size in rules.candidate_patch_sizes(self.backbone)
-            ],
+            "patch_sizes": {
+                name: {
+                    **self._account(size, extents),
+                    "batch_memory_gb": self.memory.required(size, choice.batch_size),
+                    "scattered_padding_share": accounting.expected_scattered_shares(size, extents, self.backbone),
+                    "training": asdict(accounting.training_account(size, extents, self.backbone)),
+                }
+                for name, size in ((FULLRES, choice.patch_size), (CUBIC, choice.cubic))
+            },
+            "alternatives": [self._account(size, extents) for size in rules.candidate_patch_sizes(self.backbone)],
             "warnings": [
                 *dataset_warnings(self.raw, median_spacing),
                 *describe_outliers(self.tumor_fingerprint),
@@ -229,49 +253,11 @@ class RectalExperimentPlanner(ExperimentPlanner):
             "memory_gb": self.memory.required(patch_size, MIN_BATCH_SIZE),
         }
 
-    def _full_account(self, patch_size: Size, extents: NDArray[np.int_], choice: PatchChoice) -> dict[str, Any]:
-        return {
-            **self._account(patch_size, extents),
-            "batch_memory_gb": self.memory.required(patch_size, choice.batch_size),
-            "scattered_padding_share": accounting.expected_scattered_shares(patch_size, extents, self.backbone),
-            "training": asdict(accounting.training_account(patch_size, extents, self.backbone)),
-        }
-
-    def _extents(self) -> NDArray[np.int_]:
-        """Return the voxels per axis (x, y, z) of each case at the target spacing, (cases, 3)."""
-        target = self.determine_fullres_target_spacing()
-        fingerprint = self.dataset_fingerprint
-        cases = zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)
-        return np.array([compute_new_shape(shape, spacing, target)[::-1] for shape, spacing in cases])
-
     def determine_fullres_target_spacing(self) -> NDArray[np.float64]:
         """Return the target spacing (z, y, x) in mm."""
         if self.overwrite_target_spacing is not None:
             return np.array(self.overwrite_target_spacing, dtype=float)
         return np.full(3, rules.isotropic_target_spacing(self.dataset_fingerprint["spacings"]))
-
-    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
-        """Return z-scoring of whole volumes, or nothing for a prepared channel; the intensity window refers to it."""
-        schemes = [normalization_scheme(prepared).__name__ for prepared in self.raw.prepared_channels]
-        return schemes, [False] * len(schemes)
-
-    def determine_resampling(
-        self, *args: Any, **kwargs: Any
-    ) -> tuple[Callable[..., Any], dict, Callable[..., Any], dict]:
-        """Return linear resampling of images and segmentations, through plane as in plane.
-
-        nnU-Net's default treats thick slices apart, by nearest neighbour, which repeats slices.
-        """
-        return (
-            resample_data_or_seg_to_shape,
-            {"is_seg": False, **LINEAR},
-            resample_data_or_seg_to_shape,
-            {"is_seg": True, **LINEAR},
-        )
-
-    def determine_segmentation_softmax_export_fn(self, *args: Any, **kwargs: Any) -> tuple[Callable[..., Any], dict]:
-        """Return linear resampling of probabilities back to the image's grid."""
-        return resample_data_or_seg_to_shape, {"is_seg": False, **LINEAR}
 
     def generate_data_identifier(self, configuration_name: str) -> str:
         """Return the name of the folder of preprocessed data.
@@ -283,23 +269,6 @@ class RectalExperimentPlanner(ExperimentPlanner):
         transpose, _ = self.determine_transpose()
         suffix = "" if list(transpose) == [0, 1, 2] else "_axes" + "".join(str(axis) for axis in transpose)
         return f"nnUNetRectalPlans_{configuration_name}_{spacing}mm{suffix}"
-
-
-def _stored_order(sizes: Sequence[Any], transpose_forward: Sequence[int]) -> list[Any]:
-    """Bring sizes (x, y, z) into the order in which nnU-Net stores arrays: (z, y, x), transposed by the plans."""
-    array_order = list(sizes)[::-1]
-    return [array_order[axis] for axis in transpose_forward]
-
-
-def _required_measurements(dataset: TrainingDataset) -> tuple[Window, dict[str, Any]]:
-    """Return the intensity window and the tumour fingerprint."""
-    window, fingerprint = load_intensity_window(dataset), load_tumor_fingerprint(dataset)
-    if window is None or fingerprint is None:
-        raise RectalError(
-            f"{dataset.name} has no intensity window or tumour fingerprint, or its raw data have changed since. "
-            f"Run 'rectal_nnformer plan -d {dataset.dataset_id} --backbone ...'."
-        )
-    return window, fingerprint
 
 
 def _checked_spacing(spacing: Sequence[float] | None) -> list[float] | None:

@@ -7,8 +7,6 @@ again, whichever backbone they were made for.
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,50 +61,35 @@ def is_preprocessed(dataset: TrainingDataset, plans: Plans, configuration: str) 
     if read_json_if_whole(_record_file(folder)) != _record(dataset, plans, configuration):
         return False
     files = [folder / f"{case}{ending}" for case in dataset.cases for ending in (".b2nd", "_seg.b2nd", ".pkl")]
-    return all(_size(path) for path in files) and not _outdated_references(dataset, missing_counts=True)
+    whole = all(path.is_file() and path.stat().st_size for path in files)
+    return whole and not _outdated_references(dataset, missing_counts=True)
 
 
-def preprocess(dataset: TrainingDataset, plans: Plans, configuration: str, num_processes: int) -> None:
-    """Run nnU-Net's preprocessing for one configuration, replacing the data of its folder.
+def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configuration: str, num_processes: int) -> None:
+    """Run nnU-Net's preprocessing for a configuration that does not inherit, replacing the data of its folder.
 
-    Args:
-        dataset: The raw dataset.
-        plans: The plans; they need not have been written.
-        configuration: Name of a configuration that does not inherit.
-        num_processes: Worker processes.
+    The plans need not have been written.
     """
     folder = data_folder(dataset, plans, configuration)
     _record_file(folder).unlink(missing_ok=True)
-    _remove_data(folder)
-    for reference in _outdated_references(dataset):
-        reference.unlink()
-    copy_dataset_json(dataset)
-    with staged_folder(folder) as staged, _temporary_plans(staged, plans, configuration) as identifier:
-        preprocess_dataset(dataset.dataset_id, identifier, [configuration], [num_processes])
-    write_json(_record_file(folder), _record(dataset, plans, configuration))
-
-
-def _remove_data(folder: Path) -> None:
-    """Remove preprocessed data and what interrupted runs left of them."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    for leftover in folder.parent.glob(f".{folder.name}.*.partial*"):
+    for leftover in (folder, *folder.parent.glob(f".{folder.name}.*.partial*")):  # of interrupted runs
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
-            leftover.unlink()
-
-
-@contextmanager
-def _temporary_plans(staged: Path, plans: Plans, configuration: str) -> Iterator[str]:
-    """Write plans that direct nnU-Net's preprocessing into the folder `staged`; yield their name."""
-    path = staged.with_name(f"{staged.name}.json")
-    redirected = {**plans.configuration(configuration).settings, "data_identifier": staged.name}
-    write_json(path, {**plans.content, "configurations": {configuration: redirected}})
-    try:
-        yield staged.name
-    finally:
-        path.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
+    for reference in _outdated_references(dataset):
+        reference.unlink()
+    copy_dataset_json(dataset)
+    with staged_folder(folder) as staged:
+        # Plans by which nnU-Net writes there.
+        temporary = staged.with_name(f"{staged.name}.json")
+        redirected = {**plans.configuration(configuration).settings, "data_identifier": staged.name}
+        write_json(temporary, {**plans.content, "configurations": {configuration: redirected}})
+        try:
+            preprocess_dataset(dataset.dataset_id, staged.name, [configuration], [num_processes])
+        finally:
+            temporary.unlink(missing_ok=True)
+    write_json(_record_file(folder), _record(dataset, plans, configuration))
 
 
 def _record(dataset: TrainingDataset, plans: Plans, configuration: str) -> dict[str, Any]:
@@ -154,7 +137,3 @@ def _read_folds(path: Path) -> list[dict[str, set[str]]] | None:
         return [{part: set(fold[part]) for part in ("train", "val")} for fold in read_json_if_whole(path)]
     except (TypeError, KeyError):
         return None
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0

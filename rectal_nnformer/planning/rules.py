@@ -1,6 +1,8 @@
 """The planning rules as pure functions: target spacing, patch size, batch size, axes.
 
-A cohort is given by its extents: voxels per axis (x, y, z) of each case at the target spacing, (cases, 3).
+A cohort is given by its extents: voxels per axis (x, y, z) of each case at the target spacing, (cases, 3). Patch sizes
+are voxels per axis (x, y, z); the backbone gives the admissible ones; `fits` says whether a training step on a patch
+fits the GPU.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +10,7 @@ from itertools import product
 from math import floor, prod
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from rectal_nnformer.geometry import Size
 from rectal_nnformer.planning.accounting import expected_real_share
@@ -28,12 +30,9 @@ MAX_DATASET_COVERED = 0.05
 
 
 def isotropic_target_spacing(spacings: ArrayLike) -> float:
-    """Return the isotropic target spacing of a cohort in mm.
+    """Return the isotropic target spacing in mm of a cohort, given as mm, (cases, 3).
 
     The geometric mean of the median spacing, rounded down to a multiple of 0.5 mm, at least 1.0 and at most 1.5 mm.
-
-    Args:
-        spacings: mm, (cases, 3).
     """
     mean = geometric_mean_spacing(spacings)
     # The mean of (1.5, 1.5, 1.5) is 1.4999999999999998.
@@ -51,21 +50,15 @@ def choose_patch_size(extents: ArrayLike, backbone: Backbone) -> Size:
 
     Per axis the largest admissible size whose expected share of real voxels is at least 0.75, else the smallest. Should
     the deepest feature map then be a single position, the axis with the largest mean extent gets the next size.
-
-    Args:
-        extents: Voxels per axis (x, y, z), (cases, 3).
-        backbone: Gives the admissible sizes.
     """
     cohort = np.asarray(extents)
-    patch = [_largest_filled(cohort[:, axis], backbone.sizes) for axis in range(3)]
+    patch = [
+        max((n for n in backbone.sizes if expected_real_share(extent, n) >= MIN_REAL_SHARE), default=backbone.sizes[0])
+        for extent in cohort.T
+    ]
     if not backbone.is_admissible(patch):
         patch[int(cohort.mean(axis=0).argmax())] = backbone.sizes[1]
     return patch[0], patch[1], patch[2]
-
-
-def _largest_filled(extents: NDArray[np.int_], sizes: Sequence[int]) -> int:
-    filled = [size for size in sizes if expected_real_share(extents, size) >= MIN_REAL_SHARE]
-    return filled[-1] if filled else sizes[0]
 
 
 def candidate_patch_sizes(backbone: Backbone) -> Iterator[Size]:
@@ -79,37 +72,24 @@ def fit_memory(patch_size: Size, backbone: Backbone, fits: Callable[[Size], bool
     """Return the largest patch no larger than the given one that fits a GPU; None where not even the smallest does.
 
     The size in plane shrinks first, the longer of x and y or both alike; once it is the smallest, z shrinks.
-
-    Args:
-        patch_size: Voxels per axis (x, y, z).
-        backbone: Gives the admissible sizes.
-        fits: Whether a training step on a patch fits.
     """
-    patch: Size | None = patch_size
-    while patch is not None and not fits(patch):
-        patch = _smaller(patch, backbone)
-    return patch
-
-
-def _smaller(patch_size: Size, backbone: Backbone) -> Size | None:
     x, y, z = patch_size
-    step, smallest = backbone.multiple, backbone.multiple
-    longer = max(x, y)
-    if longer > smallest:
-        smaller = (x - step if x == longer else x, y - step if y == longer else y, z)
-    else:
-        smaller = (x, y, z - step)
-    return smaller if smaller[2] >= smallest and backbone.is_admissible(smaller) else None
+    step = backbone.multiple  # and the smallest size
+    while not fits((x, y, z)):
+        longer = max(x, y)
+        if longer > step:
+            x, y = (size - step if size == longer else size for size in (x, y))
+        else:
+            z -= step
+        if z < step or not backbone.is_admissible((x, y, z)):
+            return None
+    return x, y, z
 
 
 def fit_lesions(patch_size: Size, needed: Sequence[float], backbone: Backbone, fits: Callable[[Size], bool]) -> Size:
     """Return the patch with every axis that is too short for the lesions made longer, as far as that is possible.
 
-    Args:
-        patch_size: Voxels per axis (x, y, z).
-        needed: Voxels per axis that the largest lesion takes, margin included.
-        backbone: Gives the admissible sizes.
-        fits: Whether a training step on a patch fits the GPU.
+    `needed` are the voxels per axis that the largest lesion takes, margin included.
     """
     patch = list(patch_size)
     for axis in range(3):
@@ -125,10 +105,6 @@ def batch_size_limit(patch_size: Size, extents: ArrayLike) -> int:
     """Return nnU-Net's upper limit of the batch size: one step sees at most 5 % of the dataset's voxels.
 
     The dataset is taken to be as many images of the median size as there are cases.
-
-    Args:
-        patch_size: Voxels per axis.
-        extents: Voxels per axis of each case, (cases, 3).
     """
     cohort = np.asarray(extents)
     voxels = np.median(cohort, axis=0).prod() * len(cohort)
@@ -138,9 +114,6 @@ def batch_size_limit(patch_size: Size, extents: ArrayLike) -> int:
 def spatial_axes(transpose_forward: Sequence[int]) -> list[int]:
     """Return the permutation p such that `stored.transpose(p)` has the axes (x, y, z).
 
-    Readers give (z, y, x); nnU-Net stores that array transposed by `transpose_forward`.
-
-    Args:
-        transpose_forward: As in the plans.
+    Readers give (z, y, x); nnU-Net stores that array transposed by the plans' `transpose_forward`.
     """
     return [list(transpose_forward).index(axis) for axis in (2, 1, 0)]

@@ -10,8 +10,10 @@ from rectal_nnformer.analysis.on_demand import dilution_of_fold, reuse_of_fold
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import EVALUATION_FILE, evaluate_fold
+from rectal_nnformer.evaluation.fold import EVALUATION_FILE, evaluate_fold, read_evaluation
+from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
+from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import (
     FoldFolder,
     ModelFolder,
@@ -22,15 +24,20 @@ from rectal_nnformer.nnunet.layout import (
     folder_variables,
 )
 from rectal_nnformer.nnunet.patients import read_patients
+from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.preflight import check_device
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
 from rectal_nnformer.reporting.writing import write_crossval_summary
-from rectal_nnformer.training.crossval_checks import Splits, check_can_train, check_finished_folds, check_references
 from rectal_nnformer.training.run_folds import TrainingJob, train_folds
+from rectal_nnformer.training.trainer import RectalTrainer
 from rectal_nnformer.utils.files import read_json, read_json_list, write_json
 
 DEFAULT_FOLDS = 5
 SEED = 12345
 """nnU-Net's own seed for its splits."""
+
+Splits = list[dict[str, list[str]]]
+"""Names of the cases of each fold, under `train` and `val`."""
 
 
 def cross_validate(
@@ -74,13 +81,57 @@ def cross_validate(
     if any(gpus) and device != "cuda":
         raise RectalError(f"--gpus goes with -device cuda, not with -device {device}.")
     job = TrainingJob(ModelFolder.named(preprocessed.name, trainer, plans, configuration), device, save_probabilities)
-    check_finished_folds(job, splits)
+    _check_finished_folds(job, splits)
     wanted = list(dict.fromkeys(folds or range(len(splits))))
-    check_can_train(job, wanted, preprocessed)
+    _check_can_train(job, wanted, preprocessed)
     to_train = [splits[fold] for fold in wanted if not job.is_finished(fold)]
-    check_references(preprocessed, to_train, dataset_json["file_ending"])
+    _check_references(preprocessed, to_train, dataset_json["file_ending"])
     train_folds(job, wanted, gpus)
     return job.model.path, _summarize(job, preprocessed, dataset_json, splits)
+
+
+def _check_can_train(job: TrainingJob, folds: Sequence[int], dataset: PreprocessedDataset) -> None:
+    """Refuse what every fold would fail on: no such trainer or device, plans of another network, no pretrained file."""
+    waiting = [fold for fold in folds if not job.is_finished(fold)]
+    if not waiting:
+        return
+    trainer = find_trainer(job.model.trainer)
+    if issubclass(trainer, RectalTrainer):
+        trainer.check_recipe(Plans.read(find_plans(dataset.path, job.model.plans)), job.model.configuration)
+    check_device(job.device)
+    to_start = [fold for fold in waiting if not job.model.fold(fold).checkpoints()]
+    if to_start and issubclass(trainer, RectalTrainer) and trainer.pretrained:
+        find_pretrained(trainer.backbone)
+
+
+def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:
+    """Refuse results of other folds, which a dataset that was made anew under the same name leaves behind."""
+    model = job.model
+    for number, split in enumerate(splits):
+        fold = model.fold(number)
+        if not (fold.validation / EVALUATION_FILE).is_file():
+            continue
+        if not {case.case for case in read_evaluation(fold.validation).cases} <= set(split["val"]):
+            raise RectalError(
+                f"{fold.path} was validated on other cases than those of fold {number} in splits_final.json of "
+                f"{model.dataset}. Move the old results away: {model.path}"
+            )
+
+
+def _check_references(dataset: PreprocessedDataset, splits: Splits, ending: str) -> None:
+    """Refuse folds to train that could not be scored at their end: one is empty, or a case has no ground truth."""
+    cases = [case for fold in splits for case in fold["val"]]
+    if any(not fold["train"] or not fold["val"] for fold in splits):
+        raise RectalError(
+            f"Folds of {dataset.name} are empty, as those that a collaborator did not send. Choose others with -f."
+        )
+    missing = [case for case in cases if not dataset.reference(case, ending).is_file()]
+    if missing:
+        raise RectalError(
+            f"{dataset.references} lacks {len(missing)} of {len(cases)} validation cases, such as "
+            f"{missing[0]}, so that the folds could be trained but not scored. If a collaborator sent the dataset "
+            "without ground truth, train single folds with 'rectal_nnformer train', or ask for it with ground truth."
+        )
 
 
 def _summarize(
@@ -116,7 +167,7 @@ def _complete_analyses(fold: FoldFolder, device: str) -> None:
         with only_logged("attention dilution", print):
             print(dilution_of_fold(fold, device=device)[0])
     # There was none, or it is not at hand: the log of the training says which.
-    pretrained = recorded_pretrained_file(fold.path).path
+    pretrained, _ = recorded_pretrained_file(fold.path)
     if pretrained is not None and not (fold.validation / REUSE_FILE).is_file():
         print(f"{fold.name}: the comparison of its features is missing, and done now.")
         with only_logged("feature reuse", print):

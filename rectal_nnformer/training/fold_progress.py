@@ -15,11 +15,7 @@ class FoldProgress:
 
     On a terminal each running fold has a bar, at the bottom, and finished folds stand above as lines. Anywhere else, as
     in a batch system's log, bars would fill the file and be unreadable where folds run side by side; there every line
-    stands for itself and names its fold.
-
-    Args:
-        fold: The fold.
-        slot: Which of the folds that run side by side this is; the line of its bar.
+    stands for itself and names its fold. `slot` is the line of its bar.
     """
 
     def __init__(self, fold: int, slot: int) -> None:

@@ -2,8 +2,8 @@
 
 import fcntl
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from time import sleep
 
@@ -19,13 +19,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """How the folds of a model are trained.
-
-    Args:
-        model: The model.
-        device: nnU-Net's `-device`: "cuda", "cpu" or "mps".
-        save_probabilities: nnU-Net's `--npz`, needed to ensemble several models later.
-    """
+    """How the folds of a model are trained: nnU-Net's `-device`, and `--npz`, which ensembles of models need."""
 
     model: ModelFolder
     device: str = "cuda"
@@ -51,14 +45,7 @@ class TrainingJob:
 
 
 class FoldRun:
-    """One running fold: its process, its log and its progress.
-
-    Args:
-        job: What to train.
-        fold: The fold.
-        slot: Which of the folds that run side by side this is; the line of its progress bar.
-        gpu: The GPU to use, as in CUDA_VISIBLE_DEVICES; None leaves the choice to nnU-Net.
-    """
+    """One running fold: its process, its log and its progress; `slot` says which of those that run side by side."""
 
     def __init__(self, job: TrainingJob, fold: int, slot: int, gpu: str | None) -> None:
         self.fold = fold
@@ -67,7 +54,14 @@ class FoldRun:
         self.log = job.model.fold(fold).path / LOG_NAME
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._output = self.log.open("ab")
-        self._lock()
+        try:
+            # Held by this process and the training that inherits it, so that no other one trains the fold.
+            fcntl.flock(self._output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._output.close()
+            raise RectalError(
+                f"fold {fold} is being trained by another process, which holds {self.log}. Wait for it or end it."
+            ) from None
         self._reader = self.log.open("rb")
         self._reader.seek(0, 2)
         # Bars would be unreadable in the log, and nnU-Net says by itself which case it is at.
@@ -103,27 +97,13 @@ class FoldRun:
         tail = "\n  ".join(end)
         return f"fold {self.fold} failed with exit code {self.process.returncode}. From {self.log}:\n  {tail}"
 
-    def _lock(self) -> None:
-        """Hold the log for this process and the training that inherits it, so that no other one trains the fold."""
-        try:
-            fcntl.flock(self._output, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._output.close()
-            raise RectalError(
-                f"fold {self.fold} is being trained by another process, which holds {self.log}. Wait for it or end it."
-            ) from None
-
 
 def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | None] = (None,)) -> None:
     """Train and validate folds, as many side by side as GPUs are given; finished folds are left as they are.
 
     A fold that was interrupted continues from its last checkpoint. An interruption ends all running folds. If a fold
-    fails, those that run beside it are finished, but no other is started.
-
-    Args:
-        job: What to train.
-        folds: The folds.
-        gpus: For each fold that runs at a time its GPU, as in CUDA_VISIBLE_DEVICES; None leaves it to nnU-Net.
+    fails, those that run beside it are finished, but no other is started. GPUs are given as in CUDA_VISIBLE_DEVICES;
+    None leaves the choice to nnU-Net.
 
     Raises:
         RectalError: Folds failed, or another process trains one of them; the message holds the ends of the logs.
@@ -134,7 +114,9 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
             print(f"fold {fold}: finished before, {job.model.fold(fold).path}")
     free = list(enumerate(gpus))
     failures: list[str] = []
-    with interruptible(), _running_folds() as running:
+    running: list[FoldRun] = []
+    with interruptible(), ExitStack() as at_end:
+        at_end.callback(_stop, running)  # for whatever reason the block ends
         while running or (waiting and not failures):
             while waiting and free and not failures:
                 running.append(FoldRun(job, waiting.pop(0), *free.pop(0)))
@@ -152,13 +134,7 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
         raise RectalError("\n".join([*failures, remedy]))
 
 
-@contextmanager
-def _running_folds() -> Iterator[list[FoldRun]]:
-    """Yield a list of runs; end those that are left in it when the block ends for whatever reason."""
-    running: list[FoldRun] = []
-    try:
-        yield running
-    finally:
-        stop_groups([run.process for run in running])
-        for run in running:
-            run.close("stopped")
+def _stop(runs: Sequence[FoldRun]) -> None:
+    stop_groups([run.process for run in runs])
+    for run in runs:
+        run.close("stopped")

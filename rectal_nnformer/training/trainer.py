@@ -37,6 +37,7 @@ from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, PLANS_J
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.preflight import check_backbone
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
 from rectal_nnformer.utils.files import staged_file
@@ -106,15 +107,7 @@ class RectalTrainer(nnUNetTrainer):
                 "patch is the pretraining input. Use the configuration 3d_fullres, or a Base or TA trainer."
             )
         network = plans.configuration(configuration).network
-        planned = network.backbone if network else None
-        if planned != cls.backbone:
-            held = f"hold the backbone '{planned}'" if planned else "were not made by rectal_nnformer"
-            dataset_id = int(plans.dataset_name[len("Dataset") :][:3])
-            raise RectalError(
-                f"{trainer} needs plans with the backbone '{cls.backbone}', but the plans '{plans.name}' "
-                f"{held}. Run 'rectal_nnformer plan_and_preprocess -d {dataset_id} --backbone {cls.backbone}' and "
-                "name its plans with -p."
-            )
+        check_backbone(trainer, cls.backbone, network.backbone if network else None, plans.name, plans.dataset_name)
 
     @classmethod
     def build_network_architecture(
@@ -168,19 +161,15 @@ class RectalTrainer(nnUNetTrainer):
         super().on_train_start()
         if self._epochs_between and self.local_rank == 0:
             with only_logged("attention in training", self.print_to_log_file):
-                self._follower = self._new_follower()
-
-    def _new_follower(self) -> EpochFollower:
-        _, cases = self.do_split()
-        return EpochFollower(
-            self._bare_network(),
-            self._preprocessed(cases),
-            self.device,
-            Path(self.output_folder),
-            self._epochs_between,
-            self.print_to_log_file,
-            self.logger.loggers,
-        )
+                self._follower = EpochFollower(
+                    self._bare_network(),
+                    self._preprocessed(self.do_split()[1]),
+                    self.device,
+                    Path(self.output_folder),
+                    self._epochs_between,
+                    self.print_to_log_file,
+                    self.logger.loggers,
+                )
 
     def on_epoch_end(self) -> None:
         """End the epoch as nnU-Net does, then measure attention dilution if that was asked for."""
@@ -199,14 +188,13 @@ class RectalTrainer(nnUNetTrainer):
         trained = {path.parent for path in plans_file.parent.glob(f"{FOLD_PREFIX}*/{CHECKPOINT_FINAL}")}
         if not trained - {Path(self.output_folder)} or not plans_file.is_file():
             return
-        theirs, name = Plans.read(plans_file), self.configuration_name
-        same_axes = theirs.content["transpose_forward"] == self._plans.content["transpose_forward"]
-        same_augmentation = (
-            augmentation_of_plans(theirs, len(self._intensity_window)) == self._tumor_augmentation
-            or not self.tumor_aware
-        )
-        same_settings = theirs.configuration(name).settings == self._plans.configuration(name).settings
-        if not same_axes or not same_augmentation or not same_settings:
+        theirs, ours, name = Plans.read(plans_file), self._plans, self.configuration_name
+        augmentation = augmentation_of_plans(theirs, len(self._intensity_window))
+        if (
+            theirs.content["transpose_forward"] != ours.content["transpose_forward"]
+            or (self.tumor_aware and augmentation != self._tumor_augmentation)
+            or theirs.configuration(name).settings != ours.configuration(name).settings
+        ):
             raise RectalError(
                 f"Folds in {plans_file.parent} were trained by other plans than those of now. Move it away to train "
                 "all folds by the new plans, or plan under another name with -overwrite_plans_name."

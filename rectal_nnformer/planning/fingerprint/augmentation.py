@@ -1,6 +1,5 @@
 """Ranges of the tumour-aware augmentation that reproduce how the lesions of a dataset differ."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED, published_channels
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.planning.fingerprint.record import Fingerprint
 
 COVERED_PERCENTILES = (5, 95)
 MIN_LESIONS = 5
@@ -16,7 +16,7 @@ MIN_MEDIAN = 0.05
 """A median lesion mean, in units of the window, below which ratios to it mean nothing."""
 
 
-def planned_augmentation(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+def planned_augmentation(fingerprint: Fingerprint) -> dict[str, Any]:
     """Return the ranges of scale s and shift o in `u' = s u + o`, per channel, that a dataset's lesions call for.
 
     With lesion means m_i, their median M and ratios r_i = m_i / M, a lesion that looks like the median one becomes
@@ -28,9 +28,6 @@ def planned_augmentation(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 
     Means are clamped to the window, since the transform sees clamped intensities. Lesions of cases that are named as
     outliers are left out.
-
-    Args:
-        fingerprint: Content of `rectal_fingerprint.json`.
 
     Returns:
         `channels`, with `scale` and `shift` as [low, high] and `median`, M, each; `num_lesions`.
@@ -47,15 +44,25 @@ def planned_augmentation(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
             f"Augmentation ranges cannot be planned from {len(lesions)} lesions outside suspected masks; "
             f"{MIN_LESIONS} are needed. Use '--tumor-augmentation published'."
         )
-    channels = [_channel_ranges(lesions, index, name) for index, name in enumerate(fingerprint["channels"])]
+    channels = []
+    for channel, name in enumerate(fingerprint["channels"]):
+        means = np.clip([lesion["channels"][channel]["inside"]["mean"] for lesion in lesions], 0, 1)
+        median = float(np.median(means))
+        if median < MIN_MEDIAN:
+            raise RectalError(
+                f"Augmentation ranges cannot be planned for channel {name}: the median lesion lies at {median:.2f} of "
+                "the intensity window, where ratios mean nothing. Use '--tumor-augmentation published'."
+            )
+        scale, shift = augmentation_ranges(means)
+        channels.append({"name": name, "scale": scale, "shift": shift, "median": median})
     return {"channels": channels, "num_lesions": len(lesions)}
 
 
-def plan_augmentation(fingerprint: Mapping[str, Any], ranges: str, lesion_wise: bool) -> dict[str, Any]:
+def plan_augmentation(fingerprint: Fingerprint, ranges: str, lesion_wise: bool) -> dict[str, Any]:
     """Return the tumour-aware augmentation in the form in which plans hold it.
 
     Args:
-        fingerprint: Content of `rectal_fingerprint.json`.
+        fingerprint: Of the dataset.
         ranges: "published" or "planned".
         lesion_wise: Whether each lesion in a patch gets its own draw.
 
@@ -64,10 +71,8 @@ def plan_augmentation(fingerprint: Mapping[str, Any], ranges: str, lesion_wise: 
     """
     if ranges not in (PUBLISHED, PLANNED):
         raise RectalError(f"Tumour augmentation is '{PUBLISHED}' or '{PLANNED}', not '{ranges}'.")
-    if ranges == PUBLISHED:
-        planned: dict[str, Any] = {"channels": published_channels(fingerprint["channels"])}
-    else:
-        planned = planned_augmentation(fingerprint)
+    published = {"channels": published_channels(fingerprint["channels"])}
+    planned = published if ranges == PUBLISHED else planned_augmentation(fingerprint)
     return {"ranges": ranges, "lesion_wise": lesion_wise, **planned}
 
 
@@ -81,15 +86,3 @@ def augmentation_ranges(lesion_means: ArrayLike) -> tuple[list[float], list[floa
     median = np.median(means)
     deviations = (np.percentile(means, COVERED_PERCENTILES) - median) / np.sqrt(2)
     return (1 + deviations / median).tolist(), deviations.tolist()
-
-
-def _channel_ranges(lesions: Sequence[Mapping[str, Any]], channel: int, name: str) -> dict[str, Any]:
-    means = np.clip([lesion["channels"][channel]["inside"]["mean"] for lesion in lesions], 0, 1)
-    median = float(np.median(means))
-    if median < MIN_MEDIAN:
-        raise RectalError(
-            f"Augmentation ranges cannot be planned for channel {name}: the median lesion lies at {median:.2f} of the "
-            "intensity window, where ratios mean nothing. Use '--tumor-augmentation published'."
-        )
-    scale, shift = augmentation_ranges(means)
-    return {"name": name, "scale": scale, "shift": shift, "median": median}

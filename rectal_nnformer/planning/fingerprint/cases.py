@@ -1,9 +1,7 @@
 """One case of the tumour fingerprint, and the intensity window's share of it, from a single reading."""
 
 import hashlib
-from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,85 +19,64 @@ from rectal_nnformer.planning.fingerprint.lesions import (
     ring_around,
 )
 from rectal_nnformer.planning.fingerprint.placement import describe_placement
+from rectal_nnformer.planning.fingerprint.record import Case, Lesion
 from rectal_nnformer.planning.intensity_window import NormalizedImage, Window, case_percentiles, read_normalized
 
 
-@dataclass(frozen=True)
-class CaseFiles:
-    """A case to be measured.
+def measure_case(
+    case: tuple[str, list[str], str], reader: type, prepared: list[bool], labels_of_tumor: list[int]
+) -> tuple[Window, Case]:
+    """Return the percentiles for the intensity window, and the case's record in units of the normalized image.
 
-    Attributes:
-        name: Its name.
-        images: Its image files, one per channel.
-        label: Its label file.
+    Args:
+        case: Its name, its image files, one per channel, and its label file.
         reader: nnU-Net's class that reads them.
         prepared: Whether each channel was prepared beforehand, and so is not normalized.
-        tumor_labels: Labels that are tumour.
-    """
-
-    name: str
-    images: list[str]
-    label: str
-    reader: type
-    prepared: list[bool]
-    tumor_labels: list[int]
-
-
-def measure_case(files: CaseFiles) -> tuple[Window, dict[str, Any]]:
-    """Return the percentiles for the intensity window, and the case's record in units of the normalized image.
+        labels_of_tumor: Labels that are tumour.
 
     Raises:
         RectalError: Image or label cannot be read or used, or do not have the same shape.
     """
-    image = read_normalized(files.name, files.images, files.reader, files.prepared)
-    tumor = _read_tumor(files, image.shape)
-    described = _describe_tumor(image, tumor)
-    placement = describe_placement(image.data, tumor[image.box], image.inside, image.spacing)
-    record = {
-        **_describe_grid(image),
-        **described,
-        "placement": placement if described["lesions"] else None,
-        "mask_digest": _digest(tumor),
-    }
-    return case_percentiles(image), record
-
-
-def _read_tumor(files: CaseFiles, shape: tuple[int, ...]) -> Mask:
+    name, images, label = case
+    image = read_normalized(name, images, reader, prepared)
     try:
-        segmentation, _ = files.reader().read_seg(files.label)
+        segmentation, _ = reader().read_seg(label)
     except Exception as error:  # each reader raises its own kinds
-        raise RectalError(f"Case {files.name}: {files.label} cannot be read: {error}") from error
-    if segmentation.shape[1:] != shape:
+        raise RectalError(f"Case {name}: {label} cannot be read: {error}") from error
+    if segmentation.shape[1:] != image.shape:
         raise RectalError(
-            f"Case {files.name}: {files.label} has {by(segmentation.shape[:0:-1])} voxels (x, y, z), "
-            f"its image {by(shape[::-1])}. Put the label on the image's grid."
+            f"Case {name}: {label} has {by(segmentation.shape[:0:-1])} voxels (x, y, z), "
+            f"its image {by(image.shape[::-1])}. Put the label on the image's grid."
         )
-    return np.isin(segmentation[0], files.tumor_labels)
+    return case_percentiles(image), _describe(image, np.isin(segmentation[0], labels_of_tumor))
 
 
-def _digest(tumor: Mask) -> str:
-    """Return a digest by which equal masks of equal shape are recognized."""
-    return hashlib.sha256(repr(tumor.shape).encode() + np.packbits(tumor).tobytes()).hexdigest()[:16]
-
-
-def _describe_grid(image: NormalizedImage) -> dict[str, Any]:
+def _describe(image: NormalizedImage, tumor: Mask) -> Case:
     whole = tuple(slice(0, length) for length in image.shape)
-    cropped = image.inside.shape
+    cropped, voxels = tumor[image.box], int(tumor.sum())
+    lesions, tiny = _lesions(image, cropped)
+    placement = describe_placement(image.data, cropped, image.inside, image.spacing)
     return {
         "spacing_mm": list(image.spacing)[::-1],
         "shape": list(image.shape)[::-1],
         "field_of_view_mm": extent_mm(whole, image.spacing),
-        "cropped_shape": list(cropped)[::-1],
+        "cropped_shape": list(cropped.shape)[::-1],
         "cropped_extent_mm": extent_mm(image.box, image.spacing),
-        "empty_border_share": 1 - prod(cropped) / prod(image.shape),
+        "empty_border_share": 1 - prod(cropped.shape) / prod(image.shape),
+        "tumor_voxels": voxels,
+        "tumor_outside_image_share": 1 - float((cropped & image.inside).sum()) / voxels if voxels else 0.0,
+        "tiny_components": tiny,
+        "lesions": sorted(lesions, key=lambda lesion: -lesion["voxels"]),
+        "placement": placement if lesions else None,
+        # By which equal masks of equal shape are recognized.
+        "mask_digest": hashlib.sha256(repr(tumor.shape).encode() + np.packbits(tumor).tobytes()).hexdigest()[:16],
     }
 
 
-def _describe_tumor(image: NormalizedImage, tumor: Mask) -> dict[str, Any]:
-    """Return the lesions in nnU-Net's crop, and what of the mask is none."""
-    cropped = tumor[image.box]
-    occupied = bounding_box(cropped)
-    components = find_components(cropped[occupied], min_voxels=1)
+def _lesions(image: NormalizedImage, tumor: Mask) -> tuple[list[Lesion], int]:
+    """Return the lesions in nnU-Net's crop, and the number of components that are too small for one."""
+    occupied = bounding_box(tumor)
+    components = find_components(tumor[occupied], min_voxels=1)
     lesions, tiny = [], 0
     for number, box in enumerate(components.boxes, start=1):
         lesion = components.labels[box] == number
@@ -107,25 +84,20 @@ def _describe_tumor(image: NormalizedImage, tumor: Mask) -> dict[str, Any]:
             tiny += 1
             continue
         place = tuple(slice(b.start + o.start, b.stop + o.start) for b, o in zip(box, occupied, strict=True))
-        lesions.append(_describe_lesion(image, cropped, lesion, place))
-    voxels = int(tumor.sum())
-    return {
-        "tumor_voxels": voxels,
-        "tumor_outside_image_share": 1 - float((cropped & image.inside).sum()) / voxels if voxels else 0.0,
-        "tiny_components": tiny,
-        "lesions": sorted(lesions, key=lambda lesion: -lesion["voxels"]),
-    }
+        lesions.append(_describe_lesion(image, tumor, lesion, place))
+    return lesions, tiny
 
 
-def _describe_lesion(image: NormalizedImage, tumor: Mask, lesion: Mask, box: tuple[slice, ...]) -> dict[str, Any]:
+def _describe_lesion(image: NormalizedImage, tumor: Mask, lesion: Mask, box: tuple[slice, ...]) -> Lesion:
     """Return the record of one lesion, `lesion` being its voxels in its box; only its surroundings are computed."""
     around = padded_box(box, RING_MM, image.spacing, tumor.shape)
     inner = tuple(slice(b.start - a.start, b.stop - a.start) for b, a in zip(box, around, strict=True))
-    placed: NDArray[np.bool_] = np.zeros([side.stop - side.start for side in around], dtype=bool)
+    placed: NDArray[np.bool_] = np.zeros_like(tumor[around])
     placed[inner] = lesion
     ring = ring_around(placed, image.inside[around] & ~tumor[around], image.spacing)
     return {
         **describe_geometry(lesion, box, image.spacing),
         "ring_voxels": int(ring.sum()),
         "channels": [describe_intensities(channel[around], placed, ring, image.spacing) for channel in image.data],
+        "cluster": None,
     }

@@ -1,6 +1,6 @@
 """Groups of lesions that look alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
 
-from rectal_nnformer.planning.fingerprint.distributions import appearance_value
+from rectal_nnformer.planning.fingerprint.record import Lesion
 
 FEATURES = ("contrast", "mean", "spread")
 MAX_CLUSTERS = 5
@@ -21,7 +21,7 @@ MAX_DEVIATIONS = 3.0
 Values = NDArray[np.float64]
 
 
-def cluster_appearance(lesions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def cluster_appearance(lesions: Sequence[Lesion]) -> dict[str, Any]:
     """Group lesions by contrast to the ring, mean and spread in all channels.
 
     Ward's hierarchical clustering, which needs no start values and so is the same every time, of robustly scaled
@@ -35,12 +35,21 @@ def cluster_appearance(lesions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `silhouette`, None for one cluster; `clusters`, the largest first, with `num_lesions` and, per channel, the
         medians of the features; `assignment`, the cluster of each lesion.
     """
-    features = np.array([_features(lesion) for lesion in lesions], dtype=float)
-    silhouette, assignment = _best_cut(features) if len(lesions) >= 2 * MIN_LESIONS else _one_cluster(len(lesions))
+    rows = [
+        [value for i in lesion["channels"] for value in (i["contrast"], i["inside"]["mean"], i["inside"]["spread"])]
+        for lesion in lesions
+    ]
+    features = np.array(rows, dtype=float)
+    silhouette, assignment = _best_cut(features)
     order = np.argsort(-np.bincount(assignment), kind="stable") if lesions else np.empty(0, dtype=int)
+    clusters = []
+    for members in (features[assignment == label] for label in order):
+        medians = np.median(members, axis=0).reshape(-1, len(FEATURES)).tolist()
+        channels = [dict(zip(FEATURES, channel, strict=True)) for channel in medians]
+        clusters.append({"num_lesions": len(members), "channels": channels})
     return {
         "silhouette": silhouette,
-        "clusters": [_describe(features[assignment == label]) for label in order],
+        "clusters": clusters,
         "assignment": [int(np.flatnonzero(order == label)[0]) for label in assignment],
     }
 
@@ -66,40 +75,20 @@ def mean_silhouette(distances: Values, assignment: NDArray[np.int_]) -> float:
     return float(np.where(sizes[assignment] > 1, values, 0).mean())
 
 
-def _features(lesion: Mapping[str, Any]) -> list[float | None]:
-    channels = range(len(lesion["channels"]))
-    return [appearance_value(lesion, channel, key) for channel in channels for key in FEATURES]
-
-
 def _best_cut(features: Values) -> tuple[float | None, NDArray[np.int_]]:
     """Return silhouette and assignment of the best admissible cut, or of a single cluster."""
-    scaled = _robustly_scaled(features)
+    best, best_assignment = None, np.zeros(len(features), dtype=int)
+    if len(features) < 2 * MIN_LESIONS:
+        return best, best_assignment
+    # In interquartile ranges / 1.349 from the median, limited so that no single feature dominates.
+    low, median, high = np.percentile(features, (25, 50, 75), axis=0)
+    deviations = (features - median) / np.maximum((high - low) / 1.349, 1e-6)
+    scaled = np.clip(deviations, -MAX_DEVIATIONS, MAX_DEVIATIONS)
     tree, distances = linkage(scaled, method="ward"), squareform(pdist(scaled))
-    smallest = max(MIN_LESIONS, MIN_SHARE * len(features))
-    best, best_assignment = _one_cluster(len(features))
     for number in range(2, MAX_CLUSTERS + 1):
         assignment = fcluster(tree, number, criterion="maxclust") - 1
-        if assignment.max() and np.bincount(assignment).min() >= smallest:
+        if assignment.max() and np.bincount(assignment).min() >= max(MIN_LESIONS, MIN_SHARE * len(features)):
             silhouette = mean_silhouette(distances, assignment)
             if silhouette >= (MIN_SILHOUETTE if best is None else best):
                 best, best_assignment = silhouette, assignment
     return best, best_assignment
-
-
-def _one_cluster(num_lesions: int) -> tuple[None, NDArray[np.int_]]:
-    return None, np.zeros(num_lesions, dtype=int)
-
-
-def _robustly_scaled(features: Values) -> Values:
-    """Return features in interquartile ranges / 1.349 from their median, limited so that no single one dominates."""
-    quartiles = np.percentile(features, (25, 50, 75), axis=0)
-    scale = np.maximum((quartiles[2] - quartiles[0]) / 1.349, 1e-6)
-    return np.clip((features - quartiles[1]) / scale, -MAX_DEVIATIONS, MAX_DEVIATIONS)
-
-
-def _describe(features: Values) -> dict[str, Any]:
-    medians = np.median(features, axis=0).reshape(-1, len(FEATURES))
-    return {
-        "num_lesions": len(features),
-        "channels": [dict(zip(FEATURES, map(float, channel), strict=True)) for channel in medians],
-    }

@@ -1,14 +1,17 @@
-"""What a lesion measures and looks like, as pure functions of arrays with axes (z, y, x)."""
+"""What a lesion measures and looks like, as pure functions of images and masks of one shape, with axes (z, y, x).
+
+Spacings are mm, (z, y, x).
+"""
 
 from collections.abc import Sequence
 from math import ceil, prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from rectal_nnformer.imaging.masks import Box
+from rectal_nnformer.planning.fingerprint.record import Distribution, Intensities, LesionGeometry
 
 RING_MM = 5.0
 """Width of the ring around a lesion."""
@@ -30,11 +33,7 @@ def padded_box(box: Box, margin_mm: float, spacing: Sequence[float], shape: Sequ
 def ring_around(lesion: Mask, allowed: Mask, spacing: Sequence[float], width_mm: float = RING_MM) -> Mask:
     """Return the voxels within `width_mm` of a lesion, centre to centre of its nearest voxel, that are allowed.
 
-    Args:
-        lesion: Bool (z, y, x); no part of the ring.
-        allowed: Bool of the same shape, True inside the image and outside all lesions.
-        spacing: mm (z, y, x).
-        width_mm: Width of the ring.
+    Those inside the image and outside all lesions should be. The lesion itself is no part of the ring.
     """
     # The tolerance keeps 10 voxels of 0.5 mm within 5 mm, whatever rounding the file's header holds.
     near = ndimage.distance_transform_edt(~lesion, sampling=spacing) <= width_mm * (1 + 1e-4)
@@ -61,14 +60,8 @@ def extent_mm(box: Box, spacing: Sequence[float]) -> list[float]:
     return [(side.stop - side.start) * size for side, size in zip(box, spacing, strict=True)][::-1]
 
 
-def describe_geometry(lesion: Mask, box: Box, spacing: Sequence[float]) -> dict[str, Any]:
-    """Return `voxels`, `volume_cm3`, `extent_mm` and `centroid_mm` of one component.
-
-    Args:
-        lesion: Bool (z, y, x), the component in its bounding box.
-        box: Where this box lies in the whole array.
-        spacing: mm (z, y, x).
-    """
+def describe_geometry(lesion: Mask, box: Box, spacing: Sequence[float]) -> LesionGeometry:
+    """Return size and place of a component, which is given in its bounding box; `box` is where that lies."""
     voxels = int(lesion.sum())
     center = np.argwhere(lesion).mean(axis=0) + [side.start for side in box]
     return {
@@ -79,18 +72,10 @@ def describe_geometry(lesion: Mask, box: Box, spacing: Sequence[float]) -> dict[
     }
 
 
-def describe_intensities(
-    image: NDArray[np.float32], lesion: Mask, ring: Mask, spacing: Sequence[float]
-) -> dict[str, Any]:
-    """Return `inside`, `ring`, `contrast` and `boundary_gradient` of one lesion in one channel.
+def describe_intensities(image: NDArray[np.float32], lesion: Mask, ring: Mask, spacing: Sequence[float]) -> Intensities:
+    """Return what one lesion looks like in one channel.
 
-    Args:
-        image: (z, y, x).
-        lesion: Bool of the same shape, not empty.
-        ring: Bool of the same shape; where it is empty, `ring` and `contrast` are None.
-        spacing: mm (z, y, x).
-
-    The boundary gradient is None where the lesion fills the array.
+    Where the ring is empty, `ring` and `contrast` are None; where the lesion fills the array, the boundary gradient.
     """
     inside = _distribution(image[lesion])
     around = _distribution(image[ring]) if ring.any() else None
@@ -103,31 +88,27 @@ def describe_intensities(
     }
 
 
-def in_window_units(intensities: dict[str, Any], low: float, high: float) -> dict[str, Any]:
+def in_window_units(intensities: Intensities, low: float, high: float) -> Intensities:
     """Return what `describe_intensities` gave of an image v as if of `u = (v - low) / (high - low)`."""
     width = high - low
+    ring, contrast, gradient = intensities["ring"], intensities["contrast"], intensities["boundary_gradient"]
 
-    def level(value: float) -> float:
-        return (value - low) / width
-
-    def distribution(values: dict[str, Any] | None) -> dict[str, Any] | None:
-        if values is None:
-            return None
+    def converted(values: Distribution) -> Distribution:
         return {
-            "mean": level(values["mean"]),
+            "mean": (values["mean"] - low) / width,
             "spread": values["spread"] / width,
-            "percentiles": {key: level(value) for key, value in values["percentiles"].items()},
+            "percentiles": {key: (value - low) / width for key, value in values["percentiles"].items()},
         }
 
-    differences = {key: intensities[key] for key in ("contrast", "boundary_gradient")}
     return {
-        "inside": distribution(intensities["inside"]),
-        "ring": distribution(intensities["ring"]),
-        **{key: None if value is None else value / width for key, value in differences.items()},
+        "inside": converted(intensities["inside"]),
+        "ring": None if ring is None else converted(ring),
+        "contrast": None if contrast is None else contrast / width,
+        "boundary_gradient": None if gradient is None else gradient / width,
     }
 
 
-def _distribution(values: NDArray[np.float32]) -> dict[str, Any]:
+def _distribution(values: NDArray[np.float32]) -> Distribution:
     percentiles = np.percentile(values, PERCENTILES)
     return {
         "mean": float(values.mean(dtype=float)),

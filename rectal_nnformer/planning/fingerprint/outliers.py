@@ -5,12 +5,12 @@ Distances from the cohort are in robust deviations from its median, 1.4826 times
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rectal_nnformer.imaging.masks import MIN_VOXELS
+from rectal_nnformer.planning.fingerprint.record import Case, Fingerprint, Outlier, Placement
 from rectal_nnformer.utils.text import plural
 
 MAX_OUTSIDE = 0.05
@@ -29,33 +29,32 @@ MIN_LOG_SCALE, MIN_MEAN_SCALE = 0.2, 0.05
 _MIN_SEPARATION = 1e-4
 
 
-def find_outliers(cases: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def find_outliers(cases: Mapping[str, Case]) -> list[Outlier]:
     """Return `case`, `kind` and `reason` of each mask that looks wrong, in the order of the cases.
 
     Kinds: `empty` (no lesion), `outside` (partly where the image is empty), `copied` (voxel by voxel that of another
     case), `misplaced` (fits its image worse than the others fit theirs) and `unlike` (holds what looks like no other
     tumour). A case can be named more than once.
-
-    Args:
-        cases: Records of the cases, intensities in units of the window.
     """
     copies = _copied_masks(cases)
     scores = separation_scores(cases)
     unlike = _unlike(cases)
-    found = []
+    found: list[Outlier] = []
     for name, case in cases.items():
+        placement, outside = case["placement"], case["tumor_outside_image_share"]
+        specks = f" of at least {MIN_VOXELS} voxels" if case["tumor_voxels"] else ""
         reasons = {
-            "empty": _empty(case),
-            "outside": _outside(case),
+            "empty": None if case["lesions"] or outside == 1 else f"it holds no tumour{specks}",
+            "outside": f"{outside:.0%} of it lies where the image is empty (shifted?)" if outside > MAX_OUTSIDE else "",
             "copied": copies.get(name),
-            "misplaced": _misplaced(case, scores[name], cases) if name in scores else None,
+            "misplaced": _misplaced(placement, scores[name], cases) if placement and name in scores else None,
             "unlike": unlike.get(name),
         }
         found += [{"case": name, "kind": kind, "reason": reason} for kind, reason in reasons.items() if reason]
     return found
 
 
-def describe_outliers(fingerprint: Mapping[str, Any]) -> list[str]:
+def describe_outliers(fingerprint: Fingerprint) -> list[str]:
     """Return one warning per case that is named as an outlier; cases with the same reasons share one."""
     reasons, cases = defaultdict(list), defaultdict(list)
     for outlier in fingerprint["outliers"]:
@@ -68,7 +67,7 @@ def describe_outliers(fingerprint: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def separation_scores(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+def separation_scores(cases: Mapping[str, Case]) -> dict[str, float]:
     """Return how far the logarithm of each case's separation is from the cohort's; empty for fewer than 5 cases."""
     values = {
         name: [np.log(max(case["placement"]["separation"], 0) + _MIN_SEPARATION)]
@@ -78,7 +77,7 @@ def separation_scores(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, float
     return {name: float(score[0]) for name, score in _robust_distances(values, [MIN_LOG_SCALE]).items()}
 
 
-def case_appearance(case: Mapping[str, Any]) -> list[float]:
+def case_appearance(case: Case) -> list[float]:
     """Return mean and logarithm of the spread of all lesions of a case together, for each channel in turn."""
     voxels = [lesion["voxels"] for lesion in case["lesions"]]
     appearance = []
@@ -100,7 +99,7 @@ def _robust_distances(values: Mapping[str, list[float]], min_scale: list[float])
     return dict(zip(values, deviations / scale, strict=True))
 
 
-def _unlike(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _unlike(cases: Mapping[str, Case]) -> dict[str, str]:
     """Return a reason for each case whose lesions are far from the cohort's and from those of all but one other."""
     values = {name: case_appearance(case) for name, case in cases.items() if case["lesions"]}
     num_channels = len(next(iter(values.values()), ())) // 2
@@ -120,20 +119,7 @@ def _unlike(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return reasons
 
 
-def _empty(case: Mapping[str, Any]) -> str | None:
-    if not case["tumor_voxels"]:
-        return "it holds no tumour"
-    if not case["lesions"] and case["tumor_outside_image_share"] < 1:
-        return f"it holds no tumour of at least {MIN_VOXELS} voxels"
-    return None
-
-
-def _outside(case: Mapping[str, Any]) -> str | None:
-    share = case["tumor_outside_image_share"]
-    return f"{share:.0%} of it lies where the image is empty (shifted?)" if share > MAX_OUTSIDE else None
-
-
-def _copied_masks(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _copied_masks(cases: Mapping[str, Case]) -> dict[str, str]:
     """Return a reason for each case that shares its mask with others."""
     groups = defaultdict(list)
     for name, case in cases.items():
@@ -148,19 +134,18 @@ def _copied_masks(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return reasons
 
 
-def _misplaced(case: Mapping[str, Any], score: float, cases: Mapping[str, Mapping[str, Any]]) -> str | None:
+def _misplaced(placement: Placement, score: float, cases: Mapping[str, Case]) -> str | None:
     """Return a reason if a mask separates its image far worse than usual, or worse and not better than elsewhere."""
-    placement = case["placement"]
     elsewhere = placement["better_share"]
     fits_here = elsewhere is not None and elsewhere <= MAX_BETTER_SHARE
     if score > LOW_SCORE or (fits_here and score > VERY_LOW_SCORE):
         return None
-    usual = float(np.median([other["placement"]["separation"] for other in cases.values() if other["placement"]]))
+    usual = float(np.median([placed["separation"] for other in cases.values() if (placed := other["placement"])]))
     text = f"it hardly separates the image (separation {placement['separation']:.3f}, the cohort's median {usual:.3f}"
     if elsewhere is not None:
         text += f"; {elsewhere:.0%} of {placement['num_displacements']} places nearby separate better"
-    best = placement["best_separation"]
-    if best is None or best < usual / 2:
+    best, moved = placement["best_separation"], placement["best_displacement_mm"]
+    if best is None or moved is None or best < usual / 2:
         return f"{text}; swapped or shifted?)"
-    displacement = ", ".join(f"{mm:+.0f}" for mm in placement["best_displacement_mm"])
+    displacement = ", ".join(f"{mm:+.0f}" for mm in moved)
     return f"{text}; moved by ({displacement}) mm along (x, y, z) it would fit, so perhaps shifted, else swapped)"

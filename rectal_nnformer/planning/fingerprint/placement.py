@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rectal_nnformer.imaging.masks import bounding_box
 from rectal_nnformer.planning.fingerprint.lesions import RING_MM, Mask, padded_box, ring_around
+from rectal_nnformer.planning.fingerprint.record import Placement
 
 STEP_MM, REACH_MM = 10, 40
 """Displacements are this far apart along each axis, and reach as far to both sides."""
@@ -24,7 +24,7 @@ Points = NDArray[np.int_]
 
 def describe_placement(
     image: NDArray[np.float32], tumor: Mask, inside: Mask, spacing: Sequence[float]
-) -> dict[str, Any] | None:
+) -> Placement | None:
     """Return how well a mask separates the image where it is, and where it would after displacements.
 
     Displacements are all combinations of multiples of 10 mm up to 40 mm per axis with which all sampled voxels of the
@@ -37,16 +37,20 @@ def describe_placement(
         spacing: mm (z, y, x).
 
     Returns:
-        `separation` in place, see `separation`; `num_displacements`; `better_share`, the share of displacements that
-        separate better; `best_separation` and `best_displacement_mm` (x, y, z) among them. The last three are None
-        without any displacement, all of it is None if no lesion or ring lies inside the image.
+        None if no lesion or ring lies inside the image.
     """
-    lesion, ring = (_sample(points) for points in _lesion_and_ring(tumor, inside, spacing))
+    box = padded_box(bounding_box(tumor), RING_MM, spacing, tumor.shape)
+    masks = tumor[box] & inside[box], ring_around(tumor[box], inside[box], spacing)
+    lesion, ring = (_sample(np.argwhere(mask) + [side.start for side in box]) for mask in masks)
     if not len(lesion) or not len(ring):
         return None
-    here = _separation_at(image, lesion, ring)
+
+    def separation_at(moved: Points, around: Points) -> float:
+        return separation(*(image[:, z, y, x] for z, y, x in (moved.T, around.T)))
+
+    here = separation_at(lesion, ring)
     found = [
-        (_separation_at(image, moved, around), displacement)
+        (separation_at(moved, around), displacement)
         for displacement, moved, around in _displaced(lesion, ring, inside, spacing)
     ]
     best, best_displacement = max(found, default=(None, None))
@@ -55,7 +59,7 @@ def describe_placement(
         "num_displacements": len(found),
         "better_share": float(np.mean([value > here for value, _ in found])) if found else None,
         "best_separation": best,
-        "best_displacement_mm": best_displacement and list(best_displacement),
+        "best_displacement_mm": best_displacement,
     }
 
 
@@ -78,19 +82,6 @@ def separation(lesion: NDArray[np.float32], ring: NDArray[np.float32]) -> float:
     return float(np.sum(together - share * apart - (1 - share) * around))
 
 
-def _separation_at(image: NDArray[np.float32], lesion: Points, ring: Points) -> float:
-    (z, y, x), (ring_z, ring_y, ring_x) = lesion.T, ring.T
-    return separation(image[:, z, y, x], image[:, ring_z, ring_y, ring_x])
-
-
-def _lesion_and_ring(tumor: Mask, inside: Mask, spacing: Sequence[float]) -> tuple[Points, Points]:
-    """Return the indices of the lesions' and the ring's voxels inside the image, (voxels, 3) each."""
-    box = padded_box(bounding_box(tumor), RING_MM, spacing, tumor.shape)
-    corner = [side.start for side in box]
-    ring = ring_around(tumor[box], inside[box], spacing)
-    return np.argwhere(tumor[box] & inside[box]) + corner, np.argwhere(ring) + corner
-
-
 def _sample(points: Points) -> Points:
     """Return at most `SAMPLED` points, evenly along the array."""
     return points[np.linspace(0, len(points) - 1, min(SAMPLED, len(points))).astype(int)]
@@ -98,7 +89,7 @@ def _sample(points: Points) -> Points:
 
 def _displaced(
     lesion: Points, ring: Points, inside: Mask, spacing: Sequence[float]
-) -> Iterator[tuple[tuple[float, ...], Points, Points]]:
+) -> Iterator[tuple[list[float], Points, Points]]:
     """Yield each displacement (x, y, z) in mm, in whole voxels, with the points of lesion and ring after it."""
     steps = range(-REACH_MM, REACH_MM + 1, STEP_MM)
     offsets = {
@@ -111,7 +102,7 @@ def _displaced(
         if _is_inside(moved, inside).all():
             kept = _is_inside(around, inside)
             if kept.mean() >= MIN_INSIDE:
-                yield tuple(o * s for o, s in zip(offset[::-1], spacing[::-1], strict=True)), moved, around[kept]
+                yield np.multiply(offset, spacing)[::-1].tolist(), moved, around[kept]
 
 
 def _is_inside(points: Points, inside: Mask) -> NDArray[np.bool_]:
