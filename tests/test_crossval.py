@@ -12,7 +12,7 @@ from report_runs import attention, reuse
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import md5_of
-from rectal_nnformer.networks.starting_weights import StartingWeights
+from rectal_nnformer.networks.starting_weights import write_starting_weights
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import TRAINERS_VARIABLE
 from rectal_nnformer.training import crossval
@@ -128,7 +128,7 @@ def test_what_an_interruption_left_unmeasured_is_measured(preprocessed, trained_
     pretrained = preprocessed / "weights.pt"
     pretrained.write_bytes(b"weights")
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(preprocessed))
-    StartingWeights("pretrained", pretrained.name, md5_of(pretrained)).write(model / "fold_1")
+    write_starting_weights(model / "fold_1", "pretrained", pretrained.name, md5_of(pretrained))
     for name in left:
         content = attention(0.2) if name == "attention_dilution.json" else reuse(0.9)
         (model / "fold_1/validation" / name).write_text(json.dumps(content))

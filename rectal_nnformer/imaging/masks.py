@@ -19,12 +19,7 @@ Box = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class Components:
-    """The components of a mask.
-
-    Attributes:
-        labels: An array numbered by component from 1, 0 elsewhere.
-        boxes: The smallest box around each of them.
-    """
+    """The components of a mask: an array that numbers them from 1, 0 elsewhere, and the smallest box around each."""
 
     labels: NDArray[np.int32]
     boxes: list[Box]

@@ -17,15 +17,7 @@ USED_ALL_THE_SAME = "it is used all the same, if everything in it fits"
 
 @dataclass(frozen=True)
 class PretrainedFile:
-    """One published file.
-
-    Attributes:
-        name: File name under which it is looked for.
-        backbone: "smit", "swin_unetr" or "swin_unetr_v2".
-        md5: MD5 of the published file in hexadecimal; None where it is not known.
-        origin: What it was pretrained with, and the publication to cite.
-        publisher: On whose release page to look for it.
-    """
+    """One published file: its MD5 (None where it is not known), and whom to cite for it and where to look for it."""
 
     name: str
     backbone: str
@@ -80,9 +72,6 @@ PRETRAINED_FILES: tuple[PretrainedFile, ...] = (
 
 def find_pretrained(backbone: str) -> Path:
     """Return the pretrained file of a backbone in the folder that `RECTAL_NNFORMER_WEIGHTS` names.
-
-    Args:
-        backbone: "smit", "swin_unetr" or "swin_unetr_v2".
 
     Raises:
         RectalError: The variable is not set, names no folder or one without such a file, or the backbone is unknown.

@@ -1,6 +1,5 @@
 """Which weights a fold started from: a record in its folder, by which its pretrained file is found again."""
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rectal_nnformer.networks.pretrained_files import WEIGHTS_VARIABLE, md5_of, weights_folder
@@ -9,23 +8,16 @@ from rectal_nnformer.utils.files import read_json, write_json
 RECORD = "starting_weights.json"
 
 
-@dataclass(frozen=True)
-class StartingWeights:
-    """What a training started from.
+def write_starting_weights(fold_folder: Path, source: str, file: str | None = None, md5: str | None = None) -> None:
+    """Write into the folder of a fold what its training started from.
 
-    Attributes:
+    Args:
+        fold_folder: The folder.
         source: "pretrained", "random", or "checkpoint" for nnU-Net's `-pretrained_weights`.
         file: Name of the pretrained file; None for the other sources.
         md5: Its MD5 in hexadecimal.
     """
-
-    source: str
-    file: str | None = None
-    md5: str | None = None
-
-    def write(self, fold_folder: Path) -> None:
-        """Write the record into the folder of a fold."""
-        write_json(fold_folder / RECORD, asdict(self))
+    write_json(fold_folder / RECORD, {"source": source, "file": file, "md5": md5})
 
 
 def recorded_pretrained_file(fold_folder: Path) -> tuple[Path | None, str]:

@@ -49,15 +49,7 @@ FOLD_NAME = re.compile(rf"{FOLD_PREFIX}(\d+|{ALL_CASES})", re.ASCII)
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's folder, `nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`, trained or not.
-
-    Attributes:
-        results: The folder that nnUNet_results names.
-        dataset: DatasetXXX_Name.
-        trainer: Name of the trainer.
-        plans: Name of the plans.
-        configuration: A configuration of the plans.
-    """
+    """A model's folder, `nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`, trained or not, by its parts."""
 
     results: Path
     dataset: str
@@ -156,12 +148,7 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class FoldFolder:
-    """A fold's folder, `fold_X` of a model, trained or not.
-
-    Attributes:
-        model: The model.
-        fold: Its number, or "all".
-    """
+    """A fold's folder, `fold_X` of a model, trained or not, X being its number or "all"."""
 
     model: ModelFolder
     fold: str
@@ -229,11 +216,7 @@ class FoldFolder:
 
 @dataclass(frozen=True)
 class DatasetFolder:
-    """A dataset's folder in nnUNet_raw or nnUNet_preprocessed: what both have.
-
-    Attributes:
-        path: The folder, `.../DatasetXXX_Name`.
-    """
+    """A dataset's folder, `.../DatasetXXX_Name`, in nnUNet_raw or nnUNet_preprocessed: what both have."""
 
     path: Path
     variable: ClassVar[str]

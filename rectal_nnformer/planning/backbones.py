@@ -74,12 +74,7 @@ BACKBONES = {
 def resolve_backbone(
     name: str, backbone_kwargs: Mapping[str, Any] | None = None, max_patch_size: int | None = None
 ) -> Backbone:
-    """Return a backbone of `BACKBONES` with other network arguments and a smaller largest patch.
-
-    Args:
-        name: A key of `BACKBONES`.
-        backbone_kwargs: Arguments of the network's constructor, replacing those of the same name.
-        max_patch_size: Upper limit of the patch size on every axis, voxels.
+    """Return one of `BACKBONES` with other arguments of its network and an upper limit in voxels on every axis.
 
     Raises:
         RectalError: Unknown backbone, or no patch size is admissible.

@@ -27,13 +27,7 @@ REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 class TrainingDataset:
     """A raw dataset with all its training cases, and where its preprocessed data belong.
 
-    Attributes:
-        dataset_id: The number after "Dataset".
-        dataset_json: Content of dataset.json.
-        cases: Image files (one per channel) and label file of each training case, by case name.
-        reader: Class that reads its images.
-        raw: Its folder in nnUNet_raw.
-        preprocessed: Its folder in nnUNet_preprocessed.
+    `cases` holds the `images` (one file per channel) and the `label` of each training case, by case name.
     """
 
     dataset_id: int

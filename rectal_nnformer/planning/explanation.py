@@ -24,14 +24,10 @@ MARKS = {FULLRES: "*", CUBIC: "+"}
 
 
 def describe_plans(plans: Plans, width: int | None = WIDTH) -> str:
-    """Return plans in words; sizes and spacings are x, y, z.
-
-    Args:
-        plans: Plans that this version's planner made.
-        width: Columns after which sentences are wrapped; None leaves each on one line.
+    """Return plans in words, wrapped unless the width is None; sizes and spacings are x, y, z.
 
     Raises:
-        RectalError: Others made them.
+        RectalError: Another planner than this version's made them.
     """
     record = planning_record(plans)
     if record is None:

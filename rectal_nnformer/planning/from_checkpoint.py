@@ -52,12 +52,7 @@ BACKBONE_MARKERS = (("layers1c.", "swin_unetr_v2"), ("swinViT.", "swin_unetr"), 
 class ImportedModel:
     """A whole network from a checkpoint, and everything that nnU-Net must know of it.
 
-    Attributes:
-        network: The network behind its intensity window, as nnU-Net runs it.
-        plans: nnU-Net's plans; their dataset's name is a placeholder until the model is written.
-        dataset_json: nnU-Net's description of images and labels.
-        trainer: Name of the trainer that predicts with it.
-        report: What was loaded.
+    The dataset's name in the plans is a placeholder until the model is written.
     """
 
     network: PlannedNetwork

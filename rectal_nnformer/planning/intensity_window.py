@@ -45,10 +45,7 @@ def load_intensity_window(dataset: TrainingDataset) -> Window | None:
 def write_intensity_window(dataset: TrainingDataset, measured: dict[str, Window], signature: str) -> Window:
     """Write the window file into the preprocessed dataset and return the window.
 
-    Args:
-        dataset: The raw dataset.
-        measured: `case_percentiles` of each case, by its name.
-        signature: The dataset's signature before it was measured.
+    It is given `case_percentiles` of each case, by its name, and the dataset's signature before it was measured.
     """
     prepared = dataset.prepared_channels
     medians = np.median(list(measured.values()), axis=0).tolist()
@@ -86,11 +83,7 @@ class NormalizedImage:
 def read_normalized(case: str, images: list[str], reader: type, prepared: Sequence[bool]) -> NormalizedImage:
     """Read one case, crop it to its nonzero region and normalize each channel, as nnU-Net's preprocessing does.
 
-    Args:
-        case: Name of the case, for error messages.
-        images: Its image files, one per channel.
-        reader: nnU-Net's class that reads them.
-        prepared: Whether each channel is prepared, and so not normalized.
+    There is one image file per channel; prepared channels are not normalized.
 
     Raises:
         RectalError: The case cannot be read, holds NaN or infinite values, a channel is constant, or a prepared one is

@@ -112,15 +112,9 @@ def step_memory(
     out_channels: int = 2,
     backbone_kwargs: Mapping[str, Any] | None = None,
 ) -> StepMemory:
-    """Count the memory of one training step in mixed precision.
+    """Count the memory of one training step in mixed precision on patches of so many voxels (x, y, z).
 
-    Args:
-        backbone: A key of `rectal_nnformer.networks.adapter.NETWORK_CLASSES`.
-        patch_size: Voxels per axis (x, y, z).
-        batch_size: Patches in a batch.
-        in_channels: Image channels.
-        out_channels: Segmentation heads.
-        backbone_kwargs: Arguments of the network's constructor other than its defaults.
+    The backbone is a key of `rectal_nnformer.networks.adapter.NETWORK_CLASSES`.
 
     Returns:
         Bytes that tensors take. What is no tensor is not in it: the CUDA context, workspaces of cuDNN, and memory that
@@ -136,12 +130,7 @@ Counter = Callable[[Size, int], StepMemory]
 
 @dataclass(frozen=True)
 class MemoryTarget:
-    """The GPU that is planned for. A GB is 2**30 bytes here, as cards are sold.
-
-    Attributes:
-        gigabytes: Its memory.
-        count: Counts a training step.
-    """
+    """The GPU that is planned for, and what counts a training step. A GB is 2**30 bytes here, as cards are sold."""
 
     gigabytes: float
     count: Counter = field(repr=False)
@@ -218,12 +207,7 @@ def _count(network: PlannedNetwork, patch_size: tuple[int, ...], batch_size: int
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while it is active, until each is freed.
-
-    Attributes:
-        now: Bytes that live now.
-        peak: The most that lived at any time.
-    """
+    """Counts the bytes of all tensors that are made while it is active, until each is freed: now and at the peak."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,8 @@
-"""Choose patch and batch: what the images fill, then what the GPU holds, then what the lesions need."""
+"""Choose patch and batch: what the images fill, then what the GPU holds, then what the lesions need.
+
+Patch sizes are voxels per axis (x, y, z), spacings mm, (x, y, z). A cohort is given by its extents, as in
+`rectal_nnformer.planning.rules`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +21,7 @@ from rectal_nnformer.planning.record import LargestLesion
 
 @dataclass(frozen=True)
 class PatchChoice:
-    """Patches and batch size, and how they came about; sizes are voxels per axis (x, y, z).
+    """Patches and batch size, and how they came about.
 
     Attributes:
         filled: The largest patch that the images fill.
@@ -44,13 +48,6 @@ def choose_patch_and_batch(
     The batch is nnU-Net's: as large as the GPU holds, at most 5 % of the dataset, never below 2. It is planned for both
     configurations, and both get the smaller, so that they differ in their patch alone.
 
-    Args:
-        extents: Voxels per axis (x, y, z) of each case at the target spacing, (cases, 3).
-        backbone: Gives the admissible sizes.
-        memory: The GPU.
-        lesion: The largest lesion; None where the dataset has none.
-        spacing: Target spacing (x, y, z), mm.
-
     Raises:
         RectalError: Not even the smallest patch fits the GPU.
     """
@@ -71,7 +68,7 @@ def choose_patch_and_batch(
 
 
 def needed_voxels(lesion: LargestLesion, spacing: Sequence[float]) -> list[float]:
-    """Return the voxels per axis that the largest lesion takes with its margin, for spacing (x, y, z) in mm."""
+    """Return the voxels per axis that the largest lesion takes with its margin."""
     return [(extent + rules.LESION_MARGIN) / mm for extent, mm in zip(lesion.extent_mm, spacing, strict=True)]
 
 

@@ -69,20 +69,8 @@ class RectalExperimentPlanner(ExperimentPlanner):
     plans without this package; only the network is ours. The rules are in `rectal_nnformer.planning.rules`.
 
     It runs wherever nnU-Net takes a planner class, `plan_experiment_dataset(..., experiment_planner_class=...)`, and
-    needs the files that `rectal_nnformer plan` writes before: both fingerprints and the intensity window.
-
-    Args:
-        dataset_name_or_id: As for nnU-Net's planner.
-        gpu_memory_target_in_gb: Memory of the GPU that is planned for; None is 24.
-        preprocessor_name: nnU-Net's preprocessor.
-        plans_name: Name of the plans; by default the backbone's.
-        overwrite_target_spacing: mm, in the order of nnU-Net's arrays (z, y, x), instead of the planned one.
-        suppress_transpose: As for nnU-Net's planner.
-        backbone: A key of `rectal_nnformer.planning.backbones.BACKBONES`.
-        backbone_kwargs: Arguments of the network's constructor other than its defaults.
-        max_patch_size: Upper limit of the patch size on every axis, voxels.
-        tumor_augmentation: Ranges of the tumour-aware augmentation, "published" or "planned" from the fingerprint.
-        lesion_wise: Whether that augmentation draws for each lesion instead of each sample.
+    needs the files that `rectal_nnformer plan` writes before: both fingerprints and the intensity window. Arguments by
+    position are those of nnU-Net's planner, the others those of `rectal_nnformer.planning.plan_dataset`.
 
     Raises:
         RectalError: The dataset is unknown, incomplete, two-dimensional or without fingerprint or window; or an option
@@ -137,9 +125,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
     def save_plans(self, plans: Plans, warn: Callable[[str], None] = print_warning) -> None:
         """Write dataset.json, the plans and what explains them; unlike nnU-Net, keep nothing of older plans.
 
-        Args:
-            plans: What `make_plans` returned.
-            warn: Called with each warning about plans, data and folds that the new plans make outdated.
+        `warn` is called with each warning about plans, data and folds that the new plans make outdated.
         """
         warnings = list(outdated_warnings(self.raw, plans))
         copy_dataset_json(self.raw)

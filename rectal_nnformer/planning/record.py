@@ -16,14 +16,9 @@ from rectal_nnformer.nnunet.plans import Plans
 
 @dataclass(frozen=True)
 class PatchAccount:
-    """Expected shares of one patch; the lists hold one number per stage.
+    """Expected shares of one patch: real voxels of all, and for each stage real tokens of all that attention processes.
 
-    Attributes:
-        real_volume_share: Real voxels of all voxels.
-        real_token_fraction: Real tokens of all that attention processes.
-        unshifted_uniform_adi: Attention dilution index that uniform attention would have, in unshifted blocks.
-        shifted_uniform_adi: The same in shifted blocks.
-        uniform_adi: The mean over the blocks of a stage.
+    `uniform_adi` is the attention dilution index that uniform attention would have, as the mean over a stage's blocks.
     """
 
     real_volume_share: float
@@ -34,12 +29,7 @@ class PatchAccount:
 
     @classmethod
     def of(cls, values: NDArray[np.float64], depths: Sequence[int]) -> "PatchAccount":
-        """Return an account of the voxel share, then real fractions, unshifted and shifted dilution of all stages.
-
-        Args:
-            values: These as one vector.
-            depths: Blocks of each stage.
-        """
+        """Return an account of a vector: voxel share, then real fractions, unshifted and shifted dilution by stage."""
         fractions, unshifted, shifted = np.split(values[1:], 3)
         shifted_blocks = np.array([depth // 2 / depth for depth in depths])
         mean = unshifted * (1 - shifted_blocks) + shifted * shifted_blocks
@@ -48,13 +38,7 @@ class PatchAccount:
 
 @dataclass(frozen=True)
 class CandidatePatch(PatchAccount):
-    """A patch that can be planned, with what to expect of the predictor's tiles.
-
-    Attributes:
-        patch_size: Voxels.
-        field_of_view_mm: mm.
-        memory_gb: GB of a GPU that a training step takes with 2 patches in a batch.
-    """
+    """A patch that can be planned, with what to expect of the predictor's tiles, and the GB that 2 in a batch take."""
 
     patch_size: Size
     field_of_view_mm: list[float]
@@ -63,12 +47,9 @@ class CandidatePatch(PatchAccount):
 
 @dataclass(frozen=True)
 class PlannedPatch(CandidatePatch):
-    """The patch of a configuration.
+    """The patch of a configuration, with the GB that the planned batch takes, and what to expect of training crops.
 
-    Attributes:
-        batch_memory_gb: GB of a GPU that a training step takes with the planned batch.
-        scattered_padding_share: Real positions that receive an update meant for a padding query, per stage.
-        training: What to expect of training crops.
+    `scattered_padding_share` are the real positions that receive an update meant for a padding query, per stage.
     """
 
     batch_memory_gb: float
@@ -78,12 +59,7 @@ class PlannedPatch(CandidatePatch):
 
 @dataclass(frozen=True)
 class LargestLesion:
-    """The largest lesion of a dataset on each axis.
-
-    Attributes:
-        extent_mm: The largest extent on each axis, be it of different lesions.
-        cases: The case in which the largest is, per axis.
-    """
+    """The largest extent of lesions on each axis, be it of different ones, and the case in which each is."""
 
     extent_mm: tuple[float, ...]
     cases: tuple[str, ...]
@@ -91,24 +67,11 @@ class LargestLesion:
 
 @dataclass(frozen=True)
 class PlanningRecord:
-    """Why plans are as they are.
+    """Why plans are as they are: spacings in mm, the median extent in voxels at the target spacing, memory in GB.
 
-    Attributes:
-        num_cases: Training cases.
-        median_spacing: mm.
-        geometric_mean_spacing: Of the median spacing, mm.
-        target_spacing: mm.
-        target_spacing_overwritten: Whether the user gave it.
-        median_extent: Voxels at the target spacing.
-        gpu_memory_target: GB.
-        filled_patch_size: The largest patch that the images fill.
-        fitting_patch_size: The same after shrinking it to the GPU.
-        batch_size: Patches in a batch.
-        batch_size_limits: For the two patches, how many cover 5 % of the dataset.
-        largest_lesion: None where the dataset has no lesion.
-        patch_sizes: The patch of each configuration.
-        alternatives: The patches there were to choose from.
-        warnings: What is unlike the data that the method is for.
+    The largest patch that the images fill, `filled_patch_size`, is shrunk to the GPU, `fitting_patch_size`, and
+    lengthened for the lesions, the patch of `3d_fullres`. `batch_size_limits` are, for the patches of both
+    configurations, how many cover 5 % of the dataset.
     """
 
     num_cases: int

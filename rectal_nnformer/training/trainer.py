@@ -32,7 +32,7 @@ from rectal_nnformer.evaluation.summary import detection_line
 from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
-from rectal_nnformer.networks.starting_weights import StartingWeights
+from rectal_nnformer.networks.starting_weights import write_starting_weights
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, PLANS_JSON, VALIDATION, PreprocessedDataset
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.patients import read_patients
@@ -208,15 +208,15 @@ class RectalTrainer(nnUNetTrainer):
         """
         network = self._bare_network()
         network.set_intensity_window(self._intensity_window)
-        started = StartingWeights("random")
+        started = ["random"]
         if not torch.equal(next(network.parameters()), self._first_parameter_at_start):
-            started = StartingWeights("checkpoint")
+            started = ["checkpoint"]
         elif self.pretrained:
             report = load_pretrained(network.backbone, find_pretrained(self.backbone))
             self.print_to_log_file(str(report))
-            started = StartingWeights("pretrained", report.path.name, report.md5)
+            started = ["pretrained", report.path.name, report.md5]
         if self.local_rank == 0:
-            started.write(Path(self.output_folder))
+            write_starting_weights(Path(self.output_folder), *started)
             forget_analysis(Path(self.output_folder))
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:

@@ -59,15 +59,10 @@ def planned_augmentation(fingerprint: Fingerprint) -> dict[str, Any]:
 
 
 def plan_augmentation(fingerprint: Fingerprint, ranges: str, lesion_wise: bool) -> dict[str, Any]:
-    """Return the tumour-aware augmentation in the form in which plans hold it.
-
-    Args:
-        fingerprint: Of the dataset.
-        ranges: "published" or "planned".
-        lesion_wise: Whether each lesion in a patch gets its own draw.
+    """Return the tumour-aware augmentation in the form in which plans hold it, with one draw per lesion or sample.
 
     Raises:
-        RectalError: The ranges are neither, or cannot be planned.
+        RectalError: The ranges are neither "published" nor "planned", or cannot be planned.
     """
     if ranges not in (PUBLISHED, PLANNED):
         raise RectalError(f"Tumour augmentation is '{PUBLISHED}' or '{PLANNED}', not '{ranges}'.")
@@ -77,10 +72,9 @@ def plan_augmentation(fingerprint: Fingerprint, ranges: str, lesion_wise: bool) 
 
 
 def augmentation_ranges(lesion_means: ArrayLike) -> tuple[list[float], list[float]]:
-    """Return the ranges of s and o; see `planned_augmentation` for their derivation.
+    """Return the ranges of s and o for the mean of each lesion in units of the window, of a positive median.
 
-    Args:
-        lesion_means: Mean of each lesion in units of the window; their median must be positive.
+    See `planned_augmentation` for their derivation.
     """
     means = np.asarray(lesion_means, dtype=float)
     median = np.median(means)

@@ -28,11 +28,7 @@ def measure_case(
 ) -> tuple[Window, Case]:
     """Return the percentiles for the intensity window, and the case's record in units of the normalized image.
 
-    Args:
-        case: Its name, its image files, one per channel, and its label file.
-        reader: nnU-Net's class that reads them.
-        prepared: Whether each channel was prepared beforehand, and so is not normalized.
-        labels_of_tumor: Labels that are tumour.
+    The case is its name, its image files, one per channel, and its label file. Prepared channels are not normalized.
 
     Raises:
         RectalError: Image or label cannot be read or used, or do not have the same shape.

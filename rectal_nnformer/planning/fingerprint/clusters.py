@@ -26,10 +26,7 @@ def cluster_appearance(lesions: Sequence[Lesion]) -> dict[str, Any]:
 
     Ward's hierarchical clustering, which needs no start values and so is the same every time, of robustly scaled
     features, cut where the mean silhouette (Rousseeuw 1987) is highest. Without a cut into 2 to 5 clusters of at least
-    3 lesions and 5 % each whose silhouette is 0.5 or more, all lesions are one cluster.
-
-    Args:
-        lesions: Records of the lesions, each with a ring.
+    3 lesions and 5 % each whose silhouette is 0.5 or more, all lesions are one cluster. Each lesion must have a ring.
 
     Returns:
         `silhouette`, None for one cluster; `clusters`, the largest first, with `num_lesions` and, per channel, the
@@ -58,10 +55,7 @@ def mean_silhouette(distances: Values, assignment: NDArray[np.int_]) -> float:
     """Return the mean over all samples of (b - a) / max(a, b), a single sample in its cluster counting 0.
 
     a is the mean distance to the other samples of the cluster, b the smallest mean distance to those of another.
-
-    Args:
-        distances: (samples, samples).
-        assignment: Cluster of each sample, from 0, at least two clusters without gaps.
+    Distances are (samples, samples); the clusters, at least two, are numbered from 0 without gaps.
     """
     members = np.eye(assignment.max() + 1)[assignment]
     sizes = members.sum(axis=0)

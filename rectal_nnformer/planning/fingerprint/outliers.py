@@ -37,17 +37,20 @@ def find_outliers(cases: Mapping[str, Case]) -> list[Outlier]:
     tumour). A case can be named more than once.
     """
     copies = _copied_masks(cases)
-    scores = separation_scores(cases)
+    placed = {name: case["placement"] for name, case in cases.items() if case["placement"]}
+    separations = {name: [np.log(max(p["separation"], 0) + _MIN_SEPARATION)] for name, p in placed.items()}
+    scores = _robust_distances(separations, [MIN_LOG_SCALE])
+    usual = float(np.median([placement["separation"] for placement in placed.values()])) if placed else 0.0
     unlike = _unlike(cases)
     found: list[Outlier] = []
     for name, case in cases.items():
-        placement, outside = case["placement"], case["tumor_outside_image_share"]
+        outside = case["tumor_outside_image_share"]
         specks = f" of at least {MIN_VOXELS} voxels" if case["tumor_voxels"] else ""
         reasons = {
             "empty": None if case["lesions"] or outside == 1 else f"it holds no tumour{specks}",
             "outside": f"{outside:.0%} of it lies where the image is empty (shifted?)" if outside > MAX_OUTSIDE else "",
             "copied": copies.get(name),
-            "misplaced": _misplaced(placement, scores[name], cases) if placement and name in scores else None,
+            "misplaced": _misplaced(placed[name], float(scores[name][0]), usual) if name in scores else None,
             "unlike": unlike.get(name),
         }
         found += [{"case": name, "kind": kind, "reason": reason} for kind, reason in reasons.items() if reason]
@@ -65,16 +68,6 @@ def describe_outliers(fingerprint: Fingerprint) -> list[str]:
         f"Look at the mask of {'each of the cases' if len(names) > 1 else 'case'} {', '.join(names)}: {text}."
         for text, names in cases.items()
     ]
-
-
-def separation_scores(cases: Mapping[str, Case]) -> dict[str, float]:
-    """Return how far the logarithm of each case's separation is from the cohort's; empty for fewer than 5 cases."""
-    values = {
-        name: [np.log(max(case["placement"]["separation"], 0) + _MIN_SEPARATION)]
-        for name, case in cases.items()
-        if case["placement"]
-    }
-    return {name: float(score[0]) for name, score in _robust_distances(values, [MIN_LOG_SCALE]).items()}
 
 
 def case_appearance(case: Case) -> list[float]:
@@ -134,13 +127,12 @@ def _copied_masks(cases: Mapping[str, Case]) -> dict[str, str]:
     return reasons
 
 
-def _misplaced(placement: Placement, score: float, cases: Mapping[str, Case]) -> str | None:
+def _misplaced(placement: Placement, score: float, usual: float) -> str | None:
     """Return a reason if a mask separates its image far worse than usual, or worse and not better than elsewhere."""
     elsewhere = placement["better_share"]
     fits_here = elsewhere is not None and elsewhere <= MAX_BETTER_SHARE
     if score > LOW_SCORE or (fits_here and score > VERY_LOW_SCORE):
         return None
-    usual = float(np.median([placed["separation"] for other in cases.values() if (placed := other["placement"])]))
     text = f"it hardly separates the image (separation {placement['separation']:.3f}, the cohort's median {usual:.3f}"
     if elsewhere is not None:
         text += f"; {elsewhere:.0%} of {placement['num_displacements']} places nearby separate better"

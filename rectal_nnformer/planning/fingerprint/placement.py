@@ -28,16 +28,8 @@ def describe_placement(
     """Return how well a mask separates the image where it is, and where it would after displacements.
 
     Displacements are all combinations of multiples of 10 mm up to 40 mm per axis with which all sampled voxels of the
-    lesions, and most of the ring's, stay inside the image.
-
-    Args:
-        image: Float32 (channels, z, y, x).
-        tumor: Bool (z, y, x), all lesions together.
-        inside: Bool (z, y, x), where the image is not empty.
-        spacing: mm (z, y, x).
-
-    Returns:
-        None if no lesion or ring lies inside the image.
+    lesions, and most of the ring's, stay inside, where the image (channels, z, y, x) is not empty. Masks are (z, y, x),
+    spacings mm, (z, y, x). None if no lesion or ring lies inside the image.
     """
     box = padded_box(bounding_box(tumor), RING_MM, spacing, tumor.shape)
     masks = tumor[box] & inside[box], ring_around(tumor[box], inside[box], spacing)
@@ -68,11 +60,8 @@ def separation(lesion: NDArray[np.float32], ring: NDArray[np.float32]) -> float:
 
     For each channel it is the logarithm of the standard deviation of all voxels less the mean, by voxels, of the
     logarithms of those of lesion and ring; channels add up. It is 0 where lesion and ring look alike and rises with a
-    difference in mean as in spread. The criterion is that of region competition (Zhu and Yuille 1996).
-
-    Args:
-        lesion: (channels, voxels).
-        ring: (channels, voxels).
+    difference in mean as in spread. The criterion is that of region competition (Zhu and Yuille 1996). Both are
+    (channels, voxels).
     """
     both = np.concatenate([lesion, ring], axis=1)
     share = lesion.shape[1] / both.shape[1]
