@@ -188,11 +188,13 @@ def token_budget(
     budgets = []
     for stage in range(num_stages):
         edge = embedding_patch * 2**stage
-        frame = _StageFrame.of(_size(ceil(p / edge) for p in patch), window, shift, shrink_window)
+        grid = _size(ceil(p / edge) for p in patch)
+        used, moved, padded = _windows(grid, window, shift, shrink_window)
         first = [s // edge for s in start]
         last = [(s + e - 1) // edge for s, e in zip(start, extent, strict=True)]
-        adi = [frame.box_dilution(first, last, moved) for moved in ((0, 0, 0), frame.shift)]
-        budgets.append(frame.budget(stage, prod(b - a + 1 for a, b in zip(first, last, strict=True)), adi))
+        real = prod(b - a + 1 for a, b in zip(first, last, strict=True))
+        adi = [_box_dilution(first, last, s, used, padded) for s in ((0, 0, 0), moved)]
+        budgets.append(StageBudget(stage, grid, used, moved, padded, real, prod(padded), *adi))
     return budgets
 
 
@@ -208,9 +210,10 @@ def mask_budget(
     """Count as `token_budget` does, for a patch whose real voxels, bool (x, y, z), are no box, as after a rotation."""
     budgets = []
     for stage, tokens in enumerate(token_masks(_bool_tensor(real_voxels, "real_voxels"), embedding_patch, num_stages)):
-        frame = _StageFrame.of(_size(tokens.shape), window, shift, shrink_window)
-        adi = [uniform_dilution(tokens, frame.window, moved) for moved in ((0, 0, 0), frame.shift)]
-        budgets.append(frame.budget(stage, int(tokens.sum()), adi))
+        grid = _size(tokens.shape)
+        used, moved, padded = _windows(grid, window, shift, shrink_window)
+        adi = [uniform_dilution(tokens, used, s) for s in ((0, 0, 0), moved)]
+        budgets.append(StageBudget(stage, grid, used, moved, padded, int(tokens.sum()), prod(padded), *adi))
     return budgets
 
 
@@ -230,37 +233,24 @@ def scattered_padding_share(real_tokens: Mask, window: int, shift: int | Sequenc
     return float((padded & ~landed).sum() / real) if real else float("nan")
 
 
-@dataclass(frozen=True)
-class _StageFrame:
-    """The grid of a stage and its windows, per axis."""
+def _windows(
+    grid: Size, window: int | Sequence[int], shift: int | Sequence[int] | None, shrink_window: bool
+) -> tuple[Size, Size, Size]:
+    """Return window, shift and padded grid of a stage."""
+    used = _per_axis(window)
+    moved = _size(w // 2 for w in used) if shift is None else _per_axis(shift)
+    if shrink_window:
+        used, moved = shrunk_window(grid, used, moved)
+    return used, moved, _size(ceil(g / w) * w for g, w in zip(grid, used, strict=True))
 
-    grid: Size
-    window: Size
-    shift: Size
-    padded: Size
 
-    @classmethod
-    def of(
-        cls, grid: Size, window: int | Sequence[int], shift: int | Sequence[int] | None, shrink_window: bool
-    ) -> "_StageFrame":
-        used = _per_axis(window)
-        moved = _size(w // 2 for w in used) if shift is None else _per_axis(shift)
-        if shrink_window:
-            used, moved = shrunk_window(grid, used, moved)
-        return cls(grid, used, moved, _size(ceil(g / w) * w for g, w in zip(grid, used, strict=True)))
-
-    def box_dilution(self, first: Sequence[int], last: Sequence[int], shift: Size) -> float:
-        """Return the dilution of a box of real tokens; how many a window holds is a product over the axes."""
-        squares, total = 1, 1
-        for a, b, moved, w, n in zip(first, last, shift, self.window, self.padded, strict=True):
-            counts = np.bincount((np.arange(a, b + 1) - moved) % n // w)
-            squares, total = squares * int(np.square(counts).sum()), total * int(counts.sum())
-        return _dilution(squares, total, prod(self.window))
-
-    def budget(self, stage: int, real_tokens: int, adi: Sequence[float]) -> StageBudget:
-        return StageBudget(
-            stage, self.grid, self.window, self.shift, self.padded, real_tokens, prod(self.padded), adi[0], adi[1]
-        )
+def _box_dilution(first: Sequence[int], last: Sequence[int], shift: Size, window: Size, padded: Size) -> float:
+    """Return the dilution of a box of real tokens; how many a window holds is a product over the axes."""
+    squares, total = 1, 1
+    for a, b, moved, w, n in zip(first, last, shift, window, padded, strict=True):
+        counts = np.bincount((np.arange(a, b + 1) - moved) % n // w)
+        squares, total = squares * int(np.square(counts).sum()), total * int(counts.sum())
+    return _dilution(squares, total, prod(window))
 
 
 def _dilution(sum_of_squares: int, real_tokens: int, window_tokens: int) -> float:

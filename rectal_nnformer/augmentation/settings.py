@@ -18,13 +18,10 @@ AUGMENTATION_KEY = "augmentation"
 
 @dataclass(frozen=True)
 class TumorAugmentation:
-    """Ranges of the tumour-aware augmentation `u' = s u + o`, in units of the intensity window.
+    """Ranges of the tumour-aware augmentation `u' = s u + o`, in units of the intensity window: scale s, shift o.
 
-    Attributes:
-        ranges: "published" or "planned".
-        scale: Range of s, one per channel.
-        shift: Range of o, one per channel.
-        lesion_wise: Whether each lesion in a patch gets its own draw, or all tumour voxels the same.
+    There is one of each per channel. `ranges` is "published" or "planned"; lesion-wise, each lesion in a patch gets its
+    own draw.
     """
 
     ranges: str

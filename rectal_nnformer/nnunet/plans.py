@@ -18,14 +18,7 @@ REMEDY = "Plan the dataset again."
 
 @checked(frozen=True)
 class PlannedBackbone:
-    """What this project's plans say of the network: the arguments of `PlannedNetwork` by their names.
-
-    Attributes:
-        backbone: Name of the network, such as "smit".
-        backbone_kwargs: Arguments of its constructor.
-        intensity_window: One [low, high] per channel, in units of the preprocessed data.
-        spatial_axes: Permutation of the stored axes that gives (x, y, z).
-    """
+    """What this project's plans say of the network: the arguments of `PlannedNetwork` by their names."""
 
     backbone: str
     backbone_kwargs: dict[str, Any]
@@ -35,15 +28,9 @@ class PlannedBackbone:
 
 @checked(frozen=True)
 class Configuration:
-    """A configuration of plans, with what it inherits from others. Axes are in the order of stored arrays.
+    """A configuration of plans, with what it inherits from others; `settings` is all that nnU-Net reads of it.
 
-    Attributes:
-        data_identifier: Folder of its data in the preprocessed dataset.
-        patch_size: Voxels per axis.
-        spacing: mm per axis.
-        batch_size: Patches in a batch.
-        normalization_schemes: nnU-Net's normalization of each channel.
-        settings: All that nnU-Net reads of it.
+    Patch size (voxels) and spacing (mm) are in the order of stored arrays.
     """
 
     data_identifier: str
@@ -62,14 +49,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Plans:
-    """Plans of a dataset, whoever made them.
-
-    Attributes:
-        content: nnU-Net's dictionary, which its own classes and a plans file take.
-        name: Their name.
-        dataset_name: DatasetXXX_Name.
-        configurations: By name.
-    """
+    """Plans of a dataset, whoever made them; `content` is the dictionary that nnU-Net's classes and a file take."""
 
     content: dict[str, Any]
     name: str
@@ -87,11 +67,7 @@ class Plans:
 
     @classmethod
     def of(cls, content: Any, source: str = "the dictionary") -> "Plans":
-        """Check the content of a plans file.
-
-        Args:
-            content: The dictionary that nnU-Net passes around.
-            source: Where it is from, for messages.
+        """Check the dictionary that nnU-Net passes around, or a plans file holds; messages name its source.
 
         Raises:
             RectalError: It is not that of plans; names the first value that cannot be.

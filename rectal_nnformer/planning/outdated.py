@@ -14,7 +14,7 @@ from rectal_nnformer.nnunet.names import FULLRES
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.planning.explanation import wrapped
-from rectal_nnformer.planning.preprocessing import data_folder, is_preprocessed
+from rectal_nnformer.planning.preprocessing import is_preprocessed
 
 MOST_CHARACTERS = 60
 """Longer values are not shown: that they differ is enough."""
@@ -27,7 +27,8 @@ _PREPROCESS = "Run 'rectal_nnformer plan_and_preprocess' with the same options b
 
 def outdated_warnings(dataset: TrainingDataset, plans: Plans) -> Iterator[str]:
     """Warn about what does not fit the plans that are about to be written."""
-    path, folder = dataset.preprocessed.plans_file(plans.name), data_folder(dataset, plans, FULLRES)
+    path = dataset.preprocessed.plans_file(plans.name)
+    folder = dataset.preprocessed.data_folder(plans.configuration(FULLRES).settings)
     if path.is_file() and (differences := differing_settings(path, plans)):
         yield (
             f"{path} was there and is replaced. Different, sizes as in the file: {'; '.join(differences)}. To keep "

@@ -23,13 +23,8 @@ from rectal_nnformer.planning.record import LargestLesion
 class PatchChoice:
     """Patches and batch size, and how they came about.
 
-    Attributes:
-        filled: The largest patch that the images fill.
-        fitting: The same after shrinking it to the GPU.
-        patch_size: The same after lengthening it for the lesions: the patch of `3d_fullres`.
-        cubic: The patch of `3d_fullres_cubic`.
-        batch_size: Patches in a batch, of both configurations.
-        batch_limits: For the two patches, how many cover 5 % of the dataset.
+    The largest patch that the images fill, shrunk to the GPU, lengthened for the lesions: the patch of `3d_fullres`;
+    that of `3d_fullres_cubic`; the batch of both, and for the two patches, how many cover 5 % of the dataset.
     """
 
     filled: Size

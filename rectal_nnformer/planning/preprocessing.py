@@ -57,7 +57,7 @@ def copy_splits(dataset: TrainingDataset) -> None:
 
 def is_preprocessed(dataset: TrainingDataset, plans: Plans, configuration: str) -> bool:
     """Whether the data that a configuration refers to are complete and made from the raw dataset as it is now."""
-    folder = data_folder(dataset, plans, configuration)
+    folder = dataset.preprocessed.data_folder(plans.configuration(configuration).settings)
     if read_json_if_whole(_record_file(folder)) != _record(dataset, plans, configuration):
         return False
     files = [folder / f"{case}{ending}" for case in dataset.cases for ending in (".b2nd", "_seg.b2nd", ".pkl")]
@@ -70,7 +70,7 @@ def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configurati
 
     The plans need not have been written.
     """
-    folder = data_folder(dataset, plans, configuration)
+    folder = dataset.preprocessed.data_folder(plans.configuration(configuration).settings)
     _record_file(folder).unlink(missing_ok=True)
     for leftover in (folder, *folder.parent.glob(f".{folder.name}.*.partial*")):  # of interrupted runs
         if leftover.is_dir():
@@ -97,11 +97,6 @@ def _record(dataset: TrainingDataset, plans: Plans, configuration: str) -> dict[
     settings = {key: s for key, s in plans.configuration(configuration).settings.items() if key not in _NOT_DATA}
     axes = {key: plans.content[key] for key in ("image_reader_writer", "transpose_forward")}
     return {"raw_signature": dataset.signature(), "settings": {**axes, **settings}}
-
-
-def data_folder(dataset: TrainingDataset, plans: Plans, configuration: str) -> Path:
-    """Return the folder of preprocessed data that a configuration refers to."""
-    return dataset.preprocessed.path / plans.configuration(configuration).data_identifier
 
 
 def _record_file(folder: Path) -> Path:

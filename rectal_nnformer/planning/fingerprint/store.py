@@ -4,18 +4,20 @@ One pass over the cases measures both. Intensities are taken in units of the nor
 the window once that is known; the change of units is linear, so no case is read twice.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from rectal_nnformer.imaging.masks import MIN_VOXELS, tumor_labels
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.planning.fingerprint.cases import measure_case
 from rectal_nnformer.planning.fingerprint.clusters import cluster_appearance
-from rectal_nnformer.planning.fingerprint.distributions import describe_dataset
 from rectal_nnformer.planning.fingerprint.lesions import RING_MM, in_window_units
 from rectal_nnformer.planning.fingerprint.outliers import find_outliers
-from rectal_nnformer.planning.fingerprint.record import Fingerprint
+from rectal_nnformer.planning.fingerprint.record import Case, Fingerprint, Lesion
 from rectal_nnformer.planning.intensity_window import write_intensity_window
 from rectal_nnformer.utils.files import read_json_if_whole, write_json
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -23,6 +25,9 @@ from rectal_nnformer.utils.parallel import map_with_progress
 FILE_NAME = "rectal_fingerprint.json"
 VERSION = 1
 """Of the file's content; files of another version are made again."""
+
+PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+"""Of the values that are described over the dataset."""
 
 
 def load_tumor_fingerprint(dataset: TrainingDataset) -> Fingerprint | None:
@@ -67,8 +72,52 @@ def extract_tumor_fingerprint(dataset: TrainingDataset, num_processes: int) -> F
         "ring_mm": RING_MM,
         "min_lesion_voxels": MIN_VOXELS,
         "outliers": outliers,
-        "dataset": {**describe_dataset(cases), "appearance_clusters": clusters},
+        "dataset": {**_describe_dataset(cases), "appearance_clusters": clusters},
         "cases": cases,
     }
     write_json(dataset.preprocessed.path / FILE_NAME, content)
     return content
+
+
+def _describe_dataset(cases: Mapping[str, Case]) -> dict[str, Any]:
+    """Return counts and distributions over the cases and over all lesions; see `_percentiles` for the latter's form."""
+    records = cases.values()
+    lesions = [lesion for case in records for lesion in case["lesions"]]
+    extents = [lesion["extent_mm"] for lesion in lesions]
+    return {
+        "num_cases": len(cases),
+        "num_lesions": len(lesions),
+        "lesions_per_case": _percentiles(len(case["lesions"]) for case in records),
+        "spacing_mm": _per_axis([case["spacing_mm"] for case in records]),
+        "field_of_view_mm": _per_axis([case["field_of_view_mm"] for case in records]),
+        "cropped_extent_mm": _per_axis([case["cropped_extent_mm"] for case in records]),
+        "empty_border_share": _percentiles(case["empty_border_share"] for case in records),
+        "lesion_volume_cm3": _percentiles(lesion["volume_cm3"] for lesion in lesions),
+        "lesion_extent_mm": _per_axis(extents),
+        "max_lesion_extent_mm": np.max(extents, axis=0).tolist() if extents else None,
+        "appearance": _per_channel(lesions),
+    }
+
+
+def _percentiles(values: Iterable[float | None]) -> dict[str, float] | None:
+    """Return the percentiles 0, 5, 25, 50, 75, 95 and 100 of what could be measured, by their number; None of nothing."""
+    measured = [value for value in values if value is not None]
+    if not measured:
+        return None
+    return dict(zip(map(str, PERCENTILES), np.percentile(measured, PERCENTILES).tolist(), strict=True))
+
+
+def _per_axis(values: Sequence[Sequence[float]]) -> dict[str, dict[str, float] | None]:
+    return {axis: _percentiles(value[index] for value in values) for index, axis in enumerate("xyz")}
+
+
+def _per_channel(lesions: Sequence[Lesion]) -> list[dict[str, dict[str, float] | None]]:
+    return [
+        {
+            "mean": _percentiles(found["inside"]["mean"] for found in channel),
+            "spread": _percentiles(found["inside"]["spread"] for found in channel),
+            "contrast": _percentiles(found["contrast"] for found in channel),
+            "boundary_gradient": _percentiles(found["boundary_gradient"] for found in channel),
+        }
+        for channel in zip(*(lesion["channels"] for lesion in lesions), strict=True)
+    ]
