@@ -21,7 +21,7 @@ from rectal_nnformer.cli import main
 from rectal_nnformer.dataset_conversion import raw_dataset
 from rectal_nnformer.dataset_conversion.nifti import convert_nifti
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.reading import same_grid
+from rectal_nnformer.imaging.reading import grid_differences
 from rectal_nnformer.nnunet.patients import read_patients
 
 
@@ -81,7 +81,7 @@ def test_prepared_images_keep_their_values_but_for_zeros(tmp_path, training):
         original = sitk.ReadImage(str(path))
         name = f"{path.name.removesuffix('.nii.gz').removesuffix('_0000')}_0000.nii.gz"
         written = sitk.ReadImage(str(folder / ("imagesTr" if training else "imagesTs") / name))
-        assert same_grid(original, written)
+        assert not grid_differences(original, written)
         before, after = sitk.GetArrayViewFromImage(original), sitk.GetArrayViewFromImage(written)
         assert (before == 0).any()
         np.testing.assert_array_equal(after, np.where(before == 0, np.float32(0.001), before))

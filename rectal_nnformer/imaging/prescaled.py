@@ -13,11 +13,6 @@ LIFTED_ZERO = 0.001
 """What a zero inside the image becomes: the 800,000th part of the window, and not exactly 0."""
 
 
-def is_prepared(channel_name: str) -> bool:
-    """Return whether a channel of this name holds intensities scaled to [0, 800]; upper and lower case are alike."""
-    return channel_name.casefold() == PREPARED_CHANNEL.casefold()
-
-
 def within_window(lowest: float, highest: float) -> bool:
     """Return whether a volume with these extreme intensities can have been scaled to [0, 800].
 

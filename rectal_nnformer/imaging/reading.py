@@ -56,11 +56,6 @@ def itk_message(error: RuntimeError) -> str:
     return " ".join(text.split())[:160]
 
 
-def same_grid(one: sitk.Image, other: sitk.Image) -> bool:
-    """Return whether two 3D images have the same size and, to `GRID_TOLERANCE_VOXELS`, the same place in space."""
-    return not grid_differences(one, other)
-
-
 def grid_differences(image: sitk.Image, other: sitk.Image) -> list[str]:
     """Return how the grid of `other` differs from that of `image`, in words; empty if both are the same grid.
 

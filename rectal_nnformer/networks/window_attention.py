@@ -121,15 +121,9 @@ class WindowAttention(nn.Module):
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """One block of an encoder, and how it cuts its grid.
+    """One block of an encoder, and how it cuts its grid; stages count from 0.
 
-    Attributes:
-        name: Name of the block in the network.
-        stage: Stage, from 0.
-        attention: Its attention.
-        window: Tokens per axis of a window.
-        shift: Tokens per axis by which the windows are shifted.
-        scatters: Whether windows are put back scattered, see `REVERSE_ORDERS`.
+    It scatters where windows are not put back in place, see `REVERSE_ORDERS`.
     """
 
     name: str

@@ -33,7 +33,6 @@ FOREGROUND_SHARE = 0.33
 """Share of crops that nnU-Net places around a lesion."""
 
 Mask = NDArray[np.bool_]
-Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Crop:
 
     extent: Size
     start: Size
-    affine: Matrix | None
+    affine: NDArray[np.float64] | None
 
 
 def crop_size(patch_size: Sequence[int]) -> Size:

@@ -15,7 +15,7 @@ from nnunetv2.utilities.utils import (
 )
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.prescaled import is_prepared
+from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL
 from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, nnunet_folder
 from rectal_nnformer.utils.files import read_json
 
@@ -56,7 +56,7 @@ class TrainingDataset:
     @property
     def prepared_channels(self) -> list[bool]:
         """Whether each channel holds intensities prepared to [0, 800], as its name in dataset.json says."""
-        return [is_prepared(name) for name in self.channel_names]
+        return [name.casefold() == PREPARED_CHANNEL.casefold() for name in self.channel_names]
 
     @property
     def is_reoriented(self) -> bool:

@@ -98,8 +98,19 @@ def read_normalized(case: str, images: list[str], reader: type, prepared: Sequen
     cropped, outside, bounds = crop_to_nonzero(data) if data.any() else (data, data, ())
     if any(channel.min() == channel.max() for channel in cropped):
         raise RectalError(f"Case {case}: a channel of {', '.join(images)} has the same value wherever it is not 0.")
+    low, high = PREPARED_WINDOW
+    normalized = []
+    for channel, known in zip(cropped, prepared, strict=True):
+        if known and not within_window(channel.min(), channel.max()):
+            raise RectalError(
+                f"Case {case}: dataset.json calls a channel '{PREPARED_CHANNEL}', which stands for intensities from "
+                f"{low:g} to {high:g}, but they reach from {channel.min():g} to {channel.max():g}. Prepare it, or give "
+                "the channel another name to have it normalized."
+            )
+        scheme = normalization_scheme(known)(use_mask_for_norm=False, intensityproperties={})
+        normalized.append(scheme.run(channel))
     return NormalizedImage(
-        data=np.stack([normalize(case, *channel) for channel in zip(cropped, prepared, strict=True)]),
+        data=np.stack(normalized),
         inside=outside[0] == 0,
         box=tuple(slice(int(start), int(stop)) for start, stop in bounds),
         shape=data.shape[1:],
@@ -115,19 +126,3 @@ def case_percentiles(image: NormalizedImage) -> Window:
 def normalization_scheme(prepared: bool) -> type[ImageNormalization]:
     """Return nnU-Net's normalization of a channel."""
     return NoNormalization if prepared else ZScoreNormalization
-
-
-def normalize(case: str, channel: NDArray[np.floating], prepared: bool) -> NDArray[np.floating]:
-    """Return a channel (z, y, x) of a case as nnU-Net's preprocessing normalizes it.
-
-    Raises:
-        RectalError: The channel is called prepared, but its intensities are not those of a prepared volume.
-    """
-    low, high = PREPARED_WINDOW
-    if prepared and not within_window(channel.min(), channel.max()):
-        raise RectalError(
-            f"Case {case}: dataset.json calls a channel '{PREPARED_CHANNEL}', which stands for intensities from "
-            f"{low:g} to {high:g}, but they reach from {channel.min():g} to {channel.max():g}. Prepare it, or give the "
-            "channel another name to have it normalized."
-        )
-    return normalization_scheme(prepared)(use_mask_for_norm=False, intensityproperties={}).run(channel)

@@ -24,7 +24,7 @@ from rectal_nnformer.imaging.display import (
     radiological_array,
     slice_with_most,
 )
-from rectal_nnformer.imaging.reading import read_image, same_grid
+from rectal_nnformer.imaging.reading import grid_differences, read_image
 from rectal_nnformer.utils.files import staged_file
 
 PANEL_INCHES = 4.0
@@ -104,7 +104,7 @@ def read_mask(path: Path, image: sitk.Image, labels: Sequence[int]) -> NDArray[n
         RectalError: The file is unreadable or lies on another grid than the image.
     """
     mask = read_image(path)
-    if not same_grid(image, mask):
+    if grid_differences(image, mask):
         raise RectalError(f"{path} does not lie on the grid of its image. Evaluate with the images it was made from.")
     return np.isin(sitk.GetArrayViewFromImage(mask), labels)
 

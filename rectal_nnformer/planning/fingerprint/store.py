@@ -100,7 +100,7 @@ def _describe_dataset(cases: Mapping[str, Case]) -> dict[str, Any]:
 
 
 def _percentiles(values: Iterable[float | None]) -> dict[str, float] | None:
-    """Return the percentiles 0, 5, 25, 50, 75, 95 and 100 of what could be measured, by their number; None of nothing."""
+    """Return the percentiles 0, 5, 25, 50, 75, 95 and 100, by their number, of what could be measured, or None."""
     measured = [value for value in values if value is not None]
     if not measured:
         return None
