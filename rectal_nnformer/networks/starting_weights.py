@@ -11,11 +11,7 @@ RECORD = "starting_weights.json"
 def write_starting_weights(fold_folder: Path, source: str, file: str | None = None, md5: str | None = None) -> None:
     """Write into the folder of a fold what its training started from.
 
-    Args:
-        fold_folder: The folder.
-        source: "pretrained", "random", or "checkpoint" for nnU-Net's `-pretrained_weights`.
-        file: Name of the pretrained file; None for the other sources.
-        md5: Its MD5 in hexadecimal.
+    That is "pretrained", with name and MD5 of the file, "random", or "checkpoint" for nnU-Net's `-pretrained_weights`.
     """
     write_json(fold_folder / RECORD, {"source": source, "file": file, "md5": md5})
 

@@ -109,12 +109,7 @@ class SwinUNETR(MonaiSwinUNETR):
                 block.attn = WindowAttention(block.dim, block.num_heads, WINDOW)
 
     def forward(self, x: Tensor, real_voxels: Tensor | None = None) -> Tensor:
-        """Return logits (batch, class, x, y, z).
-
-        Args:
-            x: Image (batch, channel, x, y, z), intensities in [0, 1], padding 0.
-            real_voxels: Bool (batch, 1, x, y, z), False where the image was padded. Read only if the network was built
-                with `mask_padding=True`; None then means that every voxel is real.
+        """Return logits (batch, class, x, y, z); arguments are as for `rectal_nnformer.networks.smit.SMIT`.
 
         Raises:
             RectalError: A size is no multiple of 32, or all are 32, which leaves instance norm a single token.

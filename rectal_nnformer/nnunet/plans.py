@@ -76,7 +76,9 @@ class Plans:
         try:
             name, dataset_name = content["plans_name"], content["dataset_name"]
             for key in content["configurations"]:
-                configurations[key] = _configuration(content["configurations"], key)
+                settings = _with_inherited(content["configurations"], key)
+                configurations[key] = TypeAdapter(Configuration).validate_python({**settings, "settings": settings})
+                _ = configurations[key].network  # checked here, not where it is used
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, (key, *first["loc"])))
@@ -101,13 +103,6 @@ class Plans:
     def record(self) -> Mapping[str, Any]:
         """What this project's planner noted; empty in plans of others."""
         return self.content.get(RECORD_KEY, {})
-
-
-def _configuration(configurations: Mapping[str, Any], name: str) -> Configuration:
-    settings = _with_inherited(configurations, name)
-    configuration = TypeAdapter(Configuration).validate_python({**settings, "settings": settings})
-    _ = configuration.network  # checked here, not where it is used
-    return configuration
 
 
 def _with_inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -81,7 +81,18 @@ def resolve_backbone(
     """
     if name not in BACKBONES:
         raise RectalError(f"There is no backbone '{name}'; choose one of {', '.join(BACKBONES)}.")
-    backbone = _with_kwargs(BACKBONES[name], {**BACKBONES[name].kwargs, **(backbone_kwargs or {})})
+    kwargs = {**BACKBONES[name].kwargs, **(backbone_kwargs or {})}
+    backbone = replace(BACKBONES[name], kwargs=kwargs, depths=tuple(kwargs.get("depths", BACKBONES[name].depths)))
+    if backbone.network == "smit":
+        window = int(kwargs.get("window_size", 4))
+        multiple = 2 * window * 2 ** (backbone.num_stages - 1)
+        backbone = replace(
+            backbone,
+            window=window,
+            multiple=multiple,
+            largest=max(multiple, backbone.largest // multiple * multiple),
+            scatters=kwargs.get("window_reverse", "published") == "published",
+        )
     if max_patch_size is not None:
         limit = max_patch_size // backbone.multiple * backbone.multiple
         backbone = replace(backbone, largest=min(backbone.largest, limit))
@@ -91,20 +102,3 @@ def resolve_backbone(
             f"{backbone.multiple}, one axis longer than {2 ** (backbone.num_stages + 1)}. Allow larger patches."
         )
     return backbone
-
-
-def _with_kwargs(backbone: Backbone, kwargs: dict[str, Any]) -> Backbone:
-    """Return the backbone with network arguments, its geometry following from those that define it."""
-    depths = tuple(kwargs.get("depths", backbone.depths))
-    backbone = replace(backbone, kwargs=kwargs, depths=depths)
-    if backbone.network != "smit":
-        return backbone
-    window = int(kwargs.get("window_size", 4))
-    multiple = 2 * window * 2 ** (len(depths) - 1)
-    return replace(
-        backbone,
-        window=window,
-        multiple=multiple,
-        largest=max(multiple, backbone.largest // multiple * multiple),
-        scatters=kwargs.get("window_reverse", "published") == "published",
-    )

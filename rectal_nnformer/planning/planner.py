@@ -26,7 +26,7 @@ from rectal_nnformer.planning.memory import MIN_BATCH_SIZE, memory_target
 from rectal_nnformer.planning.outdated import outdated_warnings, print_warning
 from rectal_nnformer.planning.patch_choice import PatchChoice, choose_patch_and_batch, largest_lesion
 from rectal_nnformer.planning.plan_warnings import dataset_warnings, lesion_warnings, memory_warnings
-from rectal_nnformer.planning.preprocessing import copy_dataset_json, copy_patients, copy_splits
+from rectal_nnformer.planning.preprocessing import copy_descriptions, copy_splits
 from rectal_nnformer.planning.record import LargestLesion
 from rectal_nnformer.utils.files import write_json, write_text
 
@@ -128,8 +128,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
         `warn` is called with each warning about plans, data and folds that the new plans make outdated.
         """
         warnings = list(outdated_warnings(self.raw, plans))
-        copy_dataset_json(self.raw)
-        copy_patients(self.raw)
+        copy_descriptions(self.raw)
         plans_file = self.raw.preprocessed.plans_file(self.plans_identifier)
         write_text(explanation_file(plans_file), describe_plans(plans) + "\n")
         write_json(plans_file, plans.content)

@@ -13,6 +13,7 @@ from typing import Any
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.layout import DATASET_JSON
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.dataset import TrainingDataset
@@ -22,16 +23,11 @@ _NOT_DATA = ("patch_size", "batch_size", "median_image_size_in_voxels", "archite
 """Keys of a configuration on which the preprocessed data do not depend."""
 
 
-def copy_dataset_json(dataset: TrainingDataset) -> None:
-    """Copy dataset.json into the preprocessed dataset, where nnU-Net looks for it."""
-    _copy(dataset.raw.dataset_json, dataset.preprocessed.dataset_json)
-
-
-def copy_patients(dataset: TrainingDataset) -> None:
-    """Copy patients.csv, if there is one, into the preprocessed dataset, where the evaluation looks for it."""
-    source = dataset.raw.path / PATIENTS_FILE
-    if source.is_file():
-        _copy(source, dataset.preprocessed.path / PATIENTS_FILE)
+def copy_descriptions(dataset: TrainingDataset) -> None:
+    """Copy dataset.json, and patients.csv if there is one, into the preprocessed dataset, where they are looked for."""
+    for name in (DATASET_JSON, PATIENTS_FILE):
+        if (dataset.raw.path / name).is_file():
+            _copy(dataset.raw.path / name, dataset.preprocessed.path / name)
 
 
 def copy_splits(dataset: TrainingDataset) -> None:
@@ -79,7 +75,7 @@ def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configurati
             leftover.unlink(missing_ok=True)
     for reference in _outdated_references(dataset):
         reference.unlink()
-    copy_dataset_json(dataset)
+    copy_descriptions(dataset)
     with staged_folder(folder) as staged:
         # Plans by which nnU-Net writes there.
         temporary = staged.with_name(f"{staged.name}.json")

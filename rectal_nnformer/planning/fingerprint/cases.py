@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.masks import MIN_VOXELS, bounding_box, find_components
+from rectal_nnformer.imaging.masks import MIN_VOXELS, Box, find_components
 from rectal_nnformer.imaging.reading import by
 from rectal_nnformer.planning.fingerprint.lesions import (
     RING_MM,
@@ -50,7 +50,10 @@ def measure_case(
 def _describe(image: NormalizedImage, tumor: Mask) -> Case:
     whole = tuple(slice(0, length) for length in image.shape)
     cropped, voxels = tumor[image.box], int(tumor.sum())
-    lesions, tiny = _lesions(image, cropped)
+    components = find_components(cropped, min_voxels=1)
+    large = np.bincount(components.labels.ravel()) >= MIN_VOXELS
+    found = [(number, box) for number, box in enumerate(components.boxes, start=1) if large[number]]
+    lesions = [_describe_lesion(image, components.labels, number, box) for number, box in found]
     placement = describe_placement(image.data, cropped, image.inside, image.spacing)
     return {
         "spacing_mm": list(image.spacing)[::-1],
@@ -61,7 +64,7 @@ def _describe(image: NormalizedImage, tumor: Mask) -> Case:
         "empty_border_share": 1 - prod(cropped.shape) / prod(image.shape),
         "tumor_voxels": voxels,
         "tumor_outside_image_share": 1 - float((cropped & image.inside).sum()) / voxels if voxels else 0.0,
-        "tiny_components": tiny,
+        "tiny_components": len(components.boxes) - len(lesions),
         "lesions": sorted(lesions, key=lambda lesion: -lesion["voxels"]),
         "placement": placement if lesions else None,
         # By which equal masks of equal shape are recognized.
@@ -69,31 +72,14 @@ def _describe(image: NormalizedImage, tumor: Mask) -> Case:
     }
 
 
-def _lesions(image: NormalizedImage, tumor: Mask) -> tuple[list[Lesion], int]:
-    """Return the lesions in nnU-Net's crop, and the number of components that are too small for one."""
-    occupied = bounding_box(tumor)
-    components = find_components(tumor[occupied], min_voxels=1)
-    lesions, tiny = [], 0
-    for number, box in enumerate(components.boxes, start=1):
-        lesion = components.labels[box] == number
-        if lesion.sum() < MIN_VOXELS:
-            tiny += 1
-            continue
-        place = tuple(slice(b.start + o.start, b.stop + o.start) for b, o in zip(box, occupied, strict=True))
-        lesions.append(_describe_lesion(image, tumor, lesion, place))
-    return lesions, tiny
-
-
-def _describe_lesion(image: NormalizedImage, tumor: Mask, lesion: Mask, box: tuple[slice, ...]) -> Lesion:
-    """Return the record of one lesion, `lesion` being its voxels in its box; only its surroundings are computed."""
-    around = padded_box(box, RING_MM, image.spacing, tumor.shape)
-    inner = tuple(slice(b.start - a.start, b.stop - a.start) for b, a in zip(box, around, strict=True))
-    placed: NDArray[np.bool_] = np.zeros_like(tumor[around])
-    placed[inner] = lesion
-    ring = ring_around(placed, image.inside[around] & ~tumor[around], image.spacing)
+def _describe_lesion(image: NormalizedImage, labels: NDArray[np.int32], number: int, box: Box) -> Lesion:
+    """Return the record of the component of a number, which lies in a box; only its surroundings are computed."""
+    around = padded_box(box, RING_MM, image.spacing, labels.shape)
+    lesion = labels[around] == number
+    ring = ring_around(lesion, image.inside[around] & (labels[around] == 0), image.spacing)
     return {
-        **describe_geometry(lesion, box, image.spacing),
+        **describe_geometry(labels[box] == number, box, image.spacing),
         "ring_voxels": int(ring.sum()),
-        "channels": [describe_intensities(channel[around], placed, ring, image.spacing) for channel in image.data],
+        "channels": [describe_intensities(channel[around], lesion, ring, image.spacing) for channel in image.data],
         "cluster": None,
     }
