@@ -34,10 +34,12 @@ setup(
         "pydantic>=2.12",
         "safetensors>=0.4",
         "scikit-image>=0.20",
+        "scikit-learn>=1.2",
         "scipy>=1.10",
         "SimpleITK>=2.2.1",
         "torch>=2.6",
         "tqdm>=4.64",
+        "typing-extensions>=4.6",
     ],
     extras_require={
         "test": [

@@ -22,7 +22,7 @@ from rectal_nnformer.planning.fingerprint import (
     planned_augmentation,
 )
 from rectal_nnformer.planning.fingerprint.augmentation import augmentation_ranges
-from rectal_nnformer.planning.fingerprint.clusters import cluster_appearance, mean_silhouette
+from rectal_nnformer.planning.fingerprint.clusters import cluster_appearance
 from rectal_nnformer.planning.fingerprint.outliers import find_outliers
 from rectal_nnformer.planning.intensity_window import load_intensity_window
 
@@ -343,18 +343,19 @@ def test_lesions_of_one_kind_are_one_cluster_and_of_two_kinds_two():
 
 def test_silhouette_against_its_definition():
     rng = np.random.default_rng(1)
-    points, assignment = rng.normal(size=(12, 2)), np.array([0] * 5 + [1] * 6 + [2])
-    distances = squareform(pdist(points))
+    rows = np.concatenate([rng.normal(0.35, 0.05, (5, 3)), rng.normal(0.8, 0.05, (6, 3))])
+    found = cluster_appearance([lesion(*row) for row in rows])
+    low, median, high = np.percentile(rows, (25, 50, 75), axis=0)
+    distances = squareform(pdist(np.clip((rows - median) / ((high - low) / 1.349), -3, 3)))
+    assignment = np.array(found["assignment"])
     values = []
     for index, own in enumerate(assignment):
         others = [i for i in np.flatnonzero(assignment == own) if i != index]
-        if not others:
-            values.append(0)
-            continue
         a = distances[index, others].mean()
-        b = min(distances[index, assignment == label].mean() for label in range(3) if label != own)
+        b = min(distances[index, assignment == label].mean() for label in set(assignment) - {own})
         values.append((b - a) / max(a, b))
-    assert mean_silhouette(distances, assignment) == pytest.approx(np.mean(values))
+    assert len(set(assignment)) == 2
+    assert found["silhouette"] == pytest.approx(np.mean(values))
 
 
 @given(st.lists(st.floats(0.06, 1.0), min_size=5, max_size=60))

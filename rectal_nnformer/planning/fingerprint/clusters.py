@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
+from sklearn.metrics import silhouette_score
 
 from rectal_nnformer.planning.fingerprint.record import Lesion
 
@@ -51,24 +52,6 @@ def cluster_appearance(lesions: Sequence[Lesion]) -> dict[str, Any]:
     }
 
 
-def mean_silhouette(distances: Values, assignment: NDArray[np.int_]) -> float:
-    """Return the mean over all samples of (b - a) / max(a, b), a single sample in its cluster counting 0.
-
-    a is the mean distance to the other samples of the cluster, b the smallest mean distance to those of another.
-    Distances are (samples, samples); the clusters, at least two, are numbered from 0 without gaps.
-    """
-    members = np.eye(assignment.max() + 1)[assignment]
-    sizes = members.sum(axis=0)
-    sums = distances @ members
-    own = np.arange(len(assignment)), assignment
-    own_mean = sums[own] / np.maximum(sizes[assignment] - 1, 1)
-    means = sums / sizes
-    means[own] = np.inf
-    other_mean = means.min(axis=1)
-    values = (other_mean - own_mean) / np.maximum(np.maximum(own_mean, other_mean), 1e-12)
-    return float(np.where(sizes[assignment] > 1, values, 0).mean())
-
-
 def _best_cut(features: Values) -> tuple[float | None, NDArray[np.int_]]:
     """Return silhouette and assignment of the best admissible cut, or of a single cluster."""
     best, best_assignment = None, np.zeros(len(features), dtype=int)
@@ -82,7 +65,7 @@ def _best_cut(features: Values) -> tuple[float | None, NDArray[np.int_]]:
     for number in range(2, MAX_CLUSTERS + 1):
         assignment = fcluster(tree, number, criterion="maxclust") - 1
         if assignment.max() and np.bincount(assignment).min() >= max(MIN_LESIONS, MIN_SHARE * len(features)):
-            silhouette = mean_silhouette(distances, assignment)
+            silhouette = float(silhouette_score(distances, assignment, metric="precomputed"))
             if silhouette >= (MIN_SILHOUETTE if best is None else best):
                 best, best_assignment = silhouette, assignment
     return best, best_assignment
