@@ -260,9 +260,8 @@ def _dilution(sum_of_squares: int, real_tokens: int, window_tokens: int) -> floa
 
 def _any_in_blocks(mask: Tensor, edge: int) -> Tensor:
     """Return (..., ceil(x / edge), ceil(y / edge), ceil(z / edge)): whether any element of each cube is True."""
-    padded = _pad_at_end(mask, (edge, edge, edge))
-    reduced = _blocks(padded, (edge, edge, edge)).any(dim=(2, 4, 6))
-    return reduced.reshape(*mask.shape[:-3], *reduced.shape[1:])
+    pooled = F.max_pool3d(mask.reshape(-1, *mask.shape[-3:]).float(), edge, ceil_mode=True) > 0
+    return pooled.reshape(*mask.shape[:-3], *pooled.shape[1:])
 
 
 def _pad_at_end(mask: Tensor, multiple: Size) -> Tensor:

@@ -43,11 +43,6 @@ class TrainingDataset:
         return self.raw.name
 
     @property
-    def num_channels(self) -> int:
-        """Number of image channels."""
-        return len(self.channel_names)
-
-    @property
     def channel_names(self) -> list[str]:
         """Names of the image channels in their order."""
         names = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
@@ -103,11 +98,12 @@ def open_raw_dataset(dataset_name_or_id: str | int) -> TrainingDataset:
     cases = _training_cases(raw, content)
     reader = _reader(raw.name, content, cases)
     dataset = TrainingDataset(dataset_id, content, cases, reader, raw, PreprocessedDataset(preprocessed / raw.name))
+    num_channels = len(dataset.channel_names)
     for case, files in cases.items():
-        if len(files["images"]) != dataset.num_channels:
+        if len(files["images"]) != num_channels:
             raise RectalError(
                 f"Case {case} of {dataset.name} has {len(files['images'])} image files, "
-                f"but dataset.json names {dataset.num_channels} channels."
+                f"but dataset.json names {num_channels} channels."
             )
         if not Path(files["label"]).is_file():
             raise RectalError(f"Case {case} of {dataset.name} has no label file {files['label']}.")

@@ -104,7 +104,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
         self.augmentation = plan_augmentation(self.tumor_fingerprint, tumor_augmentation, lesion_wise)
         labels = LabelManager(self.raw.dataset_json["labels"], self.raw.dataset_json.get("regions_class_order"))
         self.memory = memory_target(
-            gpu_memory_target_in_gb, self.backbone, self.raw.num_channels, labels.num_segmentation_heads
+            gpu_memory_target_in_gb, self.backbone, len(self.raw.channel_names), labels.num_segmentation_heads
         )
         copy_splits(self.raw)
         super().__init__(

@@ -106,15 +106,13 @@ def _check_can_train(job: TrainingJob, folds: Sequence[int], dataset: Preprocess
 
 def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:
     """Refuse results of other folds, which a dataset that was made anew under the same name leaves behind."""
-    model = job.model
     for number, split in enumerate(splits):
-        fold = model.fold(number)
-        if not (fold.validation / EVALUATION_FILE).is_file():
-            continue
-        if not {case.case for case in read_evaluation(fold.validation).cases} <= set(split["val"]):
+        fold = job.model.fold(number)
+        present = (fold.validation / EVALUATION_FILE).is_file()
+        if present and not {case.case for case in read_evaluation(fold.validation).cases} <= set(split["val"]):
             raise RectalError(
                 f"{fold.path} was validated on other cases than those of fold {number} in splits_final.json of "
-                f"{model.dataset}. Move the old results away: {model.path}"
+                f"{job.model.dataset}. Move the old results away: {job.model.path}"
             )
 
 
