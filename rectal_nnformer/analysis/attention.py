@@ -130,6 +130,7 @@ class WindowSums:
             cut a grid into the same windows.
 
     Attributes:
+        num_tokens: Tokens in all windows.
         uniform: (1, choices + 1, 2), the masses of all windows if every query attended equally to all its keys.
     """
 
@@ -137,16 +138,12 @@ class WindowSums:
         kinds = torch.cat((choices, ~choices[:1])).float()
         self._queries = kinds.transpose(0, 1)
         self._keys = kinds[:: len(kinds) - 1].permute(1, 2, 0)
+        self.num_tokens = choices[0].numel()
         self._dtype = torch.float32 if kinds.device.type == "mps" else torch.float64
         queries = kinds.sum(dim=2, dtype=self._dtype)
         keys = queries[:: len(kinds) - 1] / kinds.shape[2]
         queries[-1].mul_(queries[0] > 0)
         self.uniform = (queries @ keys.T).unsqueeze(0)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens in all windows."""
-        return self._keys.shape[0] * self._keys.shape[1]
 
     @torch.no_grad()
     def of_part(self, part: slice, attention: Tensor) -> Tensor:
@@ -159,17 +156,14 @@ class WindowSums:
             attention: Theirs after softmax, (part, heads, N, N).
         """
         weights = attention.mean(dim=1, dtype=torch.float32)
+        if weights.device.type == "cpu":  # torch.special.entr is one step, but several times slower on a CPU
+            entropies = weights.clamp_min(_TINY).log_().mul_(weights).neg_()
+        else:
+            entropies = torch.special.entr(weights)
         with torch.autocast(attention.device.type, enabled=False):
-            by_query = torch.cat((self._queries[part] @ weights, self._queries[part] @ _entropies(weights)), dim=1)
+            by_query = torch.cat((self._queries[part] @ weights, self._queries[part] @ entropies), dim=1)
             sums = (by_query @ self._keys[part]).sum(dim=0, dtype=self._dtype)
         return sums.unflatten(0, (2, -1))
-
-
-def _entropies(weights: Tensor) -> Tensor:
-    """Return -a log a with 0 log 0 = 0."""
-    if weights.device.type == "cpu":  # torch.special.entr is one step, but several times slower on a CPU
-        return weights.clamp_min(_TINY).log_().mul_(weights).neg_()
-    return torch.special.entr(weights)
 
 
 def flows_of(sums: Tensor) -> list[AttentionFlow]:

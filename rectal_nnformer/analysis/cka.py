@@ -129,22 +129,13 @@ def bootstrap_diagonal(first: Tensor, second: Tensor, seed: int = 0) -> Tensor:
     """Return the debiased CKA of each pair of blocks over bootstrap samples of the samples.
 
     A sample that is drawn twice would be alike to itself in both networks and feign similarity. So draws are weights of
-    the distinct samples, and pairs of copies of one sample do not count.
-
-    Args:
-        first: Gram matrices (blocks, samples, samples).
-        second: Gram matrices of the same shape.
-        seed: Of the draws.
-
-    Returns:
-        (draws, blocks); nan where a draw leaves too few distinct samples.
+    the distinct samples, and pairs of copies of one sample do not count. From Gram matrices (blocks, samples, samples)
+    come (draws, blocks); nan where a draw leaves too few distinct samples.
     """
     n = first.shape[-1]
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(n, (NUM_DRAWS, n), generator=generator)
-    weights = torch.zeros(NUM_DRAWS, n, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(1).double().expand(drawn.shape)
-    )
+    weights = torch.zeros(NUM_DRAWS, n).double().scatter_add_(1, drawn, torch.ones_like(drawn).double())
     one, other = _hollow(first), _hollow(second)
     variances = weighted_hsic(one, one, weights) * weighted_hsic(other, other, weights)
     return weighted_hsic(one, other, weights) / variances.where(variances > 0, torch.nan).sqrt()

@@ -4,13 +4,12 @@ The index and its masses are defined in `rectal_nnformer.analysis.attention`. Ov
 numerators and denominators are summed before they are divided; a stage's value is the mean over its blocks.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from math import isfinite
 from operator import add
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from rectal_nnformer.analysis.attention import AttentionFlow, WindowSums, flows_of
 from rectal_nnformer.analysis.records import BlockRecord, StageRecord, TumorAttention
+from rectal_nnformer.evaluation.summary import spread_of
 from rectal_nnformer.geometry import scattered_padding_share, token_masks, window_partition_mask
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.recording import num_stages, stream_attention
@@ -58,14 +58,8 @@ class BlockDilution:
     def __add__(self, other: "BlockDilution") -> "BlockDilution":
         """Return the sums over the tiles of both."""
         scattered = None if self.scattered is None or other.scattered is None else self.scattered + other.scattered
-        return BlockDilution(
-            self.name,
-            self.stage,
-            self.flow + other.flow,
-            self.tumor + other.tumor,
-            self.tokens + other.tokens,
-            scattered,
-        )
+        flow, tumor, tokens = self.flow + other.flow, self.tumor + other.tumor, self.tokens + other.tokens
+        return BlockDilution(self.name, self.stage, flow, tumor, tokens, scattered)
 
     @property
     def scattered_padding_share(self) -> float | None:
@@ -95,7 +89,7 @@ class TileMeter:
 
     def measure(self, block: AttentionBlock, part: slice, attention: Tensor) -> None:
         """Add up one part of a block's attention."""
-        sums = self._windows_of(block).of_part(part, attention)
+        sums = self.windows_of(block).of_part(part, attention)
         if block.name in self._sums:
             self._sums[block.name] += sums
         else:
@@ -104,19 +98,16 @@ class TileMeter:
 
     def sums(self) -> Tensor:
         """Return what `flows_of` takes, for all queries and those with tumour: (blocks, 3, 3, 2)."""
-        uniform = torch.stack([self._windows_of(block).uniform for block in self.blocks])
+        uniform = torch.stack([self.windows_of(block).uniform for block in self.blocks])
         return torch.cat((uniform, torch.stack(list(self._sums.values()))), dim=1)
 
-    def _windows_of(self, block: AttentionBlock) -> WindowSums:
+    def windows_of(self, block: AttentionBlock) -> WindowSums:
+        """Return the sums of all blocks that cut the grid into the same windows."""
         key = block.stage, block.window, block.shift
         if key not in self._windows:
             masks = window_partition_mask(self._tokens[block.stage], block.window, block.shift)
             self._windows[key] = WindowSums(masks.unflatten(0, (2, -1)))
         return self._windows[key]
-
-    def tokens_of(self, block: AttentionBlock) -> int:
-        """Return how many tokens the attention of a block processes."""
-        return self._windows_of(block).num_tokens
 
     def scattered(self, block: AttentionBlock) -> float | None:
         """Return how many real positions of a block receive the update of a padding query."""
@@ -150,7 +141,8 @@ def measure_dilution(network: PlannedNetwork, tiles: Iterable[Tile], device: tor
         for block in meter.blocks:
             tokens, scattered = totals.get(block.name, (0, 0.0))
             here = meter.scattered(block)
-            totals[block.name] = tokens + meter.tokens_of(block), None if here is None else scattered + here
+            tokens += meter.windows_of(block).num_tokens
+            totals[block.name] = tokens, None if here is None else scattered + here
         blocks = meter.blocks
     flows = [flows_of(of_block) for of_block in torch.stack(sums).sum(dim=0).cpu()]
     return [
@@ -209,28 +201,23 @@ def block_records(blocks: Blocks) -> tuple[BlockRecord, ...]:
 
 def stage_records(blocks: Blocks) -> tuple[StageRecord, ...]:
     """Return the record of each stage: means over its blocks; what is undefined is None."""
-    stages = sorted({block.stage for block in blocks})
-    return tuple(_stage_record(stage, [block for block in blocks if block.stage == stage]) for stage in stages)
-
-
-def _stage_record(stage: int, blocks: Blocks) -> StageRecord:
-    records = block_records(blocks)
-    tumor = [record.tumor for record in records if record.tumor is not None]
-    return StageRecord(
-        stage=stage,
-        **{name: _mean([getattr(record, name) for record in records]) for name in FLOW_NAMES},
-        tumor_adi=_mean([attention.adi for attention in tumor]),
-        tumor_a_rp=_mean([attention.a_rp for attention in tumor]),
-        scattered_padding_share=_mean([record.scattered_padding_share for record in records]),
-        real_token_fraction=sum(b.flow.real_queries for b in blocks) / sum(b.tokens for b in blocks),
-    )
+    records = []
+    for stage in sorted({block.stage for block in blocks}):
+        members = [block for block in blocks if block.stage == stage]
+        values = block_records(members)
+        tumor = [value.tumor for value in values if value.tumor is not None]
+        record = StageRecord(
+            stage=stage,
+            **{name: spread_of(getattr(value, name) for value in values).mean for name in FLOW_NAMES},
+            tumor_adi=spread_of(attention.adi for attention in tumor).mean,
+            tumor_a_rp=spread_of(attention.a_rp for attention in tumor).mean,
+            scattered_padding_share=spread_of(value.scattered_padding_share for value in values).mean,
+            real_token_fraction=sum(b.flow.real_queries for b in members) / sum(b.tokens for b in members),
+        )
+        records.append(record)
+    return tuple(records)
 
 
 def _values(flow: AttentionFlow, names: Iterable[str]) -> Mapping[str, float | None]:
     values = {name: getattr(flow, name) for name in names}
     return {name: value if isfinite(value) else None for name, value in values.items()}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return fmean(defined) if defined else None

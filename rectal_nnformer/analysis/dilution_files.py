@@ -36,13 +36,12 @@ def analyze_dilution(
         num_tiles[name] = len(tiles)
         measured[name] = measure_dilution(network, tiles, device)
     together = pooled(measured.values())
-    options = network.backbone
     return AttentionRecord(
         backbone=network.backbone_name,
         # The patch is as stored.
         patch_size=tuple(cases.patch_size[axis - 2] for axis in network.to_xyz[2:]),
-        window_reverse=getattr(options, "window_reverse", None),
-        mask_padding=options.mask_padding,
+        window_reverse=getattr(network.backbone, "window_reverse", None),
+        mask_padding=network.backbone.mask_padding,
         weights=weights,
         configuration=configuration,
         blocks=block_records(together),
@@ -63,16 +62,13 @@ def analyze_dilution(
 
 def write_dilution(attention: AttentionRecord, folder: Path, name: str = ATTENTION_NAME) -> None:
     """Write the JSON file, and a table of the pooled blocks, the pooled stages and the stages of each case."""
-    write_json(folder / f"{name}.json", asdict(attention))
-    write_text(folder / f"{name}.csv", csv_text(CSV_COLUMNS, _rows(attention)))
-
-
-def _rows(attention: AttentionRecord) -> list[dict[str, Any]]:
-    return [
+    rows = [
         *({**_row(block), "case": "all", "block": block.name} for block in attention.blocks),
         *({**_row(stage), "case": "all"} for stage in attention.stages),
         *({**_row(stage), "case": case.case} for case in attention.cases for stage in case.stages),
     ]
+    write_json(folder / f"{name}.json", asdict(attention))
+    write_text(folder / f"{name}.csv", csv_text(CSV_COLUMNS, rows))
 
 
 def _row(record: BlockRecord | StageRecord) -> dict[str, Any]:

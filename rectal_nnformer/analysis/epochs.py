@@ -1,5 +1,6 @@
 """Attention dilution during training, on one fixed crop: a file, the log, a panel under nnU-Net's progress plot."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -89,16 +90,10 @@ class EpochFollower:
             earlier = [other for other in read_epochs(self._folder) if other.epoch < epoch]
             write_json(self._folder / EPOCHS_FILE, [asdict(one) for one in (*earlier, record)])
             self._log(dilution_line(record.stages))
-            for logger in self._loggers:
-                for name, value in epoch_values(record).items():
-                    logger.log(name, value, epoch)
+            for logger, stage, (name, _) in itertools.product(self._loggers, record.stages, PANELS):
+                if (value := getattr(stage, name)) is not None:
+                    logger.log(f"{name}/stage_{stage.stage}", value, epoch)
         extend_progress_plot(self._folder)
-
-
-def epoch_values(record: EpochRecord) -> dict[str, float]:
-    """Return what a logger gets of an epoch: `adi/stage_0` and so on."""
-    values = {f"{name}/stage_{stage.stage}": getattr(stage, name) for stage in record.stages for name, _ in PANELS}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def extend_progress_plot(fold_folder: Path) -> None:

@@ -16,13 +16,7 @@ from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
 from rectal_nnformer.nnunet.find_trainer import find_trainer
-from rectal_nnformer.nnunet.layout import (
-    ALL_CASES,
-    CHECKPOINT_FINAL,
-    DATASET_JSON,
-    FoldFolder,
-    PreprocessedDataset,
-)
+from rectal_nnformer.nnunet.layout import ALL_CASES, CHECKPOINT_FINAL, DATASET_JSON, FoldFolder, PreprocessedDataset
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.utils.files import read_json, read_json_list
 
@@ -51,10 +45,16 @@ class LoadedFold:
         folder = preprocessed.data_folder(configuration.settings)
         if not folder.is_dir():
             raise RectalError(f"{folder} does not exist. Preprocess the dataset with 'plan_and_preprocess'.")
-        if self.folder.fold == ALL_CASES:
+        fold, path = self.folder.fold, preprocessed.splits
+        if fold == ALL_CASES:
             names = infer_dataset_class(str(folder)).get_identifiers(str(folder))
+        elif not path.is_file():
+            raise RectalError(f"{path} does not exist: it is not known which cases fold {fold} validates.")
         else:
-            names = self._validation_cases(preprocessed)
+            splits = read_json_list(path, ["val"], "Restore it, or preprocess the dataset again.")
+            if not fold.isdecimal() or int(fold) >= len(splits):
+                raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; there is no fold {fold}.")
+            names = splits[int(fold)]["val"]
         return PreprocessedCases(
             folder=folder,
             names=tuple(sorted(names)),
@@ -62,15 +62,6 @@ class LoadedFold:
             spacing=configuration.spacing,
             tumor_labels=tuple(tumor_labels(self.dataset_json)),
         )
-
-    def _validation_cases(self, preprocessed: PreprocessedDataset) -> list[str]:
-        fold, path = self.folder.fold, preprocessed.splits
-        if not path.is_file():
-            raise RectalError(f"{path} does not exist: it is not known which cases fold {fold} validates.")
-        splits = read_json_list(path, ["val"], "Restore it, or preprocess the dataset again.")
-        if not fold.isdecimal() or int(fold) >= len(splits):
-            raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; there is no fold {fold}.")
-        return splits[int(fold)]["val"]
 
     def network(self, weights: str = CHECKPOINT_FINAL) -> tuple[str, PlannedNetwork]:
         """Return what the weights are called, and the network with them.

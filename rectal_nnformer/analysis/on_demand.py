@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
-from rectal_nnformer.analysis.loaded_fold import LoadedFold, load_fold
+from rectal_nnformer.analysis.loaded_fold import load_fold
 from rectal_nnformer.analysis.records import ATTENTION_NAME, REUSE_NAME
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
@@ -73,7 +73,10 @@ def reuse_of_fold(
     subject = Subject(label, network, cases)
     if second.is_dir():
         other_fold = load_fold(FoldFolder.from_path(second))
-        other = _other_fold(fold, other_fold)
+        datasets = first.model.dataset, other_fold.folder.model.dataset
+        if datasets[0] != datasets[1]:
+            raise RectalError(f"The folds are of different datasets, {datasets[0]} and {datasets[1]}.")
+        other = Subject(other_fold.label, other_fold.network()[1], other_fold.cases())
         name = f"{REUSE_NAME}_{other_fold.folder.model.trainer}_{other_fold.folder.name}"
         subject = replace(subject, label=fold.label)
     else:
@@ -86,10 +89,3 @@ def reuse_of_fold(
     path = output or first.validation / f"{name}.json"
     write_json(path, asdict(reuse))
     return reuse_line(reuse), path
-
-
-def _other_fold(fold: LoadedFold, other: LoadedFold) -> Subject:
-    first, second = fold.folder.model.dataset, other.folder.model.dataset
-    if first != second:
-        raise RectalError(f"The folds are of different datasets, {first} and {second}.")
-    return Subject(other.label, other.network()[1], other.cases())

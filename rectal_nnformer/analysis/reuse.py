@@ -1,6 +1,5 @@
 """Feature reuse: CKA between the blocks of two networks over the same crops, as the record of feature_reuse.json."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from statistics import fmean
@@ -47,25 +46,25 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> R
     One crop per case is a sample. Where the networks have other numbers of blocks there is no diagonal. With fewer than
     4 cases the debiased estimator is undefined; `note` then says so.
     """
-    extent = common_extent([(subject.network, subject.cases) for subject in (first, second)])
-    grams = []
-    for subject in (first, second):
-        grams.append(feature_grams(subject.network, subject.cases, extent, device))
+    subjects = [(subject.network, subject.cases) for subject in (first, second)]
+    extent = common_extent(subjects)
+    grams = [feature_grams(network, cases, extent, device) for network, cases in subjects]
     num_cases = len(first.cases.names)
     enough = num_cases >= FEWEST_SAMPLES
-    blocks = block_names(first.network, first.cases.patch_size)
+    x, y, z = (first.cases.patch_size[axis - 2] for axis in first.network.to_xyz[2:])
+    stages = tuple(block.stage for block in first.network.backbone.attention_blocks((x, y, z)))
     return ReuseRecord(
         first=first.label,
         second=second.label,
         backbone=first.network.backbone_name,
         second_backbone=second.network.backbone_name,
-        blocks=tuple(name for name, _ in blocks),
-        stages=tuple(stage for _, stage in blocks),
+        blocks=tuple(f"stage {stage} block {i - stages.index(stage)}" for i, stage in enumerate(stages)),
+        stages=stages,
         num_crops=num_cases,
         num_cases=num_cases,
         debiased=debiased_record(*grams) if enough else None,
         biased=similarity_record(cosines(*(centre(matrices) for matrices in grams))),
-        note=note(num_cases),
+        note=_note(num_cases),
         settings={
             "extent_mm": list(extent),
             "most_cells": MOST_CELLS,
@@ -78,18 +77,10 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> R
     )
 
 
-def note(num_cases: int) -> str:
-    """Return what to know of a result of so many cases, or an empty string."""
+def _note(num_cases: int) -> str:
     if num_cases < FEWEST_SAMPLES:
         return f"The debiased estimator needs at least {FEWEST_SAMPLES} cases; there are {num_cases}."
     return "" if num_cases >= 10 else f"Only {num_cases} cases: read the null, and the intervals where there are any."
-
-
-def block_names(network: PlannedNetwork, patch_size: Sequence[int]) -> list[tuple[str, int]]:
-    """Return `stage 0 block 0` and so on, each with its stage."""
-    x, y, z = (patch_size[axis - 2] for axis in network.to_xyz[2:])
-    stages = [block.stage for block in network.backbone.attention_blocks((x, y, z))]
-    return [(f"stage {stage} block {i - stages.index(stage)}", stage) for i, stage in enumerate(stages)]
 
 
 def debiased_record(first: Tensor, second: Tensor) -> DebiasedSimilarity:

@@ -1,7 +1,7 @@
 """What is analyzed when a fold has been validated, and how it reaches files, log and nnU-Net's logger."""
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,14 +10,7 @@ from typing import Any
 import torch
 
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
-from rectal_nnformer.analysis.records import (
-    ATTENTION_FILE,
-    ATTENTION_NAME,
-    EPOCHS_FILE,
-    REUSE_FILE,
-    ReuseRecord,
-    StageRecord,
-)
+from rectal_nnformer.analysis.records import ATTENTION_FILE, ATTENTION_NAME, EPOCHS_FILE, REUSE_FILE
 from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.evaluation.summary import CohortDetection
@@ -69,7 +62,8 @@ def analyze_validation(fold: ValidatedFold) -> None:
         attention = analyze_dilution(fold.network, fold.cases, fold.device, fold.weights, fold.configuration)
         write_dilution(attention, fold.folder / VALIDATION)
         fold.log(dilution_line(attention.stages))
-        log_values(dilution_values(attention.stages), fold.log_summary)
+        values = {f"{name}/stage_{stage.stage}": getattr(stage, name) for stage in attention.stages for name in LOGGED}
+        log_values(values, fold.log_summary)
     with only_logged("feature reuse", fold.log):
         _analyze_reuse(fold)
 
@@ -96,7 +90,9 @@ def _analyze_reuse(fold: ValidatedFold) -> None:
     reuse = compare_features(*subjects, fold.device)
     write_json(fold.folder / VALIDATION / REUSE_FILE, asdict(reuse))
     fold.log(reuse_line(reuse))
-    log_values(reuse_values(reuse), fold.log_summary)
+    if reuse.debiased:
+        names = ("mean_diagonal", "drift", "best_match_distance")
+        log_values({f"cka_{name}": getattr(reuse.debiased, name) for name in names}, fold.log_summary)
 
 
 @contextmanager
@@ -126,14 +122,3 @@ def detection_values(result: CohortDetection) -> dict[str, float | None]:
         "false_positives_per_case": result.false_positives_per_case,
         "case_dice_mean": result.case_dice.mean,
     }
-
-
-def dilution_values(stages: Iterable[StageRecord]) -> dict[str, float | None]:
-    """Return what the logger gets of the attention dilution: `adi/stage_0` and so on."""
-    return {f"{name}/stage_{stage.stage}": getattr(stage, name) for stage in stages for name in LOGGED}
-
-
-def reuse_values(reuse: ReuseRecord) -> dict[str, float | None]:
-    """Return what the logger gets of the feature reuse, by the debiased estimator."""
-    names = ("mean_diagonal", "drift", "best_match_distance")
-    return {f"cka_{name}": getattr(reuse.debiased, name) for name in names} if reuse.debiased else {}

@@ -3,12 +3,12 @@
 Folds are different networks: over them a value is the mean, with the range, and nothing is pooled.
 """
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rectal_nnformer.analysis.records import AttentionRecord, EpochRecord, ReuseRecord, StageRecord
 from rectal_nnformer.evaluation.rates import Interval
+from rectal_nnformer.evaluation.summary import spread_of
 
 STAGE_VALUES = ("adi", "uniform_adi", "a_rp", "tumor_adi", "scattered_padding_share", "real_token_fraction")
 
@@ -56,7 +56,7 @@ def attention_over_folds(attention: Mapping[int, AttentionRecord]) -> tuple[Stag
     return tuple(
         StageOverFolds(
             stage=number,
-            means={name: mean_defined(getattr(stage, name) for stage in stages.values()) for name in STAGE_VALUES},
+            means={name: spread_of(getattr(stage, name) for stage in stages.values()).mean for name in STAGE_VALUES},
             adi_range=_range(stage.adi for stage in stages.values()),
             adi_of_folds={fold: stage.adi for fold, stage in stages.items()},
         )
@@ -71,7 +71,7 @@ def epochs_over_folds(folds: Iterable[Sequence[EpochRecord]]) -> dict[int, dict[
         for stage in record.stages:
             found.setdefault(record.epoch, {}).setdefault(stage.stage, []).append(stage.adi)
     return {
-        epoch: {number: mean_defined(values) for number, values in stages.items()}
+        epoch: {number: spread_of(values).mean for number, values in stages.items()}
         for epoch, stages in sorted(found.items())
     }
 
@@ -101,21 +101,15 @@ def reuse_over_folds(reuse: Mapping[int, ReuseRecord]) -> ReuseOverFolds | None:
         matrix=tuple(_means(rows) for rows in zip(*(one.matrix for one in debiased.values()), strict=True)),
         folds=means,
         drift_intervals={fold: one.intervals.drift if one.intervals else None for fold, one in debiased.items()},
-        mean_diagonal=mean_defined(means.values()),
-        best_match_distance=mean_defined(similarity.best_match_distance for similarity in debiased.values()),
+        mean_diagonal=spread_of(means.values()).mean,
+        best_match_distance=spread_of(similarity.best_match_distance for similarity in debiased.values()).mean,
         num_crops={fold: record.num_crops for fold, record in same.items()},
     )
 
 
-def mean_defined(values: Iterable[float | None]) -> float | None:
-    """Return the mean of the values that are defined, None without any."""
-    defined = [value for value in values if value is not None]
-    return statistics.fmean(defined) if defined else None
-
-
 def _means(folds: Iterable[Sequence[float | None]]) -> tuple[float | None, ...]:
     """Return the mean over the folds at each place."""
-    return tuple(mean_defined(values) for values in zip(*folds, strict=True))
+    return tuple(spread_of(values).mean for values in zip(*folds, strict=True))
 
 
 def _range(values: Iterable[float | None]) -> Interval | None:

@@ -140,8 +140,7 @@ def check_distinct_cases(folds: Mapping[int, CohortDetection]) -> None:
     fold_of: dict[str, int] = {}
     for fold, result in folds.items():
         for case in result.cases:
-            other = fold_of.setdefault(case.case, fold)
-            if other != fold:
+            if (other := fold_of.setdefault(case.case, fold)) != fold:
                 raise RectalError(
                     f"case {case.case} was evaluated in fold {other} and in fold {fold}, so these folds are not of one "
                     "splits_final.json. Train again the folds that are of another."

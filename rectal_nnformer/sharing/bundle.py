@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 MAX_FILE_BYTES = 8 << 30
 COMPRESSION_LEVEL = 1
 """Higher ones take up to three times as long and make arrays of images 1 % smaller."""
-MODEL_FOLDER = r"[A-Za-z_][A-Za-z0-9_]*?__[A-Za-z0-9_.+-]+?__[A-Za-z0-9_.+-]+"
+MODEL_FOLDER = r"^[A-Za-z_][A-Za-z0-9_]*?__[A-Za-z0-9_.+-]+?__[A-Za-z0-9_.+-]+$"
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Manifest(Record):
     version: Literal[2]
     kind: Literal["dataset", "model"]
     dataset: DatasetName
-    model: Annotated[str, StringConstraints(pattern=f"^{MODEL_FOLDER}$", max_length=200)] | None = None
+    model: Annotated[str, StringConstraints(pattern=MODEL_FOLDER, max_length=200)] | None = None
     num_cases: int | None = None
     plans: list[Text] | None = None
     ground_truth: bool | None = None

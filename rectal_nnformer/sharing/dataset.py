@@ -12,7 +12,15 @@ from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.layout import find_dataset, folder_variables, nnunet_folder
+from rectal_nnformer.nnunet.layout import (
+    DATASET_FINGERPRINT,
+    DATASET_JSON,
+    GT_SEGMENTATIONS,
+    SPLITS_FINAL,
+    find_dataset,
+    folder_variables,
+    nnunet_folder,
+)
 from rectal_nnformer.nnunet.names import RECORD_KEY
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import schema
@@ -22,11 +30,13 @@ from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, pseudo
 from rectal_nnformer.utils.files import staged_folder
 from rectal_nnformer.utils.json_records import R, json_content, json_text, load_json_file, make_record
 
-REFERENCES = "gt_segmentations"
-DATASET, SPLITS, FINGERPRINT = "dataset.json", "splits_final.json", "dataset_fingerprint.json"
 OUR_FILES = ("rectal_fingerprint.json", "rectal_intensity_window.json")
 FILES: dict[str, type[BaseModel]] = dict.fromkeys(OUR_FILES, schema.Measurements)
-FILES |= {DATASET: schema.DatasetJson, SPLITS: schema.SplitsJson, FINGERPRINT: schema.FingerprintJson}
+FILES |= {
+    DATASET_JSON: schema.DatasetJson,
+    SPLITS_FINAL: schema.SplitsJson,
+    DATASET_FINGERPRINT: schema.FingerprintJson,
+}
 """What is in the folder of a dataset beside plans, data and ground truth."""
 MAX_PLANS_BYTES = 2 << 20
 """Of all plans together, which take 10 to 20 KB each."""
@@ -104,7 +114,7 @@ def export_dataset(
     plans = _plans_with_data(folder)
     data_folders = sorted({name for names in plans.values() for name in names})
     present = {case for name in data_folders for case in _cases_in(folder / name)}
-    splits, cases = _chosen(folder / SPLITS, present, folds)
+    splits, cases = _chosen(folder / SPLITS_FINAL, present, folds)
     names = pseudonyms(folder, cases) if pseudonymize else {case: case for case in cases}
     with new_bundle(Path(output)) as bundle:
         export = Export(bundle, folder.name, Renamer(names, present - set(cases)))
@@ -217,15 +227,15 @@ def _add_texts(
     export: Export, folder: Path, plans: Sequence[str], splits: list[dict[str, list[str]]] | None
 ) -> list[schema.PlansJson]:
     """Add dataset.json, plans, fingerprints and splits, reduced to what they need; return the plans."""
-    content = load_json_file(folder / DATASET)
-    export.add(DATASET, schema.DatasetJson, {**content, "numTraining": len(export.renamer.names)})
-    export.add(FINGERPRINT, schema.FingerprintJson, load_json_file(folder / FINGERPRINT))
+    content = load_json_file(folder / DATASET_JSON)
+    export.add(DATASET_JSON, schema.DatasetJson, {**content, "numTraining": len(export.renamer.names)})
+    export.add(DATASET_FINGERPRINT, schema.FingerprintJson, load_json_file(folder / DATASET_FINGERPRINT))
     for name in OUR_FILES:
         if (folder / name).is_file():
             export.add(name, schema.Measurements, load_json_file(folder / name))
     if splits is not None:
         renamed = [{part: sorted(map(export.renamer.text, names)) for part, names in fold.items()} for fold in splits]
-        export.bundle.add(SPLITS, json_text(make_record(schema.SplitsJson, renamed, SPLITS)))
+        export.bundle.add(SPLITS_FINAL, json_text(make_record(schema.SplitsJson, renamed, SPLITS_FINAL)))
     return [export.add(f"{name}.json", schema.PlansJson, load_json_file(folder / f"{name}.json")) for name in plans]
 
 
@@ -242,13 +252,13 @@ def _add_cases(
 
 
 def _add_references(export: Export, folder: Path, cases: Sequence[str]) -> None:
-    ending = load_json_file(folder / DATASET)["file_ending"]
-    for case in tqdm(cases, desc=REFERENCES, unit="case"):
-        source = folder / REFERENCES / f"{case}{ending}"
+    ending = load_json_file(folder / DATASET_JSON)["file_ending"]
+    for case in tqdm(cases, desc=GT_SEGMENTATIONS, unit="case"):
+        source = folder / GT_SEGMENTATIONS / f"{case}{ending}"
         if not source.is_file():
             raise RectalError(f"Case {case} has no {source}. Preprocess again, or export --without-ground-truth.")
         mask, grid = read_mask(source)
-        name = f"{REFERENCES}/{export.renamer[case]}"
+        name = f"{GT_SEGMENTATIONS}/{export.renamer[case]}"
         export.bundle.add(f"{name}.safetensors", save(mask))
         export.bundle.add(f"{name}.json", json_text(grid))
 
@@ -257,27 +267,27 @@ def _note_absent(export: Export, folder: Path) -> None:
     """Note files of the dataset's folder that stay at home; unknown names could tell something themselves."""
     sent = {Path(name).parts[0] for name in export.bundle.files}
     for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
-        told = name if name in (PATIENTS_FILE, REFERENCES) else "files and folders of other names"
+        told = name if name in (PATIENTS_FILE, GT_SEGMENTATIONS) else "files and folders of other names"
         export.removed["records of raw files" if name.endswith("_source.json") else told] += 1
 
 
 def _write_dataset(bundle: BundleReader, folder: Path) -> None:
     """Write all files of a dataset anew from the checked content of a bundle."""
-    dataset_json, files = bundle.read(DATASET, schema.DatasetJson), bundle.manifest.files
-    bundle.read(FINGERPRINT, schema.FingerprintJson)
+    dataset_json, files = bundle.read(DATASET_JSON, schema.DatasetJson), bundle.manifest.files
+    bundle.read(DATASET_FINGERPRINT, schema.FingerprintJson)
     plans = _write_texts(bundle, folder)
     told = [(data, record, name) for record in plans for name, data in record.data_folders().items()]
     # Of several that share a folder, the first: the others inherit from it.
     data_folders = {data: (record, name) for data, record, name in reversed(told)}
     cases = _check_case_files(files, data_folders)
-    if SPLITS in files:
-        bundle.read(SPLITS, schema.SplitsJson).check_cases(cases)
+    if SPLITS_FINAL in files:
+        bundle.read(SPLITS_FINAL, schema.SplitsJson).check_cases(cases)
     with tempfile.TemporaryDirectory(prefix=".arrays.", dir=folder) as scratch:
         names = sorted(name.removesuffix(".safetensors") for name in files if name.endswith(".safetensors"))
         for name in tqdm(names, desc="Cases", unit="case"):
             arrays = bundle.load(f"{name}.safetensors", load_file, Path(scratch))
             (folder / name).parent.mkdir(exist_ok=True)
-            if name.startswith(f"{REFERENCES}/"):
+            if name.startswith(f"{GT_SEGMENTATIONS}/"):
                 grid = bundle.read(f"{name}.json", schema.ItkGrid)
                 write_mask(folder / f"{name}{dataset_json.file_ending}", arrays, grid)
             else:
@@ -315,8 +325,8 @@ def _check_case_files(files: Collection[str], data_folders: Collection[str]) -> 
     for folder, names in folders.items():
         # The segmentation of a case is called like the data of another one whose name ends with _seg.
         wrong = sorted(names ^ expected | {f"{case}_seg" for case in cases} & cases)
-        if folder not in {*data_folders, REFERENCES} or wrong:
+        if folder not in {*data_folders, GT_SEGMENTATIONS} or wrong:
             raise RectalError(f"The folder {folder} of the bundle is in no plans, lacks or has too much: {wrong[:1]}")
-    if not folders.keys() - {REFERENCES}:
+    if not folders.keys() - {GT_SEGMENTATIONS}:
         raise RectalError("The bundle has no preprocessed data.")
     return cases

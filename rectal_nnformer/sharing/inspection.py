@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.layout import FOLD_PREFIX
 from rectal_nnformer.sharing.bundle import MANIFEST, BundleReader, Manifest, digest_line
 from rectal_nnformer.utils.pickles import ALLOWED, MAX_BYTES, foreign_names, names_in_pickle
 from rectal_nnformer.utils.text import file_size, plural
@@ -86,7 +87,7 @@ def _describe_manifest(manifest: Manifest) -> list[str]:
     """Return what a manifest tells, in words; what is absent is not mentioned."""
     folds: Iterable[Any] = manifest.folds or ["all"]
     if manifest.kind == "model":
-        folds = sorted({name.partition("/")[0].removeprefix("fold_") for name in manifest.files if "/" in name})
+        folds = sorted({name.partition("/")[0].removeprefix(FOLD_PREFIX) for name in manifest.files if "/" in name})
     shown = {
         "dataset": manifest.dataset,
         "model": manifest.model and "trainer {}, plans {}, configuration {}".format(*manifest.model.split("__")),

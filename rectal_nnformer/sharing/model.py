@@ -1,32 +1,82 @@
 """A trained model as one file for collaborators, and such a file, or nnU-Net's zip, as a model to predict with."""
 
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Generic, TypeAlias, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, RootModel
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from rectal_nnformer.analysis import records
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, write_evaluation
 from rectal_nnformer.evaluation.summary import summarize_cases
-from rectal_nnformer.nnunet.layout import find_dataset, nnunet_folder
+from rectal_nnformer.nnunet.layout import (
+    CHECKPOINT_FINAL,
+    DATASET_FINGERPRINT,
+    DATASET_JSON,
+    FOLD_NAME,
+    FOLD_PREFIX,
+    PLANS_JSON,
+    SUMMARY_JSON,
+    VALIDATION,
+    FoldFolder,
+    ModelFolder,
+    PreprocessedDataset,
+    find_dataset,
+    nnunet_folder,
+)
 from rectal_nnformer.nnunet.patients import read_patients
-from rectal_nnformer.sharing.bundle import MANIFEST, MODEL_FOLDER, BundleReader, digest_line, new_bundle
+from rectal_nnformer.sharing.bundle import MANIFEST, BundleReader, digest_line, new_bundle
 from rectal_nnformer.sharing.checkpoints import Checkpoint, read_model_checkpoint, write_model_checkpoint
-from rectal_nnformer.sharing.dataset import DATASET, FINGERPRINT, SPLITS, Export, check_id_is_free
+from rectal_nnformer.sharing.dataset import Export, check_id_is_free
 from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, pseudonyms, write_key
-from rectal_nnformer.sharing.results import RESULTS, LesionDetection
-from rectal_nnformer.sharing.schema import DatasetJson, FingerprintJson, PlansJson
-from rectal_nnformer.utils.json_records import json_text, load_json_file
+from rectal_nnformer.sharing.schema import DatasetJson, FingerprintJson, Number, PlansJson, Text
+from rectal_nnformer.utils.json_records import Record, json_text, load_json_file
 from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 
-PLANS, CHECKPOINT = "plans.json", "checkpoint_final"
-FOLD = re.compile(r"fold_(\d{1,3}|all)")
-TEXTS: dict[str, type[BaseModel]] = {DATASET: DatasetJson, PLANS: PlansJson, FINGERPRINT: FingerprintJson}
+CHECKPOINT = CHECKPOINT_FINAL.removesuffix(".pth")
+TEXTS: dict[str, type[BaseModel]] = {
+    DATASET_JSON: DatasetJson,
+    PLANS_JSON: PlansJson,
+    DATASET_FINGERPRINT: FingerprintJson,
+}
+
+T = TypeVar("T")
+Means: TypeAlias = dict[Text, Number | list[Number | None] | None]
+
+
+class Scores(Record):
+    """The means of nnU-Net's summary.json; its list of cases holds paths."""
+
+    foreground_mean: Means | None = None
+    mean: dict[Text, Means] | None = None
+
+
+class LesionDetection(Record):
+    """The cases of lesion_detection.json, from which all else in it follows."""
+
+    cases: list[CaseDetection]
+
+
+class Analysis(RootModel[T], Generic[T]):
+    """The records of an analysis as they are."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
+
+
+RESULTS: dict[str, type[BaseModel]] = {
+    f"{VALIDATION}/{SUMMARY_JSON}": Scores,
+    f"{VALIDATION}/{EVALUATION_FILE}": LesionDetection,
+    f"{VALIDATION}/{records.ATTENTION_FILE}": Analysis[records.AttentionRecord],
+    f"{VALIDATION}/{records.REUSE_FILE}": Analysis[records.ReuseRecord],
+    records.EPOCHS_FILE: Analysis[tuple[records.EpochRecord, ...]],
+}
+"""What training and validation of a fold left, beside its checkpoint; a report is made from it again."""
 
 
 def export_model(
@@ -57,11 +107,11 @@ def export_model(
         RectalError: There is no such model or fold, or a file of it cannot be read.
     """
     dataset = find_dataset("nnUNet_results", dataset_id)
-    source = dataset / f"{trainer}__{plans}__{configuration}"
-    if not source.is_dir():
+    model = ModelFolder(dataset.parent, dataset.name, trainer, plans, configuration)
+    if not model.path.is_dir():
         present = ", ".join(sorted(path.name for path in dataset.glob("*__*__*"))) or "none"
-        raise RectalError(f"There is no model {source}; models of this dataset: {present}. Fix -tr, -p or -c.")
-    return _bundle_of(source, Path(output), Renamer(_case_names(source, pseudonymize)), folds, pseudonymize)
+        raise RectalError(f"There is no model {model.path}; models of this dataset: {present}. Fix -tr, -p or -c.")
+    return _bundle_of(model, Path(output), Renamer(_case_names(model, pseudonymize)), folds, pseudonymize)
 
 
 def import_model(path: str | Path) -> list[Path]:
@@ -95,56 +145,58 @@ def import_model(path: str | Path) -> list[Path]:
 
 
 def _bundle_of(
-    source: Path, output: Path, renamer: Renamer, folds: Sequence[int | str] | None, pseudonymized: bool
+    model: ModelFolder, output: Path, renamer: Renamer, folds: Sequence[int | str] | None, pseudonymized: bool
 ) -> Path:
-    """Write the folder of a model, whose parent is called like the dataset, into a bundle."""
     with new_bundle(output) as bundle:
-        export = Export(bundle, source.parent.name, renamer)
+        export = Export(bundle, model.dataset, renamer)
         export.removed["optimizer state and training curves of checkpoints"] += 1
-        export.add(DATASET, DatasetJson, load_json_file(source / DATASET))
-        plans = export.add(PLANS, PlansJson, load_json_file(source / PLANS))
-        if (source / FINGERPRINT).is_file():
-            export.add(FINGERPRINT, FingerprintJson, load_json_file(source / FINGERPRINT))
-        present = {path.parent.name for path in source.glob(f"fold_*/{CHECKPOINT}.pth")}
-        wanted = sorted(filter(FOLD.fullmatch, present) if folds is None else {f"fold_{fold}" for fold in folds})
-        missing = [fold for fold in wanted if fold not in present] or ([] if wanted else ["fold_*"])
+        export.add(DATASET_JSON, DatasetJson, load_json_file(model.dataset_json))
+        plans = export.add(PLANS_JSON, PlansJson, load_json_file(model.plans_file))
+        if (fingerprint := model.path / DATASET_FINGERPRINT).is_file():
+            export.add(DATASET_FINGERPRINT, FingerprintJson, load_json_file(fingerprint))
+        chosen = model.folds() if folds is None else map(model.fold, sorted({str(fold) for fold in folds}))
+        wanted = [fold for fold in chosen if folds or fold.is_trained]
+        missing = [fold.name for fold in wanted if not fold.is_trained] or ([] if wanted else [f"{FOLD_PREFIX}*"])
         if missing:
-            raise RectalError(f"{source} has no {CHECKPOINT}.pth in {missing[0]}. Train it to the end.")
+            raise RectalError(f"{model.path} has no {CHECKPOINT_FINAL} in {missing[0]}. Train it to the end.")
         for fold in tqdm(wanted, desc="Folds", unit="fold"):
-            _add_fold(export, source / fold, plans, output.parent)
+            _add_fold(export, fold, plans, output.parent)
         bundle.finish(
             kind="model",
             dataset=export.dataset,
-            model=source.name,
+            model=model.name,
             pseudonymized=pseudonymized,
             removed=dict(export.removed),
         )
     return output
 
 
-def _add_fold(export: Export, folder: Path, plans: PlansJson, scratch: Path) -> None:
+def _add_fold(export: Export, fold: FoldFolder, plans: PlansJson, scratch: Path) -> None:
     """Add weights and results of a fold."""
-    checkpoint, weights = read_model_checkpoint(folder / f"{CHECKPOINT}.pth")
-    _check_names(checkpoint, plans, folder.parent.name, folder.name)
-    export.bundle.add(f"{folder.name}/{CHECKPOINT}.json", json_text(checkpoint))
+    checkpoint, weights = read_model_checkpoint(fold.checkpoint_final)
+    _check_names(checkpoint, plans, fold.model.name, fold.name)
+    export.bundle.add(f"{fold.name}/{CHECKPOINT}.json", json_text(checkpoint))
     with tempfile.TemporaryDirectory(prefix=".weights.", suffix=".partial", dir=scratch) as temporary:
         save_file(weights, Path(temporary) / "weights")
-        export.bundle.add(f"{folder.name}/{CHECKPOINT}.safetensors", Path(temporary) / "weights")
+        export.bundle.add(f"{fold.name}/{CHECKPOINT}.safetensors", Path(temporary) / "weights")
     for name, kind in RESULTS.items():
-        if (folder / name).is_file():
-            export.add(f"{folder.name}/{name}", kind, load_json_file(folder / name))
+        if (fold.path / name).is_file():
+            export.add(f"{fold.name}/{name}", kind, load_json_file(fold.path / name))
 
 
 def _check_names(checkpoint: Checkpoint, plans: PlansJson, model: str, fold: str) -> None:
     """Refuse a checkpoint of another model, fold or configuration than its folder tells."""
-    told = f"{checkpoint.trainer_name}__{plans.plans_name}__{checkpoint.configuration}", f"fold_{checkpoint.fold}"
+    told = (
+        f"{checkpoint.trainer_name}__{plans.plans_name}__{checkpoint.configuration}",
+        FOLD_PREFIX + str(checkpoint.fold),
+    )
     if told != (model, fold) or checkpoint.configuration not in plans.configurations:
         raise RectalError(f"The checkpoint in {fold} of {model} is of {told[1]} of {told[0]}, or of no configuration.")
 
 
-def _case_names(source: Path, pseudonymize: bool) -> dict[str, str]:
+def _case_names(model: ModelFolder, pseudonymize: bool) -> dict[str, str]:
     """Return what to put in place of the names of cases, and of patients, who never travel."""
-    preprocessed = nnunet_folder("nnUNet_preprocessed") / source.parent.name
+    preprocessed = nnunet_folder("nnUNet_preprocessed") / model.dataset
     patients = read_patients(preprocessed) if preprocessed.is_dir() else {}
     names = dict.fromkeys(patients.values(), "(patient)")
     if not pseudonymize:
@@ -152,11 +204,13 @@ def _case_names(source: Path, pseudonymize: bool) -> dict[str, str]:
     if not preprocessed.is_dir():
         raise RectalError(f"{preprocessed} is missing, where the key of the pseudonyms ({KEY_FILE}) is to be kept.")
     cases = {path.name.removesuffix(".b2nd") for path in preprocessed.glob("*/*.b2nd") if "_seg." not in path.name}
-    cases |= {path.name.partition(".")[0] for path in source.glob("fold_*/validation/*.nii.gz")} | patients.keys()
-    for evaluation in source.glob(f"fold_*/validation/{EVALUATION_FILE}"):
-        cases |= {case["case"] for case in load_json_file(evaluation)["cases"]}
-    if (preprocessed / SPLITS).is_file():
-        cases |= {case for fold in load_json_file(preprocessed / SPLITS) for part in fold.values() for case in part}
+    cases |= patients.keys()
+    for folder in model.path.glob(f"{FOLD_PREFIX}*/{VALIDATION}"):
+        cases |= {path.name.partition(".")[0] for path in folder.glob("*.nii.gz")}
+        if (folder / EVALUATION_FILE).is_file():
+            cases |= {case["case"] for case in load_json_file(folder / EVALUATION_FILE)["cases"]}
+    if (splits := PreprocessedDataset(preprocessed).splits).is_file():
+        cases |= {case for fold in load_json_file(splits) for part in fold.values() for case in part}
     new = pseudonyms(preprocessed, sorted(cases))
     print(f"The key of the pseudonyms stays here: {write_key(preprocessed, new)}")
     return names | new
@@ -170,7 +224,7 @@ def _bundles_of_zip(path: Path, scratch: Path) -> list[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as file:
                 file.writelines(unpacked(archive, entry))
-    models = [folder for folder in sorted(scratch.glob("*/*")) if re.fullmatch(MODEL_FOLDER, folder.name)]
+    models = list(filter(None, map(ModelFolder.parse, sorted(scratch.glob("*/*")))))
     if not models:
         raise RectalError(f"{path} holds no model DatasetXXX_Name/Trainer__Plans__Configuration.")
     return [
@@ -184,12 +238,13 @@ def _write_model(path: Path, written: Path, scratch: Path) -> None:
         dataset, files, model = bundle.check_kind("model"), bundle.manifest.files, str(bundle.manifest.model)
         bundle.check_room(scratch)
         folds = sorted({name.partition("/")[0] for name in files if "/" in name})
-        needed = {DATASET, PLANS, *(f"{f}/{CHECKPOINT}{e}" for f in folds for e in (".json", ".safetensors"))}
-        possible = needed | {FINGERPRINT, *(f"{fold}/{name}" for fold in folds for name in RESULTS)}
-        if not folds or not all(map(FOLD.fullmatch, folds)) or not needed <= files.keys() <= possible:
+        needed = {DATASET_JSON, PLANS_JSON}
+        needed |= {f"{fold}/{CHECKPOINT}{ending}" for fold in folds for ending in (".json", ".safetensors")}
+        possible = needed | {DATASET_FINGERPRINT, *(f"{fold}/{name}" for fold in folds for name in RESULTS)}
+        if not folds or not all(map(FOLD_NAME.fullmatch, folds)) or not needed <= files.keys() <= possible:
             wrong = sorted(needed - files.keys() | files.keys() - possible)[:1]
             raise RectalError(f"The bundle lacks or has too much of a model: {wrong}.")
-        plans, dataset_json = bundle.read(PLANS, PlansJson).of(dataset), bundle.read(DATASET, DatasetJson)
+        plans, dataset_json = bundle.read(PLANS_JSON, PlansJson).of(dataset), bundle.read(DATASET_JSON, DatasetJson)
         folder = written / dataset / model
         folder.mkdir(parents=True)
         for name in TEXTS.keys() & files.keys():
@@ -197,13 +252,13 @@ def _write_model(path: Path, written: Path, scratch: Path) -> None:
         for fold in tqdm(folds, desc="Folds", unit="fold"):
             checkpoint = bundle.read(f"{fold}/{CHECKPOINT}.json", Checkpoint)
             _check_names(checkpoint, plans, model, fold)
-            (folder / fold / "validation").mkdir(parents=True)
+            (folder / fold / VALIDATION).mkdir(parents=True)
             weights = bundle.load(f"{fold}/{CHECKPOINT}.safetensors", load_file, scratch)
             write_model_checkpoint(folder / fold / f"{CHECKPOINT}.pth", checkpoint, weights, plans, dataset_json)
             for name in (name for name in RESULTS if f"{fold}/{name}" in files):
                 record = bundle.read(f"{fold}/{name}", RESULTS[name])
                 if isinstance(record, LesionDetection):
-                    write_evaluation(summarize_cases(record.cases), folder / fold / "validation")
+                    write_evaluation(summarize_cases(record.cases), folder / fold / VALIDATION)
                 else:
                     (folder / fold / name).write_bytes(json_text(record))
 

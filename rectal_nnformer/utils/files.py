@@ -42,8 +42,10 @@ def staged_folder(path: Path) -> Iterator[Path]:
         raise FileExistsError(f"{path} exists and is not empty")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    umask = os.umask(0)
+    os.umask(umask)
     try:
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~umask)
         yield temporary
         temporary.replace(path)
     finally:
@@ -122,9 +124,3 @@ def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -19,13 +19,9 @@ def read_record(kind: type[Record], path: Path, remedy: str) -> Record:
     """
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        reason = _reason(error) if isinstance(error, ValidationError) else str(error)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         raise RectalError(f"{path} cannot be used ({reason}). {remedy}") from error
-
-
-def _reason(error: ValidationError) -> str:
-    """Return the first thing that is wrong, with its place in the file."""
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    except (OSError, ValueError) as error:
+        raise RectalError(f"{path} cannot be used ({error}). {remedy}") from error
