@@ -16,11 +16,9 @@ from rectal_nnformer.cli.options import (
 )
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import check_weights_file, nnunet_folder
+from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, check_weights_file, nnunet_folder
 from rectal_nnformer.nnunet.names import FULLRES, NETWORKS
 from rectal_nnformer.nnunet.source import add_options
-
-CHECKPOINT = "fold_0/checkpoint_final.pth"
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -210,12 +208,8 @@ def _import(arguments: argparse.Namespace, dataset_name: str) -> None:
     from rectal_nnformer.planning.from_checkpoint import read_model, write_model
 
     # First what the file is: without one, no dataset matters.
-    model = read_model(
-        arguments.checkpoint,
-        patch_size=arguments.patch_size,
-        spacing=arguments.spacing,
-        window=arguments.window,
-    )
+    geometry = {"patch_size": arguments.patch_size, "spacing": arguments.spacing, "window": arguments.window}
+    model = read_model(arguments.checkpoint, **geometry)
     results = nnunet_folder("nnUNet_results") if arguments.d else None
     folder = results / dataset_name / model.folder_name if results else arguments.o
     write_model(model, folder, dataset_name)
@@ -224,7 +218,8 @@ def _import(arguments: argparse.Namespace, dataset_name: str) -> None:
     options = f"-d {dataset_name} -tr {model.trainer} -p {model.plans.name} -c 3d_fullres -f 0"
     command = f"nnUNetv2_predict {options}" if results else f"nnUNetv2_predict_from_modelfolder -m {folder} -f 0"
     print(f"Predict prepared volumes with: {command} -i INPUT -o OUTPUT")
-    print("Start a training from it with: nnUNetv2_train ... -pretrained_weights " + str(folder / CHECKPOINT))
+    checkpoint = folder / f"{FOLD_PREFIX}0" / CHECKPOINT_FINAL
+    print(f"Start a training from it with: nnUNetv2_train ... -pretrained_weights {checkpoint}")
 
 
 COMMANDS = (

@@ -3,44 +3,33 @@
 import argparse
 import math
 import re
+from functools import partial
 
 from rectal_nnformer.nnunet.names import FULLRES
 
 
-def positive_number(text: str) -> float:
-    """Return a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
-    return value
-
-
-def finite_number(text: str) -> float:
+def finite_number(text: str, above: float = -math.inf, what: str = "a number") -> float:
     """Return a number that is neither infinite nor nan."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be a number, not {text}")
+    if not above < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text}")
     return value
 
 
-def positive_integer(text: str) -> int:
-    """Return a whole number from 1."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text}")
+def natural_number(text: str, first: int = 0, last: float = math.inf, what: str = "a whole number from 0") -> int:
+    """Return a whole number."""
+    if not text.isdecimal() or not first <= int(text) <= last:
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text}")
     return int(text)
 
 
-def natural_number(text: str) -> int:
-    """Return a whole number from 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {text}")
-    return int(text)
+positive_number = partial(finite_number, above=0, what="a number above 0")
+positive_integer = partial(natural_number, first=1, what="a whole number from 1")
+dataset_number = partial(natural_number, first=1, last=999, what="a whole number from 1 to 999")
+"""Returns a whole number that can be a dataset's."""
 
 
 def fold(text: str) -> str:
@@ -53,13 +42,6 @@ def plans_name(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", text) or "__" in text:
         raise argparse.ArgumentTypeError(f"must be of letters, digits, '.', '-' and single '_', not {text}")
     return text
-
-
-def dataset_number(text: str) -> int:
-    """Return a whole number that can be a dataset's."""
-    if not text.isdecimal() or not 1 <= int(text) <= 999:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 999, not {text}")
-    return int(text)
 
 
 def add_model(parser: argparse.ArgumentParser, variable: str = "nnUNet_preprocessed") -> None:
@@ -86,14 +68,4 @@ def add_processes(parser: argparse.ArgumentParser, default: int) -> None:
     """Add the option that limits the worker processes."""
     parser.add_argument(
         "-np", metavar="N", type=positive_integer, default=default, help="processes at most (default: %(default)s)"
-    )
-
-
-def add_pseudonymize(parser: argparse.ArgumentParser) -> None:
-    """Add the option that hides the names of cases."""
-    parser.add_argument(
-        "--pseudonymize",
-        action="store_true",
-        help="give cases the same random names everywhere; the key stays here, as pseudonyms.csv in the preprocessed "
-        "dataset",
     )

@@ -6,7 +6,14 @@ from pathlib import Path
 from rectal_nnformer.cli.command import Command
 from rectal_nnformer.cli.options import add_device, add_model, add_processes, fold
 from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import FoldFolder, ModelFolder, check_compared, check_folder, planned_model
+from rectal_nnformer.nnunet.layout import (
+    CHECKPOINT_FINAL,
+    FoldFolder,
+    ModelFolder,
+    check_compared,
+    check_folder,
+    planned_model,
+)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -114,7 +121,7 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        default="checkpoint_final.pth",
+        default=CHECKPOINT_FINAL,
         help="a checkpoint of the fold, 'pretrained' or 'random' (default: %(default)s)",
     )
     parser.add_argument("-o", metavar="DIR", type=Path, help="write to DIR/MODEL/fold_X instead")

@@ -1,13 +1,13 @@
 """Commands that exchange data and models with collaborators: export, import, inspect."""
 
 import argparse
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rectal_nnformer.cli.command import Command
-from rectal_nnformer.cli.options import add_dataset, add_model, add_pseudonymize, fold, natural_number
+from rectal_nnformer.cli.options import add_dataset, add_model, fold, natural_number
 from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import find_dataset, nnunet_folder
+from rectal_nnformer.nnunet.layout import ModelFolder, find_dataset, nnunet_folder
 
 
 def export_dataset(arguments: argparse.Namespace) -> None:
@@ -37,7 +37,6 @@ def export_dataset(arguments: argparse.Namespace) -> None:
 def _add_export_dataset(parser: argparse.ArgumentParser) -> None:
     add_dataset(parser, "nnUNet_preprocessed")
     _add_output(parser)
-    add_pseudonymize(parser)
     parser.add_argument(
         "--without-ground-truth",
         action="store_true",
@@ -99,7 +98,6 @@ def _add_export_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-f", metavar="FOLD", type=fold, nargs="+", help="folds to send (default: all that are finished)"
     )
-    add_pseudonymize(parser)
 
 
 def import_model(arguments: argparse.Namespace) -> None:
@@ -115,12 +113,14 @@ def import_model(arguments: argparse.Namespace) -> None:
     from rectal_nnformer.sharing import import_model
 
     for folder in import_model(arguments.file):
-        trainer, plans, configuration = folder.name.split("__")
-        folds = " ".join(sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*")))
-        options = f"-d {folder.parent.name} -tr {trainer} -p {plans} -c {configuration} -f {folds}"
+        model = ModelFolder.from_path(folder)
+        folds = " ".join(fold.fold for fold in model.folds())
+        options = f"-d {model.dataset} -tr {model.trainer} -p {model.plans} -c {model.configuration} -f {folds}"
         print(f"Imported {folder}")
         print(f"Predict with: rectal_nnformer predict {options} -i INPUT -o OUTPUT")
-        if any(folder.glob("fold_*/validation/lesion_detection.json")):
+        from rectal_nnformer.evaluation.fold import EVALUATION_FILE
+
+        if any((fold.validation / EVALUATION_FILE).is_file() for fold in model.folds()):
             from rectal_nnformer.reporting import try_report
 
             print(try_report(folder))
@@ -140,22 +140,18 @@ def inspect(arguments: argparse.Namespace) -> None:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
+    text = "file to write, a zip, replacing one of that name once it is complete"
+    parser.add_argument("-o", metavar="FILE", type=Path, required=True, help=text)
     parser.add_argument(
-        "-o",
-        metavar="FILE",
-        type=Path,
-        required=True,
-        help="file to write, a zip, replacing one of that name once it is complete",
+        "--pseudonymize",
+        action="store_true",
+        help="give cases the same random names everywhere; the key stays here, as pseudonyms.csv in the preprocessed "
+        "dataset",
     )
 
 
-def _add_file(text: str) -> Callable[[argparse.ArgumentParser], None]:
-    """Return a function that adds the one argument of commands that read a file."""
-
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("file", metavar="FILE", type=Path, help=text)
-
-    return add
+def _add_file(text: str, parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help=text)
 
 
 COMMANDS = (
@@ -168,20 +164,20 @@ COMMANDS = (
     Command(
         "import_dataset",
         "verify a dataset from a collaborator and put it into nnUNet_preprocessed",
-        _add_file("bundle that export_dataset wrote"),
+        partial(_add_file, "bundle that export_dataset wrote"),
         import_dataset,
     ),
     Command("export_model", "write a trained model into one file for collaborators", _add_export_model, export_model),
     Command(
         "import_model",
         "verify a model from a collaborator and put it into nnUNet_results",
-        _add_file("bundle that export_model wrote, or a model zip of nnU-Net's"),
+        partial(_add_file, "bundle that export_model wrote, or a model zip of nnU-Net's"),
         import_model,
     ),
     Command(
         "inspect",
         "tell what is in a bundle, model zip, checkpoint or pickle, executing nothing",
-        _add_file("any file, of one's own or from elsewhere"),
+        partial(_add_file, "any file, of one's own or from elsewhere"),
         inspect,
     ),
 )

@@ -34,7 +34,12 @@ def read_case(stem: Path) -> tuple[Arrays, Properties, bool]:
     if not isinstance(locations, dict):
         raise RectalError(f"{paths[2]} does not hold a case's properties; preprocess the dataset again.")
     properties = make_record(Properties, _plain(content), str(paths[2]))
-    arrays = {name: _read_array(path) for name, path in zip((DATA, SEGMENTATION), paths, strict=False)}
+    arrays: Arrays = {}
+    for name, path in zip((DATA, SEGMENTATION), paths, strict=False):
+        try:
+            arrays[name] = np.ascontiguousarray(blosc2.open(str(path), mode="r")[:])
+        except Exception as error:  # the library raises many kinds
+            raise RectalError(f"{path} cannot be read ({error}). Preprocess the dataset again.") from None
     for label, voxels in locations.items():
         name = ",".join(map(str, label if isinstance(label, tuple) else (label,)))
         arrays[f"{LOCATIONS}.{name}"] = np.ascontiguousarray(voxels if len(voxels) else np.zeros((0, 4), np.int64))
@@ -95,13 +100,6 @@ def write_mask(path: Path, arrays: Arrays, grid: ItkGrid) -> None:
         sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
         raise RectalError(f"The ground truth {path.name} cannot be written ({itk_message(error)}).") from None
-
-
-def _read_array(path: Path) -> NDArray[Any]:
-    try:
-        return np.ascontiguousarray(blosc2.open(str(path), mode="r")[:])
-    except Exception as error:  # the library raises many kinds
-        raise RectalError(f"{path} cannot be read ({error}). Preprocess the dataset again.") from None
 
 
 def _problem(arrays: Arrays) -> str:

@@ -55,10 +55,8 @@ def write_model_checkpoint(
     if wrong or not whole:
         raise RectalError(f"{path.name} cannot be written: it has no weights, or of no network: {str(wrong[:1])[:80]}.")
     told = checkpoint.model_dump()
-    arguments = {
-        **{name: told[name] for name in ("configuration", "fold")},
-        **{"plans": json_content(plans), "dataset_json": json_content(dataset_json)},
-    }
+    arguments = {name: told[name] for name in ("configuration", "fold")}
+    arguments |= {"plans": json_content(plans), "dataset_json": json_content(dataset_json)}
     kept = {name: told[name] for name in ("trainer_name", "inference_allowed_mirroring_axes")}
     torch.save({"network_weights": whole, "init_args": arguments, **kept}, path)
 

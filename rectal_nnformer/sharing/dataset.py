@@ -32,11 +32,8 @@ from rectal_nnformer.utils.json_records import R, json_content, json_text, load_
 
 OUR_FILES = ("rectal_fingerprint.json", "rectal_intensity_window.json")
 FILES: dict[str, type[BaseModel]] = dict.fromkeys(OUR_FILES, schema.Measurements)
-FILES |= {
-    DATASET_JSON: schema.DatasetJson,
-    SPLITS_FINAL: schema.SplitsJson,
-    DATASET_FINGERPRINT: schema.FingerprintJson,
-}
+FILES |= {DATASET_JSON: schema.DatasetJson, DATASET_FINGERPRINT: schema.FingerprintJson}
+FILES |= {SPLITS_FINAL: schema.SplitsJson}
 """What is in the folder of a dataset beside plans, data and ground truth."""
 MAX_PLANS_BYTES = 2 << 20
 """Of all plans together, which take 10 to 20 KB each."""
@@ -103,9 +100,6 @@ def export_dataset(
         folds: Numbers of the folds that travel, with their training and validation cases alone. They keep their
             numbers; the others become empty, so that training one of them fails. None: all cases and folds.
 
-    Returns:
-        The path of the file.
-
     Raises:
         RectalError: There is no such dataset or fold; a case lacks a file or a file cannot be read; a case name is left
             that cannot be replaced.
@@ -122,7 +116,11 @@ def export_dataset(
         _add_cases(export, folder, data_folders, cases, records)
         if with_ground_truth:
             _add_references(export, folder, cases)
-        _note_absent(export, folder)
+        # Files of the folder that stay at home are counted: unknown names could tell something themselves.
+        sent = {Path(name).parts[0] for name in bundle.files}
+        for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
+            told = name if name in (PATIENTS_FILE, GT_SEGMENTATIONS) else "files and folders of other names"
+            export.removed["records of raw files" if name.endswith("_source.json") else told] += 1
         if pseudonymize:
             print(f"The key of the pseudonyms stays here: {write_key(folder, names)}")
         bundle.finish(
@@ -139,15 +137,9 @@ def export_dataset(
 
 
 def import_dataset(path: str | Path) -> Path:
-    """Put a bundle written by `export_dataset` into nnUNet_preprocessed, under the id and name it had.
+    """Put a bundle of `export_dataset` into nnUNet_preprocessed, under the id and name it had; return its folder.
 
     nnU-Net's files are written anew, beside their place, from what was checked, and moved there in one step.
-
-    Args:
-        path: The bundle.
-
-    Returns:
-        The folder of the preprocessed dataset.
 
     Raises:
         RectalError: The file is no dataset bundle, damaged, or holds anything that a dataset does not; the dataset is
@@ -261,14 +253,6 @@ def _add_references(export: Export, folder: Path, cases: Sequence[str]) -> None:
         name = f"{GT_SEGMENTATIONS}/{export.renamer[case]}"
         export.bundle.add(f"{name}.safetensors", save(mask))
         export.bundle.add(f"{name}.json", json_text(grid))
-
-
-def _note_absent(export: Export, folder: Path) -> None:
-    """Note files of the dataset's folder that stay at home; unknown names could tell something themselves."""
-    sent = {Path(name).parts[0] for name in export.bundle.files}
-    for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
-        told = name if name in (PATIENTS_FILE, GT_SEGMENTATIONS) else "files and folders of other names"
-        export.removed["records of raw files" if name.endswith("_source.json") else told] += 1
 
 
 def _write_dataset(bundle: BundleReader, folder: Path) -> None:

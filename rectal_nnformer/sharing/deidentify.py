@@ -7,6 +7,7 @@ import re
 import secrets
 import socket
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ class Traces:
     def __init__(self) -> None:
         host = socket.gethostname()
         folders = [str(Path.home()), *folder_variables().values()]
-        names = {*_users(), host, host.partition(".")[0]} - {"localhost", *PLAN_WORDS}
+        names = {os.environ.get(name, "") for name in ("LOGNAME", "USER", "USERNAME", "SUDO_USER")}
+        with suppress(OSError, KeyError, ImportError):
+            names.add(getpass.getuser())
+        names = (names | {host, host.partition(".")[0]}) - {"localhost", *PLAN_WORDS}
         self._folders = [folder for folder in folders if len(folder) > 2]
         self._names = whole_names(name for name in names if len(name) > 1)
 
@@ -40,14 +44,6 @@ class Traces:
         """Whether a text holds a path, or the name of user or host."""
         named = self._names is not None and self._names.search(text)
         return bool(named or _PATH.search(text)) or any(folder in text for folder in self._folders)
-
-
-def _users() -> set[str]:
-    names = {os.environ.get(name, "") for name in ("LOGNAME", "USER", "USERNAME", "SUDO_USER")}
-    try:
-        return names | {getpass.getuser()}
-    except (OSError, KeyError, ImportError):
-        return names
 
 
 def whole_names(names: Iterable[str]) -> re.Pattern[str] | None:
@@ -118,23 +114,16 @@ def scrubbed(content: Any, renamer: Renamer, traces: Traces, removed: set[str]) 
         # The old order would tell how the old names were ordered.
         return dict(sorted(kept.items())) if kept.keys() - content.keys() else kept
     if isinstance(content, list):
-        kept_values = [value for value in content if not _is_about(value, renamer.absent)]
+        # Entries that are cases, and records of cases.
+        named = [(value, value.get("case") if isinstance(value, Mapping) else value) for value in content]
+        kept_values = [value for value, name in named if not (isinstance(name, str) and name in renamer.absent)]
         return [scrubbed(value, renamer, traces, removed) for value in kept_values]
     if isinstance(content, str):
-        if renamer.names_absent(content):
-            removed.add("texts about cases that do not travel")
-            return ""
-        if traces.in_text(content):
-            removed.add("texts with a path, user or host name")
-            return ""
-        return renamer.text(content)
+        if not (absent := renamer.names_absent(content)) and not traces.in_text(content):
+            return renamer.text(content)
+        removed.add(f"texts {'about cases that do not travel' if absent else 'with a path, user or host name'}")
+        return ""
     return content
-
-
-def _is_about(value: Any, cases: Collection[str]) -> bool:
-    """Whether an entry of a list is one of some cases, or a record of one."""
-    name = value.get("case") if isinstance(value, Mapping) else value
-    return isinstance(name, str) and name in cases
 
 
 def pseudonyms(folder: Path, cases: Collection[str]) -> dict[str, str]:

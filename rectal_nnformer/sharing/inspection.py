@@ -40,7 +40,13 @@ def _describe(path: Path) -> list[str]:
     if start.startswith(b"PK"):
         return _describe_zip(path)
     if start.startswith(b"\x9e\xa8b2frame\0"):
-        return [_describe_array(start)]
+        # Read by hand, since `blosc2.open` of earlier releases opens sources and evaluates expressions that a file
+        # names; nothing is decompressed.
+        at = start.find(b"b2nd", 80) + 17
+        if at < 80 or len(start) < at + 40:
+            return ["a Blosc2 file that is no array of nnU-Net's"]
+        shape = " x ".join(map(str, struct.unpack(">xqxqxqxq", start[at + 4 : at + 40])))
+        return [f"a preprocessed array of nnU-Net, by its header: {shape}. Import bundles, not arrays."]
     if start[:1] == b"\x80" and path.suffix in (".pt", ".pth", ".ckpt"):
         return _describe_checkpoint(path)
     if start[:1] == b"\x80" or path.suffix in (".pkl", ".pickle"):
@@ -111,18 +117,6 @@ def _describe_checkpoint(path: Path) -> list[str]:
     from rectal_nnformer.networks.checkpoint_description import describe_checkpoint
 
     return describe_checkpoint(path)
-
-
-def _describe_array(start: bytes) -> str:
-    """Return the shape in the header of a Blosc2 file; nothing is decompressed.
-
-    Read by hand, since `blosc2.open` of earlier releases opens sources and evaluates expressions that a file names.
-    """
-    at = start.find(b"b2nd", 80) + 17
-    if at < 80 or len(start) < at + 40:
-        return "a Blosc2 file that is no array of nnU-Net's"
-    shape = struct.unpack(">xqxqxqxq", start[at + 4 : at + 40])
-    return f"a preprocessed array of nnU-Net, by its header: {' x '.join(map(str, shape))}. Import bundles, not arrays."
 
 
 def _describe_pickle(path: Path) -> list[str]:

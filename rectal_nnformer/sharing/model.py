@@ -40,11 +40,8 @@ from rectal_nnformer.utils.json_records import Record, json_text, load_json_file
 from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 
 CHECKPOINT = CHECKPOINT_FINAL.removesuffix(".pth")
-TEXTS: dict[str, type[BaseModel]] = {
-    DATASET_JSON: DatasetJson,
-    PLANS_JSON: PlansJson,
-    DATASET_FINGERPRINT: FingerprintJson,
-}
+TEXTS: dict[str, type[BaseModel]] = {DATASET_JSON: DatasetJson, PLANS_JSON: PlansJson}
+TEXTS |= {DATASET_FINGERPRINT: FingerprintJson}
 
 T = TypeVar("T")
 Means: TypeAlias = dict[Text, Number | list[Number | None] | None]
@@ -100,9 +97,6 @@ def export_model(
         folds: Numbers of the folds, or "all"; None takes those that are finished.
         pseudonymize: Give cases in the results the names that `export_dataset` gives them.
 
-    Returns:
-        The path of the file.
-
     Raises:
         RectalError: There is no such model or fold, or a file of it cannot be read.
     """
@@ -119,9 +113,6 @@ def import_model(path: str | Path) -> list[Path]:
 
     Every file is written anew, beside its place, from what was checked. Of nnU-Net's zip all models are taken, and
     what is neither plans, dataset.json, fingerprint, checkpoint nor result of a fold is left out.
-
-    Args:
-        path: Written by `export_model`, or by nnUNetv2_export_model_to_zip.
 
     Returns:
         The folders of the models; a bundle holds one.
@@ -186,12 +177,10 @@ def _add_fold(export: Export, fold: FoldFolder, plans: PlansJson, scratch: Path)
 
 def _check_names(checkpoint: Checkpoint, plans: PlansJson, model: str, fold: str) -> None:
     """Refuse a checkpoint of another model, fold or configuration than its folder tells."""
-    told = (
-        f"{checkpoint.trainer_name}__{plans.plans_name}__{checkpoint.configuration}",
-        FOLD_PREFIX + str(checkpoint.fold),
-    )
-    if told != (model, fold) or checkpoint.configuration not in plans.configurations:
-        raise RectalError(f"The checkpoint in {fold} of {model} is of {told[1]} of {told[0]}, or of no configuration.")
+    name = f"{checkpoint.trainer_name}__{plans.plans_name}__{checkpoint.configuration}"
+    told = f"{FOLD_PREFIX}{checkpoint.fold}"
+    if (name, told) != (model, fold) or checkpoint.configuration not in plans.configurations:
+        raise RectalError(f"The checkpoint in {fold} of {model} is of {told} of {name}, or of no configuration.")
 
 
 def _case_names(model: ModelFolder, pseudonymize: bool) -> dict[str, str]:
