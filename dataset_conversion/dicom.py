@@ -3,14 +3,19 @@
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rectal_nnformer.dataset_conversion.dicom_series import DicomSeries, Findings, find_series
 from rectal_nnformer.dataset_conversion.images import ImageFile, list_images, stem
-from rectal_nnformer.dataset_conversion.raw_dataset import Case, Target, convert_cases, dataset_folder
+from rectal_nnformer.dataset_conversion.raw_dataset import Case, convert_cases
+from rectal_nnformer.dataset_conversion.target import Options, Target, dataset_folder
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.utils.text import plural
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11
 
 
 def convert_dicom(
@@ -20,11 +25,9 @@ def convert_dicom(
     name: str,
     *,
     raw: Path | None = None,
-    patients: Path | None = None,
-    split_by_case: bool = False,
     planes: Sequence[str] = ("axial",),
     description: str | None = None,
-    workers: int = 1,
+    **options: "Unpack[Options]",
 ) -> Path:
     """Convert all DICOM series under a folder, and a folder of masks, to `DatasetXXX_Name`; return that folder.
 
@@ -35,35 +38,39 @@ def convert_dicom(
         dataset_id: 1 to 999.
         name: Name of the dataset, without number.
         raw: Where to write it; default is where the variable nnUNet_raw points.
-        patients: CSV file with the columns case and patient; default is the PatientID of the DICOM headers.
-        split_by_case: Allow scans of one patient in different folds.
         planes: Which acquisition planes to take: axial, sagittal, coronal.
         description: Take only series whose SeriesDescription matches this regular expression, in any case.
-        workers: Number of (spawned) processes.
+        **options: See `Options`. Without a list of patients the PatientID of the DICOM headers tells them.
 
     Raises:
         RectalError: Anything that cannot be right, for all series at once; nothing is written then.
     """
-    folder = dataset_folder(dataset_id, name, raw, masks is not None)
+    target = Target(dataset_folder(dataset_id, name, raw, masks is not None), masks is not None, **options)
     findings = find_series(series, planes, description)
     _print_ignored(findings)
-    problems = _errors_of(findings)
+    problems: defaultdict[str, list[str]] = defaultdict(list)
+    for path in findings.unreadable:
+        problems[str(path)].append("cannot be read as DICOM; copy it again, or take it away")
+    for uid, (folder, reason) in findings.broken.items():
+        problems[_place(uid, folder)].append(reason)
     if not findings.series and not problems:
         ignored = f"{len(findings.ignored)} ignored, as listed above" if findings.ignored else "no DICOM image at all"
         raise RectalError(f"No series to convert under {series}: {ignored}.")
     names = case_names(findings.series)
     files = [] if masks is None else list_images(masks)
-    mask_files = {} if masks is None else _match(names, findings, files, problems)
-    unmatched = _unmatched_masks(names, findings, files)
+    # The series that a mask of each name is for: by SeriesInstanceUID, case and folder.
+    uids: defaultdict[str, set[str]] = defaultdict(set)
+    for s in findings.series:
+        for key in (s.uid, names[s.uid], s.folder.resolve().name):
+            uids[key].add(s.uid)
+    mask_files = {} if masks is None else _match(names, findings, uids, files, problems)
+    unmatched = _unmatched_masks(uids, findings, files)
     cases = [
         Case(names[s.uid], s, ImageFile(mask_files[s.uid]) if s.uid in mask_files else None, s.patient)
         for s in sorted(findings.series, key=lambda s: names[s.uid])
     ]
-    _print_renamed(names, findings.series)
-    _warn_about_names(names, findings.series)
-    return convert_cases(
-        cases, problems, Target(folder, masks is not None, patients, split_by_case, workers), unmatched
-    )
+    _comment_on_names(names, findings.series)
+    return convert_cases(cases, problems, target, unmatched)
 
 
 def case_names(series: Sequence[DicomSeries]) -> dict[str, str]:
@@ -80,20 +87,14 @@ def case_names(series: Sequence[DicomSeries]) -> dict[str, str]:
     }
 
 
-def _errors_of(findings: Findings) -> defaultdict[str, list[str]]:
-    problems: defaultdict[str, list[str]] = defaultdict(list)
-    for path in findings.unreadable:
-        problems[str(path)].append("cannot be read as DICOM; copy it again, or take it away")
-    for uid, (folder, reason) in findings.broken.items():
-        problems[_place(uid, folder)].append(reason)
-    return problems
-
-
 def _match(
-    names: Mapping[str, str], findings: Findings, files: Sequence[Path], problems: defaultdict[str, list[str]]
+    names: Mapping[str, str],
+    findings: Findings,
+    uids: Mapping[str, set[str]],
+    files: Sequence[Path],
+    problems: defaultdict[str, list[str]],
 ) -> dict[str, Path]:
     """Return the mask of each SeriesInstanceUID; missing partners are added to `problems`."""
-    uids = _uids_by_name(names, findings)
     masks: dict[str, Path] = {}
     for path in files:
         key = stem(path)
@@ -114,9 +115,8 @@ def _match(
     return masks
 
 
-def _unmatched_masks(names: Mapping[str, str], findings: Findings, files: Sequence[Path]) -> dict[str, list[str]]:
+def _unmatched_masks(uids: Collection[str], findings: Findings, files: Sequence[Path]) -> dict[str, list[str]]:
     """Return the masks that fit no series, by the reason; masks of broken series are not listed."""
-    uids = _uids_by_name(names, findings)
     unmatched: defaultdict[str, list[str]] = defaultdict(list)
     for path in files:
         key = stem(path)
@@ -126,15 +126,6 @@ def _unmatched_masks(names: Mapping[str, str], findings: Findings, files: Sequen
         why = f"its series was ignored: {ignored}" if ignored else "no series folder or SeriesInstanceUID of this name"
         unmatched[f"no series for this mask: {why}"].append(path.name)
     return unmatched
-
-
-def _uids_by_name(names: Mapping[str, str], findings: Findings) -> defaultdict[str, set[str]]:
-    """Return the series that a mask of each name is for: by SeriesInstanceUID, case and folder."""
-    uids: defaultdict[str, set[str]] = defaultdict(set)
-    for s in findings.series:
-        for key in (s.uid, names[s.uid], s.folder.resolve().name):
-            uids[key].add(s.uid)
-    return uids
 
 
 def _named(key: str, series: Mapping[str, tuple[Path, str]]) -> str:
@@ -149,11 +140,26 @@ def _print_ignored(findings: Findings) -> None:
         print(f"Ignored, not DICOM images: {plural(len(findings.others), 'file')}, such as {findings.others[0]}")
 
 
-def _print_renamed(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:
-    """Say which series a case is, where its name is not the folder's; it is written nowhere, since paths tell names."""
+def _comment_on_names(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:
+    """Say which series a case is, where its name is not the folder's, and which names may tell a patient's.
+
+    It is written nowhere, since paths tell names.
+    """
+    telling = []
     for s in sorted(series, key=lambda s: names[s.uid]):
-        if names[s.uid] != s.folder.resolve().name:
-            print(f"Case {names[s.uid]}: {_place(s.uid, s.folder)}")
+        name = names[s.uid]
+        if name != s.folder.resolve().name:
+            print(f"Case {name}: {_place(s.uid, s.folder)}")
+        # One or two letters are in many a name by chance. Case names hold ASCII letters alone.
+        words = [_plain(s.patient), *re.findall("[A-Za-z]+", s.patient_name)]
+        if any(word.lower() in name.lower() for word in words if len(word) > 2):
+            telling.append(name)
+    if telling:
+        print(
+            f"Note: {plural(len(telling), 'case name')}, taken from folder names, with the DICOM PatientID or part of "
+            f"the PatientName in it, such as {telling[0]}. If that identifies anyone, rename the folders and convert "
+            "again."
+        )
 
 
 def _plain(text: str) -> str:
@@ -163,19 +169,3 @@ def _plain(text: str) -> str:
 
 def _place(uid: str, folder: Path) -> str:
     return f"{folder} (series {uid})" if uid else f"{folder} (no SeriesInstanceUID)"
-
-
-def _warn_about_names(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:
-    telling = sorted(names[s.uid] for s in series if any(w in names[s.uid].lower() for w in _identifying_words(s)))
-    if telling:
-        print(
-            f"Note: {plural(len(telling), 'case name')}, taken from folder names, with the DICOM PatientID or part of "
-            f"the PatientName in it, such as {telling[0]}. If that identifies anyone, rename the folders and convert "
-            "again."
-        )
-
-
-def _identifying_words(series: DicomSeries) -> list[str]:
-    # One or two letters are in many a name by chance. Case names hold ASCII letters alone.
-    words = [_plain(series.patient), *re.findall("[A-Za-z]+", series.patient_name)]
-    return [word.lower() for word in words if len(word) > 2]

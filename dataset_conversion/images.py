@@ -1,6 +1,5 @@
 """List, read and write image files."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,7 +56,8 @@ def list_images(folder: Path) -> list[Path]:
     images = [entry for entry in entries if _called_image(entry)]
     if not images:
         raise RectalError(f"{folder} holds no image file ({' '.join(IMAGE_SUFFIXES)}) directly in it.")
-    _print_skipped(folder, [f"{e.name}/" if e.is_dir() else e.name for e in entries if not _called_image(e)])
+    if skipped := [f"{e.name}/" if e.is_dir() else e.name for e in entries if not _called_image(e)]:
+        print(f"Left aside in {folder}, not one of {' '.join(IMAGE_SUFFIXES)}: {some(skipped)}")
     return images
 
 
@@ -84,7 +84,10 @@ def write_image(image: sitk.Image, path: Path) -> None:
     Only voxels and geometry are written. SimpleITK carries free-text header fields from file to file otherwise, and
     these may name a patient.
     """
-    _write_array(_compact(sitk.GetArrayViewFromImage(image)), image, path)
+    array, limits = sitk.GetArrayViewFromImage(image), np.iinfo(np.int16)
+    fits = array.min() >= limits.min and array.max() <= limits.max
+    whole = np.issubdtype(array.dtype, np.integer) or np.array_equal(array, np.rint(array))
+    _write_array(array.astype(np.int16 if fits and whole else np.float32), image, path)
 
 
 def write_mask(mask: sitk.Image, path: Path) -> None:
@@ -104,19 +107,7 @@ def _called_image(path: Path) -> bool:
     return path.name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _print_skipped(folder: Path, names: Sequence[str]) -> None:
-    if names:
-        print(f"Left aside in {folder}, not one of {' '.join(IMAGE_SUFFIXES)}: {some(names)}")
-
-
 def _write_array(array: NDArray[Any], geometry: sitk.Image, path: Path) -> None:
     output = sitk.GetImageFromArray(array)
     output.CopyInformation(geometry)
     sitk.WriteImage(output, str(path), True)
-
-
-def _compact(array: NDArray[Any]) -> NDArray[Any]:
-    limits = np.iinfo(np.int16)
-    fits = array.min() >= limits.min and array.max() <= limits.max
-    whole = np.issubdtype(array.dtype, np.integer) or np.array_equal(array, np.rint(array))
-    return array.astype(np.int16 if fits and whole else np.float32)

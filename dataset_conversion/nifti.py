@@ -2,14 +2,19 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rectal_nnformer.dataset_conversion.images import ImageFile, lacks_orientation, list_images, stem
-from rectal_nnformer.dataset_conversion.raw_dataset import Case, Target, convert_cases, dataset_folder
+from rectal_nnformer.dataset_conversion.raw_dataset import Case, convert_cases
+from rectal_nnformer.dataset_conversion.target import Options, Target, dataset_folder
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.utils.text import plural
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11
 
 
 def convert_nifti(
@@ -19,10 +24,8 @@ def convert_nifti(
     name: str,
     *,
     raw: Path | None = None,
-    patients: Path | None = None,
-    split_by_case: bool = False,
-    workers: int = 1,
     prepared: bool = False,
+    **options: "Unpack[Options]",
 ) -> Path:
     """Convert a folder of images, and one of masks, to `DatasetXXX_Name`; return that folder.
 
@@ -34,16 +37,15 @@ def convert_nifti(
         dataset_id: 1 to 999.
         name: Name of the dataset, without number.
         raw: Where to write it; default is where the variable nnUNet_raw points.
-        patients: CSV file with the columns case and patient; default is every case a patient of its own.
-        split_by_case: Allow scans of one patient in different folds.
-        workers: Number of (spawned) processes.
         prepared: The images were scaled to [0, 800] beforehand; nnU-Net leaves them alone. Their zeros are lifted to
             0.001, since an exact 0 is padding.
+        **options: See `Options`. Without a list of patients every case is a patient of its own.
 
     Raises:
         RectalError: Anything that cannot be right, for all cases at once; nothing is written then.
     """
     folder = dataset_folder(dataset_id, name, raw, masks is not None)
+    target = Target(folder, masks is not None, prepared, **options)
     problems: defaultdict[str, list[str]] = defaultdict(list)
     if masks is not None and images.exists() and masks.exists() and images.samefile(masks):
         raise RectalError(f"--images and --masks are the same folder, {images}: keep masks in a folder of their own.")
@@ -51,13 +53,21 @@ def convert_nifti(
     mask_files = {} if masks is None else _by_case(list_images(masks), stem, problems)
     image_files = _by_case(files, partial(_image_case, masks=mask_files), problems)
     if masks is not None:
-        _match(image_files, mask_files, problems)
-    _warn_about_orientation(image_files)
+        for case in image_files.keys() - mask_files.keys():
+            problems[case].append(f"no mask {case}.nii.gz for {image_files[case].name}")
+        for case in mask_files.keys() - image_files.keys():
+            problems[case].append(f"no image for mask {mask_files[case].name}")
+    if unclear := [case for case, path in image_files.items() if lacks_orientation(path)]:
+        print(
+            f"Note: the header of {plural(len(unclear), 'image')} does not tell the orientation (neither qform nor "
+            f"sform): {', '.join(unclear)}. Axes are taken to point to left, posterior and superior. Pretrained "
+            "weights know directions: make sure on the contact sheet, or export these again."
+        )
     cases = [
         Case(case, ImageFile(path), ImageFile(mask_files[case]) if case in mask_files else None, case)
         for case, path in image_files.items()
     ]
-    return convert_cases(cases, problems, Target(folder, masks is not None, patients, split_by_case, workers, prepared))
+    return convert_cases(cases, problems, target)
 
 
 def _image_case(path: Path, masks: Collection[str]) -> str:
@@ -98,20 +108,3 @@ def _by_case(
             problems[case].append(f"{cases[case].name} and {path.name} are the same case; take one away")
         cases.setdefault(case, path)
     return cases
-
-
-def _match(images: Mapping[str, Path], masks: Mapping[str, Path], problems: defaultdict[str, list[str]]) -> None:
-    for case in images.keys() - masks.keys():
-        problems[case].append(f"no mask {case}.nii.gz for {images[case].name}")
-    for case in masks.keys() - images.keys():
-        problems[case].append(f"no image for mask {masks[case].name}")
-
-
-def _warn_about_orientation(images: Mapping[str, Path]) -> None:
-    cases = [case for case, path in images.items() if lacks_orientation(path)]
-    if cases:
-        print(
-            f"Note: the header of {plural(len(cases), 'image')} does not tell the orientation (neither qform nor "
-            f"sform): {', '.join(cases)}. Axes are taken to point to left, posterior and superior. Pretrained weights "
-            "know directions: make sure on the contact sheet, or export these again."
-        )

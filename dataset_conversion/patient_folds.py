@@ -1,13 +1,12 @@
 """Make five folds that keep all scans of a patient together."""
 
-import csv
-import io
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.utils.files import csv_text
 from rectal_nnformer.utils.text import plural
 
 NUM_FOLDS = 5
@@ -17,11 +16,7 @@ SEED = 12345
 
 def patient_list(patients: Mapping[str, str]) -> str:
     """Return the CSV text from which `patients.read_patient_list` reads these patients."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("case", "patient"))
-    writer.writerows(patients.items())
-    return text.getvalue()
+    return csv_text(("case", "patient"), [{"case": case, "patient": patient} for case, patient in patients.items()])
 
 
 def patient_problems(cases: Iterable[str], patients: Mapping[str, str], path: Path) -> dict[str, str]:

@@ -1,16 +1,20 @@
 """Validate images and masks."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import SimpleITK as sitk
 
-from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prescaled import PREPARED_WINDOW, within_window
 from rectal_nnformer.imaging.reading import by, grid_differences
 from rectal_nnformer.utils.text import plural
 
+if TYPE_CHECKING:
+    from rectal_nnformer.dataset_conversion.raw_dataset import Case
 
-def case_problems(image: ImageSource, mask: ImageFile | None, prepared: bool = False) -> list[str]:
+
+def case_problems(case: "Case", prepared: bool = False) -> list[str]:
     """Read an image and its mask, if there is one, and return what is wrong with them; empty if nothing is.
 
     `prepared` asks for intensities that were scaled to 0 to 800 beforehand.
@@ -18,14 +22,14 @@ def case_problems(image: ImageSource, mask: ImageFile | None, prepared: bool = F
     problems = []
     volume = outline = None
     try:
-        volume = image.read()
+        volume = case.image.read()
         problems += image_problems(volume) or (prepared_problems(volume) if prepared else [])
     except RectalError as error:
         problems.append(str(error))
-    if mask is None:
+    if case.mask is None:
         return problems
     try:
-        outline = mask.read()
+        outline = case.mask.read()
         problems += mask_problems(outline)
     except RectalError as error:
         problems.append(str(error))

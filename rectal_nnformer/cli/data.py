@@ -23,9 +23,11 @@ def convert(arguments: argparse.Namespace) -> None:
         check_folder(folder)
     if arguments.patients:
         preflight.check_file(arguments.patients)
-    nnunet_folder("nnUNet_raw")
+    from rectal_nnformer.dataset_conversion.target import Options, dataset_folder
+
+    dataset_folder(arguments.d, arguments.name, None, arguments.masks is not None)
     where = source, arguments.masks, arguments.d, arguments.name
-    common = {
+    common: Options = {
         "patients": arguments.patients,
         "split_by_case": arguments.split_by_case,
         "workers": arguments.np,

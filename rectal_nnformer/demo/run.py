@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import folder_variables
+from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.preflight import check_device, check_new_folder
 from rectal_nnformer.utils.files import write_text
 
@@ -68,7 +69,9 @@ def run_demo(demo: Demo) -> Path:
     _step(2, "Converting it to an nnU-Net dataset", lambda: _convert(demo, split_by_case))
     _step(3, "Planning and preprocessing", lambda: _plan(demo.output / PLANNING_LOG))
     model_folder, summary = _step(4, "Training and validating five folds", lambda: _train(demo))
-    report = _report(demo, model_folder)
+    from rectal_nnformer.reporting.writing import REPORT_FILE, try_report
+
+    report = try_report(model_folder, demo.output / REPORT_FILE)
     guide = _guide(demo, model_folder, summary.picture_note)
     write_text(demo.output / GUIDE_FILE, f"What the demo left here, in the order to look at it:\n{guide}\n")
     print(_conclusion(demo, summary, split_by_case, report, guide, time.monotonic() - start))
@@ -158,7 +161,7 @@ def _outlined_scans(dicom: Path, rectum: Path) -> dict[str, "sitk.Image"]:
 def _convert(demo: Demo, split_by_case: bool) -> None:
     from rectal_nnformer.dataset_conversion.nifti import convert_nifti
 
-    patients = demo.cohort / "patients.csv"
+    patients = demo.cohort / PATIENTS_FILE
     convert_nifti(
         demo.cohort / "images",
         demo.cohort / "masks",
@@ -192,13 +195,6 @@ def _train(demo: Demo) -> tuple[Path, "CrossvalSummary"]:
         device=demo.device,
         gpus=[None] * at_a_time,
     )
-
-
-def _report(demo: Demo, model_folder: Path) -> str:
-    """Write the report to the top of the output folder and return where it is, or why there is none."""
-    from rectal_nnformer.reporting.writing import REPORT_FILE, try_report
-
-    return try_report(model_folder, demo.output / REPORT_FILE)
 
 
 def _guide(demo: Demo, model_folder: Path, picture_note: str) -> str:

@@ -1,6 +1,5 @@
 """Writing cohorts of cases with tumours to a folder, as plain NIfTI images and masks."""
 
-import csv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -10,13 +9,15 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from rectal_nnformer.dataset_conversion.patient_folds import patient_list
 from rectal_nnformer.demo.cohort.fields import Mask
 from rectal_nnformer.demo.cohort.implant import implant_tumors
 from rectal_nnformer.demo.cohort.phantom import synthesize_case
 from rectal_nnformer.demo.cohort.rectum_outline import outline_mask, read_rectum_outlines
 from rectal_nnformer.demo.cohort.tumors import Case
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.utils.files import staged_folder
+from rectal_nnformer.nnunet.patients import PATIENTS_FILE
+from rectal_nnformer.utils.files import staged_folder, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
 
 # Apart from each other, so that a phantom and an implanted case of one seed and number share nothing.
@@ -38,8 +39,7 @@ def write_synthetic_cohort(folder: Path, num_cases: int = 20, seed: int = 0, num
     Raises:
         RectalError: The folder is not empty, or a number is out of range.
     """
-    _check_numbers(num_cases, seed)
-    with _cohort_folder(folder) as staged:
+    with _cohort_folder(folder, num_cases, seed) as staged:
         write = partial(_write_synthetic_case, staged, seed)
         map_with_progress(write, range(num_cases), num_workers, "Synthetic cases")
 
@@ -66,17 +66,14 @@ def write_implanted_cohort(
         RectalError: The folder is not empty, a number is out of range, the file cannot be read, or no series has an
             outline.
     """
-    _check_numbers(num_cases, seed)
     rectums = _outlined_rectums(series, rectum_file)
     names = sorted(rectums)
-    with _cohort_folder(folder) as staged, (staged / "patients.csv").open("w", newline="", encoding="utf-8") as table:
-        writer = csv.writer(table)
-        writer.writerow(("case", "patient"))
-        for number in tqdm(range(num_cases), desc="Implanted cases", unit="case"):
-            name, case_name = names[number % len(names)], f"implanted_{number:03d}"
+    patients = {f"implanted_{number:03d}": names[number % len(names)] for number in range(num_cases)}
+    with _cohort_folder(folder, num_cases, seed) as staged:
+        for number, (case, name) in enumerate(tqdm(patients.items(), desc="Implanted cases", unit="case")):
             rng = np.random.default_rng((_IMPLANTED_STREAM, seed, number))
-            _write_case(staged, case_name, implant_tumors(series[name], rectums[name], rng))
-            writer.writerow((case_name, name))
+            _write_case(staged, case, implant_tumors(series[name], rectums[name], rng))
+        write_text(staged / PATIENTS_FILE, patient_list(patients))
     return names
 
 
@@ -107,18 +104,15 @@ def _write_case(folder: Path, name: str, case: Case) -> None:
 
 
 @contextmanager
-def _cohort_folder(folder: Path) -> Iterator[Path]:
-    """Yield a staged folder with the two subfolders of a cohort."""
+def _cohort_folder(folder: Path, num_cases: int, seed: int) -> Iterator[Path]:
+    """Yield a staged folder with the two subfolders of a cohort, if that can be made."""
+    if num_cases < 1:
+        raise RectalError(f"A cohort needs at least one case, not {num_cases}")
+    if seed < 0:
+        raise RectalError(f"The seed is {seed}; it must not be negative")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RectalError(f"The cohort folder {folder} is not an empty folder. Name a new one or empty it.")
     with staged_folder(folder) as staged:
         (staged / "images").mkdir()
         (staged / "masks").mkdir()
         yield staged
-
-
-def _check_numbers(num_cases: int, seed: int) -> None:
-    if num_cases < 1:
-        raise RectalError(f"A cohort needs at least one case, not {num_cases}")
-    if seed < 0:
-        raise RectalError(f"The seed is {seed}; it must not be negative")

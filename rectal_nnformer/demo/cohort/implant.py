@@ -46,11 +46,17 @@ def implant_tumors(
     muscle, fat = _tissue_levels(scan, rectum_mask, spacing)
     tumors = place_tumors(rectum_mask, spacing, rng, num_tumors)
     detail = _fine_detail(scan, rectum_mask, spacing)
+    # Their boundary is softened in the slice and ends within `REACH_MM`.
+    sigma = (0, BLUR_MM / spacing[1], BLUR_MM / spacing[2])
+    radius = [0, *(max(1, int(REACH_MM / 2 / size)) for size in spacing[1:])]
     mask = np.zeros(scan.shape, dtype=np.uint8)
     for tumor in tumors:
-        blend(scan, _blurred(tumor.share, spacing), tumor.signal(muscle, fat) + detail)
+        blend(scan, gaussian_filter(tumor.share, sigma, radius=radius), tumor.signal(muscle, fat) + detail)
         mask[tumor.mask] = 1
-    return Case(_like(image, _cast(scan, original.dtype)), _like(image, mask), tumors)
+    if np.issubdtype(original.dtype, np.integer):
+        limits = np.iinfo(original.dtype)
+        scan = np.clip(np.rint(scan), limits.min, limits.max)
+    return Case(_like(image, scan.astype(original.dtype)), _like(image, mask), tumors)
 
 
 def _tissue_levels(scan: Field, rectum: Mask, spacing: tuple[float, ...]) -> tuple[float, float]:
@@ -72,20 +78,6 @@ def _fine_detail(scan: Field, rectum: Mask, spacing: tuple[float, ...]) -> Field
     values = detail[rectum]
     limit = 2.5 * 1.4826 * float(np.median(np.abs(values - np.median(values))))
     return np.clip(detail, -limit, limit)
-
-
-def _blurred(share: Field, spacing: tuple[float, ...]) -> Field:
-    """Soften a tumour's boundary in the slice and end it within `REACH_MM`."""
-    sigma = (0, BLUR_MM / spacing[1], BLUR_MM / spacing[2])
-    return gaussian_filter(share, sigma, radius=[0, *(max(1, int(REACH_MM / 2 / s)) for s in spacing[1:])])
-
-
-def _cast(scan: Field, dtype: np.dtype) -> NDArray:
-    """Return to the pixel type of the scan, rounded and kept within its range."""
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        return np.clip(np.rint(scan), limits.min, limits.max).astype(dtype)
-    return scan.astype(dtype)
 
 
 def _like(image: sitk.Image, array: NDArray) -> sitk.Image:

@@ -6,7 +6,6 @@ Positions and radii are voxel indices and counts of the volume as SimpleITK read
 slice index from 0. Text values, such as a `note`, are ignored.
 """
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
@@ -17,6 +16,7 @@ import numpy as np
 
 from rectal_nnformer.demo.cohort.fields import Mask
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.utils.files import read_json
 
 _FORMAT = '{"z": slice index, "center_xy": [x, y], "radii_xy": [x, y]}, in voxels'
 
@@ -37,12 +37,7 @@ def read_rectum_outlines(path: Path) -> dict[str, list[Ellipse]]:
         RectalError: The file is missing or is no JSON object, or an outline is incomplete; the message names the
             series folder and what is missing.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RectalError(f"Cannot read the rectum outlines in {path}: {error}. Expected a JSON file.") from error
-    if not isinstance(content, dict):
-        raise RectalError(f"{path}: expected a JSON object that maps series folders to lists of {_FORMAT}")
+    content = read_json(path, remedy=f"Give a JSON object that maps series folders to lists of {_FORMAT}.")
     return {name: _parse_series(name, value) for name, value in content.items() if not isinstance(value, str)}
 
 

@@ -119,11 +119,8 @@ def place_tumors(
     frame = _rectum_frame(rectum, spacing)
     occupied = np.zeros(frame.inside.shape, dtype=bool)
     tumors: list[Tumor] = []
-    for _ in range(wanted):
-        share_and_kind = _fit_tumor(frame, occupied, wanted, rng)
-        if share_and_kind is None:
-            break
-        share, kind = share_and_kind
+    while len(tumors) < wanted and (fitted := _fit_tumor(frame, occupied, wanted, rng)) is not None:
+        share, kind = fitted
         occupied |= share > 0.5
         tumors.append(_finish(share, kind, frame, rectum.shape, rng))
     if not tumors:
@@ -151,7 +148,11 @@ def _rectum_frame(rectum: Mask, spacing: Sequence[float]) -> _RectumFrame:
     inside = rectum[box]
     filled = inside[slices - first]
     repeat = np.clip(np.arange(last - first), slices[0] - first, slices[-1] - first) - (slices[0] - first)
-    depth = np.stack([_depth_in_slice(s, (dy, dx)) for s in filled])[repeat]
+    # In each slice the signed distance to the outer surface in mm, positive inside.
+    distances = [
+        distance_transform_edt(s, sampling=(dy, dx)) - distance_transform_edt(~s, sampling=(dy, dx)) for s in filled
+    ]
+    depth = np.stack([gaussian_filter(distance, 1.5) for distance in distances])[repeat]
     areas = filled.sum(axis=(1, 2))
     y, x = np.arange(inside.shape[1]) * dy, np.arange(inside.shape[2]) * dx
     center_y = gaussian_filter1d((filled.sum(axis=2) @ y) / areas, 1.0, mode="nearest")[repeat]
@@ -171,12 +172,6 @@ def _rectum_frame(rectum: Mask, spacing: Sequence[float]) -> _RectumFrame:
         span=(float(slices[0] - first) * dz, float(slices[-1] - first) * dz),
         radius=radius,
     )
-
-
-def _depth_in_slice(inside: Mask, spacing: tuple[float, float]) -> Field:
-    """Return the signed distance to the outer surface in mm, positive inside."""
-    depth = distance_transform_edt(inside, sampling=spacing) - distance_transform_edt(~inside, sampling=spacing)
-    return gaussian_filter(depth, 1.5)
 
 
 def _fit_tumor(
