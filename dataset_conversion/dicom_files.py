@@ -58,7 +58,12 @@ def read_slice(path: Path) -> Slice | None:
         return None
 
     def text(tag: str) -> str:
-        return _decoded(reader.GetMetaData(tag)).strip(" \0") if reader.HasMetaDataKey(tag) else ""
+        content = reader.GetMetaData(tag).encode("utf-8", "surrogateescape") if reader.HasMetaDataKey(tag) else b""
+        try:
+            decoded = content.decode("utf-8")
+        except UnicodeDecodeError:  # as Latin-1, the usual other one, it can be printed
+            decoded = content.decode("latin-1")
+        return decoded.strip(" \0")
 
     return Slice(
         path=path,
@@ -98,15 +103,6 @@ def files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         yield from (Path(root) / name for name in sorted(names) if not name.startswith("."))
-
-
-def _decoded(text: str) -> str:
-    """Return a header's text that was not UTF-8 as Latin-1, which is the usual other one; it can be printed then."""
-    content = text.encode("utf-8", "surrogateescape")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
 
 
 def _numbers(text: str, count: int) -> tuple[float, ...]:

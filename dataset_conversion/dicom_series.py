@@ -205,7 +205,14 @@ def _reason_to_ignore(slices: Sequence[Slice], planes: Sequence[str], descriptio
             f"{plural(len(wanted), 'MR slice')} without SeriesInstanceUID, such as {wanted[0].path.name}, so that it "
             "is unknown where they belong; export them again, or take them away"
         )
-    parallel = _most_parallel(wanted)
+    groups: list[list[Slice]] = []
+    for s in wanted:
+        group = next((g for g in groups if np.allclose(g[0].axes, s.axes, atol=1e-3)), None)
+        if group is None:
+            groups.append([s])
+        else:
+            group.append(s)
+    parallel = set(max(groups, key=lambda group: len(group)))
     if len(parallel) < MIN_SLICES:
         return f"{plural(len(parallel), 'slice')} of one wanted orientation, fewer than {MIN_SLICES}"
     odd = [s for s in slices if s not in parallel]
@@ -232,19 +239,6 @@ def _why_unwanted(s: Slice, planes: Sequence[str], description: str | None) -> s
         return "no slice position, orientation or pixel spacing"
     plane = plane_of(s.axes)
     return "" if plane in planes else f"{plane} plane (add --planes {plane} to take it)"
-
-
-def _most_parallel(slices: Sequence[Slice]) -> set[Slice]:
-    """Return the largest set of slices with one orientation."""
-    groups: list[list[Slice]] = []
-    for s in slices:
-        group = next((g for g in groups if np.allclose(g[0].axes, s.axes, atol=1e-3)), None)
-        if group is None:
-            groups.append([s])
-        else:
-            group.append(s)
-    largest = max(groups, key=len)
-    return set(largest)
 
 
 def _normal(axes: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -38,11 +38,8 @@ def pseudonyms(patients: Mapping[str, str]) -> dict[str, str]:
 def make_folds(groups: Mapping[str, str]) -> list[dict[str, list[str]]]:
     """Return five folds, `splits_final.json` of nnU-Net, with all cases of a group in one validation set.
 
-    Groups go, largest first and equal ones in seeded random order, to the fold with the fewest cases. The result
-    depends on which cases belong together alone, not on names of groups or their order.
-
-    Args:
-        groups: Group (patient) of each case; at least five groups.
+    Groups (patients), at least five, go, largest first and equal ones in seeded random order, to the fold with the
+    fewest cases. The result depends on which cases belong together alone, not on names of groups or their order.
     """
     members: dict[str, list[str]] = defaultdict(list)
     for case in sorted(groups):
@@ -57,10 +54,6 @@ def make_folds(groups: Mapping[str, str]) -> list[dict[str, list[str]]]:
 
 def folds_of(patients: Mapping[str, str], split_by_case: bool) -> list[dict[str, list[str]]]:
     """Return five folds by patient or, if asked, by case, and say what the latter means.
-
-    Args:
-        patients: Patient of each case.
-        split_by_case: Let scans of one patient lie in different folds.
 
     Raises:
         RectalError: Fewer patients than folds without `split_by_case`, or fewer cases than folds.

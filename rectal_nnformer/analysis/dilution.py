@@ -126,12 +126,8 @@ class TileMeter:
 def measure_dilution(network: PlannedNetwork, tiles: Iterable[Tile], device: torch.device) -> Blocks:
     """Run a network's encoder on tiles, one at a time, and return what each of its blocks did with their padding.
 
-    On a GPU it computes in nnU-Net's mixed precision. No attention is held but a part of one block's.
-
-    Args:
-        network: In evaluation mode, on `device`, not compiled.
-        tiles: At least one.
-        device: Where to compute.
+    On a GPU it computes in nnU-Net's mixed precision. No attention is held but a part of one block's. The network, not
+    compiled, is in evaluation mode on `device`; there must be a tile.
     """
     sums: list[Tensor] = []
     totals: dict[str, Any] = {}
@@ -162,13 +158,7 @@ def run_tile(network: PlannedNetwork, tile: Tile, device: torch.device) -> TileM
 
 @contextmanager
 def reading(network: SMIT | SwinUNETR, real: Tensor, tumor: Tensor) -> Iterator[TileMeter]:
-    """Read the attention of a network that runs within the `with` block.
-
-    Args:
-        network: The backbone itself.
-        real: Bool (1, 1, x, y, z), the voxels that are not padding.
-        tumor: Bool (1, 1, x, y, z).
-    """
+    """Read the attention of a backbone that runs within the `with` block, given (1, 1, x, y, z)."""
     x, y, z = real.shape[2:]
     meter = TileMeter(real[0, 0], tumor[0, 0], num_stages(network))
     with stream_attention(network, (x, y, z), meter.measure, ELEMENTS_AT_ONCE[real.device.type]):

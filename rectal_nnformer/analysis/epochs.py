@@ -54,7 +54,7 @@ def fixed_crop(cases: PreprocessedCases) -> Tile:
 
 
 class EpochFollower:
-    """Measures attention dilution after every so many epochs of a training.
+    """Measures attention dilution, on one crop, after every so many epochs of a training.
 
     Args:
         network: The network that is trained, not compiled.

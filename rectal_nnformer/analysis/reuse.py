@@ -51,6 +51,10 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> R
     grams = [feature_grams(network, cases, extent, device) for network, cases in subjects]
     num_cases = len(first.cases.names)
     enough = num_cases >= FEWEST_SAMPLES
+    note = f"The debiased estimator needs at least {FEWEST_SAMPLES} cases; there are {num_cases}."
+    if enough:
+        few = f"Only {num_cases} cases: read the null, and the intervals where there are any."
+        note = few if num_cases < 10 else ""
     x, y, z = (first.cases.patch_size[axis - 2] for axis in first.network.to_xyz[2:])
     stages = tuple(block.stage for block in first.network.backbone.attention_blocks((x, y, z)))
     return ReuseRecord(
@@ -64,7 +68,7 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> R
         num_cases=num_cases,
         debiased=debiased_record(*grams) if enough else None,
         biased=similarity_record(cosines(*(centre(matrices) for matrices in grams))),
-        note=_note(num_cases),
+        note=note,
         settings={
             "extent_mm": list(extent),
             "most_cells": MOST_CELLS,
@@ -75,12 +79,6 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> R
             "cases": list(first.cases.names),
         },
     )
-
-
-def _note(num_cases: int) -> str:
-    if num_cases < FEWEST_SAMPLES:
-        return f"The debiased estimator needs at least {FEWEST_SAMPLES} cases; there are {num_cases}."
-    return "" if num_cases >= 10 else f"Only {num_cases} cases: read the null, and the intervals where there are any."
 
 
 def debiased_record(first: Tensor, second: Tensor) -> DebiasedSimilarity:

@@ -13,8 +13,6 @@ class Command:
     """One subcommand of `rectal_nnformer`.
 
     Attributes:
-        name: What users type.
-        help: One line in the list of commands.
         add_arguments: Adds the options; nothing large may be imported for it. None where all arguments are nnU-Net's:
             `run` finds them in `arguments.passed`.
         run: Checks the arguments, then does the work; its docstring is the description in the command's own help.

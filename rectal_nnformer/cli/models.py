@@ -26,7 +26,8 @@ def train(arguments: argparse.Namespace) -> None:
 
     Without CONFIGURATION it is 3d_fullres. --help lists the options.
     """
-    passed = _with_configuration(arguments.passed)
+    values = list(itertools.takewhile(lambda value: not value.startswith("-"), arguments.passed))
+    passed = [values[0], FULLRES, *arguments.passed[1:]] if len(values) == 2 else arguments.passed
     given = _read("nnUNetv2_train", passed, arguments.parser)
     if given.fold != "all" and not given.fold.isdecimal():
         raise RectalError(f"The fold is a number or 'all', not {given.fold}: DATASET CONFIGURATION FOLD.")
@@ -49,12 +50,6 @@ def predict(arguments: argparse.Namespace) -> None:
     preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
     preflight.check_device(given.device)
     _run("nnUNetv2_predict", arguments.passed if given.c else [*arguments.passed, "-c", configuration])
-
-
-def _with_configuration(passed: Sequence[str]) -> list[str]:
-    """Return DATASET CONFIGURATION FOLD and what follows them, given without CONFIGURATION or with it."""
-    values = list(itertools.takewhile(lambda value: not value.startswith("-"), passed))
-    return [values[0], FULLRES, *passed[1:]] if len(values) == 2 else list(passed)
 
 
 def _read(command: str, passed: Sequence[str], ours: Parser, optional: Sequence[str] = ()) -> argparse.Namespace:

@@ -32,7 +32,11 @@ def evaluate_folder(
     """
     for folder in (prediction_folder, reference_folder):
         check_folder(folder)
-    path = dataset_file or _find_dataset_file(prediction_folder, reference_folder)
+    folders = prediction_folder, reference_folder.resolve(), reference_folder.resolve().parent
+    present = (folder / DATASET_JSON for folder in folders if (folder / DATASET_JSON).is_file())
+    path = dataset_file or next(present, None)
+    if path is None:
+        raise RectalError(f"no {DATASET_JSON} in {', '.join(map(str, folders))}. Name it with -djfile.")
     remedy = "Name the right one with -djfile."
     dataset_json = read_json(path, ["labels", "file_ending"], remedy)
     try:
@@ -56,12 +60,3 @@ def _cases_in(folder: Path, ending: str) -> list[str]:
     """Return the cases of the masks in a folder, by name; hidden files are none (macOS adds `._<name>` to copies)."""
     names = [file.name for file in folder.glob(f"*{ending}") if not file.name.startswith(".")]
     return sorted(name.removesuffix(ending) for name in names)
-
-
-def _find_dataset_file(prediction_folder: Path, reference_folder: Path) -> Path:
-    reference_folder = reference_folder.resolve()
-    folders = (prediction_folder, reference_folder, reference_folder.parent)
-    for folder in folders:
-        if (folder / DATASET_JSON).is_file():
-            return folder / DATASET_JSON
-    raise RectalError(f"no {DATASET_JSON} in {', '.join(map(str, folders))}. Name it with -djfile.")

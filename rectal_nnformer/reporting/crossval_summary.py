@@ -30,17 +30,24 @@ class CrossvalSummary:
 
 
 def summarize_folds(validation_folders: Mapping[int, Path], patients: Mapping[str, str] | None) -> CrossvalSummary:
-    """Pool evaluated folds; nothing is scored again.
+    """Pool evaluated folds by their folders `validation`; nothing is scored again.
 
-    Args:
-        validation_folders: The folder `validation` of each fold.
-        patients: Pseudonymous patient of each case, in place of those that the folds were evaluated with.
+    Patients, pseudonymous, replace those that the folds were evaluated with.
 
     Raises:
         RectalError: A fold has not been evaluated, its evaluation or an analysis cannot be read, or two folds hold the
             same case.
     """
-    folds = {fold: _read_fold(fold, folder, patients) for fold, folder in validation_folders.items()}
+    folds = {}
+    for fold, folder in validation_folders.items():
+        if not (path := folder / EVALUATION_FILE).is_file():
+            raise RectalError(
+                f"fold {fold} has no {path}. Train that fold, or validate it again (--val), or leave it out."
+            )
+        folds[fold] = read_evaluation(folder)
+        if patients:
+            cases = [replace(case, patient=patients.get(case.case, case.case)) for case in folds[fold].cases]
+            folds[fold] = summarize_cases(cases)
     check_distinct_cases(folds)
     return CrossvalSummary(
         pooled=pool_folds(folds),
@@ -87,13 +94,3 @@ def examples_of(
             )
         )
     return examples
-
-
-def _read_fold(fold: int, folder: Path, patients: Mapping[str, str] | None) -> CohortDetection:
-    path = folder / EVALUATION_FILE
-    if not path.is_file():
-        raise RectalError(f"fold {fold} has no {path}. Train that fold, or validate it again (--val), or leave it out.")
-    result = read_evaluation(folder)
-    if not patients:
-        return result
-    return summarize_cases([replace(case, patient=patients.get(case.case, case.case)) for case in result.cases])

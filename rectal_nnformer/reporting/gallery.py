@@ -260,7 +260,10 @@ def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:
     numbers = spread_evenly(first, last, most_slices, largest)
     window = grey_window(np.stack([_cut(plane, box) for plane in volume.grey[first : last + 1]]))
     shape = box[0][1] - box[0][0], box[1][1] - box[1][0]
-    pixels = _picture_size(shape, volume)
+    # Square pixels, no more than the voxels give and at most `LARGEST_PIXELS`.
+    height_mm, width_mm = shape[0] * volume.row_mm, shape[1] * volume.column_mm
+    pixel_mm = max(min(volume.row_mm, volume.column_mm), max(height_mm, width_mm) / LARGEST_PIXELS)
+    pixels = max(round(width_mm / pixel_mm), 1), max(round(height_mm / pixel_mm), 1)
     return Clip(
         subject=subject,
         pictures=tuple(
@@ -274,7 +277,7 @@ def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:
         num_slices=len(own),
         shape=shape,
         pixels=pixels,
-        width_mm=shape[1] * volume.column_mm,
+        width_mm=width_mm,
         slice_mm=volume.slice_mm,
         largest=largest + 1,
     )
@@ -303,13 +306,6 @@ def _cut(plane: NDArray[Any], box: Box) -> NDArray[Any]:
     beyond = [(max(-start, 0), max(stop - length, 0)) for (start, stop), length in zip(box, plane.shape, strict=True)]
     (top, bottom), (left, right) = ((max(start, 0), stop) for start, stop in box)
     return np.pad(plane[top:bottom, left:right], beyond)
-
-
-def _picture_size(shape: tuple[int, int], volume: _Volume) -> tuple[int, int]:
-    """Return width and height in square pixels, no more than the voxels give and at most `LARGEST_PIXELS`."""
-    height_mm, width_mm = shape[0] * volume.row_mm, shape[1] * volume.column_mm
-    pixel_mm = max(min(volume.row_mm, volume.column_mm), max(height_mm, width_mm) / LARGEST_PIXELS)
-    return max(round(width_mm / pixel_mm), 1), max(round(height_mm / pixel_mm), 1)
 
 
 def _webp(grey: NDArray[Any], window: tuple[float, float], pixels: tuple[int, int]) -> bytes:

@@ -71,15 +71,7 @@ def write_crossval_summary(
 
     Attention dilution and feature reuse stand beside it, of the folds that were analysed. The picture shows the cases
     with the best, the median and the worst Dice; where an image or mask for it is missing it is left out, and the page
-    says so.
-
-    Args:
-        model_folder: Holds `fold_<n>/validation/lesion_detection.json` of each fold.
-        images_folder: Images, `<case>_0000<file_ending>`.
-        reference_folder: Reference masks, `<case><file_ending>`.
-        dataset_json: nnU-Net's `dataset.json`, for labels and file ending.
-        patients: Pseudonymous patient of each case, in place of those that the folds were evaluated with.
-        folds: Folds to pool.
+    says so. Patients, pseudonymous, replace those that the folds were evaluated with.
 
     Raises:
         RectalError: A fold has not been evaluated, its evaluation or an analysis cannot be read, or two folds hold the

@@ -50,7 +50,11 @@ def _describe(path: Path) -> list[str]:
     if start[:1] == b"\x80" and path.suffix in (".pt", ".pth", ".ckpt"):
         return _describe_checkpoint(path)
     if start[:1] == b"\x80" or path.suffix in (".pkl", ".pickle"):
-        return _describe_pickle(path)
+        if path.stat().st_size > MAX_BYTES:
+            return [f"perhaps a pickle, larger than the {file_size(MAX_BYTES)} that are looked at"]
+        foreign = [name for name in names_in_pickle(path.read_bytes()) if name not in ALLOWED]
+        told = "NOT SAFE: it names functions" if foreign else "it names nothing but numpy's arrays and numbers"
+        return [f"a pickle, which was not opened; {told}", *foreign_names(foreign)]
     return ["no bundle, model zip, checkpoint, array or pickle; nothing more is known of it"]
 
 
@@ -117,14 +121,6 @@ def _describe_checkpoint(path: Path) -> list[str]:
     from rectal_nnformer.networks.checkpoint_description import describe_checkpoint
 
     return describe_checkpoint(path)
-
-
-def _describe_pickle(path: Path) -> list[str]:
-    if path.stat().st_size > MAX_BYTES:
-        return [f"perhaps a pickle, larger than the {file_size(MAX_BYTES)} that are looked at"]
-    foreign = [name for name in names_in_pickle(path.read_bytes()) if name not in ALLOWED]
-    told = "NOT SAFE: it names functions" if foreign else "it names nothing but numpy's arrays and numbers"
-    return [f"a pickle, which was not opened; {told}", *foreign_names(foreign)]
 
 
 def _shortened(lines: Iterable[str], most: int = MAX_LINES) -> list[str]:

@@ -64,15 +64,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path, keys: Collection[str] = (), remedy: str = "Restore the file.") -> dict[str, Any]:
-    """Return the object that a JSON file holds.
-
-    Args:
-        path: The file, in UTF-8.
-        keys: What the object must have.
-        remedy: What the user can do if it is not right, as a sentence.
+    """Return the object that a JSON file in UTF-8 holds.
 
     Raises:
-        RectalError: It is missing, damaged or no object, or lacks a key.
+        RectalError: It is missing, damaged or no object, or lacks one of the keys. `remedy` says, as a sentence, what
+            the user can do then.
     """
     content = _parse_json(path, remedy)
     if not isinstance(content, dict):

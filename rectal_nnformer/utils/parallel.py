@@ -23,17 +23,11 @@ Result = TypeVar("Result")
 def map_with_progress(
     function: Callable[[Item], Result], items: Sequence[Item], num_workers: int, description: str
 ) -> list[Result]:
-    """Return `function` of every item, in the order of the items.
+    """Return `function` of every item, both picklable, in the order of the items.
 
     When an item fails or the process is interrupted, work under way is broken off, not waited for; no worker is left
-    when the exception leaves this function, nor when this process is killed.
-
-    Args:
-        function: A picklable function.
-        items: Picklable items.
-        num_workers: Number of processes; at most one a case. 1 stays in this one. They are spawned, as in nnU-Net, so a
-            script that asks for more than 1 needs its `if __name__ == "__main__":`.
-        description: What the progress bar says.
+    when the exception leaves this function, nor when this process is killed. There is at most one worker a case, and 1
+    stays in this process. More are spawned, as in nnU-Net, so that a script needs its `if __name__ == "__main__":`.
 
     Raises:
         RectalError: A worker process was killed.

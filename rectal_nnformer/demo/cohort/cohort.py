@@ -27,14 +27,9 @@ _SYNTHETIC_STREAM, _IMPLANTED_STREAM = 1, 2
 def write_synthetic_cohort(folder: Path, num_cases: int = 20, seed: int = 0, num_workers: int = 2) -> None:
     """Write synthetic scans with tumours: `images/synthetic_000.nii.gz` ... and masks of the same names in `masks/`.
 
-    A case depends on `seed` and its number alone, however many there are and whatever `num_workers` is. Workers are
-    fresh processes: a script that calls this with several needs an `if __name__ == "__main__":` guard.
-
-    Args:
-        folder: New or empty; appears only when whole.
-        num_cases: At least 1.
-        seed: Not negative; the same seed gives the same cohort.
-        num_workers: Processes at work at a time, below 1 GB each; 1 works in this process.
+    A case depends on `seed`, which is not negative, and its number alone, however many there are and whatever
+    `num_workers` is. Workers, below 1 GB each, are fresh processes: a script that calls this with several needs an
+    `if __name__ == "__main__":` guard. The folder, new or empty, appears only when whole.
 
     Raises:
         RectalError: The folder is not empty, or a number is out of range.
@@ -50,14 +45,15 @@ def write_implanted_cohort(
     """Write real scans with implanted tumours: `images/implanted_000.nii.gz` ..., masks, and `patients.csv`.
 
     Cases are spread evenly over the series that `rectum_file` outlines; the others are left out, with a note. Since
-    cases of one scan share its anatomy, `patients.csv` (columns case, patient) names the scan as the patient.
+    cases of one scan share its anatomy, `patients.csv` (columns case, patient) names the scan as the patient. The
+    folder, new or empty, appears only when whole; the same seed gives the same cohort from the same series.
 
     Args:
-        folder: New or empty; appears only when whole.
+        folder: Where to write.
         series: Series folder name to scan.
         rectum_file: JSON file with outlines of the rectum, keyed by series folder name.
         num_cases: At least 1.
-        seed: Not negative; the same seed gives the same cohort from the same series.
+        seed: Not negative.
 
     Returns:
         The series used, sorted.

@@ -16,16 +16,11 @@ Mask = NDArray[np.bool_]
 
 
 def partial_volume(implicit: Field) -> Field:
-    """Return the share of each voxel that lies inside the surface `implicit == 0`.
+    """Return the share of each voxel inside the surface `implicit == 0`, above 0.5 exactly where it is negative.
 
-    The field is taken as linear within a voxel, so that a surface lying flat in thick slices is blurred along z as a
-    scanner would blur it. Only the sign and the local slope matter: any implicit function will do.
-
-    Args:
-        implicit: Negative inside, positive outside; (z, y, x), at least 2 voxels along each axis.
-
-    Returns:
-        Values in [0, 1], above 0.5 exactly where `implicit` is negative.
+    The field (z, y, x), at least 2 voxels along each axis, is taken as linear within a voxel, so that a surface lying
+    flat in thick slices is blurred along z as a scanner would blur it. Only the sign and the local slope matter: any
+    implicit function will do.
     """
     change_across_voxel = np.full_like(implicit, 1e-6)
     for axis in range(implicit.ndim):
@@ -36,13 +31,9 @@ def partial_volume(implicit: Field) -> Field:
 def smooth_noise(
     rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float], length: float | Sequence[float]
 ) -> Field:
-    """Return Gaussian noise of mean 0 and standard deviation 1, without detail finer than `length`.
+    """Return Gaussian noise (z, y, x) of mean 0 and standard deviation 1, without detail finer than `length`.
 
-    Args:
-        rng: Source of randomness.
-        shape: Voxels along (z, y, x).
-        spacing: Voxel size along (z, y, x) in mm.
-        length: Standard deviation of the smoothing kernel in mm, one or one per axis.
+    `length` is the standard deviation of the smoothing kernel in mm, one or one per axis.
     """
     sigma = np.broadcast_to(np.asarray(length, dtype=float), 3) / np.asarray(spacing, dtype=float)
     # A field smooth over many voxels is made on a coarser grid: the same look at a fraction of the time.

@@ -34,10 +34,9 @@ _MARGIN_MM = 10.0
 
 @dataclass(frozen=True)
 class Tumor:
-    """A tumour in the grid of its scan.
+    """A tumour in the grid of its scan: the share of each voxel that it fills, in [0, 1], and its look.
 
-    `share` is the part of each voxel that it fills, in [0, 1]; the mask is where that is above one half. `brightness`
-    is its mean signal on a scale from muscle (0) to fat (1), and `texture` what is added to that.
+    `brightness` is its mean signal on a scale from muscle (0) to fat (1), and `texture` what is added to that.
     """
 
     kind: str
@@ -96,7 +95,7 @@ class _Plan:
 def place_tumors(
     rectum: Mask, spacing: Sequence[float], rng: np.random.Generator, num_tumors: int | None = None
 ) -> tuple[Tumor, ...]:
-    """Draw tumours in the wall of a rectum.
+    """Draw tumours in the wall of a rectum, each one connected component.
 
     Volumes are mostly 3 to 20 cm3, never below 0.5 cm3; tumours keep `GAP_MM` from each other. Where the rectum is too
     short for the number drawn, there are fewer, but always one.
@@ -106,9 +105,6 @@ def place_tumors(
         spacing: Voxel size along (z, y, x) in mm.
         rng: Source of randomness.
         num_tumors: How many are tried; default one to three by chance.
-
-    Returns:
-        The tumours, each one connected component.
 
     Raises:
         RectalError: The rectum has no room for a tumour of 0.5 cm3.
