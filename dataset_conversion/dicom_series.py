@@ -212,7 +212,8 @@ def _reason_to_ignore(slices: Sequence[Slice], planes: Sequence[str], descriptio
             groups.append([s])
         else:
             group.append(s)
-    parallel = set(max(groups, key=lambda group: len(group)))
+    largest = max(groups, key=len)
+    parallel = set(largest)
     if len(parallel) < MIN_SLICES:
         return f"{plural(len(parallel), 'slice')} of one wanted orientation, fewer than {MIN_SLICES}"
     odd = [s for s in slices if s not in parallel]

@@ -20,25 +20,9 @@ EVALUATION_FILE = "lesion_detection.json"
 CSV_FILE = "lesion_detection.csv"
 # Starting a process takes as long as scoring about this many cases.
 CASES_PER_PROCESS = 8
-CSV_COLUMNS = (
-    "case",
-    "patient",
-    "kind",
-    "label",
-    "voxels",
-    "volume_cm3",
-    "size_bin",
-    "centroid",
-    "group",
-    "iou",
-    "detected",
-    "detected_strict",
-    "dice",
-    "hd95_mm",
-    "surface_dice_2mm",
-    "volume_ratio",
-    "note",
-)
+COMPONENT_COLUMNS = ("label", "voxels", "volume_cm3", "size_bin", "centroid")
+OUTCOME_COLUMNS = ("group", "iou", "detected", "detected_strict", "dice", "hd95_mm", "surface_dice_2mm", "volume_ratio")
+CSV_COLUMNS = ("case", "patient", "kind", *COMPONENT_COLUMNS, *OUTCOME_COLUMNS, "note")
 
 
 def evaluate_fold(

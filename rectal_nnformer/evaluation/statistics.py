@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from rectal_nnformer.evaluation.rates import Interval, cluster_bootstrap
 
 
@@ -56,13 +58,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Holm 1979 (Scand J Stat 6:65): the smallest of m is multiplied by m, the next by m - 1, and so on; none may fall
     below one before it, and none exceeds 1.
     """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    p = np.array(p_values, dtype=float)
+    order = p.argsort(kind="stable")
+    adjusted = np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order])
+    return np.minimum(adjusted, 1)[order.argsort()].tolist()
 
 
 def agreements(pairs: Sequence[Sequence[tuple[bool, bool]]]) -> list[Agreement]:

@@ -24,18 +24,9 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-ENVIRONMENT.globals.update(
-    MIN_IOU=MIN_IOU,
-    MIN_VOXELS=MIN_VOXELS,
-    number=number,
-    numbered=numbered,
-    patient_interval_words=patient_interval_words,
-    percent=percent,
-    percent_interval=percent_interval,
-    plural=plural,
-    rate_words=rate_words,
-    tables=tables,
-)
+WORDS = (number, numbered, patient_interval_words, percent, percent_interval, plural, rate_words)
+ENVIRONMENT.globals.update({function.__name__: function for function in WORDS})
+ENVIRONMENT.globals.update(MIN_IOU=MIN_IOU, MIN_VOXELS=MIN_VOXELS, tables=tables)
 ENVIRONMENT.filters.update(
     plain=markdown.plain,
     markdown=lambda table: "\n".join(markdown.table(table.header, table.rows)) if table.rows else "",

@@ -26,7 +26,7 @@ from rectal_nnformer.reporting.gallery import Clip
 from rectal_nnformer.reporting.pages import render
 from rectal_nnformer.reporting.results import ModelResults, count_shared_patients, cubic_siblings
 from rectal_nnformer.utils.files import read_json_if_whole
-from rectal_nnformer.utils.text import number, percent, plural
+from rectal_nnformer.utils.text import number, percent
 
 OPEN_AT_MOST = 30
 """Groups of more cards than this are closed at first, except that of the missed tumours."""
@@ -94,33 +94,15 @@ def _detection(model: ModelResults) -> dict[str, Any]:
     words = {name: f"{tables.counts(rate, '')} detected" if rate.total else "no tumour" for name, rate in sizes.items()}
     described_sizes = [f"{name}: {what}" for name, what in words.items()]
     return {
-        "cautions": _cautions(model),
+        "is_trial": model.folder.trainer.endswith(TRIAL),
+        "num_training": model.dataset_json.get("numTraining", 0),
+        "shared_patients": count_shared_patients(model.folds),
         "rates_chart": interval_chart("rates", "Detection rates with 95 % intervals", "; ".join(described), rates),
         "sizes_chart": interval_chart("sizes", "Detection rate by tumour volume", "; ".join(described_sizes), sizes),
         "cases": sorted(
             tables.cases_of(model.folds), key=lambda row: (-row[1].n_missed, -row[1].n_false_positive, row[1].case)
         ),
     }
-
-
-def _cautions(model: ModelResults) -> list[str]:
-    """Return what to be careful about with the result."""
-    pooled, cautions = model.pooled, []
-    if model.folder.trainer.endswith(TRIAL):
-        cautions.append(
-            "A trial: a small network, trained for minutes on a CPU. What it detects tells nothing of the method."
-        )
-    if pooled.n_cases < (total := model.dataset_json.get("numTraining", 0)):
-        folds = f"{'folds' if len(model.folds) > 1 else 'fold'} {', '.join(map(str, model.folds))}"
-        cautions.append(f"Not all folds: {pooled.n_cases} of {total} training cases, those of {folds}.")
-    if shared := count_shared_patients(model.folds):
-        cautions.append(
-            f"These rates are optimistic: folds share {plural(shared, 'patient')}, whose other scans were seen in "
-            "training."
-        )
-    if missing := pooled.n_cases_prediction_missing:
-        cautions.append(f"{plural(missing, 'prediction file')} missing: all tumours of these cases count as missed.")
-    return cautions
 
 
 def _attention(model: ModelResults) -> dict[str, Any]:

@@ -96,19 +96,8 @@ def missed_table(folds: Mapping[int, CohortDetection]) -> Table:
     )
 
 
-CASE_COLUMNS = (
-    "fold",
-    "case",
-    "patient",
-    "n_reference",
-    "n_predicted",
-    "n_detected",
-    "n_detected_strict",
-    "n_missed",
-    "n_false_positive",
-    "dice",
-    "note",
-)
+COUNTS = ("n_reference", "n_predicted", "n_detected", "n_detected_strict", "n_missed", "n_false_positive")
+CASE_COLUMNS = ("fold", "case", "patient", *COUNTS, "dice", "note")
 """Columns of crossval_summary.csv."""
 
 

@@ -6,7 +6,7 @@ part of the circumference (semi-annular) or around it (annular). Arrays have axe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,20 +76,6 @@ class _RectumFrame:
     z: Field
     span: tuple[float, float]
     radius: float
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is drawn for a tumour before its size is known; lengths are relative to a common scale."""
-
-    kind: str
-    arc: float
-    height: float
-    thickness: float
-    angle: float
-    position: float
-    extension: float
-    lumps: Field
 
 
 def place_tumors(
@@ -180,66 +166,62 @@ def _fit_tumor(
     # A second tumour beside a first one is seldom a large one, nor would it find room.
     volume = min(rng.uniform(low, high), most if clearance is None else min(most, 5.0))
     for _ in range(12):
-        plan = _draw_plan(frame, volume, rng)
-        share = _grow(frame, plan, volume)
+        kind, implicit = _draw_form(frame, volume, rng)
+        share = _grow(frame, implicit, volume)
         mask = share > 0.5
         whole = label(mask, structure=np.ones((3, 3, 3)))[1] == 1
         large_enough = _volume_cm3(mask, frame) >= MIN_VOLUME_CM3
         if whole and large_enough and (clearance is None or clearance[mask].min() > GAP_MM):
-            return share, plan.kind
+            return share, kind
         volume = max(0.8 * volume, 2 * MIN_VOLUME_CM3)
     return None
 
 
-def _draw_plan(frame: _RectumFrame, volume: float, rng: np.random.Generator) -> _Plan:
-    """Draw a tumour's form: small ones are polypoid, large ones take in more of the circumference."""
+def _draw_form(frame: _RectumFrame, volume: float, rng: np.random.Generator) -> tuple[str, Callable[[float], Field]]:
+    """Draw a tumour's form: its kind, and what gives, at a scale in mm, a field that is negative inside.
+
+    Small ones are polypoid, large ones take in more of the circumference. Lengths are relative to the scale.
+    """
     probabilities = np.array([1.0, 0.7, 0.0] if volume < 6 else [0.35, 1.0, 0.8])
     kind = _KINDS[rng.choice(3, p=probabilities / probabilities.sum())]
-    arc, thickness = {
+    width, wanted_thickness = {
         "polypoid": (rng.uniform(0.9, 1.2), rng.uniform(0.6, 0.85)),
         "semi-annular": (rng.uniform(1.6, 2.2), rng.uniform(0.45, 0.6)),
         "annular": (np.inf, rng.uniform(0.4, 0.55)),
     }[kind]
     noise_length = rng.uniform(3.0, 5.0)
-    return _Plan(
-        kind=kind,
-        arc=float(arc),
-        height=rng.uniform(0.85, 1.3),
-        thickness=float(thickness),
-        angle=rng.uniform(-np.pi, np.pi),
-        position=rng.uniform(),
-        extension=rng.uniform(0.0, BEYOND_WALL_MM),
-        lumps=rng.uniform(0.06, 0.12) * smooth_noise(rng, frame.inside.shape, frame.spacing, noise_length),
-    )
+    wanted_height, angle, position = rng.uniform(0.85, 1.3), rng.uniform(-np.pi, np.pi), rng.uniform()
+    extension = rng.uniform(0.0, BEYOND_WALL_MM)
+    lumps = rng.uniform(0.06, 0.12) * smooth_noise(rng, frame.inside.shape, frame.spacing, noise_length)
+    turn = np.abs(np.mod(frame.angle - angle + np.pi, 2 * np.pi) - np.pi) * frame.lever
+    span = frame.span[1] - frame.span[0]
+
+    def implicit(scale: float) -> Field:
+        # The lumen stays open and the tumour within the outlined slices, however large it is meant to be.
+        thickness = min(wanted_thickness * scale, (0.62 if kind == "polypoid" else 0.36) * frame.radius)
+        height = min(wanted_height * scale, max(0.5 * span, frame.spacing[0]))
+        center_z = frame.span[0] + height + position * (span - 2 * height)
+        arc = turn / (width * min(scale, 1.1 * frame.radius))
+        squared = ((frame.depth - thickness + extension) / thickness) ** 2
+        # A fourth power ends tumours bluntly: along z for all, since thin tips vanish in thick slices, and along the
+        # wall for those that are evenly thick there.
+        squared += ((frame.z - center_z) / height) ** 4 + (arc**2 if kind == "polypoid" else arc**4)
+        beyond_reach = (-BEYOND_WALL_MM - frame.depth) / thickness
+        return np.maximum(np.sqrt(squared) - np.float32(1) + lumps, beyond_reach)
+
+    return kind, implicit
 
 
-def _grow(frame: _RectumFrame, plan: _Plan, volume: float) -> Field:
+def _grow(frame: _RectumFrame, implicit: Callable[[float], Field], volume: float) -> Field:
     """Find by bisection the scale at which the tumour has the volume in cm3, or comes nearest to it."""
     low, high = 1.0, 60.0
     for _ in range(10):
         scale = math.sqrt(low * high)
-        if _volume_cm3(_implicit(frame, plan, scale) < 0, frame) < volume:
+        if _volume_cm3(implicit(scale) < 0, frame) < volume:
             low = scale
         else:
             high = scale
-    return partial_volume(_implicit(frame, plan, low))
-
-
-def _implicit(frame: _RectumFrame, plan: _Plan, scale: float) -> Field:
-    """Return a field that is negative inside the tumour of a plan at a scale in mm."""
-    # The lumen stays open and the tumour within the outlined slices, however large it is meant to be.
-    thickness = min(plan.thickness * scale, (0.62 if plan.kind == "polypoid" else 0.36) * frame.radius)
-    height = min(plan.height * scale, max(0.5 * (frame.span[1] - frame.span[0]), frame.spacing[0]))
-    room = frame.span[1] - frame.span[0] - 2 * height
-    center_z = frame.span[0] + height + plan.position * room
-    turn = np.mod(frame.angle - plan.angle + np.pi, 2 * np.pi) - np.pi
-    arc = np.abs(turn) * frame.lever / (plan.arc * min(scale, 1.1 * frame.radius))
-    squared = ((frame.depth - thickness + plan.extension) / thickness) ** 2
-    # A fourth power ends tumours bluntly: along z for all, since thin tips vanish in thick slices, and along the
-    # wall for those that are evenly thick there.
-    squared += ((frame.z - center_z) / height) ** 4 + (arc**2 if plan.kind == "polypoid" else arc**4)
-    beyond_reach = (-BEYOND_WALL_MM - frame.depth) / thickness
-    return np.maximum(np.sqrt(squared) - np.float32(1) + plan.lumps, beyond_reach)
+    return partial_volume(implicit(low))
 
 
 def _finish(share: Field, kind: str, frame: _RectumFrame, shape: tuple[int, ...], rng: np.random.Generator) -> Tumor:
