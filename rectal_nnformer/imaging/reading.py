@@ -4,6 +4,7 @@ import gzip
 import itertools
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,9 @@ def grid_differences(image: sitk.Image, other: sitk.Image) -> list[str]:
     return differences
 
 
-def by(values: tuple[float, ...]) -> str:
+def by(values: Sequence[float], number_format: str = ".5g") -> str:
     """Return numbers as in 320 x 320 x 24."""
-    return " x ".join(f"{value:.5g}" for value in values)
+    return " x ".join(format(value, number_format) for value in values)
 
 
 def _corners(image: sitk.Image) -> list[tuple[float, ...]]:

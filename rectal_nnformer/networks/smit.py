@@ -19,10 +19,10 @@ from monai.networks.layers import DropPath
 from torch import Tensor, nn
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.geometry import Size
 from rectal_nnformer.networks.window_attention import (
     REVERSE_ORDERS,
     AttentionBlock,
-    Size,
     WindowAttention,
     WindowReverse,
     attend_in_windows,

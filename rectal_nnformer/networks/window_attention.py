@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Size = tuple[int, int, int]
+from rectal_nnformer.geometry import Size
+
 WindowReverse = Literal["published", "inverse"]
 PartCallback = Callable[[slice, Tensor], None]
 

@@ -9,6 +9,7 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import N
 from rectal_nnformer.augmentation import augmentation_of_plans
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
+from rectal_nnformer.imaging.reading import by
 from rectal_nnformer.nnunet.layout import find_dataset, find_plans
 from rectal_nnformer.nnunet.names import CUBIC, FULLRES
 from rectal_nnformer.nnunet.plans import Plans
@@ -76,7 +77,7 @@ def _data_lines(plans: Plans, record: PlanningRecord) -> Iterator[str]:
     schemes = configuration.normalization_schemes
     origins = ["as prepared" if scheme == NoNormalization.__name__ else f"after {scheme}" for scheme in schemes]
     why = (
-        f": the median {_by(record.median_spacing, '.2f')} has the geometric mean {record.geometric_mean_spacing:.2f}, "
+        f": the median {by(record.median_spacing, '.2f')} has the geometric mean {record.geometric_mean_spacing:.2f}, "
         f"down to a multiple of {SPACING_STEP}, within {MIN_SPACING} and {MAX_SPACING}"
     )
     given = ", as given" if record.target_spacing_overwritten else why
@@ -84,8 +85,8 @@ def _data_lines(plans: Plans, record: PlanningRecord) -> Iterator[str]:
         f"{round(low, 2):g} to {round(high, 2):g} {origin}"
         for (low, high), origin in zip(windows, origins, strict=True)
     )
-    yield f"  target spacing    {_by(record.target_spacing, '.2f')} mm{given}"
-    yield f"  median image      {_by(record.median_extent, '.0f')} voxels at the target spacing"
+    yield f"  target spacing    {by(record.target_spacing, '.2f')} mm{given}"
+    yield f"  median image      {by(record.median_extent, '.0f')} voxels at the target spacing"
     yield "  resampling        linear on all axes at once, since nnU-Net's default repeats thick slices"
     yield f"  intensity window  {'; '.join(channels)}"
     yield f"  data              {configuration.data_identifier}"
@@ -96,15 +97,15 @@ def _patch_lines(record: PlanningRecord) -> Iterator[str]:
     """Yield the decisions on the patch in the order in which they were taken, and the batch."""
     chosen, lesion, gigabytes = record.patch_sizes[FULLRES], record.largest_lesion, f"{record.gpu_memory_target:g} GB"
     filled, fitting, taken = record.filled_patch_size, record.fitting_patch_size, chosen.patch_size
-    yield f"  patch             {_by(taken, 'd')} voxels, {_by(chosen.field_of_view_mm, '.0f')} mm"
+    yield f"  patch             {by(taken, 'd')} voxels, {by(chosen.field_of_view_mm, '.0f')} mm"
     yield (
-        f"    images          fill {_by(filled, 'd')}: per axis the largest size that is expected to hold at least "
+        f"    images          fill {by(filled, 'd')}: per axis the largest size that is expected to hold at least "
         f"{MIN_REAL_SHARE:.0%} image, or the smallest"
     )
-    fits = "which fits" if fitting == filled else f"shrunk to {_by(fitting, 'd')} to fit"
+    fits = "which fits" if fitting == filled else f"shrunk to {by(fitting, 'd')} to fit"
     yield f"    GPU             {fits} {gigabytes} with 2 in a batch"
-    change = "the patch stays" if taken == fitting else f"the patch grows to {_by(taken, 'd')}"
-    extent = f"up to {_by(lesion.extent_mm, '.0f')} mm: {change}" if lesion else "none"
+    change = "the patch stays" if taken == fitting else f"the patch grows to {by(taken, 'd')}"
+    extent = f"up to {by(lesion.extent_mm, '.0f')} mm: {change}" if lesion else "none"
     yield f"    lesions         {extent}"
     needs = (f"{record.patch_sizes[name].batch_memory_gb:.1f} GB for {name}" for name in (FULLRES, CUBIC))
     full = record.batch_size < min(record.batch_size_limits)
@@ -122,12 +123,12 @@ def _table_lines(record: PlanningRecord) -> Iterator[str]:
     for size, account in accounts.items():
         columns = [
             "".join(MARKS[name] for name, taken in record.patch_sizes.items() if taken.patch_size == size),
-            _by(size, "d"),
+            by(size, "d"),
             f"{account.real_volume_share:.2f}",
             _stages(account.real_token_fraction),
             _stages(account.uniform_adi),
             f"{account.memory_gb:.1f}",
-            _by(account.field_of_view_mm, ".0f"),
+            by(account.field_of_view_mm, ".0f"),
         ]
         yield TABLE.format(*columns).rstrip()
     yield f"  {MARKS[FULLRES]} {FULLRES}, the patch that was taken; {MARKS[CUBIC]} {CUBIC}, the size of pretraining"
@@ -140,18 +141,14 @@ def _crop_lines(record: PlanningRecord) -> Iterator[str]:
     for name, account in record.patch_sizes.items():
         crops = account.training
         numbers = [_stages(crops.real_token_fraction), _stages(crops.uniform_adi)]
-        size, share = _by(account.patch_size, "d"), f"{crops.real_volume_share:.2f}"
+        size, share = by(account.patch_size, "d"), f"{crops.real_volume_share:.2f}"
         yield TABLE.format(MARKS[name], size, share, *numbers, "", "").rstrip()
     if any(any(account.scattered_padding_share) for account in record.patch_sizes.values()):
         yield "  share of real positions that are updated for a padding query (windows are put back scattered):"
         for name, account in record.patch_sizes.items():
             shares = _stages(account.scattered_padding_share)
-            yield TABLE.format(MARKS[name], _by(account.patch_size, "d"), "", shares, "", "", "").rstrip()
+            yield TABLE.format(MARKS[name], by(account.patch_size, "d"), "", shares, "", "", "").rstrip()
 
 
 def _stages(values: Sequence[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
-
-
-def _by(values: Sequence[float], number_format: str) -> str:
-    return " x ".join(format(value, number_format) for value in values)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from rectal_nnformer.imaging.reading import by
 from rectal_nnformer.planning import rules
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.planning.memory import MIN_BATCH_SIZE, MemoryTarget
@@ -32,10 +33,9 @@ def dataset_warnings(dataset: TrainingDataset, median_spacing: Sequence[float]) 
             "Hounsfield units are lost."
         )
     if max(median_spacing) < ISOTROPIC_RATIO * min(median_spacing):
-        spacing = " x ".join(f"{mm:.2f}" for mm in median_spacing)
         yield (
-            f"The images are nearly isotropic ({spacing} mm). The method is for thick slices, where cubic patches "
-            "would hold much padding; here it has little to gain."
+            f"The images are nearly isotropic ({by(median_spacing, '.2f')} mm). The method is for thick slices, where "
+            "cubic patches would hold much padding; here it has little to gain."
         )
     if not dataset.is_reoriented:
         yield (
@@ -65,10 +65,10 @@ def lesion_warnings(choice: PatchChoice, lesion: LargestLesion | None, spacing: 
 def memory_warnings(choice: PatchChoice, memory: MemoryTarget) -> Iterator[str]:
     """Warn about patches that do not fit the GPU."""
     if choice.fitting != choice.filled:
-        wanted, got = (" x ".join(map(str, size)) for size in (choice.filled, choice.fitting))
         yield (
-            f"The images would fill a patch of {wanted} voxels, whose training takes "
-            f"{memory.required(choice.filled, MIN_BATCH_SIZE):.1f} GB; {got} fits {memory.gigabytes:g} GB."
+            f"The images would fill a patch of {by(choice.filled)} voxels, whose training takes "
+            f"{memory.required(choice.filled, MIN_BATCH_SIZE):.1f} GB; {by(choice.fitting)} fits "
+            f"{memory.gigabytes:g} GB."
         )
     if not memory.fits(choice.cubic):
         yield (
