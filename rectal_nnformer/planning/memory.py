@@ -49,17 +49,11 @@ MIN_BATCH_SIZE = 2
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Memory of one training step with AdamW, bytes.
+    """Memory of one training step with AdamW, bytes: weights with buffers, two moments of each, gradients, activations.
 
-    Attributes:
-        weights: Parameters and buffers.
-        optimizer: The two moments that AdamW keeps of every parameter.
-        gradients: Gradients of all parameters.
-        activations: What lives between forward and backward pass besides weights and moments: input, target, and the
-            tensors that autograd saved, among them the half-precision copies of the weights.
-        forward_backward: The most that lives during forward and backward pass, all of the above included as far as it
-            lives then. Linear in the batch size.
-        update: The most that lives while AdamW updates all parameters at once, with two temporary tensors for each.
+    Activations are what lives between forward and backward pass besides: input, target, and the tensors that autograd
+    saved, among them the half-precision copies of the weights. `forward_backward` is the most that lives during both
+    passes, linear in the batch size; `update` while AdamW updates all at once, with two temporary tensors for each.
     """
 
     weights: int
