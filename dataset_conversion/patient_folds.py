@@ -2,8 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.utils.files import csv_text
@@ -17,13 +16,6 @@ SEED = 12345
 def patient_list(patients: Mapping[str, str]) -> str:
     """Return the CSV text from which `patients.read_patient_list` reads these patients."""
     return csv_text(("case", "patient"), [{"case": case, "patient": patient} for case, patient in patients.items()])
-
-
-def patient_problems(cases: Iterable[str], patients: Mapping[str, str], path: Path) -> dict[str, str]:
-    """Return, by case, what a list of patients lacks or has too much."""
-    missing = dict.fromkeys(set(cases) - set(patients), f"not in {path.name}; add a line for it")
-    unknown = dict.fromkeys(set(patients) - set(cases), f"in {path.name}, but there is no such case; remove the line")
-    return missing | unknown
 
 
 def pseudonyms(patients: Mapping[str, str]) -> dict[str, str]:

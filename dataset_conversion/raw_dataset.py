@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rectal_nnformer.dataset_conversion.contact_sheet import Tile, draw_contact_sheet, make_tile
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, lift_zeros, write_image, write_mask
-from rectal_nnformer.dataset_conversion.patient_folds import folds_of, patient_list, patient_problems, pseudonyms
+from rectal_nnformer.dataset_conversion.patient_folds import folds_of, patient_list, pseudonyms
 from rectal_nnformer.dataset_conversion.target import Target
 from rectal_nnformer.dataset_conversion.validation import case_problems
 from rectal_nnformer.errors import RectalError
@@ -100,8 +100,10 @@ def _patients(cases: Sequence[Case], target: Target, problems: defaultdict[str, 
     patients = read_patient_list(target.patients)
     # A mask that lacks its image is known, though it is not among the cases.
     known = {case.name for case in cases} | problems.keys() & patients.keys()
-    for name, reason in patient_problems(known, patients, target.patients).items():
-        problems[name].append(reason)
+    for name in known - patients.keys():
+        problems[name].append(f"not in {target.patients.name}; add a line for it")
+    for name in patients.keys() - known:
+        problems[name].append(f"in {target.patients.name}, but there is no such case; remove the line")
     return patients
 
 

@@ -23,7 +23,7 @@ def case_problems(case: "Case", prepared: bool = False) -> list[str]:
     volume = outline = None
     try:
         volume = case.image.read()
-        problems += image_problems(volume) or (prepared_problems(volume) if prepared else [])
+        problems += image_problems(volume, prepared)
     except RectalError as error:
         problems.append(str(error))
     if case.mask is None:
@@ -38,8 +38,8 @@ def case_problems(case: "Case", prepared: bool = False) -> list[str]:
     return problems
 
 
-def image_problems(image: sitk.Image) -> list[str]:
-    """Return what is wrong with an image: not one 3D volume, values that are not finite, or all voxels alike."""
+def image_problems(image: sitk.Image, prepared: bool) -> list[str]:
+    """Return what is wrong with an image: not one 3D volume, values that are not finite, all alike or not prepared."""
     shape = _shape_problems(image, "image")
     if shape:
         return shape
@@ -51,18 +51,10 @@ def image_problems(image: sitk.Image) -> list[str]:
         return [f"image holds NaN or infinite values ({plural(bad, 'voxel')}); replace them"]
     if array.min() == array.max():
         return [f"image is constant (every voxel is {array.flat[0]:g}); export it again"]
+    if prepared and not within_window(array.min(), array.max()):
+        reaches, window = (f"{low:g} to {high:g}" for low, high in ((array.min(), array.max()), PREPARED_WINDOW))
+        return [f"image reaches from {reaches}, and a prepared one from {window}; scale it, or leave --prepared out"]
     return []
-
-
-def prepared_problems(image: sitk.Image) -> list[str]:
-    """Return what is wrong with the intensities of an image that is said to be prepared."""
-    array = sitk.GetArrayViewFromImage(image)
-    if within_window(array.min(), array.max()):
-        return []
-    return [
-        f"image reaches from {array.min():g} to {array.max():g}, and a prepared one from {PREPARED_WINDOW[0]:g} to "
-        f"{PREPARED_WINDOW[1]:g}; scale it, or leave --prepared out"
-    ]
 
 
 def mask_problems(mask: sitk.Image) -> list[str]:

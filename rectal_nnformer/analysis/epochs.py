@@ -110,23 +110,20 @@ def extend_progress_plot(fold_folder: Path) -> None:
 def _panel(records: Sequence[EpochRecord], width: int) -> np.ndarray:
     """Return a picture (rows, width, 3) of floats from 0 to 1: the measures of each stage over the epochs."""
     figure = Figure(figsize=(width / 100, width / 250), dpi=100, layout="constrained")
+    epochs = [record.epoch for record in records]
     for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         for number, _ in enumerate(records[0].stages):
             color = STAGE_COLORS[number % len(STAGE_COLORS)]
             for key, style in ((name, "-"), ("uniform_adi", ":")):
-                points = [(record.epoch, getattr(record.stages[number], key)) for record in records]
-                epochs, values = zip(*points, strict=True)
-                defined = [np.nan if value is None else value for value in values]
+                values = np.array([getattr(record.stages[number], key) for record in records], dtype=float)
                 label = f"stage {number}" if style == "-" else None
-                axes.plot(epochs, defined, style, color=color, label=label, linewidth=4, marker="o")
+                axes.plot(epochs, values, style, color=color, label=label, linewidth=4, marker="o")
         axes.set_xlabel("epoch", fontsize=30)
         axes.set_ylabel(title, fontsize=30)
         axes.tick_params(labelsize=26)
     lines, labels = figure.axes[0].get_legend_handles_labels()
-    title = "dotted: uniform attention"
-    figure.legend(
-        lines, labels, loc="outside upper center", ncols=len(labels), title=title, fontsize=24, title_fontsize=24
-    )
+    sizes = {"fontsize": 24, "title_fontsize": 24, "title": "dotted: uniform attention"}
+    figure.legend(lines, labels, loc="outside upper center", ncols=len(labels), **sizes)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3] / 255

@@ -41,10 +41,10 @@ class Crop:
 
 def common_extent(subjects: Sequence[tuple[PlannedNetwork, PreprocessedCases]]) -> tuple[float, ...]:
     """Return the smallest extent of the networks' patches on each axis, mm in the order x, y, z."""
-    extents = []
-    for network, cases in subjects:
-        stored = [n * s for n, s in zip(cases.patch_size, cases.spacing, strict=True)]
-        extents.append([stored[axis - 2] for axis in network.to_xyz[2:]])
+    extents = [
+        [cases.patch_size[axis - 2] * cases.spacing[axis - 2] for axis in network.to_xyz[2:]]
+        for network, cases in subjects
+    ]
     return tuple(min(axis) for axis in zip(*extents, strict=True))
 
 

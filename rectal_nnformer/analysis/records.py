@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rectal_nnformer.utils.records import Record, read_record
+from rectal_nnformer.utils.json_records import T, read_own
 
 ATTENTION_NAME = "attention_dilution"
 ATTENTION_FILE = f"{ATTENTION_NAME}.json"
@@ -209,5 +209,5 @@ def read_epochs(fold_folder: Path) -> tuple[EpochRecord, ...]:
     return _read_if_there(tuple[EpochRecord, ...], fold_folder / EPOCHS_FILE) or ()
 
 
-def _read_if_there(kind: type[Record], path: Path) -> Record | None:
-    return read_record(kind, path, REMEDY) if path.is_file() else None
+def _read_if_there(kind: type[T], path: Path) -> T | None:
+    return read_own(kind, path, REMEDY) if path.is_file() else None

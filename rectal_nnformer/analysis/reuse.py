@@ -103,7 +103,8 @@ def similarity_record(matrix: Tensor) -> Similarity:
     mean = matrix.diagonal().mean()
     best = matrix.argmax(dim=1) if bool(matrix.isfinite().all()) else None
     distance = None if best is None else float((best - torch.arange(len(matrix))).abs().double().mean())
-    return Similarity(rows, _numbers(matrix.diagonal()), _number(mean), _number(1 - mean), distance)
+    mean_diagonal, drift = _numbers(torch.stack((mean, 1 - mean)))
+    return Similarity(rows, _numbers(matrix.diagonal()), mean_diagonal, drift, distance)
 
 
 def reuse_line(reuse: ReuseRecord) -> str:
@@ -132,9 +133,4 @@ def _intervals(draws: Tensor) -> tuple[tuple[float, float] | None, ...]:
 
 
 def _numbers(values: Tensor) -> tuple[float | None, ...]:
-    return tuple(_number(value) for value in values)
-
-
-def _number(value: Tensor) -> float | None:
-    number = float(value)
-    return number if isfinite(number) else None
+    return tuple(value if isfinite(value) else None for value in values.tolist())

@@ -141,28 +141,25 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
         help="network to load it into (default: the one the file's name belongs to)",
     )
     text = "turn a checkpoint of a whole network into a model folder with which nnU-Net predicts prepared volumes"
-    _add_import(actions.add_parser("import", help=text, description=text))
-
-
-def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
-    target = parser.add_mutually_exclusive_group(required=True)
+    imported = actions.add_parser("import", help=text, description=text)
+    imported.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    target = imported.add_mutually_exclusive_group(required=True)
     target.add_argument("-o", metavar="DIR", type=Path, help="model folder to write")
     target.add_argument(
         "-d", metavar="DATASET", help="write it into nnUNet_results, for this dataset: a name DatasetXXX_Name or an id"
     )
     stored = "needed only where the checkpoint's arguments do not hold it; another than theirs is refused"
-    parser.add_argument(
+    imported.add_argument(
         "--patch-size", nargs=3, type=positive_integer, metavar=("X", "Y", "Z"), help=f"patch size in voxels; {stored}"
     )
-    parser.add_argument(
+    imported.add_argument(
         "--spacing",
         nargs=3,
         type=positive_number,
         metavar=("X", "Y", "Z"),
         help=f"spacing of prepared volumes in mm; {stored}",
     )
-    parser.add_argument(
+    imported.add_argument(
         "--window",
         nargs=2,
         type=finite_number,

@@ -13,8 +13,8 @@ from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.utils.files import csv_text, write_json, write_text
+from rectal_nnformer.utils.json_records import read_own
 from rectal_nnformer.utils.parallel import map_with_progress
-from rectal_nnformer.utils.records import read_record
 
 EVALUATION_FILE = "lesion_detection.json"
 CSV_FILE = "lesion_detection.csv"
@@ -91,7 +91,7 @@ def read_evaluation(folder: Path) -> CohortDetection:
         RectalError: There is no `lesion_detection.json`, or it is not one that this version wrote.
     """
     path = folder / EVALUATION_FILE
-    return summarize_cases(read_record(_EvaluatedCases, path, "Validate the fold again (--val).").cases)
+    return summarize_cases(read_own(_EvaluatedCases, path, "Validate the fold again (--val).").cases)
 
 
 @dataclass(frozen=True)

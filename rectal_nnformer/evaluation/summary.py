@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.detection import SIZE_BINS
@@ -168,9 +168,5 @@ def _detected_groups(cases: Sequence[CaseDetection]) -> DetectedGroups:
     # Lesions of one group carry the same values: the last one stands for all.
     groups = {(case.case, lesion.group): lesion for case in cases for lesion in case.lesions if lesion.detected}
     lesions = list(groups.values())
-    return DetectedGroups(
-        dice=spread_of(lesion.dice for lesion in lesions),
-        hd95_mm=spread_of(lesion.hd95_mm for lesion in lesions),
-        surface_dice_2mm=spread_of(lesion.surface_dice_2mm for lesion in lesions),
-        volume_ratio=spread_of(lesion.volume_ratio for lesion in lesions),
-    )
+    names = [field.name for field in fields(DetectedGroups)]
+    return DetectedGroups(**{name: spread_of(getattr(lesion, name) for lesion in lesions) for name in names})

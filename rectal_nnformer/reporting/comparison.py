@@ -51,7 +51,7 @@ class SharedCases:
 
 @dataclass(frozen=True)
 class FoldPoint:
-    """Feature reuse of one fold (mean diagonal of CKA with the pretrained encoder) beside its result on them."""
+    """Mean diagonal of a fold's CKA with the pretrained encoder, beside the fold's result on the shared cases."""
 
     fold: int
     reuse: float | None
@@ -152,12 +152,10 @@ def share_cases(models: Sequence[ModelResults]) -> SharedCases:
     ]
     names = sorted(set.intersection(*(set(cases) for cases in by_name)))
     if not names:
-        lists = "; ".join(
-            f"{model.folder.path}: {some(sorted(cases))}" for model, cases in zip(models, by_name, strict=True)
-        )
+        lists = [f"{model.folder.path}: {some(sorted(cases))}" for model, cases in zip(models, by_name, strict=True)]
         raise RectalError(
-            f"no case was validated in all of these runs, so that they cannot be compared lesion by lesion. {lists}. "
-            "Name runs on one dataset."
+            "no case was validated in all of these runs, so that they cannot be compared lesion by lesion. "
+            f"{'; '.join(lists)}. Name runs on one dataset."
         )
     for name in names:
         for model, cases in zip(models[1:], by_name[1:], strict=True):
@@ -227,14 +225,8 @@ def _differences(shared: SharedCases, first: int, second: int) -> Iterator[Diffe
         for patient, case, other in cases
         for one, two in zip(case.lesions, other.lesions, strict=True)
     ]
-    dice = [
-        (patient, case.dice, other.dice)
-        for patient, case, other in cases
-        if case.dice is not None and other.dice is not None
-    ]
-    invented = [
-        (patient, float(case.n_false_positive), float(other.n_false_positive)) for patient, case, other in cases
-    ]
+    dice = [(patient, a.dice, b.dice) for patient, a, b in cases if a.dice is not None and b.dice is not None]
+    invented = [(patient, float(a.n_false_positive), float(b.n_false_positive)) for patient, a, b in cases]
     for rows in (lesions, dice, invented):
         yield paired_difference([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -88,12 +89,10 @@ def _draw_differences(axes: Axes, comparison: Comparison) -> None:
 
 def _draw_attention(axes: Axes, models: Sequence[ComparedModel]) -> None:
     stages = [[stage.stage for stage in model.stages] for model in models]
-    measured, uniform = (
-        [[_or_nan(stage.means[name]) for stage in model.stages] for model in models] for name in ("adi", "uniform_adi")
-    )
-    _plot(axes, models, stages, measured)
-    for index, values in enumerate(uniform):
-        axes.plot(stages[index], values, color=_color(index), linestyle=":", linewidth=1)
+    _plot(axes, models, stages, [[stage.means["adi"] for stage in model.stages] for model in models])
+    for index, model in enumerate(models):
+        uniform = np.array([stage.means["uniform_adi"] for stage in model.stages], dtype=float)
+        axes.plot(stages[index], uniform, color=_color(index), linestyle=":", linewidth=1)
     _finish(axes, "Attention dilution index (dotted: uniform attention)", "stage")
     axes.set_ylim(bottom=0)
     axes.set_xticks(range(max(map(len, stages))))
@@ -101,8 +100,7 @@ def _draw_attention(axes: Axes, models: Sequence[ComparedModel]) -> None:
 
 def _draw_blocks(axes: Axes, models: Sequence[ComparedModel]) -> None:
     diagonals = [model.reuse.diagonal if model.reuse else () for model in models]
-    values = [[_or_nan(value) for value in diagonal] for diagonal in diagonals]
-    _plot(axes, models, [range(1, len(diagonal) + 1) for diagonal in diagonals], values)
+    _plot(axes, models, [range(1, len(diagonal) + 1) for diagonal in diagonals], diagonals)
     _finish(axes, "CKA of each block with itself before fine-tuning", "block")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     # Whole scales, lest the least difference look large; without bias, estimates near 0 may lie below it.
@@ -130,14 +128,14 @@ def _plot(
     axes: Axes,
     models: Sequence[ComparedModel],
     x: Sequence[Sequence[float]],
-    y: Sequence[Sequence[float]],
+    y: Sequence[Sequence[float | None]],
     **options: Any,
 ) -> None:
-    """Plot the values of each model; name one that has none in the legend, without a mark."""
+    """Plot the values of each model, those that are defined; name one that has none in the legend, without a mark."""
     for index, model in enumerate(models):
         if x[index]:
             style = {"color": _color(index), "marker": MARKS[index % len(MARKS)], **options}
-            axes.plot(x[index], y[index], label=_wrap(model.name), **style)
+            axes.plot(x[index], np.array(y[index], dtype=float), label=_wrap(model.name), **style)
         else:
             axes.plot([], [], " ", label=f"{_wrap(model.name)}: not analysed")
 
@@ -157,7 +155,3 @@ def _wrap(name: str) -> str:
 
 def _color(index: int) -> str:
     return COLORS[index % len(COLORS)]
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value

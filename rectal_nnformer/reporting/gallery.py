@@ -149,13 +149,8 @@ def draw_clips(model: ModelResults, num_processes: int = 1, budget: int = BUDGET
         for (fold, case), of_case in by_case.items()
     ]
     drawn = map_with_progress(draw, jobs, num_processes, "Pictures")
-    clips = {id_of(clip.subject): clip for of_case in drawn for clip in of_case}
-    return fit_to_budget([clips[id_of(subject)] for subject in subjects], budget)
-
-
-def id_of(subject: Subject) -> tuple[bool, str, int]:
-    """Return what tells subjects apart."""
-    return subject.kind == "false positive", subject.case, subject.component.label
+    clips = [clip for of_case in drawn for clip in of_case]
+    return fit_to_budget(sorted(clips, key=lambda clip: _rank(clip.subject)), budget)
 
 
 def fit_to_budget(clips: Sequence[Clip], budget: int) -> list[Clip]:

@@ -41,17 +41,6 @@ class Example:
     prediction: Path | None
 
 
-@dataclass(frozen=True)
-class _View:
-    """One slice in radiological display; arrays are (rows, columns)."""
-
-    grey: NDArray[Any]
-    reference: NDArray[np.bool_]
-    prediction: NDArray[np.bool_]
-    aspect: float
-    slice_words: str
-
-
 def draw_examples(examples: Sequence[Example], tumor_labels: Sequence[int], path: Path) -> None:
     """Write a PNG with a column per example: the whole slice above, a close-up of the tumour below.
 
@@ -65,36 +54,26 @@ def draw_examples(examples: Sequence[Example], tumor_labels: Sequence[int], path
     )
     panels = figure.subplots(2, len(examples), squeeze=False)
     for (whole, close_up), example in zip(panels.T, examples, strict=True):
-        view = _load_view(example, tumor_labels)
+        image = read_image(example.image)
+        volume, aspect = radiological_array(image)
+        stored = read_mask(example.reference, image, tumor_labels)
+        predicted = read_mask(example.prediction, image, tumor_labels) if example.prediction else np.zeros_like(stored)
+        reference, prediction = (displayed(mask, image) > 0 for mask in (stored, predicted))
+        index = slice_with_most(reference if reference.any() else prediction)
         for axes in (whole, close_up):
-            draw_slice(axes, view.grey, view.aspect, grey_window(view.grey))
+            draw_slice(axes, volume[index], aspect, grey_window(volume[index]))
             # Wider and below, so that it shows where the two coincide.
-            draw_outline(axes, view.reference, REFERENCE_COLOR, linewidth=2.6)
-            draw_outline(axes, view.prediction, PREDICTION_COLOR)
-        whole.set_title(f"{example.title}, {view.slice_words}", fontsize=10, parse_math=False)
+            draw_outline(axes, reference[index], REFERENCE_COLOR, linewidth=2.6)
+            draw_outline(axes, prediction[index], PREDICTION_COLOR)
+        place = f"slice {index + 1} of {len(volume)}"
+        whole.set_title(f"{example.title}, {place}", fontsize=10, parse_math=False)
         _mark_sides(whole)
-        _zoom_to_tumor(close_up, whole, view)
+        _zoom_to_tumor(close_up, whole, reference[index] | prediction[index], aspect)
     colors = {"reference": REFERENCE_COLOR, "prediction": PREDICTION_COLOR}
     handles = [Line2D([], [], color=color, label=label) for label, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     with staged_file(path) as temporary:
         figure.savefig(temporary)
-
-
-def _load_view(example: Example, tumor_labels: Sequence[int]) -> _View:
-    image = read_image(example.image)
-    grey, aspect = radiological_array(image)
-    stored = read_mask(example.reference, image, tumor_labels)
-    predicted = read_mask(example.prediction, image, tumor_labels) if example.prediction else np.zeros_like(stored)
-    reference, prediction = (displayed(mask, image) > 0 for mask in (stored, predicted))
-    index = slice_with_most(reference if reference.any() else prediction)
-    return _View(
-        grey=grey[index],
-        reference=reference[index],
-        prediction=prediction[index],
-        aspect=aspect,
-        slice_words=f"slice {index + 1} of {len(grey)}",
-    )
 
 
 def read_mask(path: Path, image: sitk.Image, labels: Sequence[int]) -> NDArray[np.bool_]:
@@ -126,15 +105,15 @@ def _mark_sides(axes: Axes) -> None:
         axes.text(x, y, letter, transform=axes.transAxes, color="white", ha=align, va="center", path_effects=rim)
 
 
-def _zoom_to_tumor(close_up: Axes, whole: Axes, view: _View) -> None:
+def _zoom_to_tumor(close_up: Axes, whole: Axes, tumor: NDArray[np.bool_], aspect: float) -> None:
     """Limit one panel to a square around all tumour of the slice, and frame that square in the other."""
-    rows, columns = np.nonzero(view.reference | view.prediction)
+    rows, columns = np.nonzero(tumor)
     if not rows.size:
         return
-    extent = max(np.ptp(columns) + 1, (np.ptp(rows) + 1) * view.aspect)
+    extent = max(np.ptp(columns) + 1, (np.ptp(rows) + 1) * aspect)
     # At least a fifth of the image's width, so that a tiny tumour keeps its surroundings.
-    half_width = max(0.9 * extent, view.grey.shape[1] / 10)
-    half_height = half_width / view.aspect
+    half_width = max(0.9 * extent, tumor.shape[1] / 10)
+    half_height = half_width / aspect
     x, y = (columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2
     close_up.set_xlim(x - half_width, x + half_width)
     close_up.set_ylim(y + half_height, y - half_height)

@@ -13,8 +13,7 @@ from rectal_nnformer.evaluation.summary import patient_interval_words, rate_word
 from rectal_nnformer.reporting import tables
 from rectal_nnformer.reporting.comparison import Comparison
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
-from rectal_nnformer.utils import markdown
-from rectal_nnformer.utils.text import number, numbered, percent, percent_interval, plural, some
+from rectal_nnformer.utils.text import number, numbered, percent, percent_interval, plain, plural, some
 
 ENVIRONMENT = Environment(
     loader=PackageLoader("rectal_nnformer.reporting"),
@@ -27,10 +26,7 @@ ENVIRONMENT = Environment(
 WORDS = (number, numbered, patient_interval_words, percent, percent_interval, plural, rate_words)
 ENVIRONMENT.globals.update({function.__name__: function for function in WORDS})
 ENVIRONMENT.globals.update(MIN_IOU=MIN_IOU, MIN_VOXELS=MIN_VOXELS, tables=tables)
-ENVIRONMENT.filters.update(
-    plain=markdown.plain,
-    markdown=lambda table: "\n".join(markdown.table(table.header, table.rows)) if table.rows else "",
-)
+ENVIRONMENT.filters.update(plain=plain, markdown=tables.markdown)
 
 
 def render(template: str, **context: Any) -> str:

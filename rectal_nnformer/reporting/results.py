@@ -16,7 +16,7 @@ from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.reporting.analyses import StageOverFolds, attention_over_folds, epochs_over_folds
 from rectal_nnformer.utils.files import read_json
-from rectal_nnformer.utils.records import Record
+from rectal_nnformer.utils.json_records import T
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,9 @@ def cubic_siblings(model: ModelResults) -> list[tuple[str, tuple[StageOverFolds,
 
 def short_names(models: Sequence[ModelResults]) -> list[str]:
     """Return names that tell models apart and say no more than it takes; models alike in all are numbered."""
-    parts = [
-        [
-            folder.trainer.removeprefix("nnUNetTrainer") or folder.trainer,
-            folder.configuration,
-            folder.plans,
-            folder.dataset,
-        ]
-        for folder in (model.folder for model in models)
-    ]
+    folders = [model.folder for model in models]
+    trainers = [folder.trainer.removeprefix("nnUNetTrainer") or folder.trainer for folder in folders]
+    parts = [(t, f.configuration, f.plans, f.dataset) for t, f in zip(trainers, folders, strict=True)]
     for used in (1, 2, 3, 4):
         names = [", ".join(part[:used]) for part in parts]
         if len(set(names)) == len(names):
@@ -147,7 +141,7 @@ def check_distinct_cases(folds: Mapping[int, CohortDetection]) -> None:
                 )
 
 
-def read_of_folds(read: Callable[[Path], Record | None], validation_folders: Mapping[int, Path]) -> dict[int, Record]:
+def read_of_folds(read: Callable[[Path], T | None], validation_folders: Mapping[int, Path]) -> dict[int, T]:
     """Return what an analysis wrote of each fold that was analysed, by `read_attention` or `read_reuse`."""
     records = {fold: read(folder) for fold, folder in validation_folders.items()}
     return {fold: record for fold, record in records.items() if record is not None}

@@ -10,7 +10,7 @@ from rectal_nnformer.evaluation.statistics import Difference
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING, CohortDetection, patient_interval_words
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds
 from rectal_nnformer.reporting.comparison import ComparedModel, Comparison, PairComparison
-from rectal_nnformer.utils.text import number, percent, percent_interval, plural
+from rectal_nnformer.utils.text import number, percent, percent_interval, plain, plural
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,10 @@ class Table:
     numeric_from: int = 1
 
 
-# --- detection -------------------------------------------------------------------------------------------------------
+def markdown(table: Table) -> str:
+    """Return a table in Markdown, nothing without rows; what a cell holds cannot end it, nor become a tag."""
+    lines = [table.header, ["---"] * len(table.header), *table.rows] if table.rows else []
+    return "\n".join(f"| {' | '.join(map(plain, cells))} |" for cells in lines)
 
 
 def fold_table(folds: Mapping[int, CohortDetection], pooled: CohortDetection) -> Table:
@@ -118,9 +121,6 @@ def cases_of(folds: Mapping[int, CohortDetection]) -> list[tuple[int, CaseDetect
     return [(fold, case) for fold, result in folds.items() for case in result.cases]
 
 
-# --- attention and features ------------------------------------------------------------------------------------------
-
-
 def attention_table(stages: Sequence[StageOverFolds]) -> Table:
     """Return the attention dilution index of each fold, and over the folds what belongs beside it."""
     folds = sorted({fold for stage in stages for fold in stage.adi_of_folds})
@@ -194,9 +194,6 @@ def block_table(reuse: ReuseOverFolds) -> Table:
         f"CKA along the diagonal, {plural(len(reuse.folds), 'fold')}",
         numeric_from=2,
     )
-
-
-# --- models side by side ---------------------------------------------------------------------------------------------
 
 
 def model_table(models: Sequence[ComparedModel]) -> Table:

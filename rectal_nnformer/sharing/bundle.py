@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 from safetensors import SafetensorError
@@ -18,7 +18,7 @@ from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.sharing.schema import DatasetName, Text
 from rectal_nnformer.utils.files import staged_file
-from rectal_nnformer.utils.json_records import MAX_BYTES, R, Record, json_text, make_record, read_record
+from rectal_nnformer.utils.json_records import MAX_BYTES, R, Record, T, json_text, make_record, read_record
 from rectal_nnformer.utils.zips import CHUNK, MAX_FILES, check_paths, checked_entries, open_zip, unpacked
 
 MANIFEST = "manifest.json"
@@ -26,8 +26,6 @@ MAX_FILE_BYTES = 8 << 30
 COMPRESSION_LEVEL = 1
 """Higher ones take up to three times as long and make arrays of images 1 % smaller."""
 MODEL_FOLDER = r"^[A-Za-z_][A-Za-z0-9_]*?__[A-Za-z0-9_.+-]+?__[A-Za-z0-9_.+-]+$"
-
-T = TypeVar("T")
 
 
 class Entry(Record):

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, RootModel
 from safetensors.torch import load_file, save_file
@@ -36,14 +36,13 @@ from rectal_nnformer.sharing.checkpoints import Checkpoint, read_model_checkpoin
 from rectal_nnformer.sharing.dataset import Export, check_id_is_free
 from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, pseudonyms, write_key
 from rectal_nnformer.sharing.schema import DatasetJson, FingerprintJson, Number, PlansJson, Text
-from rectal_nnformer.utils.json_records import Record, json_text, load_json_file
+from rectal_nnformer.utils.json_records import Record, T, json_text, load_json_file
 from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 
 CHECKPOINT = CHECKPOINT_FINAL.removesuffix(".pth")
 TEXTS: dict[str, type[BaseModel]] = {DATASET_JSON: DatasetJson, PLANS_JSON: PlansJson}
 TEXTS |= {DATASET_FINGERPRINT: FingerprintJson}
 
-T = TypeVar("T")
 Means: TypeAlias = dict[Text, Number | list[Number | None] | None]
 
 

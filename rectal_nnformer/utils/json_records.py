@@ -1,4 +1,4 @@
-"""JSON from elsewhere: read within limits, checked against a record, and written anew from that record alone.
+"""JSON as typed records: our own results, and files from elsewhere, read within limits and written anew.
 
 RectalError says what is refused and why.
 """
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from rectal_nnformer.errors import RectalError
 
@@ -18,12 +18,29 @@ MAX_VALUES = 1 << 19
 of memory. The fingerprint of 1000 cases has 85,000."""
 
 R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
 
 
 class Record(BaseModel):
     """The content of a JSON file or of a part of it: no other keys, no conversion between types, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def read_own(kind: type[T], path: Path, remedy: str) -> T:
+    """Read a file of ours as a dataclass, or a tuple of them; keys that it does not know are ignored.
+
+    Raises:
+        RectalError: It is missing or no JSON, or lacks a key, or a value is of another type; ends with `remedy`.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise RectalError(f"{path} cannot be used ({reason}). {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise RectalError(f"{path} cannot be used ({error}). {remedy}") from error
 
 
 def read_record(kind: type[R], data: bytes, name: str) -> R:

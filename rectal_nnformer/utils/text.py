@@ -1,9 +1,20 @@
 """Small things that messages and pages need."""
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 MOST_NAMES = 5
+# An underscore formats only at the ends of words; within names it is too common to be made unreadable.
+MARKDOWN = re.compile(r"[\\`*\[\]|~$]|_+(?!\w)|(?<!\w)_+")
+BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown shows as it is: no tag, link, format, new line or turned reading direction in it."""
+    line = BIDI_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
+    line = line.replace("&", "&amp;").replace("<", "&lt;")
+    return MARKDOWN.sub(lambda found: "".join(f"\\{sign}" for sign in found[0]), line)
 
 
 def plural(number: int, noun: str) -> str:
