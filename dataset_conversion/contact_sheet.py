@@ -12,14 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rectal_nnformer.imaging.display import (
-    REFERENCE_COLOR,
-    draw_outline,
-    draw_slice,
-    grey_window,
-    radiological_array,
-    slice_with_most,
-)
+from rectal_nnformer.imaging import display
 from rectal_nnformer.utils.files import staged_file
 
 # In inches.
@@ -45,10 +38,10 @@ class Tile:
 
 def make_tile(name: str, image: sitk.Image, mask: sitk.Image | None) -> Tile:
     """Return the axial slice of a case that holds most tumour; the middle one without a mask."""
-    volume, aspect = radiological_array(image)
-    tumor = np.zeros(volume.shape, bool) if mask is None else radiological_array(mask)[0] != 0
-    index = slice_with_most(tumor)
-    low, high = grey_window(volume[index])
+    volume, aspect = display.radiological_array(image)
+    tumor = np.zeros(volume.shape, bool) if mask is None else display.radiological_array(mask)[0] != 0
+    index = display.slice_with_most(tumor)
+    low, high = display.grey_window(volume[index])
     scaled = (volume[index].astype(np.float32) - low) / max(high - low, np.finfo(np.float32).tiny)
     grey = (255 * np.clip(scaled, 0, 1)).astype(np.uint8)
     lines = textwrap.wrap(name, CAPTION_LETTERS, break_on_hyphens=False)
@@ -72,8 +65,8 @@ def draw_contact_sheet(tiles: Sequence[Tile], path: Path, title: str) -> None:
         left, bottom = column * TILE, height - HEADER - row * row_height - TILE
         box = (left + MARGIN / 2) / width, bottom / height, (TILE - MARGIN) / width, TILE / height
         axes = figure.add_axes(box)
-        draw_slice(axes, tile.grey, tile.aspect, window=(0, 255))
-        draw_outline(axes, tile.outline, REFERENCE_COLOR, linewidth=1.0)
+        display.draw_slice(axes, tile.grey, tile.aspect, window=(0, 255))
+        display.draw_outline(axes, tile.outline, display.REFERENCE_COLOR, linewidth=1.0)
         center, below = (left + TILE / 2) / width, (bottom - LINE / 4) / height
         figure.text(center, below, tile.caption, fontsize=7, ha="center", va="top", parse_math=False)
     with staged_file(path) as temporary:

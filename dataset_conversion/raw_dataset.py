@@ -13,15 +13,7 @@ from rectal_nnformer.dataset_conversion.target import Target
 from rectal_nnformer.dataset_conversion.validation import case_problems
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL
-from rectal_nnformer.nnunet.layout import (
-    DATASET_JSON,
-    IMAGES_TR,
-    IMAGES_TS,
-    LABELS_TR,
-    SPLITS_FINAL,
-    RawDataset,
-    image_name,
-)
+from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patient_list
 from rectal_nnformer.utils.files import staged_folder, write_json, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -74,7 +66,7 @@ def convert_cases(
     with staged_folder(target.folder) as staged:
         _write(cases, staged, target)
         if target.training:
-            write_json(staged / SPLITS_FINAL, splits)
+            write_json(staged / layout.SPLITS_FINAL, splits)
             write_text(staged / PATIENTS_FILE, patient_list(pseudonyms(patients)))
     if splits:
         sizes = " + ".join(str(len(fold["val"])) for fold in splits)
@@ -120,7 +112,7 @@ def _refuse(problems: Mapping[str, list[str]], unmatched: Mapping[str, Sequence[
 
 def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
     """Write images, masks, dataset.json and the contact sheet of checked cases into `folder`."""
-    for name in (IMAGES_TR, LABELS_TR) if target.training else (IMAGES_TS,):
+    for name in (layout.IMAGES_TR, layout.LABELS_TR) if target.training else (layout.IMAGES_TS,):
         (folder / name).mkdir()
     tiles = map_with_progress(
         partial(_write_case, folder=folder, prepared=target.prepared), cases, target.workers, "writing"
@@ -133,17 +125,17 @@ def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
         "file_ending": FILE_ENDING,
         "overwrite_image_reader_writer": READER,
     }
-    write_json(folder / DATASET_JSON, content)
+    write_json(folder / layout.DATASET_JSON, content)
     draw_contact_sheet(tiles, folder / CONTACT_SHEET, target.folder.name)
 
 
 def _write_case(case: Case, folder: Path, prepared: bool) -> Tile:
     image = lift_zeros(case.image.read()) if prepared else case.image.read()
-    images = folder / (IMAGES_TR if case.mask else IMAGES_TS)
-    write_image(image, images / image_name(case.name, FILE_ENDING))
+    images = folder / (layout.IMAGES_TR if case.mask else layout.IMAGES_TS)
+    write_image(image, images / layout.image_name(case.name, FILE_ENDING))
     mask = case.mask.read() if case.mask else None
     if mask is not None:
         # They may differ by rounding, and by that alone be turned differently where they are oriented.
         mask.CopyInformation(image)
-        write_mask(mask, RawDataset(folder).label(case.name, FILE_ENDING))
+        write_mask(mask, layout.RawDataset(folder).label(case.name, FILE_ENDING))
     return make_tile(case.name, image, mask)

@@ -132,7 +132,10 @@ def measure_dilution(network: PlannedNetwork, tiles: Iterable[Tile], device: tor
     sums: list[Tensor] = []
     totals: dict[str, Any] = {}
     for tile in tiles:
-        meter = run_tile(network, tile, device)
+        inputs, real = network.prepare(tile.image.unsqueeze(0).to(device))
+        tumor_voxels = tile.tumor[None, None].to(device).permute(network.to_xyz)
+        with mixed_precision(device), reading(network.backbone, real, tumor_voxels) as meter:
+            network.backbone.encode(inputs, real)
         sums.append(meter.sums())
         for block in meter.blocks:
             tokens, scattered = totals.get(block.name, (0, 0.0))
@@ -145,15 +148,6 @@ def measure_dilution(network: PlannedNetwork, tiles: Iterable[Tile], device: tor
         BlockDilution(block.name, block.stage, flow, tumor, *totals[block.name])
         for block, (flow, tumor) in zip(blocks, flows, strict=True)
     ]
-
-
-def run_tile(network: PlannedNetwork, tile: Tile, device: torch.device) -> TileMeter:
-    """Run the encoder on one tile and return what was read from it."""
-    inputs, real = network.prepare(tile.image.unsqueeze(0).to(device))
-    tumor = tile.tumor[None, None].to(device).permute(network.to_xyz)
-    with mixed_precision(device), reading(network.backbone, real, tumor) as meter:
-        network.backbone.encode(inputs, real)
-    return meter
 
 
 @contextmanager

@@ -54,16 +54,10 @@ def fixed_crop(cases: PreprocessedCases) -> Tile:
 
 
 class EpochFollower:
-    """Measures attention dilution, on one crop, after every so many epochs of a training.
+    """Measures attention dilution, on one crop of the validation cases, after every so many epochs of a training.
 
-    Args:
-        network: The network that is trained, not compiled.
-        cases: The validation cases.
-        device: Where the network is.
-        fold_folder: Where the files go.
-        every: Epochs from one measurement to the next.
-        log: Writes a line to the log of the training.
-        loggers: nnU-Net's loggers beside its own one, which takes no other values than nnU-Net's.
+    The network is the trained one, not compiled. Files go into `fold_folder`; `log` writes a line to the log of the
+    training. `loggers` are nnU-Net's beside its own one, which takes no other values than nnU-Net's.
     """
 
     def __init__(

@@ -7,15 +7,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from rectal_nnformer.analysis.cka import (
-    FEWEST_SAMPLES,
-    NUM_DRAWS,
-    bootstrap_diagonal,
-    centre,
-    centre_unbiased,
-    cosines,
-    permutation_null,
-)
+from rectal_nnformer.analysis import cka
 from rectal_nnformer.analysis.features import MOST_CELLS, common_extent, feature_grams
 from rectal_nnformer.analysis.records import (
     DebiasedSimilarity,
@@ -50,8 +42,8 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> R
     extent = common_extent(subjects)
     grams = [feature_grams(network, cases, extent, device) for network, cases in subjects]
     num_cases = len(first.cases.names)
-    enough = num_cases >= FEWEST_SAMPLES
-    note = f"The debiased estimator needs at least {FEWEST_SAMPLES} cases; there are {num_cases}."
+    enough = num_cases >= cka.FEWEST_SAMPLES
+    note = f"The debiased estimator needs at least {cka.FEWEST_SAMPLES} cases; there are {num_cases}."
     if enough:
         few = f"Only {num_cases} cases: read the null, and the intervals where there are any."
         note = few if num_cases < 10 else ""
@@ -67,13 +59,13 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> R
         num_crops=num_cases,
         num_cases=num_cases,
         debiased=debiased_record(*grams) if enough else None,
-        biased=similarity_record(cosines(*(centre(matrices) for matrices in grams))),
+        biased=similarity_record(cka.cosines(*(cka.centre(matrices) for matrices in grams))),
         note=note,
         settings={
             "extent_mm": list(extent),
             "most_cells": MOST_CELLS,
-            "permutations": NUM_DRAWS,
-            "bootstrap_draws": NUM_DRAWS,
+            "permutations": cka.NUM_DRAWS,
+            "bootstrap_draws": cka.NUM_DRAWS,
             "interval": 0.95,
             "seed": 0,
             "cases": list(first.cases.names),
@@ -83,11 +75,11 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> R
 
 def debiased_record(first: Tensor, second: Tensor) -> DebiasedSimilarity:
     """Return the debiased CKA of Gram matrices (blocks, cases, cases), its null and intervals."""
-    similarity = asdict(similarity_record(cosines(centre_unbiased(first), centre_unbiased(second))))
+    similarity = asdict(similarity_record(cka.cosines(cka.centre_unbiased(first), cka.centre_unbiased(second))))
     if len(first) != len(second):
         return DebiasedSimilarity(**similarity, null=None, intervals=None)
-    null = permutation_null(first, second)
-    draws = bootstrap_diagonal(first, second)
+    null = cka.permutation_null(first, second)
+    draws = cka.bootstrap_diagonal(first, second)
     return DebiasedSimilarity(
         **similarity,
         null=NullRecord(mean=_numbers(null.mean), p95=_numbers(null.p95)),

@@ -5,15 +5,7 @@ from pathlib import Path
 
 from rectal_nnformer.cli.command import Command
 from rectal_nnformer.cli.options import add_device, add_model, add_processes, fold
-from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import (
-    CHECKPOINT_FINAL,
-    FoldFolder,
-    ModelFolder,
-    check_compared,
-    check_folder,
-    planned_model,
-)
+from rectal_nnformer.nnunet import layout, preflight
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -25,7 +17,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """
     output = arguments.o or arguments.pred
     for folder in (arguments.pred, arguments.gt):
-        check_folder(folder)
+        layout.check_folder(folder)
     if arguments.djfile:
         preflight.check_file(arguments.djfile)
     preflight.check_output_folder(output)
@@ -50,7 +42,7 @@ def report(arguments: argparse.Namespace) -> None:
     The page needs no other file and no network, and can be passed on. It shows the pictures of your patients, and the
     names of their cases.
     """
-    ModelFolder.from_path(arguments.model)
+    layout.ModelFolder.from_path(arguments.model)
     if arguments.o:
         preflight.check_output_file(arguments.o)
     from rectal_nnformer.reporting.writing import write_report
@@ -107,7 +99,7 @@ def attention(arguments: argparse.Namespace) -> None:
     preflight.check_device(arguments.device)
     from rectal_nnformer.analysis.on_demand import dilution_of_fold
 
-    model = planned_model(*names)
+    model = layout.planned_model(*names)
     for number in arguments.f:
         line, path = dilution_of_fold(
             model.fold(number), weights=arguments.weights, output=arguments.o, device=arguments.device
@@ -121,7 +113,7 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        default=CHECKPOINT_FINAL,
+        default=layout.CHECKPOINT_FINAL,
         help="a checkpoint of the fold, 'pretrained' or 'random' (default: %(default)s)",
     )
     parser.add_argument("-o", metavar="DIR", type=Path, help="write to DIR/MODEL/fold_X instead")
@@ -135,8 +127,8 @@ def feature_reuse(arguments: argparse.Namespace) -> None:
     pretrained file. Both are read from one crop per case, the same part of the patient for both, also where their
     patches differ.
     """
-    first = FoldFolder.from_path(arguments.first)
-    check_compared(arguments.second)
+    first = layout.FoldFolder.from_path(arguments.first)
+    layout.check_compared(arguments.second)
     if arguments.o:
         preflight.check_output_file(arguments.o)
     preflight.check_device(arguments.device)

@@ -69,20 +69,12 @@ def cluster_bootstrap(
 ) -> Interval | None:
     """Return the 95 % percentile interval of a rate when whole clusters (patients) are drawn with replacement.
 
-    Clusters without trials say nothing about the rate and are left out. Where every cluster has the same rate, as when
-    all lesions are detected, all resamples have it too: the interval would be a point and claim a certainty that the
-    data do not give. There is none then; the Wilson interval is the one to read.
+    Counts are the successes of each cluster, totals its trials; equal input and seed give equal intervals. Clusters
+    without trials say nothing about the rate and are left out. Where there are no two clusters whose rates differ, as
+    when all lesions are detected, all resamples have the same rate: the interval would be a point and claim a certainty
+    that the data do not give. It is None then; the Wilson interval is the one to read.
 
     With the differences of two methods in place of counts, it is the paired bootstrap of their difference.
-
-    Args:
-        counts: Successes of each cluster.
-        totals: Trials of each cluster, in the same order.
-        n_samples: Number of resamples.
-        seed: Seed of the random generator; equal input gives equal intervals.
-
-    Returns:
-        Lower and upper bound, or None if there are no two clusters with trials whose rates differ.
     """
     table = np.array([pair for pair in zip(counts, totals, strict=True) if pair[1]], dtype=float).reshape(-1, 2)
     n_clusters = len(table)

@@ -15,15 +15,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.display import (
-    PREDICTION_COLOR,
-    REFERENCE_COLOR,
-    draw_outline,
-    draw_slice,
-    grey_window,
-    radiological_array,
-    slice_with_most,
-)
+from rectal_nnformer.imaging import display
 from rectal_nnformer.imaging.reading import grid_differences, read_image
 from rectal_nnformer.utils.files import staged_file
 
@@ -55,21 +47,21 @@ def draw_examples(examples: Sequence[Example], tumor_labels: Sequence[int], path
     panels = figure.subplots(2, len(examples), squeeze=False)
     for (whole, close_up), example in zip(panels.T, examples, strict=True):
         image = read_image(example.image)
-        volume, aspect = radiological_array(image)
+        volume, aspect = display.radiological_array(image)
         stored = read_mask(example.reference, image, tumor_labels)
         predicted = read_mask(example.prediction, image, tumor_labels) if example.prediction else np.zeros_like(stored)
         reference, prediction = (displayed(mask, image) > 0 for mask in (stored, predicted))
-        index = slice_with_most(reference if reference.any() else prediction)
+        index = display.slice_with_most(reference if reference.any() else prediction)
         for axes in (whole, close_up):
-            draw_slice(axes, volume[index], aspect, grey_window(volume[index]))
+            display.draw_slice(axes, volume[index], aspect, display.grey_window(volume[index]))
             # Wider and below, so that it shows where the two coincide.
-            draw_outline(axes, reference[index], REFERENCE_COLOR, linewidth=2.6)
-            draw_outline(axes, prediction[index], PREDICTION_COLOR)
+            display.draw_outline(axes, reference[index], display.REFERENCE_COLOR, linewidth=2.6)
+            display.draw_outline(axes, prediction[index], display.PREDICTION_COLOR)
         place = f"slice {index + 1} of {len(volume)}"
         whole.set_title(f"{example.title}, {place}", fontsize=10, parse_math=False)
         _mark_sides(whole)
         _zoom_to_tumor(close_up, whole, reference[index] | prediction[index], aspect)
-    colors = {"reference": REFERENCE_COLOR, "prediction": PREDICTION_COLOR}
+    colors = {"reference": display.REFERENCE_COLOR, "prediction": display.PREDICTION_COLOR}
     handles = [Line2D([], [], color=color, label=label) for label, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     with staged_file(path) as temporary:
@@ -94,7 +86,7 @@ def displayed(array: NDArray[Any], image: sitk.Image) -> NDArray[np.int32]:
     # Of the image, not of the mask's own file: near a tilt of 45 degrees, cosines that differ by rounding would turn
     # the mask to another plane than the image.
     stored.CopyInformation(image)
-    return radiological_array(stored)[0]
+    return display.radiological_array(stored)[0]
 
 
 def _mark_sides(axes: Axes) -> None:

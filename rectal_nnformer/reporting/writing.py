@@ -30,12 +30,8 @@ def write_report(model_folder: Path, output: Path | None = None, num_processes: 
     """Write `report.html` about a trained model: one page of less than 25 MB that needs no other file and no network.
 
     Images are read from nnUNet_raw, references from nnUNet_preprocessed, beside nnUNet_results or where the variables
-    point; without them there are no pictures, and the page says so.
-
-    Args:
-        model_folder: Folder of the model in nnUNet_results, which holds the folds.
-        output: The file; None takes `report.html` in the model folder.
-        num_processes: At most so many processes draw the pictures.
+    point; without them there are no pictures, and the page says so. The page is `output`, or `report.html` in the model
+    folder; at most `num_processes` draw its pictures.
 
     Raises:
         RectalError: It is not the folder of a trained and evaluated model, or a file in it is damaged.

@@ -12,15 +12,7 @@ from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.layout import (
-    DATASET_FINGERPRINT,
-    DATASET_JSON,
-    GT_SEGMENTATIONS,
-    SPLITS_FINAL,
-    find_dataset,
-    folder_variables,
-    nnunet_folder,
-)
+from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.names import RECORD_KEY
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import schema
@@ -32,8 +24,8 @@ from rectal_nnformer.utils.json_records import R, json_content, json_text, load_
 
 OUR_FILES = ("rectal_fingerprint.json", "rectal_intensity_window.json")
 FILES: dict[str, type[BaseModel]] = dict.fromkeys(OUR_FILES, schema.Measurements)
-FILES |= {DATASET_JSON: schema.DatasetJson, DATASET_FINGERPRINT: schema.FingerprintJson}
-FILES |= {SPLITS_FINAL: schema.SplitsJson}
+FILES |= {layout.DATASET_JSON: schema.DatasetJson, layout.DATASET_FINGERPRINT: schema.FingerprintJson}
+FILES |= {layout.SPLITS_FINAL: schema.SplitsJson}
 """What is in the folder of a dataset beside plans, data and ground truth."""
 MAX_PLANS_BYTES = 2 << 20
 """Of all plans together, which take 10 to 20 KB each."""
@@ -104,11 +96,11 @@ def export_dataset(
         RectalError: There is no such dataset or fold; a case lacks a file or a file cannot be read; a case name is left
             that cannot be replaced.
     """
-    folder = find_dataset("nnUNet_preprocessed", dataset_id)
+    folder = layout.find_dataset("nnUNet_preprocessed", dataset_id)
     plans = _plans_with_data(folder)
     data_folders = sorted({name for names in plans.values() for name in names})
     present = {case for name in data_folders for case in _cases_in(folder / name)}
-    splits, cases = _chosen(folder / SPLITS_FINAL, present, folds)
+    splits, cases = _chosen(folder / layout.SPLITS_FINAL, present, folds)
     names = pseudonyms(folder, cases) if pseudonymize else {case: case for case in cases}
     with new_bundle(Path(output)) as bundle:
         export = Export(bundle, folder.name, Renamer(names, present - set(cases)))
@@ -119,7 +111,7 @@ def export_dataset(
         # Files of the folder that stay at home are counted: unknown names could tell something themselves.
         sent = {Path(name).parts[0] for name in bundle.files}
         for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
-            told = name if name in (PATIENTS_FILE, GT_SEGMENTATIONS) else "files and folders of other names"
+            told = name if name in (PATIENTS_FILE, layout.GT_SEGMENTATIONS) else "files and folders of other names"
             export.removed["records of raw files" if name.endswith("_source.json") else told] += 1
         if pseudonymize:
             print(f"The key of the pseudonyms stays here: {write_key(folder, names)}")
@@ -147,7 +139,7 @@ def import_dataset(path: str | Path) -> Path:
     """
     with BundleReader(path) as bundle:
         name = bundle.check_kind("dataset")
-        target = nnunet_folder("nnUNet_preprocessed") / name
+        target = layout.nnunet_folder("nnUNet_preprocessed") / name
         if target.exists():
             raise RectalError(
                 f"{target} exists. Move it away, or remove it if it is no longer needed, then import again."
@@ -166,7 +158,7 @@ def import_dataset(path: str | Path) -> Path:
 def check_id_is_free(name: str) -> None:
     """Refuse a dataset whose id has another name in any of nnU-Net's folders: nnU-Net would find neither."""
     number = name[len("Dataset") :][:3]
-    for variable, folder in folder_variables().items():
+    for variable, folder in layout.folder_variables().items():
         for other in sorted(Path(folder).glob(f"Dataset{number}*")):
             if other.is_dir() and other.name != name:
                 raise RectalError(
@@ -219,15 +211,15 @@ def _add_texts(
     export: Export, folder: Path, plans: Sequence[str], splits: list[dict[str, list[str]]] | None
 ) -> list[schema.PlansJson]:
     """Add dataset.json, plans, fingerprints and splits, reduced to what they need; return the plans."""
-    content = load_json_file(folder / DATASET_JSON)
-    export.add(DATASET_JSON, schema.DatasetJson, {**content, "numTraining": len(export.renamer.names)})
-    export.add(DATASET_FINGERPRINT, schema.FingerprintJson, load_json_file(folder / DATASET_FINGERPRINT))
+    content = load_json_file(folder / layout.DATASET_JSON)
+    export.add(layout.DATASET_JSON, schema.DatasetJson, {**content, "numTraining": len(export.renamer.names)})
+    export.add(layout.DATASET_FINGERPRINT, schema.FingerprintJson, load_json_file(folder / layout.DATASET_FINGERPRINT))
     for name in OUR_FILES:
         if (folder / name).is_file():
             export.add(name, schema.Measurements, load_json_file(folder / name))
     if splits is not None:
         renamed = [{part: sorted(map(export.renamer.text, names)) for part, names in fold.items()} for fold in splits]
-        export.bundle.add(SPLITS_FINAL, json_text(make_record(schema.SplitsJson, renamed, SPLITS_FINAL)))
+        export.bundle.add(layout.SPLITS_FINAL, json_text(make_record(schema.SplitsJson, renamed, layout.SPLITS_FINAL)))
     return [export.add(f"{name}.json", schema.PlansJson, load_json_file(folder / f"{name}.json")) for name in plans]
 
 
@@ -244,34 +236,34 @@ def _add_cases(
 
 
 def _add_references(export: Export, folder: Path, cases: Sequence[str]) -> None:
-    ending = load_json_file(folder / DATASET_JSON)["file_ending"]
-    for case in tqdm(cases, desc=GT_SEGMENTATIONS, unit="case"):
-        source = folder / GT_SEGMENTATIONS / f"{case}{ending}"
+    ending = load_json_file(folder / layout.DATASET_JSON)["file_ending"]
+    for case in tqdm(cases, desc=layout.GT_SEGMENTATIONS, unit="case"):
+        source = folder / layout.GT_SEGMENTATIONS / f"{case}{ending}"
         if not source.is_file():
             raise RectalError(f"Case {case} has no {source}. Preprocess again, or export --without-ground-truth.")
         mask, grid = read_mask(source)
-        name = f"{GT_SEGMENTATIONS}/{export.renamer[case]}"
+        name = f"{layout.GT_SEGMENTATIONS}/{export.renamer[case]}"
         export.bundle.add(f"{name}.safetensors", save(mask))
         export.bundle.add(f"{name}.json", json_text(grid))
 
 
 def _write_dataset(bundle: BundleReader, folder: Path) -> None:
     """Write all files of a dataset anew from the checked content of a bundle."""
-    dataset_json, files = bundle.read(DATASET_JSON, schema.DatasetJson), bundle.manifest.files
-    bundle.read(DATASET_FINGERPRINT, schema.FingerprintJson)
+    dataset_json, files = bundle.read(layout.DATASET_JSON, schema.DatasetJson), bundle.manifest.files
+    bundle.read(layout.DATASET_FINGERPRINT, schema.FingerprintJson)
     plans = _write_texts(bundle, folder)
     told = [(data, record, name) for record in plans for name, data in record.data_folders().items()]
     # Of several that share a folder, the first: the others inherit from it.
     data_folders = {data: (record, name) for data, record, name in reversed(told)}
     cases = _check_case_files(files, data_folders)
-    if SPLITS_FINAL in files:
-        bundle.read(SPLITS_FINAL, schema.SplitsJson).check_cases(cases)
+    if layout.SPLITS_FINAL in files:
+        bundle.read(layout.SPLITS_FINAL, schema.SplitsJson).check_cases(cases)
     with tempfile.TemporaryDirectory(prefix=".arrays.", dir=folder) as scratch:
         names = sorted(name.removesuffix(".safetensors") for name in files if name.endswith(".safetensors"))
         for name in tqdm(names, desc="Cases", unit="case"):
             arrays = bundle.load(f"{name}.safetensors", load_file, Path(scratch))
             (folder / name).parent.mkdir(exist_ok=True)
-            if name.startswith(f"{GT_SEGMENTATIONS}/"):
+            if name.startswith(f"{layout.GT_SEGMENTATIONS}/"):
                 grid = bundle.read(f"{name}.json", schema.ItkGrid)
                 write_mask(folder / f"{name}{dataset_json.file_ending}", arrays, grid)
             else:
@@ -309,8 +301,8 @@ def _check_case_files(files: Collection[str], data_folders: Collection[str]) -> 
     for folder, names in folders.items():
         # The segmentation of a case is called like the data of another one whose name ends with _seg.
         wrong = sorted(names ^ expected | {f"{case}_seg" for case in cases} & cases)
-        if folder not in {*data_folders, GT_SEGMENTATIONS} or wrong:
+        if folder not in {*data_folders, layout.GT_SEGMENTATIONS} or wrong:
             raise RectalError(f"The folder {folder} of the bundle is in no plans, lacks or has too much: {wrong[:1]}")
-    if not folders.keys() - {GT_SEGMENTATIONS}:
+    if not folders.keys() - {layout.GT_SEGMENTATIONS}:
         raise RectalError("The bundle has no preprocessed data.")
     return cases

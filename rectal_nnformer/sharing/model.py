@@ -15,21 +15,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, write_evaluation
 from rectal_nnformer.evaluation.summary import summarize_cases
-from rectal_nnformer.nnunet.layout import (
-    CHECKPOINT_FINAL,
-    DATASET_FINGERPRINT,
-    DATASET_JSON,
-    FOLD_NAME,
-    FOLD_PREFIX,
-    PLANS_JSON,
-    SUMMARY_JSON,
-    VALIDATION,
-    FoldFolder,
-    ModelFolder,
-    PreprocessedDataset,
-    find_dataset,
-    nnunet_folder,
-)
+from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.sharing.bundle import MANIFEST, BundleReader, digest_line, new_bundle
 from rectal_nnformer.sharing.checkpoints import Checkpoint, read_model_checkpoint, write_model_checkpoint
@@ -39,9 +25,9 @@ from rectal_nnformer.sharing.schema import DatasetJson, FingerprintJson, Number,
 from rectal_nnformer.utils.json_records import Record, T, json_text, load_json_file
 from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 
-CHECKPOINT = CHECKPOINT_FINAL.removesuffix(".pth")
-TEXTS: dict[str, type[BaseModel]] = {DATASET_JSON: DatasetJson, PLANS_JSON: PlansJson}
-TEXTS |= {DATASET_FINGERPRINT: FingerprintJson}
+CHECKPOINT = layout.CHECKPOINT_FINAL.removesuffix(".pth")
+TEXTS: dict[str, type[BaseModel]] = {layout.DATASET_JSON: DatasetJson, layout.PLANS_JSON: PlansJson}
+TEXTS |= {layout.DATASET_FINGERPRINT: FingerprintJson}
 
 Means: TypeAlias = dict[Text, Number | list[Number | None] | None]
 
@@ -66,10 +52,10 @@ class Analysis(RootModel[T], Generic[T]):
 
 
 RESULTS: dict[str, type[BaseModel]] = {
-    f"{VALIDATION}/{SUMMARY_JSON}": Scores,
-    f"{VALIDATION}/{EVALUATION_FILE}": LesionDetection,
-    f"{VALIDATION}/{records.ATTENTION_FILE}": Analysis[records.AttentionRecord],
-    f"{VALIDATION}/{records.REUSE_FILE}": Analysis[records.ReuseRecord],
+    f"{layout.VALIDATION}/{layout.SUMMARY_JSON}": Scores,
+    f"{layout.VALIDATION}/{EVALUATION_FILE}": LesionDetection,
+    f"{layout.VALIDATION}/{records.ATTENTION_FILE}": Analysis[records.AttentionRecord],
+    f"{layout.VALIDATION}/{records.REUSE_FILE}": Analysis[records.ReuseRecord],
     records.EPOCHS_FILE: Analysis[tuple[records.EpochRecord, ...]],
 }
 """What training and validation of a fold left, beside its checkpoint; a report is made from it again."""
@@ -87,20 +73,15 @@ def export_model(
 ) -> Path:
     """Write a trained model into one file that `import_model` reads: see documentation/reference/bundle.md.
 
-    Args:
-        dataset_id: 501 or "Dataset501_Name", in nnUNet_results.
-        output: The file, a zip, written under exactly this name, replacing one that is there.
-        trainer: Name of the trainer.
-        plans: Name of the plans.
-        configuration: Name of the configuration.
-        folds: Numbers of the folds, or "all"; None takes those that are finished.
-        pseudonymize: Give cases in the results the names that `export_dataset` gives them.
+    The dataset, 501 or "Dataset501_Name", is looked for in nnUNet_results. The file is a zip, written under exactly
+    this name, replacing one that is there. `folds` are numbers, or "all"; None takes those that are finished. With
+    `pseudonymize` cases in the results get the names that `export_dataset` gives them.
 
     Raises:
         RectalError: There is no such model or fold, or a file of it cannot be read.
     """
-    dataset = find_dataset("nnUNet_results", dataset_id)
-    model = ModelFolder(dataset.parent, dataset.name, trainer, plans, configuration)
+    dataset = layout.find_dataset("nnUNet_results", dataset_id)
+    model = layout.ModelFolder(dataset.parent, dataset.name, trainer, plans, configuration)
     if not model.path.is_dir():
         present = ", ".join(sorted(path.name for path in dataset.glob("*__*__*"))) or "none"
         raise RectalError(f"There is no model {model.path}; models of this dataset: {present}. Fix -tr, -p or -c.")
@@ -121,7 +102,7 @@ def import_model(path: str | Path) -> list[Path]:
             id belongs to another dataset. Nothing has been written then.
     """
     path = Path(path)
-    results = nnunet_folder("nnUNet_results")
+    results = layout.nnunet_folder("nnUNet_results")
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".import_model.", suffix=".partial", dir=results) as staging:
         scratch, written = Path(staging) / "scratch", Path(staging) / "written"
@@ -135,20 +116,21 @@ def import_model(path: str | Path) -> list[Path]:
 
 
 def _bundle_of(
-    model: ModelFolder, output: Path, renamer: Renamer, folds: Sequence[int | str] | None, pseudonymized: bool
+    model: layout.ModelFolder, output: Path, renamer: Renamer, folds: Sequence[int | str] | None, pseudonymized: bool
 ) -> Path:
     with new_bundle(output) as bundle:
         export = Export(bundle, model.dataset, renamer)
         export.removed["optimizer state and training curves of checkpoints"] += 1
-        export.add(DATASET_JSON, DatasetJson, load_json_file(model.dataset_json))
-        plans = export.add(PLANS_JSON, PlansJson, load_json_file(model.plans_file))
-        if (fingerprint := model.path / DATASET_FINGERPRINT).is_file():
-            export.add(DATASET_FINGERPRINT, FingerprintJson, load_json_file(fingerprint))
+        export.add(layout.DATASET_JSON, DatasetJson, load_json_file(model.dataset_json))
+        plans = export.add(layout.PLANS_JSON, PlansJson, load_json_file(model.plans_file))
+        if (fingerprint := model.path / layout.DATASET_FINGERPRINT).is_file():
+            export.add(layout.DATASET_FINGERPRINT, FingerprintJson, load_json_file(fingerprint))
         chosen = model.folds() if folds is None else map(model.fold, sorted({str(fold) for fold in folds}))
         wanted = [fold for fold in chosen if folds or fold.is_trained]
-        missing = [fold.name for fold in wanted if not fold.is_trained] or ([] if wanted else [f"{FOLD_PREFIX}*"])
-        if missing:
-            raise RectalError(f"{model.path} has no {CHECKPOINT_FINAL} in {missing[0]}. Train it to the end.")
+        missing = [fold.name for fold in wanted if not fold.is_trained]
+        if missing or not wanted:
+            where = missing[0] if missing else f"{layout.FOLD_PREFIX}*"
+            raise RectalError(f"{model.path} has no {layout.CHECKPOINT_FINAL} in {where}. Train it to the end.")
         for fold in tqdm(wanted, desc="Folds", unit="fold"):
             _add_fold(export, fold, plans, output.parent)
         bundle.finish(
@@ -161,7 +143,7 @@ def _bundle_of(
     return output
 
 
-def _add_fold(export: Export, fold: FoldFolder, plans: PlansJson, scratch: Path) -> None:
+def _add_fold(export: Export, fold: layout.FoldFolder, plans: PlansJson, scratch: Path) -> None:
     """Add weights and results of a fold."""
     checkpoint, weights = read_model_checkpoint(fold.checkpoint_final)
     _check_names(checkpoint, plans, fold.model.name, fold.name)
@@ -177,14 +159,14 @@ def _add_fold(export: Export, fold: FoldFolder, plans: PlansJson, scratch: Path)
 def _check_names(checkpoint: Checkpoint, plans: PlansJson, model: str, fold: str) -> None:
     """Refuse a checkpoint of another model, fold or configuration than its folder tells."""
     name = f"{checkpoint.trainer_name}__{plans.plans_name}__{checkpoint.configuration}"
-    told = f"{FOLD_PREFIX}{checkpoint.fold}"
+    told = f"{layout.FOLD_PREFIX}{checkpoint.fold}"
     if (name, told) != (model, fold) or checkpoint.configuration not in plans.configurations:
         raise RectalError(f"The checkpoint in {fold} of {model} is of {told} of {name}, or of no configuration.")
 
 
-def _case_names(model: ModelFolder, pseudonymize: bool) -> dict[str, str]:
+def _case_names(model: layout.ModelFolder, pseudonymize: bool) -> dict[str, str]:
     """Return what to put in place of the names of cases, and of patients, who never travel."""
-    preprocessed = nnunet_folder("nnUNet_preprocessed") / model.dataset
+    preprocessed = layout.nnunet_folder("nnUNet_preprocessed") / model.dataset
     patients = read_patients(preprocessed) if preprocessed.is_dir() else {}
     names = dict.fromkeys(patients.values(), "(patient)")
     if not pseudonymize:
@@ -193,11 +175,11 @@ def _case_names(model: ModelFolder, pseudonymize: bool) -> dict[str, str]:
         raise RectalError(f"{preprocessed} is missing, where the key of the pseudonyms ({KEY_FILE}) is to be kept.")
     cases = {path.name.removesuffix(".b2nd") for path in preprocessed.glob("*/*.b2nd") if "_seg." not in path.name}
     cases |= patients.keys()
-    for folder in model.path.glob(f"{FOLD_PREFIX}*/{VALIDATION}"):
+    for folder in model.path.glob(f"{layout.FOLD_PREFIX}*/{layout.VALIDATION}"):
         cases |= {path.name.partition(".")[0] for path in folder.glob("*.nii.gz")}
         if (folder / EVALUATION_FILE).is_file():
             cases |= {case["case"] for case in load_json_file(folder / EVALUATION_FILE)["cases"]}
-    if (splits := PreprocessedDataset(preprocessed).splits).is_file():
+    if (splits := layout.PreprocessedDataset(preprocessed).splits).is_file():
         cases |= {case for fold in load_json_file(splits) for part in fold.values() for case in part}
     new = pseudonyms(preprocessed, sorted(cases))
     print(f"The key of the pseudonyms stays here: {write_key(preprocessed, new)}")
@@ -212,7 +194,7 @@ def _bundles_of_zip(path: Path, scratch: Path) -> list[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as file:
                 file.writelines(unpacked(archive, entry))
-    models = list(filter(None, map(ModelFolder.parse, sorted(scratch.glob("*/*")))))
+    models = list(filter(None, map(layout.ModelFolder.parse, sorted(scratch.glob("*/*")))))
     if not models:
         raise RectalError(f"{path} holds no model DatasetXXX_Name/Trainer__Plans__Configuration.")
     return [
@@ -226,13 +208,14 @@ def _write_model(path: Path, written: Path, scratch: Path) -> None:
         dataset, files, model = bundle.check_kind("model"), bundle.manifest.files, str(bundle.manifest.model)
         bundle.check_room(scratch)
         folds = sorted({name.partition("/")[0] for name in files if "/" in name})
-        needed = {DATASET_JSON, PLANS_JSON}
+        needed = {layout.DATASET_JSON, layout.PLANS_JSON}
         needed |= {f"{fold}/{CHECKPOINT}{ending}" for fold in folds for ending in (".json", ".safetensors")}
-        possible = needed | {DATASET_FINGERPRINT, *(f"{fold}/{name}" for fold in folds for name in RESULTS)}
-        if not folds or not all(map(FOLD_NAME.fullmatch, folds)) or not needed <= files.keys() <= possible:
+        possible = needed | {layout.DATASET_FINGERPRINT, *(f"{fold}/{name}" for fold in folds for name in RESULTS)}
+        if not folds or not all(map(layout.FOLD_NAME.fullmatch, folds)) or not needed <= files.keys() <= possible:
             wrong = sorted(needed - files.keys() | files.keys() - possible)[:1]
             raise RectalError(f"The bundle lacks or has too much of a model: {wrong}.")
-        plans, dataset_json = bundle.read(PLANS_JSON, PlansJson).of(dataset), bundle.read(DATASET_JSON, DatasetJson)
+        plans = bundle.read(layout.PLANS_JSON, PlansJson).of(dataset)
+        dataset_json = bundle.read(layout.DATASET_JSON, DatasetJson)
         folder = written / dataset / model
         folder.mkdir(parents=True)
         for name in TEXTS.keys() & files.keys():
@@ -240,13 +223,13 @@ def _write_model(path: Path, written: Path, scratch: Path) -> None:
         for fold in tqdm(folds, desc="Folds", unit="fold"):
             checkpoint = bundle.read(f"{fold}/{CHECKPOINT}.json", Checkpoint)
             _check_names(checkpoint, plans, model, fold)
-            (folder / fold / VALIDATION).mkdir(parents=True)
+            (folder / fold / layout.VALIDATION).mkdir(parents=True)
             weights = bundle.load(f"{fold}/{CHECKPOINT}.safetensors", load_file, scratch)
             write_model_checkpoint(folder / fold / f"{CHECKPOINT}.pth", checkpoint, weights, plans, dataset_json)
             for name in (name for name in RESULTS if f"{fold}/{name}" in files):
                 record = bundle.read(f"{fold}/{name}", RESULTS[name])
                 if isinstance(record, LesionDetection):
-                    write_evaluation(summarize_cases(record.cases), folder / fold / VALIDATION)
+                    write_evaluation(summarize_cases(record.cases), folder / fold / layout.VALIDATION)
                 else:
                     (folder / fold / name).write_bytes(json_text(record))
 
