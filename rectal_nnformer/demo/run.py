@@ -137,10 +137,9 @@ def _outlined_scans(dicom: Path, rectum: Path) -> dict[str, "sitk.Image"]:
 
     outlines = read_rectum_outlines(rectum)
     findings = find_series(dicom)
+    told = (*findings.ignored.values(), *findings.broken.values())
     left_out = [f"{path}: cannot be read as DICOM" for path in findings.unreadable]
-    left_out += [
-        f"{folder}: {reason}" for found in (findings.ignored, findings.broken) for folder, reason in found.values()
-    ]
+    left_out += [f"{folder}: {reason}" for folder, reason in told]
     scans = {}
     for series in findings.series:
         name = next((name for name in (series.uid, series.folder.name) if name in outlines), None)

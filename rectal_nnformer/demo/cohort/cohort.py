@@ -44,19 +44,10 @@ def write_implanted_cohort(
 ) -> list[str]:
     """Write real scans with implanted tumours: `images/implanted_000.nii.gz` ..., masks, and `patients.csv`.
 
-    Cases are spread evenly over the series that `rectum_file` outlines; the others are left out, with a note. Since
-    cases of one scan share its anatomy, `patients.csv` (columns case, patient) names the scan as the patient. The
-    folder, new or empty, appears only when whole; the same seed gives the same cohort from the same series.
-
-    Args:
-        folder: Where to write.
-        series: Series folder name to scan.
-        rectum_file: JSON file with outlines of the rectum, keyed by series folder name.
-        num_cases: At least 1.
-        seed: Not negative.
-
-    Returns:
-        The series used, sorted.
+    Cases are spread evenly over the series, given by folder name, that `rectum_file` outlines; these are returned,
+    sorted. The others are left out, with a note. Since cases of one scan share its anatomy, `patients.csv` (columns
+    case, patient) names the scan as the patient. The folder, new or empty, appears only when whole; the same seed, not
+    negative, gives the same cohort from the same series.
 
     Raises:
         RectalError: The folder is not empty, a number is out of range, the file cannot be read, or no series has an

@@ -18,16 +18,11 @@ REACH_MM = 2.0
 def implant_tumors(
     image: sitk.Image, rectum_mask: Mask, rng: np.random.Generator, num_tumors: int | None = None
 ) -> Case:
-    """Put tumours into the rectal wall of a scan; outside `REACH_MM` it is unchanged.
+    """Put tumours, one to three unless told, into the rectal wall of a 3D T2-weighted scan with thick slices.
 
-    Their brightness is set on the scan's own scale from dark to fat around the rectum. The scan's fine texture and
-    noise are carried over, and voxels on the boundary are mixed by the share that the tumour fills.
-
-    Args:
-        image: 3D T2-weighted scan with thick slices along its third axis; pixel type and geometry stay.
-        rectum_mask: Wall and lumen of the rectum, (z, y, x).
-        rng: Source of randomness.
-        num_tumors: How many are tried; default one to three by chance.
+    Outside `REACH_MM` the scan is unchanged; pixel type and geometry stay. The mask is of wall and lumen, (z, y, x).
+    Brightness is set on the scan's own scale from dark to fat around the rectum. The scan's fine texture and noise are
+    carried over, and voxels on the boundary are mixed by the share that the tumour fills.
 
     Raises:
         RectalError: The image is not 3D, the mask is of another shape or has no room, or the scan shows no contrast.

@@ -81,16 +81,10 @@ class _RectumFrame:
 def place_tumors(
     rectum: Mask, spacing: Sequence[float], rng: np.random.Generator, num_tumors: int | None = None
 ) -> tuple[Tumor, ...]:
-    """Draw tumours in the wall of a rectum, each one connected component.
+    """Draw tumours, one to three unless told, in a rectum's wall and lumen (z, y, x); each is one connected component.
 
     Volumes are mostly 3 to 20 cm3, never below 0.5 cm3; tumours keep `GAP_MM` from each other. Where the rectum is too
-    short for the number drawn, there are fewer, but always one.
-
-    Args:
-        rectum: Wall and lumen, (z, y, x).
-        spacing: Voxel size along (z, y, x) in mm.
-        rng: Source of randomness.
-        num_tumors: How many are tried; default one to three by chance.
+    short for the number drawn, there are fewer, but always one. `spacing` is along (z, y, x) in mm.
 
     Raises:
         RectalError: The rectum has no room for a tumour of 0.5 cm3.
