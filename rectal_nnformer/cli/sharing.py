@@ -110,6 +110,7 @@ def import_model(arguments: argparse.Namespace) -> None:
     """
     preflight.check_file(arguments.file)
     nnunet_folder("nnUNet_results")
+    from rectal_nnformer.evaluation.fold import EVALUATION_FILE
     from rectal_nnformer.sharing import import_model
 
     for folder in import_model(arguments.file):
@@ -118,8 +119,6 @@ def import_model(arguments: argparse.Namespace) -> None:
         options = f"-d {model.dataset} -tr {model.trainer} -p {model.plans} -c {model.configuration} -f {folds}"
         print(f"Imported {folder}")
         print(f"Predict with: rectal_nnformer predict {options} -i INPUT -o OUTPUT")
-        from rectal_nnformer.evaluation.fold import EVALUATION_FILE
-
         if any((fold.validation / EVALUATION_FILE).is_file() for fold in model.folds()):
             from rectal_nnformer.reporting import try_report
 

@@ -70,7 +70,6 @@ def outline_mask(ellipses: list[Ellipse], shape: tuple[int, int, int], series: s
 
 
 def _parse_series(series: str, value: Any) -> list[Ellipse]:
-    """Check and sort the ellipses of one series."""
     if not isinstance(value, list) or len(value) < 2:
         raise RectalError(f"The rectum outline of series {series} needs a list of at least two ellipses {_FORMAT}")
     ellipses = sorted((_parse_ellipse(series, i, entry) for i, entry in enumerate(value)), key=lambda e: e.z)
@@ -81,7 +80,6 @@ def _parse_series(series: str, value: Any) -> list[Ellipse]:
 
 
 def _parse_ellipse(series: str, index: int, entry: Any) -> Ellipse:
-    """Check one ellipse; `index` counts from 0 in the file."""
     where = f"The rectum outline of series {series}, ellipse {index + 1}"
     if not isinstance(entry, dict):
         raise RectalError(f"{where} is {entry!r}; expected {_FORMAT}")
