@@ -38,11 +38,11 @@ class Short:
 
 
 class OneCase(Short):
-    """A single epoch; validates a single case, without mirroring, which would take eight times as long."""
+    """A single iteration; validates a single case, without mirroring, which would take eight times as long."""
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = 1
+        self.num_epochs = self.num_iterations_per_epoch = 1
 
     def do_split(self):
         training, validation = super().do_split()

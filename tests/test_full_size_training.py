@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 def converted(tmp_path_factory):
     """Environment and base folder of a converted dataset for which the published patches are planned."""
     base = tmp_path_factory.mktemp("published")
-    return converted_cohort(base, 501, "Rectal", num_cases=5, size=(192, 192, 19), spacing=(1.0, 1.0, 3.0)), base
+    return converted_cohort(base, 501, "Rectal", num_cases=5, size=(128, 128, 19), spacing=(1.0, 1.0, 3.0)), base
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def converted(tmp_path_factory):
     ],
 )
 def test_full_size_networks_train_and_validate_on_the_published_patch(converted, backbone, name, patch_size):
-    """An epoch of two iterations, one case validated."""
+    """An epoch of one iteration, one case validated."""
     variables, base = converted
     plans = f"nnUNetRectal{name}Plans"
     run_here(

@@ -32,7 +32,7 @@ def test_maps_are_the_published_ones(published):
     assert_golden(bottleneck.flatten(2).transpose(1, 2)[0, ::4, ::32], golden["bottleneck"])
 
 
-@pytest.mark.parametrize("size", [(64, 64, 64), (128, 128, 64)])
+@pytest.mark.parametrize("size", [(64, 64, 64), pytest.param((128, 128, 64), marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_logits_are_the_published_ones(published, size):
     golden = golden_outputs("smit_{}x{}x{}".format(*size))

@@ -12,7 +12,9 @@ from rectal_nnformer.networks import SwinUNETR
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize(("name", "out_channels"), [("swin_unetr", 1), ("swin_unetr_v2", 3)])
+@pytest.mark.parametrize(
+    ("name", "out_channels"), [("swin_unetr", 1), pytest.param("swin_unetr_v2", 3, marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_names_shapes_hidden_states_and_logits_are_the_published_ones(name, out_channels):
     network = with_golden_weights(SwinUNETR(1, out_channels, use_v2=name.endswith("v2")))

@@ -137,6 +137,7 @@ def test_missing_weights_are_named_with_file_folder_and_variable(small_dataset, 
     assert str(tmp_path) in str(elsewhere.value) and "model_smit_ct10k.pth" in str(elsewhere.value)
 
 
+@pytest.mark.slow
 def test_a_fold_trains_validates_and_tells_its_lesions(small_dataset):
     """Through the stock command, with a trainer of the user's that subclasses ours."""
     variables, base = small_dataset

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from rectal_nnformer.analysis.dilution import Tile, measure_dilution, stage_records
 from rectal_nnformer.analysis.dilution_files import dilution_line
@@ -95,14 +95,18 @@ def extend_progress_plot(fold_folder: Path) -> None:
     path, records = fold_folder / PROGRESS_PNG, read_epochs(fold_folder)
     if not records or not path.is_file():
         return
-    above = matplotlib.image.imread(path)[..., :3]
-    panel = _panel(records, width=above.shape[1])
+    with Image.open(path) as plot:
+        panel = _panel(records, plot.width)
+        joined = Image.new("RGB", (plot.width, plot.height + panel.height))
+        joined.paste(plot.convert("RGB"))
+        joined.paste(panel, (0, plot.height))
     with staged_file(path) as temporary:
-        matplotlib.image.imsave(temporary, np.concatenate((above, panel)))
+        # Once an epoch: a larger file is written several times as fast as a smaller one.
+        joined.save(temporary, format="PNG", compress_level=1)
 
 
-def _panel(records: Sequence[EpochRecord], width: int) -> np.ndarray:
-    """Return a picture (rows, width, 3) of floats from 0 to 1: the measures of each stage over the epochs."""
+def _panel(records: Sequence[EpochRecord], width: int) -> Image.Image:
+    """Draw the measures of each stage over the epochs, `width` pixels wide."""
     figure = Figure(figsize=(width / 100, width / 250), dpi=100, layout="constrained")
     epochs = [record.epoch for record in records]
     for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
@@ -120,4 +124,4 @@ def _panel(records: Sequence[EpochRecord], width: int) -> np.ndarray:
     figure.legend(lines, labels, loc="outside upper center", ncols=len(labels), **sizes)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3] / 255
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
