@@ -1,6 +1,5 @@
 """What several test modules share, and how they share a machine."""
 
-import ctypes
 import os
 
 import pytest
@@ -9,12 +8,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests that run side by side, and the commands that they start, take one core each. Read when PyTorch is imported.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ.setdefault(variable, "1")
-
-if hasattr(LIBC := ctypes.CDLL(None), "mallopt"):
-    # glibc gives large blocks back at once, and the system clears each page that it hands out again: a fifth of the
-    # time of networks on a CPU. M_MMAP_MAX (-4), M_TRIM_THRESHOLD (-1) and M_TOP_PAD (-2) of malloc.h.
-    for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**26)):
-        LIBC.mallopt(parameter, value)
 
 from pipeline import converted_cohort, run_here, warm_workers
 
