@@ -99,9 +99,17 @@ def make_folders(base):
     for name in VARIABLES[:3]:
         (base / name / "Dataset501_Rectal").mkdir(parents=True)
     folder = base / "nnUNet_preprocessed/Dataset501_Rectal"
-    network = {"arch_kwargs": {"backbone": "smit"}}
-    cubic = {"inherits_from": "3d_fullres"}
-    plans = json.dumps({"configurations": {"3d_fullres": {"architecture": network}, "3d_fullres_cubic": cubic}})
+    network = {"backbone": "smit", "backbone_kwargs": {}, "intensity_window": [[0, 1]], "spatial_axes": [2, 1, 0]}
+    fullres = {
+        "data_identifier": "data",
+        "patch_size": [64, 128, 128],
+        "spacing": [1.0, 1.0, 1.0],
+        "batch_size": 2,
+        "normalization_schemes": ["ZScoreNormalization"],
+        "architecture": {"arch_kwargs": network},
+    }
+    configurations = {"3d_fullres": fullres, "3d_fullres_cubic": {"inherits_from": "3d_fullres"}}
+    plans = json.dumps({"plans_name": "P", "dataset_name": folder.name, "configurations": configurations})
     (folder / "nnUNetRectalSMITPlans.json").write_text(plans)
     (folder / "splits_final.json").write_text('[{"train": ["a"], "val": ["b"]}]')
     fold = base / "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT__nnUNetRectalSMITPlans__3d_fullres/fold_0"
@@ -132,6 +140,24 @@ def passed_to_nnunet(monkeypatch, *arguments):
 def test_all_arguments_are_passed_through(monkeypatch, planned):
     arguments = ["501", "3d_fullres", "0", *SMIT, "--npz", "-device", "cpu", "--c"]
     assert passed_to_nnunet(monkeypatch, "train", *arguments) == ("nnUNetv2_train", arguments)
+
+
+@pytest.mark.parametrize(
+    ("parents", "problem"),
+    [
+        ({"3d_fullres": "3d_fullres"}, "3d_fullres inherits from itself"),
+        ({"3d_fullres": "low", "low": "3d_fullres"}, "low inherits from itself"),
+        ({"3d_fullres": "low"}, "3d_fullres inherits from low, which is missing"),
+    ],
+)
+def test_plans_that_inherit_without_end_or_from_nothing_are_refused(planned, capsys, parents, problem):
+    plans = {"plans_name": "P", "dataset_name": planned.name, "configurations": {}}
+    plans["configurations"] = {child: {"inherits_from": parent} for child, parent in parents.items()}
+    (planned / "nnUNetRectalSMITPlans.json").write_text(json.dumps(plans))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["crossval", "-d", "501", *SMIT])
+    assert exit_.value.code == 2
+    assert f"the configuration {problem}). Plan the dataset again." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("fold", ["0", "all"])

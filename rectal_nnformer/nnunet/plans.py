@@ -1,6 +1,6 @@
 """nnU-Net's plans as types: read and checked once, then passed on; nnU-Net itself gets the content as it was read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,7 +76,7 @@ class Plans:
         try:
             name, dataset_name = content["plans_name"], content["dataset_name"]
             for key in content["configurations"]:
-                settings = _with_inherited(content["configurations"], key)
+                settings = _with_inherited(content["configurations"], key, source)
                 configurations[key] = TypeAdapter(Configuration).validate_python({**settings, "settings": settings})
                 _ = configurations[key].network  # checked here, not where it is used
         except ValidationError as error:
@@ -84,7 +84,7 @@ class Plans:
             place = ".".join(map(str, (key, *first["loc"])))
             problem = f"{first['msg']}: {place}" if first["type"] == "missing" else f"{place} is {first['input']!r}"
             raise RectalError(f"{source} cannot be read as plans ({problem}). {REMEDY}") from error
-        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise RectalError(f"{source} cannot be read as plans ({error!r}). {REMEDY}") from error
         return cls(content, str(name), str(dataset_name), configurations)
 
@@ -105,8 +105,19 @@ class Plans:
         return self.content.get(RECORD_KEY, {})
 
 
-def _with_inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
+def ancestry(name: str, parent_of: Callable[[str], str | None], present: Collection[str]) -> list[str]:
+    """Return a configuration and those that it inherits from, nearest first, up to one that is missing or a circle."""
+    line = [name]
+    while (parent := parent_of(line[-1])) is not None and parent in present and parent not in line:
+        line.append(parent)
+    return line
+
+
+def _with_inherited(configurations: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
     """Return the settings of a configuration over those that it inherits, as nnU-Net resolves them."""
-    settings = dict(configurations[name])
-    parent = settings.get("inherits_from")
-    return settings if parent is None else {**_with_inherited(configurations, parent), **settings}
+    line = ancestry(name, lambda child: configurations[child].get("inherits_from"), configurations)
+    beyond = configurations[line[-1]].get("inherits_from")
+    if beyond is not None:
+        problem = "inherits from itself" if beyond in configurations else f"inherits from {beyond}, which is missing"
+        raise RectalError(f"{source} cannot be read as plans (the configuration {line[-1]} {problem}). {REMEDY}")
+    return {key: value for ancestor in reversed(line) for key, value in configurations[ancestor].items()}

@@ -26,7 +26,7 @@ from rectal_nnformer.nnunet.layout import (
 )
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES, TRAINER_FAMILIES
 from rectal_nnformer.nnunet.source import trainer_names
-from rectal_nnformer.utils.files import read_json, read_json_list
+from rectal_nnformer.utils.files import read_json_list
 from rectal_nnformer.utils.text import nearest, some
 
 DEVICES = ("cuda", "cpu", "mps")
@@ -36,18 +36,16 @@ UNTRAINED = ("pretrained", "random")
 
 def check_training(dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[int] = ()) -> None:
     """Refuse what cannot be trained, because something named is not there."""
+    from rectal_nnformer.nnunet.plans import Plans
+
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
     plans_file = find_plans(preprocessed, plans)
     check_configuration(plans_file, configuration)
     check_trainer(trainer)
     family = next((name for name, prefix in TRAINER_FAMILIES.items() if trainer.startswith(f"{prefix}_")), None)
     if family is not None:
-        configurations = read_json(plans_file)["configurations"]
-        settings = configurations[configuration]
-        while "architecture" not in settings and "inherits_from" in settings:
-            settings = configurations[settings["inherits_from"]]
-        planned = settings.get("architecture", {}).get("arch_kwargs", {}).get("backbone")
-        check_backbone(trainer, family, planned, plans, preprocessed.name)
+        network = Plans.read(plans_file).configuration(configuration).network
+        check_backbone(trainer, family, network.backbone if network else None, plans, preprocessed.name)
     check_folds(preprocessed, folds)
     nnunet_folder("nnUNet_results")
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import AfterValidator, Field, JsonValue, RootModel, StringConstraints, model_validator
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.plans import ancestry
 from rectal_nnformer.utils.json_records import Record
 from rectal_nnformer.utils.zips import is_safe_name
 
@@ -213,14 +214,11 @@ class PlansJson(Record):
 
     def setting(self, configuration: str | None, key: str) -> Any:
         """Return what a configuration or the first of its ancestors that tells it tells; None if none does."""
-        seen: set[str] = set()
-        while configuration in self.configurations and configuration not in seen:
-            seen.add(configuration)
-            value = getattr(self.configurations[configuration], key)
-            if value is not None:
-                return value
-            configuration = self.configurations[configuration].inherits_from
-        return None
+        if configuration not in self.configurations:
+            return None
+        line = ancestry(configuration, lambda child: self.configurations[child].inherits_from, self.configurations)
+        values = (getattr(self.configurations[name], key) for name in line)
+        return next((value for value in values if value is not None), None)
 
     def data_folders(self) -> dict[str, str]:
         """Return the folder of preprocessed data of each configuration, inherited ones included."""
