@@ -162,7 +162,7 @@ def test_plans_that_inherit_without_end_or_from_nothing_are_refused(planned, cap
 
 @pytest.mark.parametrize("fold", ["0", "all"])
 def test_training_has_a_default_configuration(monkeypatch, planned, fold):
-    options = [*SMIT, "-device", "cpu"]
+    options = ["-tr", "nnUNetTrainerSMIT_ACT_Scratch", *SMIT[2:], "-device", "cpu"]
     _, passed = passed_to_nnunet(monkeypatch, "train", "501", fold, *options)
     assert passed == ["501", "3d_fullres", fold, *options]
 
@@ -263,7 +263,7 @@ WRONG_INPUTS = {
     "--backbone swin_unetr' and name its plans with -p",
     f"crossval -d 501 {PLANS} -tr nnUNetTrainerSwinUNETRV2_Base -c 3d_fullres_cubic": "backbone 'swin_unetr_v2'",
     f"train 501 3d_fullres first {SMIT_MODEL}": "The fold is a number or 'all', not first",
-    f"train 501 3d_fullres 0 {SMIT_MODEL} -device cdua": "no device cdua, but cuda, cpu, mps. Did you mean cuda",
+    f"train 501 0 {PLANS} -tr nnUNetTrainerSMIT_ACT_Scratch -device cdua": "no device cdua, but cuda, cpu, mps. Did you mean cuda",
     f"train 501 3d_fullres 0 {SMIT_MODEL} --val_bst": "unrecognized arguments: --val_bst. Did you mean --val_best",
     f"train 501 3d_fullres 0 {SMIT_MODEL} -pretrained_weights absent.pth": "There is no weights file absent.pth",
     f"predict -i scans -o out -d 502 {SMIT_MODEL}": "No dataset is called 502",
@@ -277,6 +277,11 @@ WRONG_INPUTS = {
     f"crossval -d 501 {SMIT_MODEL} -c 2d": "has no configuration '2d'",
     "crossval -d 501 -p nnUNetRectalSMITPlans -tr nnunettrainersmit_act": "Did you mean nnUNetTrainerSMIT_ACT",
     f"crossval -d 501 {SMIT_MODEL} -f 0 7": "has the folds 0 to 0; -f names 7",
+    f"crossval -d 501 {SMIT_MODEL} --gpus 0 1 -device cpu": "--gpus goes with -device cuda, not with -device cpu",
+    f"crossval -d 501 {SMIT_MODEL} -c 3d_fullres_cubic": "refuses the configuration 3d_fullres_cubic",
+    f"train 501 3d_fullres_cubic 0 {SMIT_MODEL}": "refuses the configuration 3d_fullres_cubic",
+    f"crossval -d 501 {PLANS} -tr nnUNetTrainerSMIT_TA": "RECTAL_NNFORMER_WEIGHTS is not set",
+    f"train 501 0 {SMIT_MODEL}": "RECTAL_NNFORMER_WEIGHTS is not set",
     f"crossval -d 501 {SMIT_MODEL} -device gpu": "there is no gpu, but cuda, cpu, mps",
     "attention -d 502 -tr T -p P": "No dataset is called 502",
     "attention -d 501 -tr T -p OtherPlans": "OtherPlans.json does not exist",
@@ -354,7 +359,7 @@ def answers(tmp_path_factory):
     result = subprocess.run(
         [sys.executable, "-c", ANSWERING],
         input=json.dumps([*WRONG_INPUTS]),
-        env={**os.environ, **make_folders(base)},
+        env={**os.environ, **make_folders(base), "RECTAL_NNFORMER_WEIGHTS": ""},
         cwd=base,
         capture_output=True,
         encoding="utf-8",

@@ -13,6 +13,9 @@ from pipeline import run
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.adapter import NETWORK_CLASSES
 from rectal_nnformer.nnunet.layout import trainers_folder
+from rectal_nnformer.nnunet.names import TRAINER_FAMILIES
+from rectal_nnformer.nnunet.preflight import pretrained_network
+from rectal_nnformer.nnunet.source import names_in
 from rectal_nnformer.planning.backbones import SMALL_SMIT
 from rectal_nnformer.training.data_loader import BoundedDataLoader
 from rectal_nnformer.training.trainer import RectalTrainer
@@ -38,6 +41,17 @@ def test_nnunet_finds_each_trainer_with_its_recipe(name, backbone, recipe, monke
     trainer = recursive_find_trainer_class_by_name(f"nnUNetTrainer{name}_{recipe}")
     assert trainer.backbone == backbone
     assert (trainer.pretrained, trainer.tumor_aware, trainer.planned_patch_only) == RECIPES[recipe]
+
+
+def test_recipes_are_what_the_names_of_our_trainers_tell(monkeypatch):
+    """So that what a recipe needs is known before PyTorch is imported."""
+    ours = sorted(name for name in names_in(trainers_folder()) if name.startswith(tuple(TRAINER_FAMILIES.values())))
+    assert len(ours) == 22
+    for name in ours:
+        trainer = trainer_class(name, monkeypatch)
+        assert pretrained_network(name) == (trainer.backbone if trainer.pretrained else None)
+        assert trainer.planned_patch_only == ("ACT" in name.split("_"))
+    assert pretrained_network("nnUNetTrainerSMIT_ACT_Mine") is None
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from rectal_nnformer.cli.options import (
     positive_number,
 )
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, check_weights_file, nnunet_folder
+from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, check_weights_file, find_dataset, nnunet_folder
 from rectal_nnformer.nnunet.names import FULLRES, NETWORKS
 from rectal_nnformer.nnunet.source import add_options
 
@@ -31,9 +32,11 @@ def train(arguments: argparse.Namespace) -> None:
     given = _read("nnUNetv2_train", passed, arguments.parser)
     if given.fold != "all" and not given.fold.isdecimal():
         raise RectalError(f"The fold is a number or 'all', not {given.fold}: DATASET CONFIGURATION FOLD.")
-    preflight.check_training(given.dataset_name_or_id, given.tr, given.p, given.configuration)
+    model = preflight.check_training(given.dataset_name_or_id, given.tr, given.p, given.configuration)
     if given.pretrained_weights:
         check_weights_file(Path(given.pretrained_weights))
+    elif not (given.val or (given.c and model.fold(given.fold).checkpoints())):
+        _check_pretrained_file(given.tr)
     preflight.check_device(given.device)
     _run("nnUNetv2_train", passed)
 
@@ -62,6 +65,12 @@ def _read(command: str, passed: Sequence[str], ours: Parser, optional: Sequence[
     return given
 
 
+def _check_pretrained_file(trainer: str) -> None:
+    """Refuse to begin a training of a trainer of ours without the file that it starts from."""
+    if network := preflight.pretrained_network(trainer):
+        find_pretrained(network)
+
+
 def _run(command: str, passed: Sequence[str]) -> None:
     from rectal_nnformer.nnunet.commands import run_command
 
@@ -75,7 +84,11 @@ def crossval(arguments: argparse.Namespace) -> None:
     each fold prints goes to crossval_log.txt in its folder. At the end report.html is written into the folder of the
     model.
     """
-    preflight.check_training(arguments.d, arguments.tr, arguments.p, arguments.c, arguments.f or ())
+    model = preflight.check_training(arguments.d, arguments.tr, arguments.p, arguments.c, arguments.f or ())
+    preflight.check_gpus(arguments.gpus, arguments.device)
+    folds = arguments.f or range(preflight.check_folds(find_dataset("nnUNet_preprocessed", arguments.d)))
+    if not all(model.fold(fold).checkpoints() for fold in folds):
+        _check_pretrained_file(arguments.tr)
     preflight.check_device(arguments.device)
     from rectal_nnformer.evaluation.summary import detection_line
     from rectal_nnformer.reporting.writing import try_report

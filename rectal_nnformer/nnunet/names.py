@@ -13,6 +13,9 @@ NETWORKS = tuple(TRAINER_FAMILIES)
 FULLRES, CUBIC = "3d_fullres", "3d_fullres_cubic"
 """Configurations: the planned patch, and the input of pretraining."""
 
+NUM_FOLDS, SPLITS_SEED = 5, 12345
+"""How nnU-Net splits a dataset that has no folds."""
+
 RECORD_KEY = "rectal_nnformer"
 """Key of the plans under which the planner's reasons stand; nnU-Net does not read it."""
 

@@ -21,11 +21,11 @@ from rectal_nnformer.nnunet.layout import (
     find_plans,
     folder_variables,
     most_alike,
-    nnunet_folder,
     planned_model,
+    trainers_folder,
 )
-from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES, TRAINER_FAMILIES
-from rectal_nnformer.nnunet.source import trainer_names
+from rectal_nnformer.nnunet.names import CUBIC, IMAGE_SUFFIXES, NUM_FOLDS, TRAINER_FAMILIES
+from rectal_nnformer.nnunet.source import names_in, trainer_names
 from rectal_nnformer.utils.files import read_json_list
 from rectal_nnformer.utils.text import nearest, some
 
@@ -34,20 +34,54 @@ UNTRAINED = ("pretrained", "random")
 """Weights that need no trained fold."""
 
 
-def check_training(dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[int] = ()) -> None:
-    """Refuse what cannot be trained, because something named is not there."""
+def check_training(
+    dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[int] = ()
+) -> ModelFolder:
+    """Return the model to train; refuse what cannot be trained, as something named is not there or does not fit."""
     from rectal_nnformer.nnunet.plans import Plans
 
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
     plans_file = find_plans(preprocessed, plans)
     check_configuration(plans_file, configuration)
     check_trainer(trainer)
-    family = next((name for name, prefix in TRAINER_FAMILIES.items() if trainer.startswith(f"{prefix}_")), None)
+    family, recipe = _recipe(trainer)
     if family is not None:
         network = Plans.read(plans_file).configuration(configuration).network
         check_backbone(trainer, family, network.backbone if network else None, plans, preprocessed.name)
+    if "ACT" in recipe and _is_ours(trainer):
+        check_planned_patch(trainer, configuration)
     check_folds(preprocessed, folds)
-    nnunet_folder("nnUNet_results")
+    return ModelFolder.named(preprocessed.name, trainer, plans, configuration)
+
+
+def _recipe(trainer: str) -> tuple[str | None, list[str]]:
+    """Return the network and the recipe that a trainer's name tells, such as "smit" and ["ACT", "Scratch"]."""
+    families = (item for item in TRAINER_FAMILIES.items() if trainer.startswith(f"{item[1]}_"))
+    name, prefix = next(families, (None, trainer))
+    return name, trainer.removeprefix(prefix).split("_")[1:]
+
+
+def _is_ours(trainer: str) -> bool:
+    """Whether a trainer's name tells its recipe; classes of users may change what they inherit."""
+    return trainer in names_in(trainers_folder())
+
+
+def pretrained_network(trainer: str) -> str | None:
+    """Return the network whose pretrained file a trainer of ours begins with.
+
+    None where it begins with none, or where it is a class of a user's, which tells only when it is imported.
+    """
+    network, recipe = _recipe(trainer)
+    return network if _is_ours(trainer) and not {"Scratch", "CPU"} & set(recipe) else None
+
+
+def check_planned_patch(trainer: str, configuration: str) -> None:
+    """Refuse the input of pretraining for a trainer of the planned patch."""
+    if configuration == CUBIC:
+        raise RectalError(
+            f"{trainer} trains on the planned, anisotropic patch and refuses the configuration {CUBIC}, whose "
+            "patch is the pretraining input. Use the configuration 3d_fullres, or a Base or TA trainer."
+        )
 
 
 def check_trainer(name: str) -> None:
@@ -71,16 +105,17 @@ def check_backbone(trainer: str, needed: str, planned: str | None, plans: str, d
         )
 
 
-def check_folds(preprocessed: Path, folds: Sequence[int | str]) -> None:
-    """Refuse folds that a preprocessed dataset does not have; "all" always exists."""
+def check_folds(preprocessed: Path, folds: Sequence[int | str] = ()) -> int:
+    """Return the number of folds; refuse folds that a preprocessed dataset does not have. "all" always exists."""
     path = PreprocessedDataset(preprocessed).splits
-    if not path.is_file():  # nnU-Net makes five of its own
-        return
+    if not path.is_file():  # nnU-Net makes its own, whatever their number
+        return NUM_FOLDS
     number = len(read_json_list(path))
     if outside := [fold for fold in folds if fold != ALL_CASES and int(fold) >= number]:
         raise RectalError(
             f"{preprocessed.name} has the folds 0 to {number - 1}; -f names {', '.join(map(str, outside))}."
         )
+    return number
 
 
 def check_model(
@@ -193,6 +228,12 @@ def check_new_folder(folder: Path) -> None:
     check_output_folder(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise RectalError(f"{folder} exists and is not an empty folder. Name a new one with -o.")
+
+
+def check_gpus(gpus: Sequence[str | None], device: str) -> None:
+    """Refuse GPUs for a device that is none."""
+    if any(gpus) and device != "cuda":
+        raise RectalError(f"--gpus goes with -device cuda, not with -device {device}.")
 
 
 def check_device(device: str) -> None:

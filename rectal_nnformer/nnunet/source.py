@@ -43,8 +43,16 @@ def trainer_names() -> set[str]:
         RectalError: A module there is not Python.
     """
     folders = environment_with_trainers()[TRAINERS_VARIABLE].split(os.pathsep)
-    own = package_folder() / "training/nnUNetTrainer"
-    return {name for folder in (own, *map(Path, folders)) for path in _modules(folder) for name in _bound_names(path)}
+    return names_in(package_folder() / "training/nnUNetTrainer", *map(Path, folders))
+
+
+def names_in(*folders: Path) -> set[str]:
+    """Return the names that the modules in folders of trainers bind.
+
+    Raises:
+        RectalError: A module there is not Python.
+    """
+    return {name for folder in folders for path in _modules(folder) for name in _bound_names(path)}
 
 
 def add_options(parser: argparse.ArgumentParser, command: str, optional: Sequence[str] = ()) -> None:

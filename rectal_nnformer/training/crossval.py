@@ -23,18 +23,15 @@ from rectal_nnformer.nnunet.layout import (
     find_plans,
     folder_variables,
 )
+from rectal_nnformer.nnunet.names import NUM_FOLDS, SPLITS_SEED
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.nnunet.plans import Plans
-from rectal_nnformer.nnunet.preflight import check_device
+from rectal_nnformer.nnunet.preflight import check_device, check_folds, check_gpus
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
 from rectal_nnformer.reporting.writing import write_crossval_summary
 from rectal_nnformer.training.run_folds import TrainingJob, train_folds
 from rectal_nnformer.training.trainer import RectalTrainer
 from rectal_nnformer.utils.files import read_json, read_json_list, write_json
-
-DEFAULT_FOLDS = 5
-SEED = 12345
-"""nnU-Net's own seed for its splits."""
 
 Splits = list[dict[str, list[str]]]
 """Names of the cases of each fold, under `train` and `val`."""
@@ -76,10 +73,8 @@ def cross_validate(
     check_configuration(find_plans(preprocessed.path, plans), configuration)
     dataset_json = read_json(preprocessed.dataset_json, ["labels", "file_ending"], "Plan the dataset again.")
     splits = _splits(preprocessed, dataset_json["file_ending"])
-    if outside := sorted(set(folds or ()) - set(range(len(splits)))):
-        raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; -f names {outside}.")
-    if any(gpus) and device != "cuda":
-        raise RectalError(f"--gpus goes with -device cuda, not with -device {device}.")
+    check_folds(preprocessed.path, folds or ())
+    check_gpus(gpus, device)
     job = TrainingJob(ModelFolder.named(preprocessed.name, trainer, plans, configuration), device, save_probabilities)
     _check_finished_folds(job, splits)
     wanted = list(dict.fromkeys(folds or range(len(splits))))
@@ -180,10 +175,10 @@ def _splits(preprocessed: PreprocessedDataset, ending: str) -> Splits:
     path = preprocessed.splits
     if not path.is_file():
         cases = sorted(file.name.removesuffix(ending) for file in preprocessed.references.glob(f"*{ending}"))
-        if len(cases) < DEFAULT_FOLDS:
+        if len(cases) < NUM_FOLDS:
             raise RectalError(
-                f"{preprocessed.name} has {len(cases)} training cases, too few for {DEFAULT_FOLDS} folds. "
+                f"{preprocessed.name} has {len(cases)} training cases, too few for {NUM_FOLDS} folds. "
                 f"Add cases, or write folds of your own to {path}."
             )
-        write_json(path, generate_crossval_split(cases, seed=SEED, n_splits=DEFAULT_FOLDS))
+        write_json(path, generate_crossval_split(cases, seed=SPLITS_SEED, n_splits=NUM_FOLDS))
     return read_json_list(path, ["train", "val"], "Restore it, or preprocess the dataset again.")

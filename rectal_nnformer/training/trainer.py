@@ -34,10 +34,9 @@ from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import write_starting_weights
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, PLANS_JSON, VALIDATION, PreprocessedDataset
-from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.nnunet.plans import Plans
-from rectal_nnformer.nnunet.preflight import check_backbone
+from rectal_nnformer.nnunet.preflight import check_backbone, check_planned_patch
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
 from rectal_nnformer.utils.files import staged_file
@@ -101,11 +100,8 @@ class RectalTrainer(nnUNetTrainer):
             RectalError: Says which, and what to use instead.
         """
         trainer = cls.__name__
-        if cls.planned_patch_only and configuration == CUBIC:
-            raise RectalError(
-                f"{trainer} trains on the planned, anisotropic patch and refuses the configuration {CUBIC}, whose "
-                "patch is the pretraining input. Use the configuration 3d_fullres, or a Base or TA trainer."
-            )
+        if cls.planned_patch_only:
+            check_planned_patch(trainer, configuration)
         network = plans.configuration(configuration).network
         check_backbone(trainer, cls.backbone, network.backbone if network else None, plans.name, plans.dataset_name)
 
