@@ -263,7 +263,8 @@ WRONG_INPUTS = {
     "--backbone swin_unetr' and name its plans with -p",
     f"crossval -d 501 {PLANS} -tr nnUNetTrainerSwinUNETRV2_Base -c 3d_fullres_cubic": "backbone 'swin_unetr_v2'",
     f"train 501 3d_fullres first {SMIT_MODEL}": "The fold is a number or 'all', not first",
-    f"train 501 0 {PLANS} -tr nnUNetTrainerSMIT_ACT_Scratch -device cdua": "no device cdua, but cuda, cpu, mps. Did you mean cuda",
+    f"train 501 0 {PLANS} -tr nnUNetTrainerSMIT_ACT_Scratch -device cdua": "no device cdua, but cuda, cpu, mps. "
+    "Did you mean cuda",
     f"train 501 3d_fullres 0 {SMIT_MODEL} --val_bst": "unrecognized arguments: --val_bst. Did you mean --val_best",
     f"train 501 3d_fullres 0 {SMIT_MODEL} -pretrained_weights absent.pth": "There is no weights file absent.pth",
     f"predict -i scans -o out -d 502 {SMIT_MODEL}": "No dataset is called 502",

@@ -196,7 +196,7 @@ def test_the_command_prints_what_each_run_found(runs, tmp_path, capsys):
     cli.main(["compare", *map(str, runs[:2]), "-o", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "SMIT_ACT: Detected 4 of 5 lesions" in printed and str(tmp_path / "compare.md") in printed
-    sentence = "4 of 5 cases are in all runs; the others are left out: only_here."
+    sentence = "4 of 5 cases are in all models; the others are left out: only_here."
     assert f"Note: {sentence}" in printed
     page = (tmp_path / "compare.md").read_text(encoding="utf-8")
     assert page.index(f"**{sentence}**") < page.index("On 4 cases")
@@ -208,7 +208,7 @@ def test_many_cases_that_are_left_out_are_counted(tmp_path, capsys):
     models = [write_run(tmp_path, {**CASES, **more}, trainer="A"), write_run(tmp_path, trainer="B")]
     cli.main(["compare", *map(str, models), "-o", str(tmp_path)])
     named = ", ".join(f"more_{number}" for number in range(5))
-    assert f"4 of 12 cases are in all runs; the others are left out: {named} and 3 more." in capsys.readouterr().out
+    assert f"4 of 12 cases are in all models; the others are left out: {named} and 3 more." in capsys.readouterr().out
 
 
 def test_runs_on_the_same_cases_leave_none_out(runs, tmp_path, capsys):

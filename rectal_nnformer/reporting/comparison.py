@@ -154,16 +154,16 @@ def share_cases(models: Sequence[ModelResults]) -> SharedCases:
     if not names:
         lists = [f"{model.folder.path}: {some(sorted(cases))}" for model, cases in zip(models, by_name, strict=True)]
         raise RectalError(
-            "no case was validated in all of these runs, so that they cannot be compared lesion by lesion. "
-            f"{'; '.join(lists)}. Name runs on one dataset."
+            "no case was validated in all of these models, so that they cannot be compared lesion by lesion. "
+            f"{'; '.join(lists)}. Name models of one dataset."
         )
     for name in names:
         for model, cases in zip(models[1:], by_name[1:], strict=True):
             if difference := _difference_in_reference(by_name[0][name][0], cases[name][0]):
                 raise RectalError(
                     f"case {name} was scored against different references: {difference} in {models[0].folder.path} and "
-                    f"in {model.folder.path}. Evaluate both against the same references (validate the older run again, "
-                    "--val)."
+                    f"in {model.folder.path}. Evaluate both against the same references (validate the older model "
+                    "again, --val)."
                 )
     return SharedCases(
         names=tuple(names),

@@ -75,4 +75,4 @@ def left_out_words(comparison: Comparison) -> str:
         return ""
     total = comparison.num_shared_cases + len(left_out)
     shared = f"{comparison.num_shared_cases} of {total} cases {'is' if comparison.num_shared_cases == 1 else 'are'}"
-    return f"{shared} in all runs; the others are left out: {some(left_out)}."
+    return f"{shared} in all models; the others are left out: {some(left_out)}."

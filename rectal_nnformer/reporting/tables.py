@@ -198,7 +198,7 @@ def block_table(reuse: ReuseOverFolds) -> Table:
 
 def model_table(models: Sequence[ComparedModel]) -> Table:
     """Return the lesion detection of each model on the shared cases."""
-    return _detection_table("run", {model.name: model.detection for model in models}, "Detection of each run")
+    return _detection_table("model", {model.name: model.detection for model in models}, "Detection of each model")
 
 
 def agreement_table(pairs: Sequence[PairComparison], strict: bool) -> Table:
@@ -251,7 +251,7 @@ def model_attention_table(models: Sequence[ComparedModel]) -> Table:
     num_stages = max((len(model.stages) for model in models), default=0)
     means = {"adi": "ADI", "uniform_adi": "ADI, uniform attention", "a_rp": "mass on padding"}
     return Table(
-        ("run", "mean over folds", *(f"stage {stage}" for stage in range(num_stages))),
+        ("model", "mean over folds", *(f"stage {stage}" for stage in range(num_stages))),
         [
             (model.name, words, *_stage_means(model.stages, name), *["-"] * (num_stages - len(model.stages)))
             for model in models
@@ -265,7 +265,7 @@ def model_attention_table(models: Sequence[ComparedModel]) -> Table:
 def model_reuse_table(models: Sequence[ComparedModel]) -> Table:
     """Return the feature reuse of each analysed fold of each model, beside its result."""
     return Table(
-        ("run", "fold", "feature reuse", "detection rate", "Dice mean"),
+        ("model", "fold", "feature reuse", "detection rate", "Dice mean"),
         [
             (model.name, str(one.fold), number(one.reuse, 3), percent(one.detection_rate), number(one.dice))
             for model in models
