@@ -100,7 +100,7 @@ def _detection(model: ModelResults) -> dict[str, Any]:
         "rates_chart": interval_chart("rates", "Detection rates with 95 % intervals", "; ".join(described), rates),
         "sizes_chart": interval_chart("sizes", "Detection rate by tumour volume", "; ".join(described_sizes), sizes),
         "cases": sorted(
-            tables.cases_of(model.folds), key=lambda row: (-row[1].n_missed, -row[1].n_false_positive, row[1].case)
+            tables.case_table(model.folds), key=lambda row: (-row["n_missed"], -row["n_false_positive"], row["case"])
         ),
     }
 

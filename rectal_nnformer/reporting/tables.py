@@ -10,6 +10,7 @@ from rectal_nnformer.evaluation.statistics import Difference
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING, CohortDetection, patient_interval_words
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds
 from rectal_nnformer.reporting.comparison import ComparedModel, Comparison, PairComparison
+from rectal_nnformer.utils.files import csv_text
 from rectal_nnformer.utils.text import number, percent, percent_interval, plain, plural
 
 
@@ -102,18 +103,35 @@ def missed_table(folds: Mapping[int, CohortDetection]) -> Table:
 COUNTS = ("n_reference", "n_predicted", "n_detected", "n_detected_strict", "n_missed", "n_false_positive")
 CASE_COLUMNS = ("fold", "case", "patient", *COUNTS, "dice", "note")
 """Columns of crossval_summary.csv."""
+CASE_HEADERS = {
+    "case": "case",
+    "n_missed": "missed",
+    "n_reference": "tumours",
+    "n_false_positive": "false positives",
+    "dice": "Dice",
+    "volume_cm3": "tumour cm³",
+    "fold": "fold",
+    "note": "note",
+}
+"""Columns of the report's table of cases, with their headers."""
 
 
-def case_rows(folds: Mapping[int, CohortDetection]) -> list[dict[str, Any]]:
-    """Return the rows of crossval_summary.csv."""
+def case_table(folds: Mapping[int, CohortDetection]) -> list[dict[str, Any]]:
+    """Return a row per case with the values of all columns, of which the CSV file and the report show theirs."""
     return [
         {
+            **vars(case),
             "fold": fold,
             "n_detected_strict": case.strict.n_detected,
-            **{name: getattr(case, name) for name in CASE_COLUMNS if hasattr(case, name)},
+            "volume_cm3": sum((lesion.volume_cm3 for lesion in case.lesions), 0.0),
         }
         for fold, case in cases_of(folds)
     ]
+
+
+def case_csv(folds: Mapping[int, CohortDetection]) -> str:
+    """Return crossval_summary.csv."""
+    return csv_text(CASE_COLUMNS, ({name: row[name] for name in CASE_COLUMNS} for row in case_table(folds)))
 
 
 def cases_of(folds: Mapping[int, CohortDetection]) -> list[tuple[int, CaseDetection]]:
