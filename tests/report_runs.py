@@ -127,6 +127,7 @@ def account(patch_size, network, scattered):
     return {
         "patch_size": list(patch_size),
         "field_of_view_mm": [float(size) for size in patch_size],
+        "real_voxel_share": [1.0, 1.0, min(1.0, 57 / patch_size[2])],
         **expected,
         "training": expected,
         "scattered_padding_share": list(scattered),

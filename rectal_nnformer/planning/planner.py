@@ -1,7 +1,6 @@
 """The experiment planner: nnU-Net's plans for a CT-pretrained transformer, decided from the dataset's fingerprint."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from rectal_nnformer.planning.outdated import outdated_warnings, print_warning
 from rectal_nnformer.planning.patch_choice import PatchChoice, choose_patch_and_batch, largest_lesion
 from rectal_nnformer.planning.plan_warnings import dataset_warnings, lesion_warnings, memory_warnings
 from rectal_nnformer.planning.preprocessing import copy_descriptions, copy_splits
-from rectal_nnformer.planning.record import LargestLesion
+from rectal_nnformer.planning.record import CandidatePatch, LargestLesion, PlannedPatch, PlanningRecord
 from rectal_nnformer.utils.files import write_json, write_text
 
 NETWORK_CLASS = "rectal_nnformer.networks.adapter.PlannedNetwork"
@@ -195,46 +194,48 @@ class RectalExperimentPlanner(ExperimentPlanner):
         spacings = np.asarray(self.dataset_fingerprint["spacings"], dtype=float)
         spacing = self.determine_fullres_target_spacing()[::-1].tolist()
         median_spacing = np.median(spacings, axis=0)[::-1].tolist()
-        return {
-            "version": __version__,
-            "num_cases": len(extents),
-            AUGMENTATION_KEY: self.augmentation,
-            "median_spacing": median_spacing,
-            "geometric_mean_spacing": rules.geometric_mean_spacing(spacings),
-            "target_spacing": spacing,
-            "target_spacing_overwritten": self.overwrite_target_spacing is not None,
-            "median_extent": np.median(extents, axis=0).tolist(),
-            "gpu_memory_target": self.memory.gigabytes,
-            "filled_patch_size": list(choice.filled),
-            "fitting_patch_size": list(choice.fitting),
-            "batch_size": choice.batch_size,
-            "batch_size_limits": list(choice.batch_limits),
-            "largest_lesion": {"extent_mm": list(lesion.extent_mm), "cases": list(lesion.cases)} if lesion else None,
-            "patch_sizes": {
-                name: {
+        record = PlanningRecord(
+            num_cases=len(extents),
+            median_spacing=median_spacing,
+            geometric_mean_spacing=rules.geometric_mean_spacing(spacings),
+            target_spacing=spacing,
+            target_spacing_overwritten=self.overwrite_target_spacing is not None,
+            median_extent=np.median(extents, axis=0).tolist(),
+            gpu_memory_target=self.memory.gigabytes,
+            filled_patch_size=choice.filled,
+            fitting_patch_size=choice.fitting,
+            batch_size=choice.batch_size,
+            batch_size_limits=choice.batch_limits,
+            largest_lesion=lesion,
+            patch_sizes={
+                name: PlannedPatch(
                     **self._account(size, extents),
-                    "batch_memory_gb": self.memory.required(size, choice.batch_size),
-                    "scattered_padding_share": accounting.expected_scattered_shares(size, extents, self.backbone),
-                    "training": asdict(accounting.training_account(size, extents, self.backbone)),
-                }
+                    batch_memory_gb=self.memory.required(size, choice.batch_size),
+                    scattered_padding_share=accounting.expected_scattered_shares(size, extents, self.backbone),
+                    training=accounting.training_account(size, extents, self.backbone),
+                )
                 for name, size in ((FULLRES, choice.patch_size), (CUBIC, choice.cubic))
             },
-            "alternatives": [self._account(size, extents) for size in rules.candidate_patch_sizes(self.backbone)],
-            "warnings": [
+            alternatives=[
+                CandidatePatch(**self._account(size, extents)) for size in rules.candidate_patch_sizes(self.backbone)
+            ],
+            warnings=[
                 *dataset_warnings(self.raw, median_spacing),
                 *describe_outliers(self.tumor_fingerprint),
                 *memory_warnings(choice, self.memory),
                 *lesion_warnings(choice, lesion, spacing),
             ],
-        }
+        )
+        return {"version": __version__, AUGMENTATION_KEY: self.augmentation, **record.content()}
 
     def _account(self, patch_size: Size, extents: NDArray[np.int_]) -> dict[str, Any]:
+        """Return the arguments of `CandidatePatch`."""
         spacing = self.determine_fullres_target_spacing()[::-1]
         return {
-            "patch_size": list(patch_size),
+            "patch_size": patch_size,
             "field_of_view_mm": (np.array(patch_size) * spacing).tolist(),
             "real_voxel_share": [accounting.expected_real_share(extents[:, i], patch_size[i]) for i in range(3)],
-            **asdict(accounting.tile_account(patch_size, extents, self.backbone)),
+            **vars(accounting.tile_account(patch_size, extents, self.backbone)),
             "memory_gb": self.memory.required(patch_size, MIN_BATCH_SIZE),
         }
 

@@ -4,6 +4,7 @@ Sizes, extents and spacings are in the order (x, y, z).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +39,14 @@ class PatchAccount:
 
 @dataclass(frozen=True)
 class CandidatePatch(PatchAccount):
-    """A patch that can be planned, with what to expect of the predictor's tiles, and the GB that 2 in a batch take."""
+    """A patch that can be planned, with what to expect of the predictor's tiles, and the GB that 2 in a batch take.
+
+    `real_voxel_share` is the expected share of real voxels along each axis.
+    """
 
     patch_size: Size
     field_of_view_mm: list[float]
+    real_voxel_share: list[float]
     memory_gb: float
 
 
@@ -89,6 +94,10 @@ class PlanningRecord:
     patch_sizes: dict[str, PlannedPatch]
     alternatives: list[CandidatePatch]
     warnings: list[str]
+
+    def content(self) -> dict[str, Any]:
+        """Return what plans hold of it, as JSON has it."""
+        return TypeAdapter(PlanningRecord).dump_python(self, mode="json")
 
 
 def planning_record(plans: Plans) -> PlanningRecord | None:
