@@ -81,9 +81,6 @@ class LoadedFold:
             load_pretrained(network.backbone, path)
             return path.name, network
         path = self.folder.path / (weights if weights.endswith(".pth") else f"{weights}.pth")
-        if not path.is_file():
-            present = ", ".join(other.name for other in self.folder.checkpoints()) or "none"
-            raise RectalError(f"There is no {path}; checkpoints of this fold: {present}.")
         network.load_state_dict(read_checkpoint(path)["network_weights"])
         return path.name, network
 

@@ -12,7 +12,7 @@ from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained import load_pretrained
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FoldFolder, check_compared
-from rectal_nnformer.nnunet.preflight import UNTRAINED, check_device
+from rectal_nnformer.nnunet.preflight import check_device, check_fold
 from rectal_nnformer.utils.files import write_json
 
 
@@ -35,9 +35,7 @@ def dilution_of_fold(
         RectalError: Something named is not there.
     """
     check_device(device)
-    if output is None and not fold.path.is_dir():
-        remedy = "Train it first" if weights not in UNTRAINED else f"For {weights} weights name a folder with -o"
-        raise RectalError(f"{fold.path} does not exist: the fold is not trained. {remedy}.")
+    check_fold(fold, weights, output)
     folder = fold.validation if output is None else output / fold.model.name / fold.name
     loaded = load_fold(fold)
     cases = loaded.cases()

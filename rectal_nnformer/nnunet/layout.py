@@ -5,7 +5,7 @@ Only the standard library is imported, so that a command can answer a wrong name
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -388,9 +388,14 @@ def find_plans(preprocessed: Path, plans: str) -> Path:
 def check_configuration(plans_file: Path, configuration: str) -> None:
     """Refuse a configuration that plans do not have, and a file that does not hold plans, with a RectalError."""
     configurations = read_json(plans_file, ["configurations"], "Plan the dataset again.")["configurations"]
+    check_present(configuration, configurations, str(plans_file))
+
+
+def check_present(configuration: str, configurations: Collection[str], plans: str) -> None:
+    """Refuse a configuration that is not among those of plans, which the message calls so."""
     if configuration not in configurations:
         raise RectalError(
-            f"{plans_file} has no configuration '{configuration}', but {', '.join(configurations)}. Fix -c."
+            f"{plans} has no configuration '{configuration}', but {', '.join(configurations)}. Fix -c."
             f"{nearest(configuration, configurations)}"
         )
 

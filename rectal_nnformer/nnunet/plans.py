@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.layout import check_present
 from rectal_nnformer.nnunet.names import RECORD_KEY
 from rectal_nnformer.utils.files import read_json
 
@@ -94,9 +95,7 @@ class Plans:
         Raises:
             RectalError: There is none of that name.
         """
-        if name not in self.configurations:
-            present = ", ".join(self.configurations)
-            raise RectalError(f"The plans {self.name} have no configuration '{name}', but {present}. Fix -c.")
+        check_present(name, self.configurations, self.name)
         return self.configurations[name]
 
     @property

@@ -13,6 +13,7 @@ from rectal_nnformer.nnunet.layout import (
     ALL_CASES,
     CHECKPOINT_FINAL,
     TRAINERS_VARIABLE,
+    FoldFolder,
     ModelFolder,
     PreprocessedDataset,
     check_configuration,
@@ -119,9 +120,14 @@ def check_folds(preprocessed: Path, folds: Sequence[int | str] = ()) -> int:
 
 
 def check_model(
-    dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[str], checkpoint: str = CHECKPOINT_FINAL
-) -> None:
-    """Refuse a model that has not been trained, or not on all folds that are asked for."""
+    dataset: int | str,
+    trainer: str,
+    plans: str,
+    configuration: str,
+    folds: Sequence[str] = (),
+    checkpoint: str = CHECKPOINT_FINAL,
+) -> ModelFolder:
+    """Return a model; refuse one that has not been trained, or not on all folds that are asked for."""
     found = find_dataset("nnUNet_results", dataset)
     model = ModelFolder(found.parent, found.name, trainer, plans, configuration)
     if not model.path.is_dir():
@@ -135,6 +141,7 @@ def check_model(
     if missing := [fold for fold in folds if fold not in trained]:
         remedy = f"take those that do: -f {' '.join(trained)}" if trained else "train them first"
         raise RectalError(f"{model.path} has no {checkpoint} of fold {', '.join(missing)}; {remedy}.")
+    return model
 
 
 def check_analysis(
@@ -148,17 +155,22 @@ def check_analysis(
     check_trainer(trainer)
     check_folds(find_dataset("nnUNet_preprocessed", dataset), folds)
     for fold in map(model.fold, folds):
-        if output is None and not fold.path.is_dir():
-            remedy = "Train it first" if weights not in UNTRAINED else f"For {weights} weights name a folder with -o"
-            raise RectalError(f"{fold.path} does not exist: the fold is not trained. {remedy}.")
-        if weights not in UNTRAINED and not (fold.path / f"{weights.removesuffix('.pth')}.pth").is_file():
-            present = [path.name for path in fold.checkpoints()]
-            raise RectalError(
-                f"There is no {weights} in {fold.path}; checkpoints of this fold: {', '.join(present) or 'none'}. "
-                f"'pretrained' and 'random' need none.{nearest(weights, (*present, *UNTRAINED))}"
-            )
+        check_fold(fold, weights, output)
     if output is not None:
         check_output_folder(output)
+
+
+def check_fold(fold: FoldFolder, weights: str, output: Path | None) -> None:
+    """Refuse a fold that is not trained, unless there is an output, and weights that it does not have."""
+    if output is None and not fold.path.is_dir():
+        remedy = "Train it first" if weights not in UNTRAINED else f"For {weights} weights name a folder with -o"
+        raise RectalError(f"{fold.path} does not exist: the fold is not trained. {remedy}.")
+    if weights not in UNTRAINED and not (fold.path / f"{weights.removesuffix('.pth')}.pth").is_file():
+        present = [path.name for path in fold.checkpoints()]
+        raise RectalError(
+            f"There is no {weights} in {fold.path}; checkpoints of this fold: {', '.join(present) or 'none'}. "
+            f"'pretrained' and 'random' need none.{nearest(weights, (*present, *UNTRAINED))}"
+        )
 
 
 def named_dataset(dataset: str) -> str:

@@ -17,6 +17,7 @@ from rectal_nnformer.evaluation.fold import EVALUATION_FILE, write_evaluation
 from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.patients import read_patients
+from rectal_nnformer.nnunet.preflight import check_model
 from rectal_nnformer.sharing.bundle import MANIFEST, BundleReader, digest_line, new_bundle
 from rectal_nnformer.sharing.checkpoints import Checkpoint, read_model_checkpoint, write_model_checkpoint
 from rectal_nnformer.sharing.dataset import Export, check_id_is_free
@@ -80,11 +81,7 @@ def export_model(
     Raises:
         RectalError: There is no such model or fold, or a file of it cannot be read.
     """
-    dataset = layout.find_dataset("nnUNet_results", dataset_id)
-    model = layout.ModelFolder(dataset.parent, dataset.name, trainer, plans, configuration)
-    if not model.path.is_dir():
-        present = ", ".join(sorted(path.name for path in dataset.glob("*__*__*"))) or "none"
-        raise RectalError(f"There is no model {model.path}; models of this dataset: {present}. Fix -tr, -p or -c.")
+    model = check_model(dataset_id, trainer, plans, configuration)
     return _bundle_of(model, Path(output), Renamer(_case_names(model, pseudonymize)), folds, pseudonymize)
 
 
