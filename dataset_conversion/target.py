@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.layout import folder_variables, nnunet_folder
+from rectal_nnformer.nnunet.layout import dataset_prefix, folder_variables, nnunet_folder
 
 
 class Options(TypedDict, total=False):
@@ -59,12 +59,12 @@ def dataset_folder(dataset_id: int, name: str, raw: Path | None, training: bool)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name.startswith("Dataset"):
         raise RectalError(
             f"Dataset name '{name}' is not made of letters, digits, _ and - alone, or starts with 'Dataset': "
-            f"give --name without the number, as in --name Rectal for Dataset{dataset_id:03d}_Rectal."
+            f"give --name without the number, as in --name Rectal for {dataset_prefix(dataset_id)}_Rectal."
         )
-    folder = (nnunet_folder("nnUNet_raw") if raw is None else raw) / f"Dataset{dataset_id:03d}_{name}"
+    folder = (nnunet_folder("nnUNet_raw") if raw is None else raw) / f"{dataset_prefix(dataset_id)}_{name}"
     places = folder_variables() if raw is None else {"nnUNet_raw": str(raw)}
     for variable, place in places.items():
-        for other in sorted(Path(place).glob(f"Dataset{dataset_id:03d}*")):
+        for other in sorted(Path(place).glob(f"{dataset_prefix(dataset_id)}*")):
             if other.name != folder.name:
                 in_the_way = other.is_dir()
             else:

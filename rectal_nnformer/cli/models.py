@@ -17,7 +17,7 @@ from rectal_nnformer.cli.options import (
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, check_weights_file, find_dataset, nnunet_folder
+from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, check_weights_file, find_dataset, fold_name, nnunet_folder
 from rectal_nnformer.nnunet.names import FULLRES, NETWORKS
 from rectal_nnformer.nnunet.source import add_options
 
@@ -223,7 +223,7 @@ def _import(arguments: argparse.Namespace, dataset_name: str) -> None:
     options = f"-d {dataset_name} -tr {model.trainer} -p {model.plans.name} -c 3d_fullres -f 0"
     command = f"nnUNetv2_predict {options}" if results else f"nnUNetv2_predict_from_modelfolder -m {folder} -f 0"
     print(f"Predict prepared volumes with: {command} -i INPUT -o OUTPUT")
-    checkpoint = folder / f"{FOLD_PREFIX}0" / CHECKPOINT_FINAL
+    checkpoint = folder / fold_name(0) / CHECKPOINT_FINAL
     print(f"Start a training from it with: nnUNetv2_train ... -pretrained_weights {checkpoint}")
 
 

@@ -33,6 +33,8 @@ GT_SEGMENTATIONS = "gt_segmentations"
 """Reference masks of the training cases in a preprocessed dataset."""
 SPLITS_FINAL = "splits_final.json"
 DATASET_FINGERPRINT = "dataset_fingerprint.json"
+CASE_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
+"""Files of a preprocessed case: image, mask and properties."""
 
 PLANS_JSON = "plans.json"
 FOLD_PREFIX = "fold_"
@@ -307,6 +309,27 @@ def fold_name(fold: int | str) -> str:
     return f"{FOLD_PREFIX}{fold}"
 
 
+def dataset_prefix(number: int | str) -> str:
+    """Return how the names of datasets of an id begin, `Dataset501`; an underscore follows, and a name."""
+    return f"Dataset{int(number):03d}"
+
+
+def dataset_number(name: str) -> str:
+    """Return the three digits in DatasetXXX_Name."""
+    return name.removeprefix("Dataset")[:3]
+
+
+def case_files(folder: Path, case: str) -> list[Path]:
+    """Return the files of a preprocessed case, whether they are there or not."""
+    return [folder / f"{case}{ending}" for ending in CASE_ENDINGS]
+
+
+def cases_in(folder: Path) -> list[str]:
+    """Return the cases in a folder of preprocessed data."""
+    image, mask, _ = CASE_ENDINGS
+    return sorted(path.name.removesuffix(image) for path in folder.glob(f"*{image}") if not path.name.endswith(mask))
+
+
 def image_name(case: str, ending: str, channel: int = 0) -> str:
     """Return the file name of a channel of a case."""
     return f"{case}_{channel:04d}{ending}"
@@ -352,13 +375,13 @@ def find_dataset(variable: str, dataset: int | str) -> Path:
         RectalError: The variable is not set, or there is no such dataset or more than one.
     """
     folder = nnunet_folder(variable)
-    prefix = f"Dataset{int(dataset):03d}_" if str(dataset).isdecimal() else str(dataset)
+    prefix = f"{dataset_prefix(dataset)}_" if str(dataset).isdecimal() else str(dataset)
     present = sorted(path for path in folder.glob("Dataset*") if path.is_dir())
     found = [path for path in present if path.name == prefix or (prefix.endswith("_") and path.name.startswith(prefix))]
     if len(found) != 1:
         names = [path.name for path in found or present]
         listed = some(names) or "no dataset"
-        known = [name[len("Dataset") :][:3] for name in names] if str(dataset).isdecimal() else names
+        known = list(map(dataset_number, names)) if str(dataset).isdecimal() else names
         problem = "More than one dataset is" if found else "No dataset is"
         raise RectalError(
             f"{problem} called {dataset} in {variable} ({folder}), which holds {listed}. Check -d and the variable, "

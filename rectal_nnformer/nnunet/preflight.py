@@ -17,6 +17,8 @@ from rectal_nnformer.nnunet.layout import (
     ModelFolder,
     PreprocessedDataset,
     check_configuration,
+    dataset_number,
+    dataset_prefix,
     environment_with_trainers,
     find_dataset,
     find_plans,
@@ -99,10 +101,9 @@ def check_backbone(trainer: str, needed: str, planned: str | None, plans: str, d
     """Refuse plans of another network than the trainer needs; None is planned in plans that are not this project's."""
     if planned != needed:
         held = f"hold the backbone '{planned}'" if planned else "were not made by rectal_nnformer"
-        number = int(dataset[len("Dataset") :][:3])
         raise RectalError(
             f"{trainer} needs plans with the backbone '{needed}', but the plans '{plans}' {held}. Run 'rectal_nnformer "
-            f"plan_and_preprocess -d {number} --backbone {needed}' and name its plans with -p."
+            f"plan_and_preprocess -d {int(dataset_number(dataset))} --backbone {needed}' and name its plans with -p."
         )
 
 
@@ -180,7 +181,7 @@ def named_dataset(dataset: str) -> str:
     if not dataset.isdecimal():
         raise RectalError(f"A dataset is called DatasetXXX_Name, XXX being three digits; got {dataset}. Fix -d.")
     folders = [Path(folder) for folder in folder_variables().values()]
-    names = {path.name for folder in folders for path in folder.glob(f"Dataset{int(dataset):03d}_*")}
+    names = {path.name for folder in folders for path in folder.glob(f"{dataset_prefix(dataset)}_*")}
     if len(names) != 1:
         raise RectalError(
             f"nnU-Net's folders hold no dataset {dataset}, or more than one of that id. Give -d its whole name, "

@@ -16,7 +16,7 @@ from nnunetv2.utilities.utils import (
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL
-from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, nnunet_folder
+from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, dataset_number, dataset_prefix, nnunet_folder
 from rectal_nnformer.utils.files import read_json
 
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
@@ -80,14 +80,14 @@ def open_raw_dataset(dataset_name_or_id: str | int) -> TrainingDataset:
             unreadable or names an unknown reader; a case lacks a label or a channel.
     """
     preprocessed = nnunet_folder("nnUNet_preprocessed")
-    dataset_id = int(str(dataset_name_or_id).removeprefix("Dataset")[:3])
+    dataset_id = int(dataset_number(str(dataset_name_or_id)))
     raw = RawDataset.find(dataset_id)
     try:
         convert_id_to_dataset_name(dataset_id)
     except RuntimeError as error:
         raise RectalError(
-            f"More than one dataset has the number {dataset_id}: look for Dataset{dataset_id:03d}_* in nnUNet_raw, "
-            "nnUNet_preprocessed and nnUNet_results, and rename or remove all but one."
+            f"More than one dataset has the number {dataset_id}: look for {dataset_prefix(dataset_id)}_* in "
+            "nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and rename or remove all but one."
         ) from error
     content = read_json(raw.dataset_json, remedy="nnU-Net needs it in every raw dataset.")
     channels = "modality" if "modality" in content else "channel_names"

@@ -13,7 +13,7 @@ from typing import Any
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.layout import DATASET_JSON
+from rectal_nnformer.nnunet.layout import DATASET_JSON, case_files
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.dataset import TrainingDataset
@@ -56,7 +56,7 @@ def is_preprocessed(dataset: TrainingDataset, plans: Plans, configuration: str) 
     folder = dataset.preprocessed.data_folder(plans.configuration(configuration).settings)
     if read_json_if_whole(_record_file(folder)) != _record(dataset, plans, configuration):
         return False
-    files = [folder / f"{case}{ending}" for case in dataset.cases for ending in (".b2nd", "_seg.b2nd", ".pkl")]
+    files = [path for case in dataset.cases for path in case_files(folder, case)]
     whole = all(path.is_file() and path.stat().st_size for path in files)
     return whole and not _outdated_references(dataset, missing_counts=True)
 

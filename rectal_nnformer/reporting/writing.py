@@ -9,7 +9,7 @@ from typing import Any
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.imaging.masks import tumor_labels
-from rectal_nnformer.nnunet.layout import FOLD_PREFIX, VALIDATION
+from rectal_nnformer.nnunet.layout import VALIDATION, fold_name
 from rectal_nnformer.reporting.comparison import Comparison
 from rectal_nnformer.reporting.comparison_figure import comparison_figure
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary, examples_of, summarize_folds
@@ -73,7 +73,7 @@ def write_crossval_summary(
         RectalError: A fold has not been evaluated, its evaluation or an analysis cannot be read, or two folds hold the
             same case.
     """
-    validations = {fold: Path(model_folder) / f"{FOLD_PREFIX}{fold}" / VALIDATION for fold in folds}
+    validations = {fold: Path(model_folder) / fold_name(fold) / VALIDATION for fold in folds}
     paths = {suffix: Path(model_folder) / f"{SUMMARY_NAME}.{suffix}" for suffix in ("json", "csv", "md", "png")}
     summary = summarize_folds(validations, patients)
     folders = Path(images_folder), Path(reference_folder)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message, read_image
+from rectal_nnformer.nnunet.layout import case_files
 from rectal_nnformer.sharing.schema import ItkGrid, PlansJson, Properties, is_possible_shape
 from rectal_nnformer.utils.json_records import json_content, make_record
 from rectal_nnformer.utils.pickles import read_own_pickle
@@ -25,7 +26,7 @@ Arrays = dict[str, NDArray[Any]]
 
 def read_case(stem: Path) -> tuple[Arrays, Properties, bool]:
     """Return arrays and properties of a preprocessed case of our own, and whether any property is left out."""
-    paths = [stem.with_name(stem.name + ending) for ending in (".b2nd", "_seg.b2nd", ".pkl")]
+    paths = case_files(stem.parent, stem.name)
     for path in paths:
         if not path.is_file():
             raise RectalError(f"Case {stem.name} has no {path}. Preprocess again, or remove that folder.")

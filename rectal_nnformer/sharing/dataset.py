@@ -157,9 +157,9 @@ def import_dataset(path: str | Path) -> Path:
 
 def check_id_is_free(name: str) -> None:
     """Refuse a dataset whose id has another name in any of nnU-Net's folders: nnU-Net would find neither."""
-    number = name[len("Dataset") :][:3]
+    number = layout.dataset_number(name)
     for variable, folder in layout.folder_variables().items():
-        for other in sorted(Path(folder).glob(f"Dataset{number}*")):
+        for other in sorted(Path(folder).glob(f"{layout.dataset_prefix(number)}*")):
             if other.is_dir() and other.name != name:
                 raise RectalError(
                     f"{name} cannot be imported, because its id {int(number)} is in use by {other} ({variable}). "
@@ -186,7 +186,7 @@ def _cases_in(folder: Path) -> list[str]:
     other = [name for name in names if name.endswith((".npz", ".npy"))]
     if other:
         raise RectalError(f"{folder} holds {other[0]}, data of an older nnU-Net. Preprocess the dataset again.")
-    return [name.removesuffix(".b2nd") for name in names if name.endswith(".b2nd") and not name.endswith("_seg.b2nd")]
+    return layout.cases_in(folder)
 
 
 def _chosen(

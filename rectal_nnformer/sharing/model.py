@@ -126,7 +126,7 @@ def _bundle_of(
         wanted = [fold for fold in chosen if folds or fold.is_trained]
         missing = [fold.name for fold in wanted if not fold.is_trained]
         if missing or not wanted:
-            where = missing[0] if missing else f"{layout.FOLD_PREFIX}*"
+            where = missing[0] if missing else layout.fold_name("*")
             raise RectalError(f"{model.path} has no {layout.CHECKPOINT_FINAL} in {where}. Train it to the end.")
         for fold in tqdm(wanted, desc="Folds", unit="fold"):
             _add_fold(export, fold, plans, output.parent)
@@ -156,7 +156,7 @@ def _add_fold(export: Export, fold: layout.FoldFolder, plans: PlansJson, scratch
 def _check_names(checkpoint: Checkpoint, plans: PlansJson, model: str, fold: str) -> None:
     """Refuse a checkpoint of another model, fold or configuration than its folder tells."""
     name = f"{checkpoint.trainer_name}__{plans.plans_name}__{checkpoint.configuration}"
-    told = f"{layout.FOLD_PREFIX}{checkpoint.fold}"
+    told = layout.fold_name(checkpoint.fold)
     if (name, told) != (model, fold) or checkpoint.configuration not in plans.configurations:
         raise RectalError(f"The checkpoint in {fold} of {model} is of {told} of {name}, or of no configuration.")
 
@@ -170,9 +170,9 @@ def _case_names(model: layout.ModelFolder, pseudonymize: bool) -> dict[str, str]
         return {**names, **dict(zip(patients, patients, strict=True))}
     if not preprocessed.is_dir():
         raise RectalError(f"{preprocessed} is missing, where the key of the pseudonyms ({KEY_FILE}) is to be kept.")
-    cases = {path.name.removesuffix(".b2nd") for path in preprocessed.glob("*/*.b2nd") if "_seg." not in path.name}
+    cases = {case for folder in preprocessed.iterdir() if folder.is_dir() for case in layout.cases_in(folder)}
     cases |= patients.keys()
-    for folder in model.path.glob(f"{layout.FOLD_PREFIX}*/{layout.VALIDATION}"):
+    for folder in (fold.validation for fold in model.folds()):
         cases |= {path.name.partition(".")[0] for path in folder.glob("*.nii.gz")}
         if (folder / EVALUATION_FILE).is_file():
             cases |= {case["case"] for case in load_json_file(folder / EVALUATION_FILE)["cases"]}

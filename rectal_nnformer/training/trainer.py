@@ -33,7 +33,7 @@ from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import write_starting_weights
-from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, PLANS_JSON, VALIDATION, PreprocessedDataset
+from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, PLANS_JSON, VALIDATION, PreprocessedDataset, fold_name
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.nnunet.preflight import check_backbone, check_planned_patch
@@ -181,7 +181,7 @@ class RectalTrainer(nnUNetTrainer):
         nnU-Net keeps one set of plans for all folds of a model, and would predict by the last.
         """
         plans_file = Path(self.output_folder_base) / PLANS_JSON
-        trained = {path.parent for path in plans_file.parent.glob(f"{FOLD_PREFIX}*/{CHECKPOINT_FINAL}")}
+        trained = {path.parent for path in plans_file.parent.glob(f"{fold_name('*')}/{CHECKPOINT_FINAL}")}
         if not trained - {Path(self.output_folder)} or not plans_file.is_file():
             return
         theirs, ours, name = Plans.read(plans_file), self._plans, self.configuration_name
