@@ -17,9 +17,9 @@ from tqdm import tqdm
 from rectal_nnformer.dataset_conversion.dicom_files import Slice, files_below, read_slice, should_be_slice
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message
+from rectal_nnformer.nnunet.names import PLANES
 from rectal_nnformer.utils.text import plural
 
-PLANES = ("sagittal", "coronal", "axial")
 # No stack of T2-weighted slices through a rectum is thinner; scouts often are.
 MIN_SLICES = 8
 # Slice positions are decimal numbers of a few digits; a slice further off than this share of the gap is not in line.

@@ -5,12 +5,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.names import NUM_FOLDS, SPLITS_SEED
 from rectal_nnformer.utils.files import csv_text
 from rectal_nnformer.utils.text import plural
-
-NUM_FOLDS = 5
-# nnU-Net's own seed for its splits.
-SEED = 12345
 
 
 def patient_list(patients: Mapping[str, str]) -> str:
@@ -37,7 +34,7 @@ def make_folds(groups: Mapping[str, str]) -> list[dict[str, list[str]]]:
     for case in sorted(groups):
         members[groups[case]].append(case)
     ordered = sorted(members.values())
-    random.Random(SEED).shuffle(ordered)
+    random.Random(SPLITS_SEED).shuffle(ordered)
     validation: list[list[str]] = [[] for _ in range(NUM_FOLDS)]
     for cases in sorted(ordered, key=len, reverse=True):
         min(validation, key=len).extend(cases)

@@ -9,11 +9,10 @@ from rectal_nnformer.cli.command import Command
 from rectal_nnformer.cli.options import add_processes, dataset_number, plans_name, positive_integer, positive_number
 from rectal_nnformer.nnunet import preflight
 from rectal_nnformer.nnunet.layout import check_folder, find_dataset, find_plans, nnunet_folder
-from rectal_nnformer.nnunet.names import CUBIC, FULLRES
+from rectal_nnformer.nnunet.names import CUBIC, FULLRES, PLANES
 from rectal_nnformer.planning.backbones import BACKBONES
 
 AUGMENTATIONS = ("published", "planned")
-PLANES = ("axial", "sagittal", "coronal")
 
 
 def convert(arguments: argparse.Namespace) -> None:

@@ -3,8 +3,8 @@
 import shlex
 from pathlib import Path
 
-from rectal_nnformer.nnunet.names import FULLRES, TRAINER_FAMILIES
-from rectal_nnformer.sharing.schema import OUR_NETWORK, PlansJson
+from rectal_nnformer.nnunet.names import FULLRES, PLANNED_NETWORK, TRAINER_FAMILIES
+from rectal_nnformer.sharing.schema import PlansJson
 from rectal_nnformer.utils.json_records import load_json_file, make_record
 
 
@@ -25,7 +25,7 @@ def training_commands(folder: Path) -> list[str]:
 def trainer_for(plans: PlansJson) -> str | None:
     """Return the trainer that fits plans, with the whole recipe where there is a choice; None for nnU-Net's own."""
     networks = [configuration.architecture for configuration in plans.configurations.values()]
-    ours = [network.arch_kwargs for network in networks if network and network.network_class_name == OUR_NETWORK]
+    ours = [network.arch_kwargs for network in networks if network and network.network_class_name == PLANNED_NETWORK]
     family = TRAINER_FAMILIES.get(str(ours[0].get("backbone"))) if ours else None
     if family is None:
         return None

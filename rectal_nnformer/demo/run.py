@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import folder_variables
+from rectal_nnformer.nnunet.names import NUM_FOLDS
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.preflight import check_device, check_new_folder
 from rectal_nnformer.utils.files import write_text
@@ -29,7 +30,6 @@ BACKBONE = "smit_small"
 TRAINER = "nnUNetTrainerSMIT_CPU"
 TARGET_SPACING = (3.0, 3.0, 3.0)
 NUM_CASES = 20
-NUM_FOLDS = 5
 NUM_PROCESSES = 2
 PLANNING_LOG = "planning_log.txt"
 GUIDE_FILE = "README.txt"

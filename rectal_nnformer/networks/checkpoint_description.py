@@ -9,9 +9,8 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, md5_of
 from rectal_nnformer.utils.pickles import MAX_BYTES, foreign_names, names_in_pickle
-from rectal_nnformer.utils.text import plural
+from rectal_nnformer.utils.text import MAX_LINES, plural
 
-MAX_LINES = 40
 MAX_CHARACTERS = 160
 """Of a value or of a name."""
 

@@ -16,6 +16,15 @@ FULLRES, CUBIC = "3d_fullres", "3d_fullres_cubic"
 NUM_FOLDS, SPLITS_SEED = 5, 12345
 """How nnU-Net splits a dataset that has no folds."""
 
+PLANNED_NETWORK = "rectal_nnformer.networks.adapter.PlannedNetwork"
+"""The class of every network that is planned here, as plans name it."""
+
+FINGERPRINT_FILE, WINDOW_FILE = "rectal_fingerprint.json", "rectal_intensity_window.json"
+"""What planning measures, in a preprocessed dataset."""
+
+PLANES = ("sagittal", "coronal", "axial")
+"""Planes of slices, by the axis of the patient (x, y, z) that they lie across."""
+
 RECORD_KEY = "rectal_nnformer"
 """Key of the plans under which the planner's reasons stand; nnU-Net does not read it."""
 

@@ -11,11 +11,11 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 
 from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.names import FULLRES
+from rectal_nnformer.nnunet.names import FULLRES, WINDOW_FILE
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
-from rectal_nnformer.planning.intensity_window import FILE_NAME, load_intensity_window
+from rectal_nnformer.planning.intensity_window import load_intensity_window
 from rectal_nnformer.planning.outdated import print_warning
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
 from rectal_nnformer.planning.preprocessing import is_preprocessed, preprocess_configuration
@@ -104,7 +104,7 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
     processes = _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset)
     fingerprint_file = dataset.preprocessed.fingerprint
     has_window = load_intensity_window(dataset) is not None
-    outdated = (dataset.preprocessed.path / FILE_NAME).exists() and not has_window
+    outdated = (dataset.preprocessed.path / WINDOW_FILE).exists() and not has_window
     # An interruption may have left one that cannot be read, or of fewer cases.
     measured = (read_json_if_whole(fingerprint_file) or {}).get("spacings", ())
     if clean or outdated or len(measured) != len(dataset.cases):

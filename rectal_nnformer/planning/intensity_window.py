@@ -22,10 +22,10 @@ from pydantic import TypeAdapter, ValidationError
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import Box
 from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL, PREPARED_WINDOW, within_window
+from rectal_nnformer.nnunet.names import WINDOW_FILE
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.utils.files import read_json_if_whole, write_json
 
-FILE_NAME = "rectal_intensity_window.json"
 PERCENTILES = (0.0, 99.5)
 
 Window = list[list[float]]
@@ -34,7 +34,7 @@ Window = list[list[float]]
 
 def load_intensity_window(dataset: TrainingDataset) -> Window | None:
     """Return the window of a dataset; None where its file is missing, unreadable or outdated."""
-    content = read_json_if_whole(dataset.preprocessed.path / FILE_NAME) or {}
+    content = read_json_if_whole(dataset.preprocessed.path / WINDOW_FILE) or {}
     try:
         window = TypeAdapter(Window).validate_python(content.get("window"))
     except ValidationError:
@@ -57,7 +57,7 @@ def write_intensity_window(dataset: TrainingDataset, measured: dict[str, Window]
         "cases": measured,
         "raw_signature": signature,
     }
-    write_json(dataset.preprocessed.path / FILE_NAME, content)
+    write_json(dataset.preprocessed.path / WINDOW_FILE, content)
     return window
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from rectal_nnformer.imaging.reading import by
+from rectal_nnformer.nnunet.names import NUM_FOLDS
 from rectal_nnformer.planning import rules
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.planning.memory import MIN_BATCH_SIZE, MemoryTarget
@@ -10,8 +11,6 @@ from rectal_nnformer.planning.patch_choice import PatchChoice, needed_voxels
 from rectal_nnformer.planning.record import LargestLesion
 
 FEW_CASES = 20
-NUM_FOLDS = 5
-"""Folds that nnU-Net makes itself where a dataset brings none."""
 ISOTROPIC_RATIO = 1.5
 """Below this ratio of the largest to the smallest median spacing a dataset counts as isotropic."""
 

@@ -13,7 +13,7 @@ from rectal_nnformer import __version__
 from rectal_nnformer.augmentation.settings import AUGMENTATION_KEY, PUBLISHED
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
-from rectal_nnformer.nnunet.names import CUBIC, FULLRES, RECORD_KEY
+from rectal_nnformer.nnunet.names import CUBIC, FULLRES, PLANNED_NETWORK, RECORD_KEY
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning import accounting, rules
 from rectal_nnformer.planning.backbones import Backbone, resolve_backbone
@@ -28,8 +28,6 @@ from rectal_nnformer.planning.plan_warnings import dataset_warnings, lesion_warn
 from rectal_nnformer.planning.preprocessing import copy_descriptions, copy_splits
 from rectal_nnformer.planning.record import CandidatePatch, LargestLesion, PlannedPatch, PlanningRecord
 from rectal_nnformer.utils.files import write_json, write_text
-
-NETWORK_CLASS = "rectal_nnformer.networks.adapter.PlannedNetwork"
 
 LINEAR = {"order": 1, "order_z": 1, "force_separate_z": False}
 """Resampling of the published method: linear on all axes at once, where nnU-Net's default repeats thick slices."""
@@ -56,7 +54,7 @@ def configuration_settings(
         "resampling_fn_seg_kwargs": {"is_seg": True, **LINEAR},
         "resampling_fn_probabilities": resampling,
         "resampling_fn_probabilities_kwargs": {"is_seg": False, **LINEAR},
-        "architecture": {"network_class_name": NETWORK_CLASS, "arch_kwargs": network, "_kw_requires_import": []},
+        "architecture": {"network_class_name": PLANNED_NETWORK, "arch_kwargs": network, "_kw_requires_import": []},
         "batch_dice": False,
     }
 

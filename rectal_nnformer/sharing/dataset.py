@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import layout
-from rectal_nnformer.nnunet.names import RECORD_KEY
+from rectal_nnformer.nnunet.names import FINGERPRINT_FILE, RECORD_KEY, WINDOW_FILE
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import schema
 from rectal_nnformer.sharing.bundle import BundleReader, BundleWriter, digest_line, new_bundle
@@ -22,7 +22,7 @@ from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, pseudo
 from rectal_nnformer.utils.files import staged_folder
 from rectal_nnformer.utils.json_records import R, json_content, json_text, load_json_file, make_record
 
-OUR_FILES = ("rectal_fingerprint.json", "rectal_intensity_window.json")
+OUR_FILES = (FINGERPRINT_FILE, WINDOW_FILE)
 FILES: dict[str, type[BaseModel]] = dict.fromkeys(OUR_FILES, schema.Measurements)
 FILES |= {layout.DATASET_JSON: schema.DatasetJson, layout.DATASET_FINGERPRINT: schema.FingerprintJson}
 FILES |= {layout.SPLITS_FINAL: schema.SplitsJson}

@@ -9,10 +9,9 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import FOLD_PREFIX
 from rectal_nnformer.sharing.bundle import MANIFEST, BundleReader, Manifest, digest_line
 from rectal_nnformer.utils.pickles import ALLOWED, MAX_BYTES, foreign_names, names_in_pickle
-from rectal_nnformer.utils.text import file_size, plural
+from rectal_nnformer.utils.text import MAX_LINES, file_size, plural
 from rectal_nnformer.utils.zips import checked_entries, open_zip
 
-MAX_LINES = 40
 MAX_LINES_IN_ALL = 200
 
 

@@ -12,12 +12,12 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import AfterValidator, Field, JsonValue, RootModel, StringConstraints, model_validator
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.names import PLANNED_NETWORK
 from rectal_nnformer.nnunet.plans import ancestry
 from rectal_nnformer.utils.json_records import Record
 from rectal_nnformer.utils.zips import is_safe_name
 
-OUR_NETWORK = "rectal_nnformer.networks.adapter.PlannedNetwork"
-NETWORK = rf"^(dynamic_network_architectures\.architectures\.\w+\.[A-Z]\w*|{re.escape(OUR_NETWORK)})$"
+NETWORK = rf"^(dynamic_network_architectures\.architectures\.\w+\.[A-Z]\w*|{re.escape(PLANNED_NETWORK)})$"
 LAYER = re.compile(
     r"torch\.nn\.(modules\.(conv|instancenorm|batchnorm|normalization|activation|dropout)\.)?[A-Z]\w*", re.ASCII
 )

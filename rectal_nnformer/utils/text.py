@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 MOST_NAMES = 5
+MAX_LINES = 40  # of what is told of a file
 # An underscore formats only at the ends of words; within names it is too common to be made unreadable.
 MARKDOWN = re.compile(r"[\\`*\[\]|~$]|_+(?!\w)|(?<!\w)_+")
 BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from rectal_nnformer.imaging.masks import MIN_VOXELS, tumor_labels
+from rectal_nnformer.nnunet.names import FINGERPRINT_FILE
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.planning.fingerprint.cases import measure_case
 from rectal_nnformer.planning.fingerprint.clusters import cluster_appearance
@@ -22,7 +23,6 @@ from rectal_nnformer.planning.intensity_window import write_intensity_window
 from rectal_nnformer.utils.files import read_json_if_whole, write_json
 from rectal_nnformer.utils.parallel import map_with_progress
 
-FILE_NAME = "rectal_fingerprint.json"
 VERSION = 1
 """Of the file's content; files of another version are made again."""
 
@@ -32,8 +32,9 @@ PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 def load_tumor_fingerprint(dataset: TrainingDataset) -> Fingerprint | None:
     """Return the dataset's tumour fingerprint; None where it is missing, damaged or outdated."""
+    content = read_json_if_whole(dataset.preprocessed.path / FINGERPRINT_FILE)
     try:
-        found = TypeAdapter(Fingerprint).validate_python(read_json_if_whole(dataset.preprocessed.path / FILE_NAME))
+        found = TypeAdapter(Fingerprint).validate_python(content)
     except ValidationError:
         return None
     return found if (found["version"], found["raw_signature"]) == (VERSION, dataset.signature()) else None
@@ -75,7 +76,7 @@ def extract_tumor_fingerprint(dataset: TrainingDataset, num_processes: int) -> F
         "dataset": {**_describe_dataset(cases), "appearance_clusters": clusters},
         "cases": cases,
     }
-    write_json(dataset.preprocessed.path / FILE_NAME, content)
+    write_json(dataset.preprocessed.path / FINGERPRINT_FILE, content)
     return content
 
 
