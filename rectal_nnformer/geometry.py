@@ -86,10 +86,11 @@ def token_masks(real_voxels: Mask, embedding_patch: int = 2, num_stages: int = 4
 
 
 def window_partition_mask(mask: Mask, window: int | Sequence[int], shift: int | Sequence[int] = 0) -> Mask:
-    """Cut a token mask into windows as the networks cut their tokens.
+    """Cut a token mask, bool (..., x, y, z), into windows as the networks cut their tokens.
 
-    The grid is padded with False at the end of each axis to multiples of the window, rolled by -`shift`, and cut;
-    windows and the tokens in them are in C order of (x, y, z), as Swin transformers order them (Liu et al. 2021).
+    `window` and `shift` are tokens, one number or one per axis. The grid is padded with False at the end of each axis
+    to multiples of the window, rolled by -`shift`, and cut; windows and the tokens in them are in C order of (x, y, z),
+    as Swin transformers order them (Liu et al. 2021).
 
     Returns:
         Bool (windows, N), N tokens per window, of the kind of `mask`; windows of leading axes follow one another.
@@ -122,7 +123,8 @@ def uniform_dilution(real_tokens: Mask, window: int | Sequence[int], shift: int 
     With N keys to a window and r real ones among them, every real query has the entropy log N, of which padding keys
     hold (N - r) / N log N. Summed over real queries and divided, as the index is defined (Rangnekar et al. 2026;
     `rectal_nnformer.analysis.attention_flow`), that is 1 - sum(r^2) / (N sum(r)) over all windows. It is also the
-    attention that real queries spend on padding keys, a_rp.
+    attention that real queries spend on padding keys, a_rp. `real_tokens` are bool (..., x, y, z), of one stage;
+    `window` and `shift` are tokens, one number or one per axis.
 
     Returns:
         Between 0 and 1; nan where no token is real, or where windows hold a single token, which has no entropy.
@@ -207,7 +209,10 @@ def mask_budget(
     embedding_patch: int = 2,
     num_stages: int = 4,
 ) -> list[StageBudget]:
-    """Count as `token_budget` does, for a patch whose real voxels, bool (x, y, z), are no box, as after a rotation."""
+    """Count as `token_budget` does, for a patch whose real voxels are no box, as after a rotation.
+
+    `real_voxels` are a bool array or tensor (x, y, z); all else is as for `token_budget`.
+    """
     budgets = []
     for stage, tokens in enumerate(token_masks(_bool_tensor(real_voxels, "real_voxels"), embedding_patch, num_stages)):
         grid = _size(tokens.shape)
@@ -221,7 +226,8 @@ def scattered_padding_share(real_tokens: Mask, window: int, shift: int | Sequenc
     """Return the share of real positions to which SMIT's published code adds an update computed for a padding query.
 
     That code puts windows back with the axis permutation that cut them instead of its inverse, so the output of
-    attention lands on other tokens than those that asked for it. Without padding the share is 0.
+    attention lands on other tokens than those that asked for it. Without padding the share is 0. `real_tokens` are
+    bool (x, y, z), of one stage; `window` and `shift` are tokens, one number or one per axis.
 
     Returns:
         Between 0 and 1; nan where no token is real.

@@ -52,6 +52,8 @@ def published_augmentation(num_channels: int) -> TumorAugmentation:
 def augmentation_of_plans(plans: Plans, num_channels: int) -> TumorAugmentation:
     """Return the augmentation that plans ask for; the published one, by sample, where they say nothing.
 
+    There is one range of scale and of shift for each of the image's `num_channels`.
+
     Raises:
         RectalError: The plans' ranges are not one [low, high] per channel, or a scale is not positive.
     """

@@ -63,7 +63,7 @@ class Lesion(Component):
 
 @dataclass(frozen=True)
 class StrictCounts:
-    """Counts where nothing is merged."""
+    """Counts of the matching in which nothing is merged."""
 
     n_detected: int
     n_missed: int
@@ -72,7 +72,11 @@ class StrictCounts:
 
 @dataclass(frozen=True)
 class LesionDetection:
-    """What `detect_lesions` found in one case; `strict` are the counts without merging."""
+    """What `detect_lesions` found in one case; `strict` are the counts without merging.
+
+    `lesions` has a record per reference lesion, `false_positives` one per predicted component without a part in any
+    detection; `n_predicted` counts all predicted components.
+    """
 
     lesions: tuple[Lesion, ...]
     false_positives: tuple[Component, ...]

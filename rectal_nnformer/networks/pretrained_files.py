@@ -71,7 +71,7 @@ PRETRAINED_FILES: tuple[PretrainedFile, ...] = (
 
 
 def find_pretrained(backbone: str) -> Path:
-    """Return the pretrained file of a backbone in the folder that `RECTAL_NNFORMER_WEIGHTS` names.
+    """Return the pretrained file of a backbone, such as "smit", in the folder that `RECTAL_NNFORMER_WEIGHTS` names.
 
     Raises:
         RectalError: The variable is not set, names no folder or one without such a file, or the backbone is unknown.

@@ -25,7 +25,9 @@ MARKS = {FULLRES: "*", CUBIC: "+"}
 
 
 def describe_plans(plans: Plans, width: int | None = WIDTH) -> str:
-    """Return plans in words, wrapped unless the width is None; sizes and spacings are x, y, z.
+    """Return plans in words; sizes are voxels and spacings mm, in the order x, y, z.
+
+    Sentences are wrapped after `width` columns; None leaves each on one line.
 
     Raises:
         RectalError: Another planner than this version's made them.

@@ -30,8 +30,15 @@ def write_report(model_folder: Path, output: Path | None = None, num_processes: 
     """Write `report.html` about a trained model: one page of less than 25 MB that needs no other file and no network.
 
     Images are read from nnUNet_raw, references from nnUNet_preprocessed, beside nnUNet_results or where the variables
-    point; without them there are no pictures, and the page says so. The page is `output`, or `report.html` in the model
-    folder; at most `num_processes` draw its pictures.
+    point; without them there are no pictures, and the page says so.
+
+    Args:
+        model_folder: Folder of the model in nnUNet_results, which holds the folds.
+        output: The file; None takes `report.html` in the model folder.
+        num_processes: At most so many processes draw the pictures.
+
+    Returns:
+        The file.
 
     Raises:
         RectalError: It is not the folder of a trained and evaluated model, or a file in it is damaged.
@@ -67,7 +74,18 @@ def write_crossval_summary(
 
     Attention dilution and feature reuse stand beside it, of the folds that were analysed. The picture shows the cases
     with the best, the median and the worst Dice; where an image or mask for it is missing it is left out, and the page
-    says so. Patients, pseudonymous, replace those that the folds were evaluated with.
+    says so.
+
+    Args:
+        model_folder: Folder of the model, with `fold_X/validation` of each fold.
+        images_folder: Images of the cases, as nnUNet_raw/DATASET/imagesTr has them, for the picture.
+        reference_folder: Their reference masks, as `gt_segmentations` of nnUNet_preprocessed/DATASET has them.
+        dataset_json: nnU-Net's description of the dataset, for labels and file ending.
+        patients: By case, pseudonymous; they replace those that the folds were evaluated with.
+        folds: Numbers of the folds to pool.
+
+    Returns:
+        What was written: all folds pooled, and each.
 
     Raises:
         RectalError: A fold has not been evaluated, its evaluation or an analysis cannot be read, or two folds hold the

@@ -61,6 +61,8 @@ def planned_augmentation(fingerprint: Fingerprint) -> dict[str, Any]:
 def plan_augmentation(fingerprint: Fingerprint, ranges: str, lesion_wise: bool) -> dict[str, Any]:
     """Return the tumour-aware augmentation in the form in which plans hold it, with one draw per lesion or sample.
 
+    The ranges are "published", or "planned" from the fingerprint.
+
     Raises:
         RectalError: The ranges are neither "published" nor "planned", or cannot be planned.
     """

@@ -43,6 +43,8 @@ def load_tumor_fingerprint(dataset: TrainingDataset) -> Fingerprint | None:
 def extract_tumor_fingerprint(dataset: TrainingDataset, num_processes: int) -> Fingerprint:
     """Measure every training case, write the fingerprint and the intensity window, and return the fingerprint.
 
+    All lengths are mm, all axes (x, y, z), all intensities in units of the intensity window.
+
     Raises:
         RectalError: A case cannot be read, holds NaN, a channel of it is constant, or its label has another shape.
     """
