@@ -384,11 +384,11 @@ def test_every_command_is_given_something_wrong():
 
 
 def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
-    def interrupt(_):
+    def crossval(_):
         raise KeyboardInterrupt
 
-    (crossval,) = [command for command in cli.COMMANDS if command.name == "crossval"]
-    monkeypatch.setattr(cli, "COMMANDS", [replace(crossval, run=interrupt)])
+    (command,) = [command for command in cli.COMMANDS if command.name == "crossval"]
+    monkeypatch.setattr(cli, "COMMANDS", [replace(command, run=crossval)])
     with pytest.raises(SystemExit) as exit_:
         cli.main(["crossval", "-d", "501", "-tr", "T", "-p", "P"])
     assert exit_.value.code == 130

@@ -13,17 +13,21 @@ class Command:
     """One subcommand of `rectal_nnformer`.
 
     Attributes:
+        run: Checks the arguments, then does the work. Its name is the command's, its docstring the description in help.
         add_arguments: Adds the options; nothing large may be imported for it. None where all arguments are nnU-Net's:
             `run` finds them in `arguments.passed`.
-        run: Checks the arguments, then does the work; its docstring is the description in the command's own help.
         if_interrupted: What is left after Ctrl-C and what to do, where that needs saying.
     """
 
-    name: str
-    help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None] | None
     run: Callable[[argparse.Namespace], None]
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
     if_interrupted: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the user types."""
+        return self.run.__name__
 
 
 class Parser(argparse.ArgumentParser):

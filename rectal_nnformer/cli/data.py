@@ -240,24 +240,21 @@ def _plan_and_explain(arguments: argparse.Namespace, **options: Any) -> None:
 
 COMMANDS = (
     Command(
-        "convert",
+        convert,
         "convert NIfTI files or DICOM series to nnUNet_raw/DatasetXXX_Name",
         _add_convert,
-        convert,
         if_interrupted="No dataset was written.",
     ),
     Command(
-        "plan",
+        plan,
         "plan target spacing, patch, batch and augmentation, and say why",
         _add_plan,
-        plan,
         if_interrupted="The same command again finishes the work.",
     ),
     Command(
-        "plan_and_preprocess",
+        plan_and_preprocess,
         "plan target spacing, patch, batch and augmentation, and preprocess",
         _add_plan_and_preprocess,
-        plan_and_preprocess,
         if_interrupted="The same command again finishes the work.",
     ),
 )

@@ -228,19 +228,17 @@ def _import(arguments: argparse.Namespace, dataset_name: str) -> None:
 
 
 COMMANDS = (
-    Command("train", "nnUNetv2_train with our trainers", None, train),
-    Command("predict", "nnUNetv2_predict with our trainers", None, predict),
+    Command(train, "nnUNetv2_train with our trainers"),
+    Command(predict, "nnUNetv2_predict with our trainers"),
     Command(
-        "crossval",
+        crossval,
         "train, validate and summarize the folds of a cross-validation, with a report",
         _add_crossval,
-        crossval,
         if_interrupted="Finished folds are kept: the same command goes on from there.",
     ),
     Command(
-        "weights",
+        weights,
         "list the pretrained files that are expected and found, verify one, or import a fine-tuned one",
         _add_weights,
-        weights,
     ),
 )

@@ -152,24 +152,15 @@ def _add_feature_reuse(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = (
-    Command("evaluate", "score predictions against references, lesion by lesion", _add_evaluate, evaluate),
+    Command(evaluate, "score predictions against references, lesion by lesion", _add_evaluate),
+    Command(report, "write a page about a trained model: detection, pictures, attention, features, plan", _add_report),
+    Command(compare, "compare trained models tumour by tumour", _add_compare),
     Command(
-        "report",
-        "write a page about a trained model: detection, pictures, attention, features, plan",
-        _add_report,
-        report,
-    ),
-    Command("compare", "compare trained models tumour by tumour", _add_compare, compare),
-    Command(
-        "attention",
-        "measure how much attention goes to padding, of folds, pretrained or random weights",
-        _add_attention,
-        attention,
+        attention, "measure how much attention goes to padding, of folds, pretrained or random weights", _add_attention
     ),
     Command(
-        "feature_reuse",
+        feature_reuse,
         "compare the features of a fold with those of another or of a pretrained file (CKA)",
         _add_feature_reuse,
-        feature_reuse,
     ),
 )

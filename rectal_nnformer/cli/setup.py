@@ -71,11 +71,10 @@ def _add_env(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = (
     Command(
-        "demo",
+        demo,
         "go the whole way once on a generated cohort, in less than 20 minutes",
         _add_demo,
-        demo,
         if_interrupted="Name a new folder with -o to start again.",
     ),
-    Command("env", "print the export lines for nnU-Net's environment variables", _add_env, env),
+    Command(env, "print the export lines for nnU-Net's environment variables", _add_env),
 )

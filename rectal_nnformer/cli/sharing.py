@@ -154,29 +154,21 @@ def _add_file(text: str, parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = (
+    Command(export_dataset, "write a preprocessed dataset into one file for collaborators", _add_export_dataset),
     Command(
-        "export_dataset",
-        "write a preprocessed dataset into one file for collaborators",
-        _add_export_dataset,
-        export_dataset,
-    ),
-    Command(
-        "import_dataset",
+        import_dataset,
         "verify a dataset from a collaborator and put it into nnUNet_preprocessed",
         partial(_add_file, "bundle that export_dataset wrote"),
-        import_dataset,
     ),
-    Command("export_model", "write a trained model into one file for collaborators", _add_export_model, export_model),
+    Command(export_model, "write a trained model into one file for collaborators", _add_export_model),
     Command(
-        "import_model",
+        import_model,
         "verify a model from a collaborator and put it into nnUNet_results",
         partial(_add_file, "bundle that export_model wrote, or a model zip of nnU-Net's"),
-        import_model,
     ),
     Command(
-        "inspect",
+        inspect,
         "tell what is in a bundle, model zip, checkpoint or pickle, executing nothing",
         partial(_add_file, "any file, of one's own or from elsewhere"),
-        inspect,
     ),
 )
