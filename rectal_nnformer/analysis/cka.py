@@ -6,8 +6,6 @@ replaces each HSIC by its unbiased estimate (Song et al., Feature selection via 
 used for CKA by Nguyen et al., ICLR 2021) and is near 0 for them.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -15,14 +13,6 @@ FEWEST_SAMPLES = 4
 """The unbiased estimate divides by n (n - 3)."""
 
 NUM_DRAWS = 1000
-
-
-@dataclass(frozen=True)
-class Null:
-    """Mean and 95th percentile, (blocks,), of the debiased CKA of pairs of blocks if samples of one are shuffled."""
-
-    mean: Tensor
-    p95: Tensor
 
 
 @torch.no_grad()
@@ -109,8 +99,8 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
     return (one @ other.T) / (one.norm(dim=1)[:, None] * other.norm(dim=1))
 
 
-def permutation_null(first: Tensor, second: Tensor, seed: int = 0) -> Null:
-    """Return what debiased CKA gives, block by block, when the samples of `second` are shuffled.
+def permutation_null(first: Tensor, second: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return what debiased CKA gives when the samples of `second` are shuffled: mean and 95th percentile, (blocks,).
 
     Both are Gram matrices (blocks, samples, samples).
     """
@@ -122,7 +112,7 @@ def permutation_null(first: Tensor, second: Tensor, seed: int = 0) -> Null:
         order = torch.randperm(first.shape[-1], generator=generator)
         draws.append((one * other[:, order][:, :, order]).sum((1, 2)) / norms)
     values = torch.stack(draws)
-    return Null(mean=values.mean(0), p95=values.quantile(0.95, dim=0))
+    return values.mean(0), values.quantile(0.95, dim=0)
 
 
 def bootstrap_diagonal(first: Tensor, second: Tensor, seed: int = 0) -> Tensor:

@@ -7,15 +7,8 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from rectal_nnformer.analysis import cka
+from rectal_nnformer.analysis import cka, records
 from rectal_nnformer.analysis.features import MOST_CELLS, common_extent, feature_grams
-from rectal_nnformer.analysis.records import (
-    DebiasedSimilarity,
-    NullRecord,
-    ReuseRecord,
-    Similarity,
-    SimilarityIntervals,
-)
 from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.networks.adapter import PlannedNetwork
 
@@ -32,7 +25,7 @@ class Subject:
     cases: PreprocessedCases
 
 
-def compare_features(first: Subject, second: Subject, device: torch.device) -> ReuseRecord:
+def compare_features(first: Subject, second: Subject, device: torch.device) -> records.ReuseRecord:
     """Compare the blocks of two networks.
 
     One crop per case is a sample. Where the networks have other numbers of blocks there is no diagonal. With fewer than
@@ -49,7 +42,7 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> R
         note = few if num_cases < 10 else ""
     x, y, z = (first.cases.patch_size[axis - 2] for axis in first.network.to_xyz[2:])
     stages = tuple(block.stage for block in first.network.backbone.attention_blocks((x, y, z)))
-    return ReuseRecord(
+    return records.ReuseRecord(
         first=first.label,
         second=second.label,
         backbone=first.network.backbone_name,
@@ -73,33 +66,32 @@ def compare_features(first: Subject, second: Subject, device: torch.device) -> R
     )
 
 
-def debiased_record(first: Tensor, second: Tensor) -> DebiasedSimilarity:
+def debiased_record(first: Tensor, second: Tensor) -> records.DebiasedSimilarity:
     """Return the debiased CKA of Gram matrices (blocks, cases, cases), its null and intervals."""
     similarity = asdict(similarity_record(cka.cosines(cka.centre_unbiased(first), cka.centre_unbiased(second))))
     if len(first) != len(second):
-        return DebiasedSimilarity(**similarity, null=None, intervals=None)
-    null = cka.permutation_null(first, second)
+        return records.DebiasedSimilarity(**similarity, null=None, intervals=None)
     draws = cka.bootstrap_diagonal(first, second)
-    return DebiasedSimilarity(
+    return records.DebiasedSimilarity(
         **similarity,
-        null=NullRecord(mean=_numbers(null.mean), p95=_numbers(null.p95)),
-        intervals=SimilarityIntervals(_intervals(draws), _intervals(1 - draws.mean(1, keepdim=True))[0]),
+        null=records.NullRecord(*map(_numbers, cka.permutation_null(first, second))),
+        intervals=records.SimilarityIntervals(_intervals(draws), _intervals(1 - draws.mean(1, keepdim=True))[0]),
     )
 
 
-def similarity_record(matrix: Tensor) -> Similarity:
+def similarity_record(matrix: Tensor) -> records.Similarity:
     """Return a matrix (blocks, other blocks) of similarities with its diagonal and what follows from it."""
     rows = tuple(_numbers(row) for row in matrix)
     if matrix.shape[0] != matrix.shape[1]:
-        return Similarity(rows, diagonal=None, mean_diagonal=None, drift=None, best_match_distance=None)
+        return records.Similarity(rows, diagonal=None, mean_diagonal=None, drift=None, best_match_distance=None)
     mean = matrix.diagonal().mean()
     best = matrix.argmax(dim=1) if bool(matrix.isfinite().all()) else None
     distance = None if best is None else float((best - torch.arange(len(matrix))).abs().double().mean())
     mean_diagonal, drift = _numbers(torch.stack((mean, 1 - mean)))
-    return Similarity(rows, _numbers(matrix.diagonal()), mean_diagonal, drift, distance)
+    return records.Similarity(rows, _numbers(matrix.diagonal()), mean_diagonal, drift, distance)
 
 
-def reuse_line(reuse: ReuseRecord) -> str:
+def reuse_line(reuse: records.ReuseRecord) -> str:
     """Return the result in one line, for logs."""
     compared = f"Feature reuse, {reuse.first} against {reuse.second}"
     debiased = reuse.debiased

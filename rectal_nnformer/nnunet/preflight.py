@@ -47,26 +47,24 @@ def check_training(
     plans_file = find_plans(preprocessed, plans)
     check_configuration(plans_file, configuration)
     check_trainer(trainer)
-    family, recipe = _recipe(trainer)
+    family = _family(trainer)
     if family is not None:
         network = Plans.read(plans_file).configuration(configuration).network
         check_backbone(trainer, family, network.backbone if network else None, plans, preprocessed.name)
-    if "ACT" in recipe and _is_ours(trainer):
+    if "ACT" in _recipe(trainer):
         check_planned_patch(trainer, configuration)
     check_folds(preprocessed, folds)
     return ModelFolder.named(preprocessed.name, trainer, plans, configuration)
 
 
-def _recipe(trainer: str) -> tuple[str | None, list[str]]:
-    """Return the network and the recipe that a trainer's name tells, such as "smit" and ["ACT", "Scratch"]."""
-    families = (item for item in TRAINER_FAMILIES.items() if trainer.startswith(f"{item[1]}_"))
-    name, prefix = next(families, (None, trainer))
-    return name, trainer.removeprefix(prefix).split("_")[1:]
+def _family(trainer: str) -> str | None:
+    """Return the network of a trainer whose name begins as ours do."""
+    return next((name for name, prefix in TRAINER_FAMILIES.items() if trainer.startswith(f"{prefix}_")), None)
 
 
-def _is_ours(trainer: str) -> bool:
-    """Whether a trainer's name tells its recipe; classes of users may change what they inherit."""
-    return trainer in names_in(trainers_folder())
+def _recipe(trainer: str) -> set[str]:
+    """Return the parts of the name of a trainer of ours; none of a user's, which may change what it inherits."""
+    return set(trainer.split("_")) if trainer in names_in(trainers_folder()) else set()
 
 
 def pretrained_network(trainer: str) -> str | None:
@@ -74,8 +72,8 @@ def pretrained_network(trainer: str) -> str | None:
 
     None where it begins with none, or where it is a class of a user's, which tells only when it is imported.
     """
-    network, recipe = _recipe(trainer)
-    return network if _is_ours(trainer) and not {"Scratch", "CPU"} & set(recipe) else None
+    recipe = _recipe(trainer)
+    return _family(trainer) if recipe and not {"Scratch", "CPU"} & recipe else None
 
 
 def check_planned_patch(trainer: str, configuration: str) -> None:

@@ -19,16 +19,7 @@ from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL, PREPARED_WINDOW
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained import PretrainedReport, load_pretrained, read_weights
-from rectal_nnformer.nnunet.layout import (
-    CHECKPOINT_FINAL,
-    DATASET_FINGERPRINT,
-    DATASET_JSON,
-    PLANS_JSON,
-    PROGRESS_PNG,
-    SUMMARY_JSON,
-    VALIDATION,
-    fold_name,
-)
+from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.names import FULLRES, RECORD_KEY, TRAINER_FAMILIES
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.backbones import BACKBONES
@@ -129,19 +120,19 @@ def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
     }
     try:
         with staged_folder(folder) as temporary:
-            write_json(temporary / PLANS_JSON, plans)
-            write_json(temporary / DATASET_JSON, model.dataset_json)
-            fold = temporary / fold_name(0)
-            (fold / VALIDATION).mkdir(parents=True)
-            torch.save(checkpoint, fold / CHECKPOINT_FINAL)
+            write_json(temporary / layout.PLANS_JSON, plans)
+            write_json(temporary / layout.DATASET_JSON, model.dataset_json)
+            fold = temporary / layout.fold_name(0)
+            (fold / layout.VALIDATION).mkdir(parents=True)
+            torch.save(checkpoint, fold / layout.CHECKPOINT_FINAL)
             # What a training leaves besides, empty but for a note; nnU-Net's export to zip insists on it.
             note = f"Imported from {model.plans.record['imported_from']}"
-            write_json(temporary / DATASET_FINGERPRINT, {"note": note, "spacings": [], "shapes_after_crop": []})
+            write_json(temporary / layout.DATASET_FINGERPRINT, {"note": note, "spacings": [], "shapes_after_crop": []})
             summary = {"note": f"{note}; not validated here", "metric_per_case": [], "mean": {}, "foreground_mean": {}}
-            write_json(fold / VALIDATION / SUMMARY_JSON, summary)
+            write_json(fold / layout.VALIDATION / layout.SUMMARY_JSON, summary)
             figure = Figure(figsize=(6, 1))
             figure.text(0.5, 0.5, f"{note}; no training took place here", ha="center", va="center")
-            figure.savefig(fold / PROGRESS_PNG)
+            figure.savefig(fold / layout.PROGRESS_PNG)
     except FileExistsError:
         raise RectalError(f"{folder} exists and is not empty. Name another folder or remove it.") from None
 

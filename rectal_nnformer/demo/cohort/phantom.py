@@ -12,17 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from rectal_nnformer.demo.cohort.anatomy import (
-    BONES,
-    COCCYX,
-    FEMORAL_HEAD,
-    JOINT,
-    MUSCLES,
-    VESSELS,
-    Ellipsoid,
-    Grid,
-    Rectum,
-)
+from rectal_nnformer.demo.cohort import anatomy
 from rectal_nnformer.demo.cohort.fields import Field, Mask, blend, partial_volume, smooth_noise
 from rectal_nnformer.demo.cohort.tumors import Case, place_tumors
 
@@ -58,8 +48,8 @@ class _Canvas:
     """A scan being painted, with what the painters share: coordinates before and after bending, and bumps."""
 
     signal: Field
-    grid: Grid
-    unbent: Grid
+    grid: anatomy.Grid
+    unbent: anatomy.Grid
     bumps: Field
     levels: dict[str, float]
     rng: np.random.Generator
@@ -72,7 +62,7 @@ class _Canvas:
         """Fill the inside of an implicit surface."""
         blend(self.signal, partial_volume(implicit), value)
 
-    def paint_shape(self, shape: Ellipsoid, value: Field | float, bumps: float = 0.0) -> None:
+    def paint_shape(self, shape: anatomy.Ellipsoid, value: Field | float, bumps: float = 0.0) -> None:
         """Fill an ellipsoid whose surface is moved by `bumps` of its size; only its surroundings are computed."""
         reach = 1 + 3 * bumps
         in_plane = reach * max(shape.radii[:2]) + _BEND_MM
@@ -95,8 +85,8 @@ class _Canvas:
         z, y, x = box
         return _Canvas(
             self.signal[box],
-            Grid(self.grid.x[box], self.grid.y[box], self.grid.z[box]),
-            Grid(self.unbent.x[..., x], self.unbent.y[:, y], self.unbent.z[z]),
+            anatomy.Grid(self.grid.x[box], self.grid.y[box], self.grid.z[box]),
+            anatomy.Grid(self.unbent.x[..., x], self.unbent.y[:, y], self.unbent.z[z]),
             self.bumps[box],
             self.levels,
             self.rng,
@@ -141,7 +131,7 @@ def _blank_canvas(rng: np.random.Generator) -> _Canvas:
     z, y, x = np.ogrid[tuple(slice(0, size) for size in shape)]
     size = rng.uniform(0.93, 1.07)
     shift_x, shift_y = (float(shift) for shift in rng.normal(0, 2.5, 2))
-    unbent = Grid(
+    unbent = anatomy.Grid(
         x=(((x - (MATRIX - 1) / 2) * SPACING[2] - shift_x) / size).astype(np.float32),
         y=(((y - (MATRIX - 1) / 2) * SPACING[1] - shift_y) / size).astype(np.float32),
         z=(z * SPACING[0] + rng.uniform(-6, 3)).astype(np.float32),
@@ -150,13 +140,13 @@ def _blank_canvas(rng: np.random.Generator) -> _Canvas:
         np.clip(1.6 * smooth_noise(rng, shape, SPACING, 16) + 0.35 * smooth_noise(rng, shape, SPACING, 4), -8, 8)
         for _ in range(3)
     ]
-    grid = Grid(unbent.x + bends[0], unbent.y + bends[1], unbent.z + bends[2])
+    grid = anatomy.Grid(unbent.x + bends[0], unbent.y + bends[1], unbent.z + bends[2])
     bumps = np.clip(smooth_noise(rng, shape, SPACING, 5), -3, 3)
     levels = {name: value * rng.uniform(0.9, 1.1) for name, value in _SIGNAL.items()}
     return _Canvas(np.full(shape, levels["fat"], np.float32), grid, unbent, bumps, levels, rng)
 
 
-def _both_sides(shape: Ellipsoid, rng: np.random.Generator) -> tuple[Ellipsoid, Ellipsoid]:
+def _both_sides(shape: anatomy.Ellipsoid, rng: np.random.Generator) -> tuple[anatomy.Ellipsoid, anatomy.Ellipsoid]:
     return shape.varied(rng), shape.mirrored().varied(rng)
 
 
@@ -174,7 +164,7 @@ def _paint_muscles(canvas: _Canvas) -> None:
     patches = canvas.noise((6.0, 3.0, 3.0))
     streaks = np.clip(bundles - 1.1, 0, 1.5) * np.clip(0.5 + patches, 0, 1.5)
     muscle = canvas.levels["muscle"] * (1 + 0.14 * canvas.noise((3.0, 1.0, 1.0))) + 110 * streaks
-    for shape in MUSCLES.values():
+    for shape in anatomy.MUSCLES.values():
         for side in _both_sides(shape, canvas.rng):
             canvas.paint_shape(side, muscle, bumps=0.06)
 
@@ -184,18 +174,18 @@ def _paint_bones(canvas: _Canvas) -> None:
     trabeculae = 1 + 0.09 * canvas.noise((3.0, 1.2, 1.2)) + 0.12 * canvas.noise(6)
     red, yellow = canvas.levels["red marrow"] * trabeculae, canvas.levels["yellow marrow"] * trabeculae
     cortex = canvas.levels["cortex"]
-    for shape in (*BONES.values(), COCCYX):
+    for shape in (*anatomy.BONES.values(), anatomy.COCCYX):
         sides = _both_sides(shape, canvas.rng) if shape.center[0] else (shape.varied(canvas.rng),)
         for side in sides:
             canvas.paint_shape(side, cortex, bumps=0.07)
             canvas.paint_shape(side.shrunk(1.6), red, bumps=0.07)
-    for joint in (JOINT, JOINT.mirrored()):
+    for joint in (anatomy.JOINT, anatomy.JOINT.mirrored()):
         canvas.paint_shape(joint, cortex)
-    for head in (FEMORAL_HEAD, FEMORAL_HEAD.mirrored()):
+    for head in (anatomy.FEMORAL_HEAD, anatomy.FEMORAL_HEAD.mirrored()):
         canvas.paint_shape(head, canvas.levels["fluid"])
         canvas.paint_shape(head.shrunk(0.8), cortex)
         canvas.paint_shape(head.shrunk(1.9), yellow)
-    symphysis = Ellipsoid((0, -52, 4), (1.8, 15, 19))
+    symphysis = anatomy.Ellipsoid((0, -52, 4), (1.8, 15, 19))
     canvas.paint_shape(symphysis, 1.5 * canvas.levels["muscle"])
 
 
@@ -210,13 +200,13 @@ def _paint_pelvic_floor(canvas: _Canvas) -> None:
     above = (grid.z - 34) / 20
     texture = canvas.levels["muscle"] * (1.25 + 0.2 * canvas.noise((3.0, 0.8, 0.8)))
     canvas.paint(np.maximum(np.maximum(np.abs(across) - half_thickness, open_front), above), texture)
-    inner = Ellipsoid((0, 14, -4), (17, 28, 23)).varied(rng)
+    inner = anatomy.Ellipsoid((0, 14, -4), (17, 28, 23)).varied(rng)
     canvas.paint_shape(inner, texture * 1.25)
-    sphincter = Ellipsoid((0, 22, 0), (11, 14, 22)).varied(rng)
+    sphincter = anatomy.Ellipsoid((0, 22, 0), (11, 14, 22)).varied(rng)
     canvas.paint_shape(sphincter, texture * 1.9)
     canvas.paint_shape(sphincter.shrunk(5), texture * 1.3)
     canvas.paint_shape(sphincter.shrunk(8.5), canvas.levels["mucosa"])
-    urethra = Ellipsoid((0, -8, 6), (6, 6, 25)).varied(rng)
+    urethra = anatomy.Ellipsoid((0, -8, 6), (6, 6, 25)).varied(rng)
     canvas.paint_shape(urethra, texture * 2.0)
     canvas.paint_shape(urethra.shrunk(3.5), texture)
 
@@ -225,7 +215,7 @@ def _paint_bladder(canvas: _Canvas) -> None:
     """Bright urine in a dark wall; from nearly empty to full."""
     rng = canvas.rng
     width, height = rng.uniform(29, 41), rng.uniform(20, 34)
-    outer = Ellipsoid((rng.normal(0, 2), -33, 34 + height * 0.8), (width, rng.uniform(20, 27), height))
+    outer = anatomy.Ellipsoid((rng.normal(0, 2), -33, 34 + height * 0.8), (width, rng.uniform(20, 27), height))
     canvas.paint_shape(outer, canvas.levels["wall"] * (1 + 0.15 * canvas.noise((3.0, 1.0, 1.0))))
     urine = canvas.levels["bladder"] * (1 + 0.02 * canvas.noise(5))
     canvas.paint_shape(outer.shrunk(rng.uniform(2.5, 5.0)), urine)
@@ -236,14 +226,14 @@ def _paint_prostate(canvas: _Canvas) -> None:
     rng = canvas.rng
     size = rng.uniform(0.85, 1.15)
     nodules = canvas.noise((3.0, 1.8, 1.8))
-    gland = Ellipsoid((0, 0, 27), (25 * size, 17 * size, 20)).varied(rng)
+    gland = anatomy.Ellipsoid((0, 0, 27), (25 * size, 17 * size, 20)).varied(rng)
     canvas.paint_shape(gland, canvas.levels["wall"])
     canvas.paint_shape(gland.shrunk(0.8), canvas.levels["fluid"] * (0.8 + 0.16 * nodules))
-    transition = Ellipsoid((0, -4 * size, 28), (18 * size, 12 * size, 18)).varied(rng)
+    transition = anatomy.Ellipsoid((0, -4 * size, 28), (18 * size, 12 * size, 18)).varied(rng)
     canvas.paint_shape(transition, canvas.levels["wall"])
     canvas.paint_shape(transition.shrunk(0.7), canvas.levels["gland"] * (1 + 0.3 * nodules))
     tubules = canvas.levels["gland"] * (1.2 + 0.75 * np.tanh(2 * canvas.noise((3.0, 1.0, 1.0))))
-    for side in _both_sides(Ellipsoid((14, 8, 51), (17, 6.5, 9), -12), rng):
+    for side in _both_sides(anatomy.Ellipsoid((14, 8, 51), (17, 6.5, 9), -12), rng):
         canvas.paint_shape(side, tubules, bumps=0.15)
 
 
@@ -251,10 +241,10 @@ def _paint_uterus(canvas: _Canvas) -> None:
     """Vagina and cervix: dark stroma around a bright canal, the uterine body grey above it."""
     rng = canvas.rng
     texture = 1 + 0.12 * canvas.noise((3.0, 1.5, 1.5))
-    vagina = Ellipsoid((0, 2, 14), (17, 6.5, 24)).varied(rng)
+    vagina = anatomy.Ellipsoid((0, 2, 14), (17, 6.5, 24)).varied(rng)
     canvas.paint_shape(vagina, canvas.levels["gland"] * texture)
     canvas.paint_shape(vagina.shrunk(4.5), canvas.levels["fluid"])
-    body = Ellipsoid((rng.normal(0, 3), -2, 52), (23, 15, 26), rng.normal(0, 8)).varied(rng)
+    body = anatomy.Ellipsoid((rng.normal(0, 3), -2, 52), (23, 15, 26), rng.normal(0, 8)).varied(rng)
     canvas.paint_shape(body, canvas.levels["gland"] * 1.2 * texture)
     canvas.paint_shape(body.shrunk(6.5), canvas.levels["wall"] * texture)
     canvas.paint_shape(body.shrunk(10), canvas.levels["fluid"] * texture)
@@ -262,7 +252,7 @@ def _paint_uterus(canvas: _Canvas) -> None:
 
 def _paint_large_vessels(canvas: _Canvas) -> None:
     """Large vessels, dark by flow within a grey wall."""
-    for vessel in VESSELS:
+    for vessel in anatomy.VESSELS:
         for side in _both_sides(vessel, canvas.rng):
             canvas.paint_shape(side, canvas.levels["wall"] * 2)
             canvas.paint_shape(side.shrunk(1.2), canvas.levels["cortex"] * canvas.rng.uniform(1, 3))
@@ -271,7 +261,7 @@ def _paint_large_vessels(canvas: _Canvas) -> None:
 def _paint_plexus(canvas: _Canvas) -> None:
     """The veins beside the organs as bright and dark spots."""
     spots = canvas.noise((4.0, 1.2, 1.2))
-    for side in _both_sides(Ellipsoid((32, 8, 34), (7, 17, 22), 10), canvas.rng):
+    for side in _both_sides(anatomy.Ellipsoid((32, 8, 34), (7, 17, 22), 10), canvas.rng):
         veins = np.maximum(side.implicit(canvas.grid), 1.2 - np.abs(spots))
         bright, dark = np.float32(1.25 * canvas.levels["fluid"]), np.float32(canvas.levels["wall"])
         canvas.paint(veins, np.where(spots > 0, bright, dark))
@@ -280,7 +270,7 @@ def _paint_plexus(canvas: _Canvas) -> None:
 def _paint_rectum(canvas: _Canvas) -> Mask:
     """Mesorectum, wall and lumen; return wall and lumen as a mask."""
     grid, level, rng = canvas.grid, canvas.unbent.z, canvas.rng
-    rectum = Rectum.drawn(rng)
+    rectum = anatomy.Rectum.drawn(rng)
     # A coat of mesorectal fat pushes the organs aside where they would overlap the rectum.
     canvas.paint(
         rectum.implicit(grid, level, -rng.uniform(2.0, 4.0)), canvas.levels["fat"] * (1 + 0.04 * canvas.noise(3))
@@ -297,7 +287,7 @@ def _paint_rectum(canvas: _Canvas) -> Mask:
     return outer < 0
 
 
-def _paint_mesorectal_vessels(canvas: _Canvas, rectum: Rectum) -> None:
+def _paint_mesorectal_vessels(canvas: _Canvas, rectum: anatomy.Rectum) -> None:
     """Small vessels and nodes in the fat around the rectum, and the thin fascia that bounds it."""
     around = rectum.implicit(canvas.grid, canvas.unbent.z, -11.0)
     spots = canvas.noise((3.5, 0.9, 0.9))
@@ -307,7 +297,7 @@ def _paint_mesorectal_vessels(canvas: _Canvas, rectum: Rectum) -> None:
     canvas.paint(np.maximum(fascia, (20 - canvas.grid.y) / 20), canvas.levels["gland"] * 1.2)
 
 
-def _lumen_content(canvas: _Canvas, rectum: Rectum) -> Field:
+def _lumen_content(canvas: _Canvas, rectum: anatomy.Rectum) -> Field:
     """Draw what fills the rectum: stool, stool under gas, gel, or little more than mucosa."""
     rng, levels = canvas.rng, canvas.levels
     lumps = canvas.noise((4.0, 2.0, 2.0))
