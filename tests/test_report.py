@@ -236,6 +236,22 @@ def test_names_of_cases_cannot_become_markup(tmp_path):
     assert HOSTILE in {row.get("data-name") for row in outline.all("tr")}
 
 
+@pytest.mark.parametrize("content", ["[1]", "3", "null", "{"])
+def test_packages_without_metadata_and_a_damaged_debug_file_are_left_out(tmp_path, monkeypatch, content):
+    folder = write_run(tmp_path)
+    (folder / "fold_0/debug.json").write_text(content)
+    version = metadata.version
+
+    def of_installed(name):
+        if name == "monai":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", of_installed)
+    text = Outline(write_report(folder).read_text(encoding="utf-8")).text
+    assert version("torch") in text and "monai" not in text and "learning rate" not in text
+
+
 def test_shared_patients_and_missing_predictions_are_cautioned_about(tmp_path):
     cases = {**CASES, "lost": ([FAR], None)}
     page = write_report(write_run(tmp_path, cases, patients=dict.fromkeys(CASES, "one patient")))

@@ -20,17 +20,7 @@ from torch import Tensor, nn
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
-from rectal_nnformer.networks.window_attention import (
-    REVERSE_ORDERS,
-    AttentionBlock,
-    WindowAttention,
-    WindowReverse,
-    attend_in_windows,
-    pad_end,
-    pool_real,
-    set_padding_to_zero,
-    window_masks,
-)
+from rectal_nnformer.networks import window_attention as attention
 
 MERGING_OFFSETS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 1, 1))
 """Offsets (x, y, z) of the eight tokens that become one, in the order in which their channels are joined."""
@@ -62,7 +52,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Return a grid of half the size."""
-        grid = pad_end(grid, (2, 2, 2))
+        grid = attention.pad_end(grid, (2, 2, 2))
         parts = [grid[:, x::2, y::2, z::2] for x, y, z in MERGING_OFFSETS]
         return self.reduction(self.norm(torch.cat(parts, dim=-1)))
 
@@ -94,21 +84,23 @@ class SwinBlock(nn.Module):
         shift: Size,
         mlp_ratio: float,
         drop_path: float,
-        window_reverse: WindowReverse,
+        window_reverse: attention.WindowReverse,
     ) -> None:
         super().__init__()
         self.window = window
         self.shift = shift
-        self.window_reverse: WindowReverse = window_reverse
+        self.window_reverse: attention.WindowReverse = window_reverse
         self.norm1 = nn.LayerNorm(channels)
-        self.attn = WindowAttention(channels, num_heads, window[0])
+        self.attn = attention.WindowAttention(channels, num_heads, window[0])
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = FeedForward(channels, int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, grid: Tensor, mask: Tensor | None) -> Tensor:
         """Return the grid after both halves; `mask` is the one of the grid's windows at this block's shift."""
-        update = attend_in_windows(self.attn, self.norm1(grid), self.window, self.shift, mask, self.window_reverse)
+        update = attention.attend_in_windows(
+            self.attn, self.norm1(grid), self.window, self.shift, mask, self.window_reverse
+        )
         grid = grid + self.drop_path(update)
         return grid + self.drop_path(self.mlp(self.norm2(grid)))
 
@@ -123,7 +115,7 @@ class Stage(nn.Module):
         window: int,
         mlp_ratio: float,
         drop_path: Sequence[float],
-        window_reverse: WindowReverse,
+        window_reverse: attention.WindowReverse,
     ) -> None:
         super().__init__()
         self.window: Size = (window, window, window)
@@ -137,7 +129,7 @@ class Stage(nn.Module):
 
     def forward(self, grid: Tensor, real_tokens: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the grid before and after merging; keys at other tokens than real ones, if given, are hidden."""
-        masks = window_masks(grid, self.window, self.shift, real_tokens)
+        masks = attention.window_masks(grid, self.window, self.shift, real_tokens)
         for i, block in enumerate(self.blocks):
             grid = block(grid, masks[i % 2])
         return grid, self.downsample(grid)
@@ -155,7 +147,7 @@ class Encoder(nn.Module):
         window: int,
         mlp_ratio: float,
         drop_path_rate: float,
-        window_reverse: WindowReverse,
+        window_reverse: attention.WindowReverse,
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbedding(in_channels, embed_dim)
@@ -173,7 +165,7 @@ class Encoder(nn.Module):
         maps = []
         real = real_voxels
         for i, stage in enumerate(self.layers):
-            real = None if real is None else pool_real(real)
+            real = None if real is None else attention.pool_real(real)
             output, grid = stage(grid, None if real is None else real[:, 0])
             maps.append(self.get_submodule(f"norm{i}")(output))
         return [x.permute(0, 4, 1, 2, 3) for x in (*maps, grid)]
@@ -234,12 +226,14 @@ class SMIT(nn.Module):
         window_size: int = 4,
         mlp_ratio: float = 4,
         drop_path_rate: float = 0.0,
-        window_reverse: WindowReverse = "published",
+        window_reverse: attention.WindowReverse = "published",
         mask_padding: bool = False,
     ) -> None:
         super().__init__()
-        if window_reverse not in REVERSE_ORDERS:
-            raise ValueError(f"window_reverse must be one of {sorted(REVERSE_ORDERS)}, not {window_reverse!r}")
+        if window_reverse not in attention.REVERSE_ORDERS:
+            raise ValueError(
+                f"window_reverse must be one of {sorted(attention.REVERSE_ORDERS)}, not {window_reverse!r}"
+            )
         self.window_reverse = window_reverse
         self.mask_padding = mask_padding
         self.num_stages = len(depths)
@@ -273,7 +267,7 @@ class SMIT(nn.Module):
                 f"SMIT with {self.num_stages} stages needs more than {single} voxels on at least one axis; "
                 f"the patch size is {tuple(x.shape[2:])}. Choose a larger patch size."
             )
-        x, real_voxels = set_padding_to_zero(x, real_voxels, self.mask_padding)
+        x, real_voxels = attention.set_padding_to_zero(x, real_voxels, self.mask_padding)
         *maps, bottleneck = self.transformer(x, real_voxels)
         decoded = self.encoder10(bottleneck)
         for level in range(self.num_stages + 1, 1, -1):
@@ -288,13 +282,13 @@ class SMIT(nn.Module):
         architecture five maps of 48, 96, 192, 384 and 768 channels on grids of 1/2, 1/4, 1/8, 1/16 and 1/32 of the
         image. Arguments as in `forward`.
         """
-        return self.transformer(*set_padding_to_zero(x, real_voxels, self.mask_padding))
+        return self.transformer(*attention.set_padding_to_zero(x, real_voxels, self.mask_padding))
 
-    def attention_blocks(self, image_size: Sequence[int]) -> list[AttentionBlock]:
+    def attention_blocks(self, image_size: Sequence[int]) -> list[attention.AttentionBlock]:
         """Return all blocks in the order in which they run; windows are the same for every `image_size`."""
         stages: list[Any] = list(self.transformer.layers)
         return [
-            AttentionBlock(
+            attention.AttentionBlock(
                 f"transformer.layers.{s}.blocks.{i}",
                 s,
                 block.attn,

@@ -16,15 +16,7 @@ from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.networks.window_attention import (
-    AttentionBlock,
-    WindowAttention,
-    attend_in_windows,
-    pad_end,
-    pool_real,
-    set_padding_to_zero,
-    window_masks,
-)
+from rectal_nnformer.networks import window_attention as attention
 
 WINDOW = 7
 SIZE_MULTIPLE = 32
@@ -40,7 +32,7 @@ class LegacyPatchMerging(PatchMerging):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Return a grid of half the size and twice the channels; both are (batch, x, y, z, channel)."""
-        grid = pad_end(grid, (2, 2, 2))
+        grid = attention.pad_end(grid, (2, 2, 2))
         parts = [grid[:, x::2, y::2, z::2] for x, y, z in LEGACY_OFFSETS]
         return self.reduction(self.norm(torch.cat(parts, dim=-1)))
 
@@ -106,7 +98,7 @@ class SwinUNETR(MonaiSwinUNETR):
         self.mask_padding = mask_padding
         for stage in self._stages():
             for block in stage.blocks:
-                block.attn = WindowAttention(block.dim, block.num_heads, WINDOW)
+                block.attn = attention.WindowAttention(block.dim, block.num_heads, WINDOW)
 
     def forward(self, x: Tensor, real_voxels: Tensor | None = None) -> Tensor:
         """Return logits (batch, class, x, y, z); arguments are as for `rectal_nnformer.networks.smit.SMIT`.
@@ -115,7 +107,7 @@ class SwinUNETR(MonaiSwinUNETR):
             RectalError: A size is no multiple of 32, or all are 32, which leaves instance norm a single token.
         """
         self._check_input_size(x.shape[2:])
-        x, real_voxels = set_padding_to_zero(x, real_voxels, self.mask_padding)
+        x, real_voxels = attention.set_padding_to_zero(x, real_voxels, self.mask_padding)
         hidden = self._encode(x, real_voxels)
         decoded = self.decoder5(self.encoder10(hidden[4]), hidden[3])
         decoded = self.decoder4(decoded, self.encoder4(hidden[2]))
@@ -130,7 +122,7 @@ class SwinUNETR(MonaiSwinUNETR):
         grids of 1/2, 1/4, 1/8, 1/16 and 1/32 of the image. Arguments and errors as in `forward`.
         """
         self._check_input_size(x.shape[2:])
-        return self._encode(*set_padding_to_zero(x, real_voxels, self.mask_padding))
+        return self._encode(*attention.set_padding_to_zero(x, real_voxels, self.mask_padding))
 
     def _encode(self, x: Tensor, real: Tensor | None) -> list[Tensor]:
         x = self.swinViT.patch_embed(x)
@@ -138,12 +130,12 @@ class SwinUNETR(MonaiSwinUNETR):
         for number, stage in enumerate(self._stages(), start=1):
             if self.swinViT.use_v2:
                 x = getattr(self.swinViT, f"layers{number}c")[0](x)
-            real = None if real is None else pool_real(real)
+            real = None if real is None else attention.pool_real(real)
             x = _run_stage(stage, x.permute(0, 2, 3, 4, 1), real).permute(0, 4, 1, 2, 3)
             hidden.append(x)
         return [self.swinViT.proj_out(x, normalize=True) for x in hidden]
 
-    def attention_blocks(self, image_size: Sequence[int]) -> list[AttentionBlock]:
+    def attention_blocks(self, image_size: Sequence[int]) -> list[attention.AttentionBlock]:
         """Return all blocks in the order in which they run, with their windows for images of (x, y, z) voxels."""
         blocks = []
         for s, stage in enumerate(self._stages()):
@@ -151,7 +143,7 @@ class SwinUNETR(MonaiSwinUNETR):
             window, shift = get_window_size(grid, stage.window_size, stage.shift_size)
             shifts = ((0, 0, 0), shift)
             blocks += [
-                AttentionBlock(f"swinViT.layers{s + 1}.0.blocks.{i}", s, block.attn, window, shifts[i % 2])
+                attention.AttentionBlock(f"swinViT.layers{s + 1}.0.blocks.{i}", s, block.attn, window, shifts[i % 2])
                 for i, block in enumerate(stage.blocks)
             ]
         return blocks
@@ -171,11 +163,11 @@ class SwinUNETR(MonaiSwinUNETR):
 def _run_stage(stage: Any, grid: Tensor, real: Tensor | None) -> Tensor:
     """Return the merged grid (batch, x, y, z, channel) after the blocks of one of MONAI's stages."""
     window, shift = get_window_size(tuple(grid.shape[1:4]), stage.window_size, stage.shift_size)
-    masks = window_masks(grid, window, shift, None if real is None else real[:, 0])
+    masks = attention.window_masks(grid, window, shift, None if real is None else real[:, 0])
     shifts = ((0, 0, 0), shift)
     for i, block in enumerate(stage.blocks):
         tokens = block.norm1(grid)
-        update = attend_in_windows(block.attn, tokens, window, shifts[i % 2], masks[i % 2], "inverse")
+        update = attention.attend_in_windows(block.attn, tokens, window, shifts[i % 2], masks[i % 2], "inverse")
         grid = grid + block.drop_path(update)
         grid = grid + block.forward_part2(grid)
     return stage.downsample(grid)

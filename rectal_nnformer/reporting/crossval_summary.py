@@ -30,14 +30,7 @@ class CrossvalSummary:
 
 
 def summarize_folds(validation_folders: Mapping[int, Path], patients: Mapping[str, str] | None) -> CrossvalSummary:
-    """Pool evaluated folds by their folders `validation`; nothing is scored again.
-
-    Patients, pseudonymous, replace those that the folds were evaluated with.
-
-    Raises:
-        RectalError: A fold has not been evaluated, its evaluation or an analysis cannot be read, or two folds hold the
-            same case.
-    """
+    """Pool evaluated folds by their folders `validation`, as `write_crossval_summary` does; nothing is scored again."""
     folds = {}
     for fold, folder in validation_folders.items():
         if not (path := folder / EVALUATION_FILE).is_file():

@@ -8,6 +8,7 @@ import math
 import platform
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata, resources
 from typing import Any
 
@@ -81,7 +82,7 @@ def report_page(model: ModelResults, clips: Sequence[Clip], date: str) -> str:
         versions={
             "Python": platform.python_version(),
             "rectal_nnformer": __version__,
-            **{name: metadata.version(name) for name in PACKAGES},
+            **{name: version for name in PACKAGES if (version := _version(name))},
         }.items(),
     )
 
@@ -100,7 +101,8 @@ def _detection(model: ModelResults) -> dict[str, Any]:
         "rates_chart": interval_chart("rates", "Detection rates with 95 % intervals", "; ".join(described), rates),
         "sizes_chart": interval_chart("sizes", "Detection rate by tumour volume", "; ".join(described_sizes), sizes),
         "cases": sorted(
-            tables.case_table(model.folds), key=lambda row: (-row["n_missed"], -row["n_false_positive"], row["case"])
+            tables.case_table(model.folds, tables.CASE_HEADERS),
+            key=lambda row: (-row["n_missed"], -row["n_false_positive"], row["case"]),
         ),
     }
 
@@ -232,9 +234,17 @@ def _columns(line: str) -> list[str]:
 
 def _training_settings(model: ModelResults) -> list[tuple[str, str | None]]:
     """Return what nnU-Net noted about the first fold's training; little of it is needed, and any of it may lack."""
-    noted = read_json_if_whole(model.folder.fold(min(model.folds)).path / "debug.json") or {}
+    content = read_json_if_whole(model.folder.fold(min(model.folds)).path / "debug.json")
+    noted = content if isinstance(content, dict) else {}
     settings = [(words, str(noted[name])) for name, words in SETTINGS.items() if noted.get(name) not in (None, "None")]
     return [*settings, ("planned by rectal_nnformer", model.plans.record.get("version"))]
+
+
+def _version(package: str) -> str | None:
+    """Return a package's version; None where it is not told, as by one that was copied into place."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
 
 
 def _hash(content: str) -> str:

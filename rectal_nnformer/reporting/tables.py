@@ -10,7 +10,6 @@ from rectal_nnformer.evaluation.statistics import Difference
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING, CohortDetection, patient_interval_words
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds
 from rectal_nnformer.reporting.comparison import ComparedModel, Comparison, PairComparison
-from rectal_nnformer.utils.files import csv_text
 from rectal_nnformer.utils.text import number, percent, percent_interval, plain, plural
 
 
@@ -116,22 +115,14 @@ CASE_HEADERS = {
 """Columns of the report's table of cases, with their headers."""
 
 
-def case_table(folds: Mapping[int, CohortDetection]) -> list[dict[str, Any]]:
-    """Return a row per case with the values of all columns, of which the CSV file and the report show theirs."""
-    return [
-        {
-            **vars(case),
-            "fold": fold,
-            "n_detected_strict": case.strict.n_detected,
-            "volume_cm3": sum((lesion.volume_cm3 for lesion in case.lesions), 0.0),
-        }
-        for fold, case in cases_of(folds)
-    ]
-
-
-def case_csv(folds: Mapping[int, CohortDetection]) -> str:
-    """Return crossval_summary.csv."""
-    return csv_text(CASE_COLUMNS, ({name: row[name] for name in CASE_COLUMNS} for row in case_table(folds)))
+def case_table(folds: Mapping[int, CohortDetection], columns: Iterable[str]) -> list[dict[str, Any]]:
+    """Return a row per case, with the values of these columns."""
+    rows = []
+    for fold, case in cases_of(folds):
+        volume = sum((lesion.volume_cm3 for lesion in case.lesions), 0.0)
+        values = {"fold": fold, "n_detected_strict": case.strict.n_detected, "volume_cm3": volume, **vars(case)}
+        rows.append({name: values[name] for name in columns})
+    return rows
 
 
 def cases_of(folds: Mapping[int, CohortDetection]) -> list[tuple[int, CaseDetection]]:

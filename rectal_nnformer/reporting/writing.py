@@ -18,7 +18,7 @@ from rectal_nnformer.reporting.overlays import Example, draw_examples
 from rectal_nnformer.reporting.pages import comparison_page, crossval_page
 from rectal_nnformer.reporting.report_page import report_page
 from rectal_nnformer.reporting.results import read_results
-from rectal_nnformer.reporting.tables import case_csv
+from rectal_nnformer.reporting.tables import CASE_COLUMNS, case_table
 from rectal_nnformer.utils.files import csv_text, staged_file, write_json, write_text
 
 REPORT_FILE = "report.html"
@@ -106,7 +106,7 @@ def write_crossval_summary(
         "feature_reuse": None if summary.reuse is None else asdict(summary.reuse),
     }
     write_json(paths["json"], content)
-    write_text(paths["csv"], case_csv(summary.folds))
+    write_text(paths["csv"], csv_text(CASE_COLUMNS, case_table(summary.folds, CASE_COLUMNS)))
     write_text(paths["md"], crossval_page(summary, paths["png"].name))
     return summary
 

@@ -74,17 +74,9 @@ def export_model(
 ) -> Path:
     """Write a trained model into one file that `import_model` reads: see documentation/reference/bundle.md.
 
-    Args:
-        dataset_id: 501 or "Dataset501_Name", in nnUNet_results.
-        output: The file, a zip, written under exactly this name, replacing one that is there.
-        trainer: Name of the trainer.
-        plans: Name of the plans.
-        configuration: Name of the configuration.
-        folds: Numbers of the folds, or "all"; None takes those that are finished.
-        pseudonymize: Give cases in the results the names that `export_dataset` gives them.
-
-    Returns:
-        The path of the file.
+    The dataset, 501 or "Dataset501_Name", is looked for in nnUNet_results. The file is a zip, written under exactly
+    this name, replacing one that is there; its path is returned. `folds` are numbers, or "all"; None takes those that
+    are finished. With `pseudonymize` cases in the results get the names that `export_dataset` gives them.
 
     Raises:
         RectalError: There is no such model or fold, or a file of it cannot be read.
