@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.prescaled import LIFTED_ZERO
+from rectal_nnformer.imaging.prepared import LIFTED_ZERO
 from rectal_nnformer.imaging.reading import is_nifti, read_image
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.utils.text import some

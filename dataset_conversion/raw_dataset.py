@@ -12,7 +12,7 @@ from rectal_nnformer.dataset_conversion.patient_folds import folds_of, patient_l
 from rectal_nnformer.dataset_conversion.target import Target
 from rectal_nnformer.dataset_conversion.validation import case_problems
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL
+from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL
 from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patient_list
 from rectal_nnformer.utils.files import staged_folder, write_json, write_text

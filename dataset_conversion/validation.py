@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.prescaled import PREPARED_WINDOW, within_window
+from rectal_nnformer.imaging.prepared import PREPARED_WINDOW, within_window
 from rectal_nnformer.imaging.reading import by, grid_differences
 from rectal_nnformer.utils.text import plural
 

@@ -126,7 +126,7 @@ def test_steps_run_in_order_and_the_end_tells_what_was_found(tmp_path, monkeypat
     run_demo(Demo(output))
     printed = capsys.readouterr().out
     assert calls == ["cohort", "environment", "convert True", "plan", "train"]
-    assert printed.index("This demo goes the whole way") < printed.index("[1/4]") < printed.index("Detected 3 of 4")
+    assert printed.index("This demo runs every step") < printed.index("[1/4]") < printed.index("Detected 3 of 4")
     assert "optimistic" in printed and "1. nnUNet_results/D/model/crossval_summary.md" in printed
     assert f"The report of {model} is {output / 'report.html'}" in printed
     guide = (output / "README.txt").read_text(encoding="utf-8")

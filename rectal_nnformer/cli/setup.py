@@ -11,7 +11,7 @@ from rectal_nnformer.nnunet.layout import check_folder, folder_variables, traine
 
 
 def demo(arguments: argparse.Namespace) -> None:
-    """Go the whole way once, without any download: cohort, conversion, plan, five folds, detection.
+    """Run every step once, without any download: cohort, conversion, plan, five folds, detection.
 
     Everything is written to one folder, and no variable need be set. It takes less than 20 minutes on two cores.
     """
@@ -72,7 +72,7 @@ def _add_env(parser: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command(
         demo,
-        "go the whole way once on a generated cohort, in less than 20 minutes",
+        "run every step once on a generated cohort, in less than 20 minutes",
         _add_demo,
         if_interrupted="Name a new folder with -o to start again.",
     ),

@@ -29,7 +29,7 @@ def export_dataset(arguments: argparse.Namespace) -> None:
         with_ground_truth=not arguments.without_ground_truth,
         folds=arguments.f,
     )
-    print(f"{path} is complete. Look at what it tells with 'rectal_nnformer inspect {path}' before it leaves.")
+    print(f"{path} is complete. See what is in it with 'rectal_nnformer inspect {path}' before it leaves.")
     if not arguments.pseudonymize:
         print("It tells the names of the cases. If these identify patients, export with --pseudonymize.")
 
@@ -89,7 +89,7 @@ def export_model(arguments: argparse.Namespace) -> None:
         folds=arguments.f,
         pseudonymize=arguments.pseudonymize,
     )
-    print(f"{path} is complete. Look at what it tells with 'rectal_nnformer inspect {path}' before it leaves.")
+    print(f"{path} is complete. See what is in it with 'rectal_nnformer inspect {path}' before it leaves.")
 
 
 def _add_export_model(parser: argparse.ArgumentParser) -> None:

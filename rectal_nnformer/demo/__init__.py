@@ -1,1 +1,1 @@
-"""The whole way on a made cohort."""
+"""From scans to a detection rate, on a generated cohort."""

@@ -88,7 +88,7 @@ def _check(demo: Demo) -> None:
 def _announcement(demo: Demo) -> str:
     scans = "synthetic pelvic T2w MRI" if demo.dicom is None else f"the series in {demo.dicom} with implanted tumours"
     return (
-        f"This demo goes the whole way once, in {demo.output}:\n"
+        f"This demo runs every step once, in {demo.output}:\n"
         f"  1. makes {NUM_CASES} cases: {scans}\n"
         f"  2. converts them to an nnU-Net dataset with five folds\n"
         f"  3. plans it ({BACKBONE}, spacing {TARGET_SPACING[0]:g} mm) and preprocesses it\n"

@@ -15,7 +15,7 @@ from nnunetv2.utilities.utils import (
 )
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL
+from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL
 from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, dataset_number, dataset_prefix, nnunet_folder
 from rectal_nnformer.utils.files import read_json
 

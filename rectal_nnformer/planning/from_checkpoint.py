@@ -15,7 +15,7 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import N
 
 from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL, PREPARED_WINDOW
+from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL, PREPARED_WINDOW
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained import PretrainedReport, load_pretrained, read_weights

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import Box
-from rectal_nnformer.imaging.prescaled import PREPARED_CHANNEL, PREPARED_WINDOW, within_window
+from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL, PREPARED_WINDOW, within_window
 from rectal_nnformer.nnunet.names import WINDOW_FILE
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.utils.files import read_json_if_whole, write_json

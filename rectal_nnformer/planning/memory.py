@@ -9,7 +9,7 @@ import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -165,8 +165,12 @@ def memory_target(gigabytes: float | None, backbone: Backbone, in_channels: int,
     target = DEFAULT_TARGET if gigabytes is None else float(gigabytes)
     if not 0 < target < float("inf"):
         raise RectalError(f"The GPU memory target must be a positive number of GB, not {gigabytes}.")
-    options: Any = {"in_channels": in_channels, "out_channels": out_channels, "backbone_kwargs": backbone.kwargs}
-    return MemoryTarget(target, partial(step_memory, backbone.network, **options))
+
+    def count(patch_size: Size, batch_size: int) -> StepMemory:
+        channels = {"in_channels": in_channels, "out_channels": out_channels}
+        return step_memory(backbone.network, patch_size, batch_size, **channels, backbone_kwargs=backbone.kwargs)
+
+    return MemoryTarget(target, count)
 
 
 @cache

@@ -75,9 +75,11 @@ class BundleWriter:
         check_paths([MANIFEST, *self.files])
         versions = {name: importlib.metadata.version(name) for name in ("nnunetv2", "torch", "numpy", "blosc2")}
         content = {
-            **{"format": "rectal_nnformer bundle", "version": 2},
+            "format": "rectal_nnformer bundle",
+            "version": 2,
             **{name: value for name, value in about.items() if value is not None},
-            **{"software": {"rectal_nnformer": __version__, **versions}, "files": self.files},
+            "software": {"rectal_nnformer": __version__, **versions},
+            "files": self.files,
         }
         text = json_text(make_record(Manifest, content, MANIFEST))
         read_record(Manifest, text, f"{MANIFEST} (share fewer cases)")

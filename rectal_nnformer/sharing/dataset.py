@@ -23,9 +23,12 @@ from rectal_nnformer.utils.files import staged_folder
 from rectal_nnformer.utils.json_records import R, json_content, json_text, load_json_file, make_record
 
 OUR_FILES = (FINGERPRINT_FILE, WINDOW_FILE)
-FILES: dict[str, type[BaseModel]] = dict.fromkeys(OUR_FILES, schema.Measurements)
-FILES |= {layout.DATASET_JSON: schema.DatasetJson, layout.DATASET_FINGERPRINT: schema.FingerprintJson}
-FILES |= {layout.SPLITS_FINAL: schema.SplitsJson}
+FILES: dict[str, type[BaseModel]] = {
+    layout.DATASET_JSON: schema.DatasetJson,
+    layout.DATASET_FINGERPRINT: schema.FingerprintJson,
+    layout.SPLITS_FINAL: schema.SplitsJson,
+    **dict.fromkeys(OUR_FILES, schema.Measurements),
+}
 """What is in the folder of a dataset beside plans, data and ground truth."""
 MAX_PLANS_BYTES = 2 << 20
 """Of all plans together, which take 10 to 20 KB each."""
@@ -56,10 +59,10 @@ class Export:
     def _edited(self, kind: type[BaseModel], content: Any) -> Any:
         """Return a JSON content under new case names, without what tells of this computer, of patients or an order."""
         if kind is schema.DatasetJson:
-            return {**content, **{key: self.dataset for key in content if key == "name"}}
+            return {**content, "name": self.dataset} if "name" in content else content
         if kind is schema.PlansJson:
-            ours = {key: self._scrubbed(value) for key, value in content.items() if key == RECORD_KEY}
-            return {**content, "dataset_name": self.dataset, **ours}
+            renamed = {**content, "dataset_name": self.dataset}
+            return {**renamed, RECORD_KEY: self._scrubbed(content[RECORD_KEY])} if RECORD_KEY in content else renamed
         if kind is schema.FingerprintJson:
             lists = {key: content[key] for key in ("spacings", "shapes_after_crop") if content.get(key)}
             ordered = sorted(zip(*lists.values(), strict=False))

@@ -18,8 +18,10 @@ from rectal_nnformer.utils.files import csv_text, staged_file
 KEY_FILE = "pseudonyms.csv"
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 NUM_LETTERS = 8
-PRIVATE_KEYS = {"raw_signature", "mask_digest", "patient", "patients", "patient_id", "date", "path", "folder"}
-PRIVATE_KEYS |= {"host", "user"}
+PRIVATE_KEYS = {
+    *("raw_signature", "mask_digest", "patient", "patients", "patient_id"),
+    *("date", "path", "folder", "host", "user"),
+}
 """Keys of JSON files that do not travel, wherever they are. A digest of a mask tells whose it is to all who have it."""
 PLAN_WORDS = ("smit", "swin", "unetr", "swin_unetr", "nnunet", "rectal", "tumor", "planned", "published")
 """Words that plans need; an account of such a name does not tell whose it is."""

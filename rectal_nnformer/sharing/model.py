@@ -27,8 +27,11 @@ from rectal_nnformer.utils.json_records import Record, T, json_text, load_json_f
 from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 
 CHECKPOINT = layout.CHECKPOINT_FINAL.removesuffix(".pth")
-TEXTS: dict[str, type[BaseModel]] = {layout.DATASET_JSON: DatasetJson, layout.PLANS_JSON: PlansJson}
-TEXTS |= {layout.DATASET_FINGERPRINT: FingerprintJson}
+TEXTS: dict[str, type[BaseModel]] = {
+    layout.DATASET_JSON: DatasetJson,
+    layout.PLANS_JSON: PlansJson,
+    layout.DATASET_FINGERPRINT: FingerprintJson,
+}
 
 Means: TypeAlias = dict[Text, Number | list[Number | None] | None]
 
