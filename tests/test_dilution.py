@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from attention_recording import record_attention
 from benchmarks.recording_cost import PATCH_SIZES, largest_attention, measure_cost
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +34,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import scattered_padding_share
 from rectal_nnformer.networks import SMIT
 from rectal_nnformer.networks.adapter import NETWORK_CLASSES
-from rectal_nnformer.networks.recording import stream_attention
+from rectal_nnformer.networks.recording import record_attention, stream_attention
 from rectal_nnformer.networks.window_attention import attend_in_windows
 
 torch.set_num_threads(1)

@@ -6,11 +6,11 @@ import weakref
 
 import pytest
 import torch
-from attention_recording import record_attention
 from small_networks import small_smit, small_swin_unetr
 
 from rectal_nnformer.analysis import attention_flow
 from rectal_nnformer.networks import SMIT
+from rectal_nnformer.networks.recording import record_attention
 
 torch.set_num_threads(1)
 SIZES = {"smit": (24, 20, 24), "swin_unetr": (64, 32, 32), "swin_unetr_v2": (64, 32, 32)}

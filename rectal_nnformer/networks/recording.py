@@ -1,16 +1,19 @@
 """Reading the attention of a network while it runs."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from torch import Tensor
 
+from rectal_nnformer.geometry import token_masks, window_partition_mask
 from rectal_nnformer.networks.smit import SMIT
 from rectal_nnformer.networks.swin_unetr import SwinUNETR
 from rectal_nnformer.networks.window_attention import AttentionBlock
 
 StreamCallback = Callable[[AttentionBlock, slice, Tensor], None]
+AttentionCallback = Callable[[AttentionBlock, Tensor, Tensor], None]
 
 
 @contextmanager
@@ -32,6 +35,30 @@ def stream_attention(
     with ExitStack() as watched:
         for block in network.attention_blocks(image_size):
             watched.enter_context(block.attention.watched(partial(callback, block), elements))
+        yield
+
+
+@contextmanager
+def record_attention(network: SMIT | SwinUNETR, real_voxels: Tensor, callback: AttentionCallback) -> Iterator[None]:
+    """Hand the whole attention of every block to `callback` as it runs, within a `with` block around `forward`.
+
+    No more than one block's is held.
+
+    Args:
+        network: The backbone itself, neither compiled nor wrapped.
+        real_voxels: Bool (batch, 1, x, y, z) of the images that the network is given, False where they were padded;
+            also where the network does not mask padding.
+        callback: Called with the block, its attention (batch * windows, heads, N, N) after softmax, and the real
+            tokens, bool (batch * windows, N), on the device of the network.
+    """
+    x, y, z = real_voxels.shape[2:]
+    masks = token_masks(real_voxels[:, 0], num_stages=num_stages(network))
+
+    def pass_on(block: AttentionBlock, _: slice, attention: Tensor) -> None:
+        windows = window_partition_mask(masks[block.stage], block.window, block.shift)
+        callback(block, attention, windows.to(attention.device))
+
+    with stream_attention(network, (x, y, z), pass_on, sys.maxsize):
         yield
 
 
