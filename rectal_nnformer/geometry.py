@@ -180,9 +180,8 @@ def token_budget(
         ['0.906', '0.938', '1.000', '1.000']
     """
     patch, extent = _size(patch_size), _size(map(min, real_extent, patch_size))
-    start = (
-        _size(real_start) if real_start is not None else _size((p - e) // 2 for p, e in zip(patch, extent, strict=True))
-    )
+    middle = [(p - e) // 2 for p, e in zip(patch, extent, strict=True)]
+    start = _size(middle if real_start is None else real_start)
     if min(patch) < 1 or min(extent) < 1:
         raise ValueError(f"Patch size {patch} and real extent {extent} must be at least 1 on every axis")
     if min(start) < 0 or any(s + e > p for s, e, p in zip(start, extent, patch, strict=True)):

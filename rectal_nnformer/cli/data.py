@@ -26,11 +26,7 @@ def convert(arguments: argparse.Namespace) -> None:
 
     dataset_folder(arguments.d, arguments.name, None, arguments.masks is not None)
     where = source, arguments.masks, arguments.d, arguments.name
-    common: Options = {
-        "patients": arguments.patients,
-        "split_by_case": arguments.split_by_case,
-        "workers": arguments.np,
-    }
+    common = Options(patients=arguments.patients, split_by_case=arguments.split_by_case, workers=arguments.np)
     if arguments.format == "nifti":
         from rectal_nnformer.dataset_conversion.nifti import convert_nifti
 

@@ -5,15 +5,8 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from rectal_nnformer.cli import options as shared
 from rectal_nnformer.cli.command import Command, Parser
-from rectal_nnformer.cli.options import (
-    add_device,
-    add_model,
-    finite_number,
-    natural_number,
-    positive_integer,
-    positive_number,
-)
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.nnunet import preflight
@@ -109,11 +102,11 @@ def crossval(arguments: argparse.Namespace) -> None:
 
 
 def _add_crossval(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
+    shared.add_model(parser)
     parser.add_argument(
-        "-f", metavar="FOLD", type=natural_number, nargs="+", help="folds to train (default: all of the splits)"
+        "-f", metavar="FOLD", type=shared.natural_number, nargs="+", help="folds to train (default: all of the splits)"
     )
-    add_device(parser)
+    shared.add_device(parser)
     parser.add_argument(
         "--gpus",
         metavar="GPU",
@@ -163,19 +156,23 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
     )
     stored = "needed only where the checkpoint's arguments do not hold it; another than theirs is refused"
     imported.add_argument(
-        "--patch-size", nargs=3, type=positive_integer, metavar=("X", "Y", "Z"), help=f"patch size in voxels; {stored}"
+        "--patch-size",
+        nargs=3,
+        type=shared.positive_integer,
+        metavar=("X", "Y", "Z"),
+        help=f"patch size in voxels; {stored}",
     )
     imported.add_argument(
         "--spacing",
         nargs=3,
-        type=positive_number,
+        type=shared.positive_number,
         metavar=("X", "Y", "Z"),
         help=f"spacing of prepared volumes in mm; {stored}",
     )
     imported.add_argument(
         "--window",
         nargs=2,
-        type=finite_number,
+        type=shared.finite_number,
         metavar=("LOW", "HIGH"),
         help="intensities of prepared volumes (default: 0 800)",
     )

@@ -22,15 +22,8 @@ def demo(arguments: argparse.Namespace) -> None:
         preflight.check_file(arguments.rectum)
     from rectal_nnformer.demo.run import Demo, run_demo
 
-    run_demo(
-        Demo(
-            output=arguments.o.expanduser().resolve(),
-            dicom=arguments.dicom,
-            rectum=arguments.rectum,
-            device=arguments.device,
-            seed=arguments.seed,
-        )
-    )
+    output = arguments.o.expanduser().resolve()
+    run_demo(Demo(output, arguments.dicom, arguments.rectum, arguments.device, arguments.seed))
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

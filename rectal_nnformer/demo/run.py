@@ -188,11 +188,7 @@ def _train(demo: Demo) -> tuple[Path, "CrossvalSummary"]:
     # A small network does not keep two cores busy, but two trainings do.
     at_a_time = NUM_PROCESSES if demo.device == "cpu" else 1
     return cross_validate(
-        DATASET_ID,
-        trainer=TRAINER,
-        plans=BACKBONES[BACKBONE].plans_name,
-        device=demo.device,
-        gpus=[None] * at_a_time,
+        DATASET_ID, trainer=TRAINER, plans=BACKBONES[BACKBONE].plans_name, device=demo.device, gpus=[None] * at_a_time
     )
 
 

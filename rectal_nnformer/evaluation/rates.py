@@ -62,10 +62,7 @@ def wilson_interval(count: int, total: int) -> Interval | None:
 
 
 def cluster_bootstrap(
-    counts: Sequence[float],
-    totals: Sequence[float],
-    n_samples: int = BOOTSTRAP_SAMPLES,
-    seed: int = BOOTSTRAP_SEED,
+    counts: Sequence[float], totals: Sequence[float], n_samples: int = BOOTSTRAP_SAMPLES, seed: int = BOOTSTRAP_SEED
 ) -> Interval | None:
     """Return the 95 % percentile interval of a rate when whole clusters (patients) are drawn with replacement.
 

@@ -34,11 +34,7 @@ def command_path(name: str) -> str:
 
 
 def start_command(
-    name: str,
-    arguments: Sequence[str],
-    *,
-    variables: Mapping[str, str] | None = None,
-    output: IO[bytes] | None = None,
+    name: str, arguments: Sequence[str], *, variables: Mapping[str, str] | None = None, output: IO[bytes] | None = None
 ) -> subprocess.Popen:
     """Start one of nnU-Net's commands in a process group of its own, which `stop_groups` ends as a whole.
 

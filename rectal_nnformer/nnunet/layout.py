@@ -258,18 +258,13 @@ class RawDataset(DatasetFolder):
         """Folder of the training images."""
         return self.path / IMAGES_TR
 
-    @property
-    def labels_tr(self) -> Path:
-        """Folder of the masks of the training images."""
-        return self.path / LABELS_TR
-
     def image(self, case: str, ending: str, channel: int = 0) -> Path:
         """Return the image of a training case, `ending` being the `file_ending` of dataset.json."""
         return self.images_tr / image_name(case, ending, channel)
 
     def label(self, case: str, ending: str) -> Path:
         """Return the mask of a training case."""
-        return self.labels_tr / f"{case}{ending}"
+        return self.path / LABELS_TR / f"{case}{ending}"
 
 
 class PreprocessedDataset(DatasetFolder):

@@ -120,10 +120,7 @@ def _training_cases(raw: RawDataset, dataset_json: dict[str, Any]) -> dict[str, 
         return {}
     files = sorted(path.name for path in images.iterdir())
     return {
-        str(case): {
-            "images": create_paths_fn(str(images), files, ending, case),
-            "label": str(raw.label(case, ending)),
-        }
+        str(case): {"images": create_paths_fn(str(images), files, ending, case), "label": str(raw.label(case, ending))}
         for case in get_identifiers_from_splitted_dataset_folder(str(images), ending)
     }
 

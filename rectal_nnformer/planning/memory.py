@@ -9,7 +9,7 @@ import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -165,12 +165,8 @@ def memory_target(gigabytes: float | None, backbone: Backbone, in_channels: int,
     target = DEFAULT_TARGET if gigabytes is None else float(gigabytes)
     if not 0 < target < float("inf"):
         raise RectalError(f"The GPU memory target must be a positive number of GB, not {gigabytes}.")
-
-    def count(patch_size: Size, batch_size: int) -> StepMemory:
-        channels = {"in_channels": in_channels, "out_channels": out_channels}
-        return step_memory(backbone.network, patch_size, batch_size, **channels, backbone_kwargs=backbone.kwargs)
-
-    return MemoryTarget(target, count)
+    count = partial(step_memory, backbone.network, in_channels=in_channels, out_channels=out_channels)
+    return MemoryTarget(target, partial(count, backbone_kwargs=backbone.kwargs))
 
 
 @cache

@@ -66,15 +66,10 @@ class RectalExperimentPlanner(ExperimentPlanner):
     plans without this package; only the network is ours. The rules are in `rectal_nnformer.planning.rules`.
 
     It runs wherever nnU-Net takes a planner class, `plan_experiment_dataset(..., experiment_planner_class=...)`, and
-    needs the files that `rectal_nnformer plan` writes before: both fingerprints and the intensity window.
-
-    Args:
-        dataset_name_or_id: As for nnU-Net's planner, like `preprocessor_name` and `suppress_transpose`.
-        gpu_memory_target_in_gb: Memory of the GPU that is planned for; None is 24.
-        plans_name: By default the backbone's.
-        overwrite_target_spacing: mm, in the order of nnU-Net's arrays (z, y, x), instead of the planned one.
-        max_patch_size: Upper limit of the patch size on every axis, voxels. This and what follows `backbone` are as for
-            `rectal_nnformer.planning.plan_dataset`.
+    needs the files that `rectal_nnformer plan` writes before: both fingerprints and the intensity window. Arguments by
+    position are those of nnU-Net's planner: None is 24 for `gpu_memory_target_in_gb`, `overwrite_target_spacing` is mm
+    in the order of nnU-Net's arrays (z, y, x), and `plans_name` is by default the backbone's. The others are those of
+    `rectal_nnformer.planning.plan_dataset`, `max_patch_size` voxels on every axis.
 
     Raises:
         RectalError: The dataset is unknown, incomplete, two-dimensional or without fingerprint or window; or an option

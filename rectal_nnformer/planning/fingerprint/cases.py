@@ -9,15 +9,7 @@ from numpy.typing import NDArray
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import MIN_VOXELS, Box, find_components
 from rectal_nnformer.imaging.reading import by
-from rectal_nnformer.planning.fingerprint.lesions import (
-    RING_MM,
-    Mask,
-    describe_geometry,
-    describe_intensities,
-    extent_mm,
-    padded_box,
-    ring_around,
-)
+from rectal_nnformer.planning.fingerprint import lesions as measures
 from rectal_nnformer.planning.fingerprint.placement import describe_placement
 from rectal_nnformer.planning.fingerprint.record import Case, Lesion
 from rectal_nnformer.planning.intensity_window import NormalizedImage, Window, case_percentiles, read_normalized
@@ -47,7 +39,7 @@ def measure_case(
     return case_percentiles(image), _describe(image, np.isin(segmentation[0], labels_of_tumor))
 
 
-def _describe(image: NormalizedImage, tumor: Mask) -> Case:
+def _describe(image: NormalizedImage, tumor: measures.Mask) -> Case:
     whole = tuple(slice(0, length) for length in image.shape)
     cropped, voxels = tumor[image.box], int(tumor.sum())
     components = find_components(cropped, min_voxels=1)
@@ -58,9 +50,9 @@ def _describe(image: NormalizedImage, tumor: Mask) -> Case:
     return {
         "spacing_mm": list(image.spacing)[::-1],
         "shape": list(image.shape)[::-1],
-        "field_of_view_mm": extent_mm(whole, image.spacing),
+        "field_of_view_mm": measures.extent_mm(whole, image.spacing),
         "cropped_shape": list(cropped.shape)[::-1],
-        "cropped_extent_mm": extent_mm(image.box, image.spacing),
+        "cropped_extent_mm": measures.extent_mm(image.box, image.spacing),
         "empty_border_share": 1 - prod(cropped.shape) / prod(image.shape),
         "tumor_voxels": voxels,
         "tumor_outside_image_share": 1 - float((cropped & image.inside).sum()) / voxels if voxels else 0.0,
@@ -74,12 +66,14 @@ def _describe(image: NormalizedImage, tumor: Mask) -> Case:
 
 def _describe_lesion(image: NormalizedImage, labels: NDArray[np.int32], number: int, box: Box) -> Lesion:
     """Return the record of the component of a number, which lies in a box; only its surroundings are computed."""
-    around = padded_box(box, RING_MM, image.spacing, labels.shape)
+    around = measures.padded_box(box, measures.RING_MM, image.spacing, labels.shape)
     lesion = labels[around] == number
-    ring = ring_around(lesion, image.inside[around] & (labels[around] == 0), image.spacing)
+    ring = measures.ring_around(lesion, image.inside[around] & (labels[around] == 0), image.spacing)
     return {
-        **describe_geometry(labels[box] == number, box, image.spacing),
+        **measures.describe_geometry(labels[box] == number, box, image.spacing),
         "ring_voxels": int(ring.sum()),
-        "channels": [describe_intensities(channel[around], lesion, ring, image.spacing) for channel in image.data],
+        "channels": [
+            measures.describe_intensities(channel[around], lesion, ring, image.spacing) for channel in image.data
+        ],
         "cluster": None,
     }
