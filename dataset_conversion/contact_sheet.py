@@ -24,7 +24,7 @@ MIN_COLUMNS = 4
 
 
 @dataclass(frozen=True)
-class Tile:
+class CaseTile:
     """What the sheet shows of a case: one slice in radiological display, 0 to 255, and its mask, both (rows, columns).
 
     `aspect` is pixel height over width.
@@ -36,7 +36,7 @@ class Tile:
     aspect: float
 
 
-def make_tile(name: str, image: sitk.Image, mask: sitk.Image | None) -> Tile:
+def make_tile(name: str, image: sitk.Image, mask: sitk.Image | None) -> CaseTile:
     """Return the axial slice of a case that holds most tumour; the middle one without a mask."""
     volume, aspect = display.radiological_array(image)
     tumor = np.zeros(volume.shape, bool) if mask is None else display.radiological_array(mask)[0] != 0
@@ -47,10 +47,10 @@ def make_tile(name: str, image: sitk.Image, mask: sitk.Image | None) -> Tile:
     lines = textwrap.wrap(name, CAPTION_LETTERS, break_on_hyphens=False)
     if mask is not None:
         lines.append(f"{tumor.sum() * math.prod(image.GetSpacing()) / 1000:.1f} cm³")
-    return Tile("\n".join(lines), grey, tumor[index], aspect)
+    return CaseTile("\n".join(lines), grey, tumor[index], aspect)
 
 
-def draw_contact_sheet(tiles: Sequence[Tile], path: Path, title: str) -> None:
+def draw_contact_sheet(tiles: Sequence[CaseTile], path: Path, title: str) -> None:
     """Write the sheet as PNG, tiles in the order given, row by row."""
     columns = max(MIN_COLUMNS, math.ceil(math.sqrt(len(tiles))))
     lines = max(tile.caption.count("\n") + 1 for tile in tiles)

@@ -15,7 +15,7 @@ def patient_list(patients: Mapping[str, str]) -> str:
     return csv_text(("case", "patient"), [{"case": case, "patient": patient} for case, patient in patients.items()])
 
 
-def pseudonyms(patients: Mapping[str, str]) -> dict[str, str]:
+def patient_pseudonyms(patients: Mapping[str, str]) -> dict[str, str]:
     """Return the same grouping of cases under made-up patient names, numbered by each patient's first case."""
     numbers: dict[str, int] = {}
     for case in sorted(patients):

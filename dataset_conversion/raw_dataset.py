@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rectal_nnformer.dataset_conversion.contact_sheet import Tile, draw_contact_sheet, make_tile
+from rectal_nnformer.dataset_conversion.contact_sheet import CaseTile, draw_contact_sheet, make_tile
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, lift_zeros, write_image, write_mask
-from rectal_nnformer.dataset_conversion.patient_folds import folds_of, patient_list, pseudonyms
+from rectal_nnformer.dataset_conversion.patient_folds import folds_of, patient_list, patient_pseudonyms
 from rectal_nnformer.dataset_conversion.target import Target
 from rectal_nnformer.dataset_conversion.validation import case_problems
 from rectal_nnformer.errors import RectalError
@@ -67,7 +67,7 @@ def convert_cases(
         _write(cases, staged, target)
         if target.training:
             write_json(staged / layout.SPLITS_FINAL, splits)
-            write_text(staged / PATIENTS_FILE, patient_list(pseudonyms(patients)))
+            write_text(staged / PATIENTS_FILE, patient_list(patient_pseudonyms(patients)))
     if splits:
         sizes = " + ".join(str(len(fold["val"])) for fold in splits)
         grouping = plural(len(set(patients.values())), "patient")
@@ -129,7 +129,7 @@ def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
     draw_contact_sheet(tiles, folder / CONTACT_SHEET, target.folder.name)
 
 
-def _write_case(case: Case, folder: Path, prepared: bool) -> Tile:
+def _write_case(case: Case, folder: Path, prepared: bool) -> CaseTile:
     image = lift_zeros(case.image.read()) if prepared else case.image.read()
     images = folder / (layout.IMAGES_TR if case.mask else layout.IMAGES_TS)
     write_image(image, images / layout.image_name(case.name, FILE_ENDING))

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 from conversion_inputs import SIZE, as_image, scan, tumor, write_cohort
 
 from rectal_nnformer.dataset_conversion import raw_dataset
-from rectal_nnformer.dataset_conversion.contact_sheet import DPI, TILE, Tile, draw_contact_sheet, make_tile
+from rectal_nnformer.dataset_conversion.contact_sheet import DPI, TILE, CaseTile, draw_contact_sheet, make_tile
 from rectal_nnformer.dataset_conversion.nifti import convert_nifti
 
 
@@ -75,7 +75,7 @@ def test_rounding_of_a_tilt_near_45_degrees_does_not_turn_the_mask(tmp_path, mon
 def test_every_case_gets_a_tile_with_its_outline(tmp_path):
     outline = np.zeros((40, 40), bool)
     outline[10:30, 10:30] = True
-    tiles = [Tile(f"case_{i}", np.full((40, 40), 128, np.uint8), outline, 1.0) for i in range(30)]
+    tiles = [CaseTile(f"case_{i}", np.full((40, 40), 128, np.uint8), outline, 1.0) for i in range(30)]
     draw_contact_sheet(tiles, tmp_path / "sheet.png", "Dataset501_$1$")
     colored = _colored(tmp_path / "sheet.png")
     assert colored.shape[1] == pytest.approx(6 * TILE * DPI, abs=1)

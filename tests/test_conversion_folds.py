@@ -7,7 +7,7 @@ from conversion_inputs import SPACING, as_image, scan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rectal_nnformer.dataset_conversion.patient_folds import make_folds, patient_list, pseudonyms
+from rectal_nnformer.dataset_conversion.patient_folds import make_folds, patient_list, patient_pseudonyms
 from rectal_nnformer.dataset_conversion.validation import geometry_problems
 from rectal_nnformer.nnunet.patients import read_patient_list
 
@@ -43,7 +43,7 @@ def test_folds_depend_on_neither_order_nor_names_of_patients(patients, random):
 
 @given(cohorts)
 def test_pseudonyms_group_as_the_patients_do(patients):
-    renamed = pseudonyms(patients)
+    renamed = patient_pseudonyms(patients)
     assert list(renamed) == sorted(patients)
     pairs = {(patients[case], renamed[case]) for case in patients}
     assert len(pairs) == len(set(patients.values())) == len(set(renamed.values()))

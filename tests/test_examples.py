@@ -4,6 +4,7 @@ import doctest
 from importlib import import_module
 
 import pytest
+from report_runs import write_run
 
 MODULES = (
     "analysis.attention",
@@ -12,12 +13,18 @@ MODULES = (
     "evaluation.detection",
     "geometry",
     "networks.pretrained",
+    "networks.pretrained_files",
     "networks.smit",
     "networks.swin_unetr",
+    "reporting.writing",
 )
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_examples_run(module):
-    result = doctest.testmod(import_module(f"rectal_nnformer.{module}"))
+def test_examples_run(module, tmp_path, monkeypatch):
+    """What users have, a model and pretrained files, is given."""
+    (tmp_path / "model_smit_ct10k.pth").touch()
+    monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
+    given = {"model_folder": write_run(tmp_path)} if module.startswith("reporting") else {}
+    result = doctest.testmod(import_module(f"rectal_nnformer.{module}"), extraglobs=given)
     assert result.attempted and not result.failed

@@ -15,7 +15,13 @@ from rectal_nnformer.analysis import debiased_cka, linear_cka
 from rectal_nnformer.analysis.cka import bootstrap_diagonal, gram, permutation_null, weighted_hsic
 from rectal_nnformer.analysis.dilution import Tile
 from rectal_nnformer.analysis.features import block_features, common_extent, cut_crop, pool_features
-from rectal_nnformer.analysis.reuse import Subject, compare_features, debiased_record, reuse_line, similarity_record
+from rectal_nnformer.analysis.reuse import (
+    ComparedNetwork,
+    compare_features,
+    debiased_record,
+    reuse_line,
+    similarity_record,
+)
 from rectal_nnformer.analysis.tiles import PreprocessedCases
 
 torch.set_num_threads(1)
@@ -183,32 +189,36 @@ def cases(tmp_path):
 
 def test_a_network_is_like_itself_and_less_like_another(cases):
     network, other = small_planned(), small_planned(seed=1)
-    same = compare_features(Subject("a", network, cases), Subject("a", network, cases), CPU)
+    same = compare_features(ComparedNetwork("a", network, cases), ComparedNetwork("a", network, cases), CPU)
     assert same.debiased.diagonal == pytest.approx([1.0] * 4)
     assert same.debiased.drift == pytest.approx(0, abs=1e-9)
     assert (same.num_cases, same.num_crops, same.stages) == (6, 6, (0, 0, 1, 1))
     assert same.blocks[2] == "stage 1 block 0"
-    different = compare_features(Subject("a", network, cases), Subject("b", other, cases), CPU)
+    different = compare_features(ComparedNetwork("a", network, cases), ComparedNetwork("b", other, cases), CPU)
     assert different.debiased.drift > 0.01
     assert len(different.debiased.matrix) == len(different.biased.matrix) == 4
     assert len(different.debiased.intervals.diagonal) == len(different.debiased.null.mean) == 4
     chance = np.mean(different.debiased.null.p95)
     assert "drift" in reuse_line(different) and f"; by chance up to {chance:.3f}" in reuse_line(different)
-    assert compare_features(Subject("a", network, cases), Subject("b", other, cases), CPU) == different
+    assert compare_features(ComparedNetwork("a", network, cases), ComparedNetwork("b", other, cases), CPU) == different
 
 
 def test_networks_with_other_patches_and_spacings_are_compared_on_the_smaller_extent(cases):
     padded = PreprocessedCases(cases.folder, cases.names, (32, 32, 48), cases.spacing, (1,))
     network = small_planned()
     assert common_extent([(network, cases), (network, padded)]) == (144, 96, 48)
-    content = compare_features(Subject("planned", network, cases), Subject("padded", network, padded), CPU)
+    content = compare_features(
+        ComparedNetwork("planned", network, cases), ComparedNetwork("padded", network, padded), CPU
+    )
     assert 0.5 < content.debiased.mean_diagonal <= 1
 
 
 def test_other_backbones_have_a_matrix_and_no_diagonal(cases):
     larger = PreprocessedCases(cases.folder, cases.names, (32, 32, 64), cases.spacing, (1,))
     content = compare_features(
-        Subject("smit", small_planned(), cases), Subject("swin", small_planned("swin_unetr"), larger), CPU
+        ComparedNetwork("smit", small_planned(), cases),
+        ComparedNetwork("swin", small_planned("swin_unetr"), larger),
+        CPU,
     )
     assert [len(content.debiased.matrix), len(content.debiased.matrix[0])] == [4, 8]
     assert content.debiased.diagonal is None and content.debiased.intervals is None
@@ -217,7 +227,9 @@ def test_other_backbones_have_a_matrix_and_no_diagonal(cases):
 
 def test_with_three_cases_the_headline_is_left_out_and_the_reason_given(cases):
     few = PreprocessedCases(cases.folder, cases.names[:3], cases.patch_size, cases.spacing, (1,))
-    content = compare_features(Subject("a", small_planned(), few), Subject("b", small_planned(seed=1), few), CPU)
+    content = compare_features(
+        ComparedNetwork("a", small_planned(), few), ComparedNetwork("b", small_planned(seed=1), few), CPU
+    )
     assert content.debiased is None
     assert content.biased.mean_diagonal > 0
     assert "at least 4 cases" in content.note and "at least 4 cases" in reuse_line(content)

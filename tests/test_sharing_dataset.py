@@ -256,7 +256,7 @@ def test_interruption_leaves_nothing(bundle, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(datasets, "write_mask", interrupted)
+    monkeypatch.setattr(datasets, "write_reference", interrupted)
     with pytest.raises(KeyboardInterrupt):
         import_dataset(bundle)
     assert [path for path in all_files(tmp_path / "away") if "/" in path] == []

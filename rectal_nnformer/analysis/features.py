@@ -31,7 +31,7 @@ FeatureCallback = Callable[[AttentionBlock, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Crop:
+class CaseCrop:
     """A crop as a network is given it, (channel, *patch), padding 0; the box in it in voxels. All axes as stored."""
 
     image: Tensor
@@ -48,7 +48,7 @@ def common_extent(subjects: Sequence[tuple[PlannedNetwork, PreprocessedCases]]) 
     return tuple(min(axis) for axis in zip(*extents, strict=True))
 
 
-def cut_crop(case: Tile, patch_size: Sequence[int], size: Sequence[int]) -> Crop:
+def cut_crop(case: Tile, patch_size: Sequence[int], size: Sequence[int]) -> CaseCrop:
     """Cut a box around the tumour of a case, or around the middle of the volume, into the middle of a patch.
 
     The box stays within the volume where it fits. All axes as stored.
@@ -61,7 +61,7 @@ def cut_crop(case: Tile, patch_size: Sequence[int], size: Sequence[int]) -> Crop
     image = torch.zeros((len(case.image), *patch_size))
     for channel, values in zip(image, case.image, strict=True):
         channel[target] = values[source]
-    return Crop(image, starts, tuple(size))
+    return CaseCrop(image, starts, tuple(size))
 
 
 def _place(middle: float, length: int, patch: int, extent: int) -> tuple[slice, slice, int]:
@@ -129,7 +129,7 @@ def _cells(tokens: int, start: float, size: float) -> Tensor:
 
 
 @torch.no_grad()
-def crop_features(network: PlannedNetwork, crop: Crop, device: torch.device) -> list[Tensor]:
+def crop_features(network: PlannedNetwork, crop: CaseCrop, device: torch.device) -> list[Tensor]:
     """Return the pooled features of every block for one crop, each (features,), float32 on the CPU."""
     inputs, real = network.prepare(crop.image.unsqueeze(0).to(device))
     x, y, z = real.shape[2:]

@@ -8,7 +8,7 @@ import torch
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
 from rectal_nnformer.analysis.loaded_fold import load_fold
 from rectal_nnformer.analysis.records import ATTENTION_NAME, REUSE_NAME
-from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
+from rectal_nnformer.analysis.reuse import ComparedNetwork, compare_features, reuse_line
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained import load_pretrained
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FoldFolder, check_compared
@@ -68,19 +68,19 @@ def reuse_of_fold(
     fold = load_fold(first)
     cases = fold.cases()
     label, network = fold.network()
-    subject = Subject(label, network, cases)
+    subject = ComparedNetwork(label, network, cases)
     if second.is_dir():
         other_fold = load_fold(FoldFolder.from_path(second))
         datasets = first.model.dataset, other_fold.folder.model.dataset
         if datasets[0] != datasets[1]:
             raise RectalError(f"The folds are of different datasets, {datasets[0]} and {datasets[1]}.")
-        other = Subject(other_fold.label, other_fold.network()[1], other_fold.cases())
+        other = ComparedNetwork(other_fold.label, other_fold.network()[1], other_fold.cases())
         name = f"{REUSE_NAME}_{other_fold.folder.model.trainer}_{other_fold.folder.name}"
         subject = replace(subject, label=fold.label)
     else:
         _, pretrained = fold.network("random")
         load_pretrained(pretrained.backbone, second)
-        other, name = Subject(second.name, pretrained, cases), REUSE_NAME
+        other, name = ComparedNetwork(second.name, pretrained, cases), REUSE_NAME
     # The second fold validates other cases: features can only be compared where they are of the same patients.
     other = replace(other, cases=replace(other.cases, names=cases.names))
     reuse = compare_features(subject, other, torch.device(device))

@@ -17,7 +17,7 @@ LEAST_DEFINED_DRAWS = 0.95
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComparedNetwork:
     """A network to compare, not compiled, and the cases, the same ones for both, as its configuration sees them."""
 
     label: str
@@ -25,7 +25,7 @@ class Subject:
     cases: PreprocessedCases
 
 
-def compare_features(first: Subject, second: Subject, device: torch.device) -> records.ReuseRecord:
+def compare_features(first: ComparedNetwork, second: ComparedNetwork, device: torch.device) -> records.ReuseRecord:
     """Compare the blocks of two networks.
 
     One crop per case is a sample. Where the networks have other numbers of blocks there is no diagonal. With fewer than

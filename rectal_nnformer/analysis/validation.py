@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from rectal_nnformer.analysis.dilution_files import analyze_dilution, dilution_line, write_dilution
 from rectal_nnformer.analysis.records import ATTENTION_FILE, ATTENTION_NAME, EPOCHS_FILE, REUSE_FILE
-from rectal_nnformer.analysis.reuse import Subject, compare_features, reuse_line
+from rectal_nnformer.analysis.reuse import ComparedNetwork, compare_features, reuse_line
 from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.networks.adapter import PlannedNetwork
@@ -86,8 +86,8 @@ def _analyze_reuse(fold: ValidatedFold) -> None:
         return
     pretrained = fold.new_network()
     load_pretrained(pretrained.backbone, path)
-    subjects = Subject(fold.weights, fold.network, fold.cases), Subject(path.name, pretrained, fold.cases)
-    reuse = compare_features(*subjects, fold.device)
+    compared = ComparedNetwork(fold.weights, fold.network, fold.cases)
+    reuse = compare_features(compared, replace(compared, label=path.name, network=pretrained), fold.device)
     write_json(fold.folder / VALIDATION / REUSE_FILE, asdict(reuse))
     fold.log(reuse_line(reuse))
     if reuse.debiased:

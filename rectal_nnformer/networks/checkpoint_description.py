@@ -8,7 +8,7 @@ from typing import Any
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, md5_of
-from rectal_nnformer.utils.pickles import MAX_BYTES, foreign_names, names_in_pickle
+from rectal_nnformer.utils.pickles import MAX_PICKLE_BYTES, foreign_names, names_in_pickle
 from rectal_nnformer.utils.text import MAX_LINES, plural
 
 MAX_CHARACTERS = 160
@@ -29,10 +29,10 @@ def describe_checkpoint(path: Path) -> list[str]:
 def _names_in_pickle(path: Path) -> list[str]:
     """Return what the pickle in a PyTorch file names."""
     if not zipfile.is_zipfile(path):
-        return names_in_pickle(path.read_bytes()) if path.stat().st_size <= MAX_BYTES else []
+        return names_in_pickle(path.read_bytes()) if path.stat().st_size <= MAX_PICKLE_BYTES else []
     with zipfile.ZipFile(path) as archive:
         pickled = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
-        small = bool(pickled) and pickled[0].file_size <= min(MAX_BYTES, path.stat().st_size)
+        small = bool(pickled) and pickled[0].file_size <= min(MAX_PICKLE_BYTES, path.stat().st_size)
         return names_in_pickle(archive.read(pickled[0])) if small else []
 
 

@@ -75,6 +75,10 @@ def find_pretrained(backbone: str) -> Path:
 
     Raises:
         RectalError: The variable is not set, names no folder or one without such a file, or the backbone is unknown.
+
+    Example:
+        >>> find_pretrained("smit").name
+        'model_smit_ct10k.pth'
     """
     files = [file for file in PRETRAINED_FILES if file.backbone == backbone]
     if not files:

@@ -14,7 +14,7 @@ from rectal_nnformer.nnunet.layout import check_present
 from rectal_nnformer.nnunet.names import RECORD_KEY
 from rectal_nnformer.utils.files import read_json
 
-REMEDY = "Plan the dataset again."
+PLAN_AGAIN = "Plan the dataset again."
 
 
 @checked(frozen=True)
@@ -64,7 +64,7 @@ class Plans:
         Raises:
             RectalError: It cannot be read, or does not hold plans.
         """
-        return cls.of(read_json(path, ("plans_name", "dataset_name", "configurations"), REMEDY), str(path))
+        return cls.of(read_json(path, ("plans_name", "dataset_name", "configurations"), PLAN_AGAIN), str(path))
 
     @classmethod
     def of(cls, content: Any, source: str = "the dictionary") -> "Plans":
@@ -84,9 +84,9 @@ class Plans:
             first = error.errors()[0]
             place = ".".join(map(str, (key, *first["loc"])))
             problem = f"{first['msg']}: {place}" if first["type"] == "missing" else f"{place} is {first['input']!r}"
-            raise RectalError(f"{source} cannot be read as plans ({problem}). {REMEDY}") from error
+            raise RectalError(f"{source} cannot be read as plans ({problem}). {PLAN_AGAIN}") from error
         except (AttributeError, KeyError, TypeError) as error:
-            raise RectalError(f"{source} cannot be read as plans ({error!r}). {REMEDY}") from error
+            raise RectalError(f"{source} cannot be read as plans ({error!r}). {PLAN_AGAIN}") from error
         return cls(content, str(name), str(dataset_name), configurations)
 
     def configuration(self, name: str) -> Configuration:
@@ -118,5 +118,5 @@ def _with_inherited(configurations: Mapping[str, Any], name: str, source: str) -
     beyond = configurations[line[-1]].get("inherits_from")
     if beyond is not None:
         problem = "inherits from itself" if beyond in configurations else f"inherits from {beyond}, which is missing"
-        raise RectalError(f"{source} cannot be read as plans (the configuration {line[-1]} {problem}). {REMEDY}")
+        raise RectalError(f"{source} cannot be read as plans (the configuration {line[-1]} {problem}). {PLAN_AGAIN}")
     return {key: value for ancestor in reversed(line) for key, value in configurations[ancestor].items()}

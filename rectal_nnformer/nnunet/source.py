@@ -47,11 +47,7 @@ def trainer_names() -> set[str]:
 
 
 def names_in(*folders: Path) -> set[str]:
-    """Return the names that the modules in folders of trainers bind.
-
-    Raises:
-        RectalError: A module there is not Python.
-    """
+    """Return the names that the modules in folders of trainers bind; refuse one that is not Python."""
     return {name for folder in folders for path in _modules(folder) for name in _bound_names(path)}
 
 

@@ -38,7 +38,7 @@ OUTLINE_TOLERANCE = 0.5  # voxels
 
 Kind = Literal["missed", "detected", "false positive"]
 KINDS: tuple[Kind, ...] = ("missed", "detected", "false positive")
-Box = tuple[tuple[int, int], tuple[int, int]]
+Square = tuple[tuple[int, int], tuple[int, int]]
 """First row and the one after the last, and the same of columns; they may lie beyond the image."""
 Files = tuple[Path, Path, Path]
 """Image, reference and prediction of a case, which may all be missing."""
@@ -278,7 +278,7 @@ def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:
     )
 
 
-def _close_up(own: NDArray[np.bool_], row_mm: float, column_mm: float) -> Box:
+def _close_up(own: NDArray[np.bool_], row_mm: float, column_mm: float) -> Square:
     """Return rows and columns around a subject in all of its slices: a square in mm.
 
     It lies within the image, except across an image that is narrower than the subject is long.
@@ -296,7 +296,7 @@ def _close_up(own: NDArray[np.bool_], row_mm: float, column_mm: float) -> Box:
     return spans[0], spans[1]
 
 
-def _cut(plane: NDArray[Any], box: Box) -> NDArray[Any]:
+def _cut(plane: NDArray[Any], box: Square) -> NDArray[Any]:
     """Return part of a slice, 0 where it reaches beyond the image."""
     beyond = [(max(-start, 0), max(stop - length, 0)) for (start, stop), length in zip(box, plane.shape, strict=True)]
     (top, bottom), (left, right) = ((max(start, 0), stop) for start, stop in box)
@@ -312,7 +312,7 @@ def _webp(grey: NDArray[Any], window: tuple[float, float], pixels: tuple[int, in
     return stream.getvalue()
 
 
-def _outlines(subject: Subject, own: NDArray[np.bool_], volume: _Volume, z: int, box: Box) -> dict[str, str]:
+def _outlines(subject: Subject, own: NDArray[np.bool_], volume: _Volume, z: int, box: Square) -> dict[str, str]:
     """Return the paths of one slice by class; `other` is tumour that the card is not about."""
     reference, prediction = _cut(volume.reference[z], box), _cut(volume.prediction[z], box)
     if subject.kind == "false positive":

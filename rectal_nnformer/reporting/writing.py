@@ -42,6 +42,10 @@ def write_report(model_folder: Path, output: Path | None = None, num_processes: 
 
     Raises:
         RectalError: It is not the folder of a trained and evaluated model, or a file in it is damaged.
+
+    Example:
+        >>> write_report(model_folder).name
+        'report.html'
     """
     model = read_results(model_folder)
     path = output or model.folder.path / REPORT_FILE

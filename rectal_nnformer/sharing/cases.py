@@ -81,14 +81,14 @@ def check_case(name: str, arrays: Arrays, properties: Properties, plans: Sequenc
         )
 
 
-def read_mask(path: Path) -> tuple[Arrays, ItkGrid]:
+def read_reference(path: Path) -> tuple[Arrays, ItkGrid]:
     """Return a mask of our own and its grid."""
     image = read_image(path)
     grid = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
     return {MASK: sitk.GetArrayFromImage(image)}, make_record(ItkGrid, grid, str(path))
 
 
-def write_mask(path: Path, arrays: Arrays, grid: ItkGrid) -> None:
+def write_reference(path: Path, arrays: Arrays, grid: ItkGrid) -> None:
     """Write a mask anew, in the format of its ending."""
     mask = arrays.get(MASK, np.zeros(0))
     if mask.dtype.kind not in "iuf" or (mask.ndim, len(grid.spacing)) != (3, 3) or not is_possible_shape(mask.shape):

@@ -17,7 +17,7 @@ from rectal_nnformer.nnunet.names import FINGERPRINT_FILE, RECORD_KEY, WINDOW_FI
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import schema
 from rectal_nnformer.sharing.bundle import BundleReader, BundleWriter, digest_line, new_bundle
-from rectal_nnformer.sharing.cases import check_case, read_case, read_mask, write_case, write_mask
+from rectal_nnformer.sharing.cases import check_case, read_case, read_reference, write_case, write_reference
 from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, pseudonyms, scrubbed, write_key
 from rectal_nnformer.utils.files import staged_folder
 from rectal_nnformer.utils.json_records import R, json_content, json_text, load_json_file, make_record
@@ -244,7 +244,7 @@ def _add_references(export: Export, folder: Path, cases: Sequence[str]) -> None:
         source = folder / layout.GT_SEGMENTATIONS / f"{case}{ending}"
         if not source.is_file():
             raise RectalError(f"Case {case} has no {source}. Preprocess again, or export --without-ground-truth.")
-        mask, grid = read_mask(source)
+        mask, grid = read_reference(source)
         name = f"{layout.GT_SEGMENTATIONS}/{export.renamer[case]}"
         export.bundle.add(f"{name}.safetensors", save(mask))
         export.bundle.add(f"{name}.json", json_text(grid))
@@ -268,7 +268,7 @@ def _write_dataset(bundle: BundleReader, folder: Path) -> None:
             (folder / name).parent.mkdir(exist_ok=True)
             if name.startswith(f"{layout.GT_SEGMENTATIONS}/"):
                 grid = bundle.read(f"{name}.json", schema.ItkGrid)
-                write_mask(folder / f"{name}{dataset_json.file_ending}", arrays, grid)
+                write_reference(folder / f"{name}{dataset_json.file_ending}", arrays, grid)
             else:
                 properties = bundle.read(f"{name}.json", schema.Properties)
                 check_case(name, arrays, properties, plans)

@@ -8,7 +8,7 @@ from typing import Any
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import FOLD_PREFIX
 from rectal_nnformer.sharing.bundle import MANIFEST, BundleReader, Manifest, digest_line
-from rectal_nnformer.utils.pickles import ALLOWED, MAX_BYTES, foreign_names, names_in_pickle
+from rectal_nnformer.utils.pickles import ALLOWED, MAX_PICKLE_BYTES, foreign_names, names_in_pickle
 from rectal_nnformer.utils.text import MAX_LINES, file_size, plural
 from rectal_nnformer.utils.zips import checked_entries, open_zip
 
@@ -49,8 +49,8 @@ def _describe(path: Path) -> list[str]:
     if start[:1] == b"\x80" and path.suffix in (".pt", ".pth", ".ckpt"):
         return _describe_checkpoint(path)
     if start[:1] == b"\x80" or path.suffix in (".pkl", ".pickle"):
-        if path.stat().st_size > MAX_BYTES:
-            return [f"perhaps a pickle, larger than the {file_size(MAX_BYTES)} that are looked at"]
+        if path.stat().st_size > MAX_PICKLE_BYTES:
+            return [f"perhaps a pickle, larger than the {file_size(MAX_PICKLE_BYTES)} that are looked at"]
         foreign = [name for name in names_in_pickle(path.read_bytes()) if name not in ALLOWED]
         told = "NOT SAFE: it names functions" if foreign else "it names nothing but numpy's arrays and numbers"
         return [f"a pickle, which was not opened; {told}", *foreign_names(foreign)]

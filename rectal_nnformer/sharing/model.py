@@ -43,7 +43,7 @@ class Scores(Record):
     mean: dict[Text, Means] | None = None
 
 
-class LesionDetection(Record):
+class EvaluatedCases(Record):
     """The cases of lesion_detection.json, from which all else in it follows."""
 
     cases: list[CaseDetection]
@@ -57,7 +57,7 @@ class Analysis(RootModel[T], Generic[T]):
 
 RESULTS: dict[str, type[BaseModel]] = {
     f"{layout.VALIDATION}/{layout.SUMMARY_JSON}": Scores,
-    f"{layout.VALIDATION}/{EVALUATION_FILE}": LesionDetection,
+    f"{layout.VALIDATION}/{EVALUATION_FILE}": EvaluatedCases,
     f"{layout.VALIDATION}/{records.ATTENTION_FILE}": Analysis[records.AttentionRecord],
     f"{layout.VALIDATION}/{records.REUSE_FILE}": Analysis[records.ReuseRecord],
     records.EPOCHS_FILE: Analysis[tuple[records.EpochRecord, ...]],
@@ -228,7 +228,7 @@ def _write_model(path: Path, written: Path, scratch: Path) -> None:
             write_model_checkpoint(folder / fold / f"{CHECKPOINT}.pth", checkpoint, weights, plans, dataset_json)
             for name in (name for name in RESULTS if f"{fold}/{name}" in files):
                 record = bundle.read(f"{fold}/{name}", RESULTS[name])
-                if isinstance(record, LesionDetection):
+                if isinstance(record, EvaluatedCases):
                     write_evaluation(summarize_cases(record.cases), folder / fold / layout.VALIDATION)
                 else:
                     (folder / fold / name).write_bytes(json_text(record))

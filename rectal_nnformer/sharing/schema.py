@@ -40,7 +40,7 @@ def _that(holds: Callable[[Any], bool], otherwise: str) -> AfterValidator:
 
 Number: TypeAlias = int | float
 Positive: TypeAlias = Annotated[int, Field(gt=0, lt=10**6)] | Annotated[float, Field(gt=0, lt=1e6)]
-Size: TypeAlias = Annotated[int, Field(gt=0, le=4096)]
+Count: TypeAlias = Annotated[int, Field(gt=0, le=4096)]
 Label: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 16)]
 Axes: TypeAlias = Annotated[list[int], _that(lambda axes: sorted(axes) == [0, 1, 2], "no order of three axes")]
 Shape: TypeAlias = Annotated[tuple[int, int, int], _that(is_possible_shape, "no volume has this shape")]
@@ -116,7 +116,7 @@ class Architecture(Record):
         return self
 
 
-class Configuration(Record):
+class ConfigurationJson(Record):
     """A configuration of nnU-Net's plans; one that inherits tells what differs."""
 
     inherits_from: PlainName | None = None
@@ -124,8 +124,8 @@ class Configuration(Record):
     next_stage: PlainName | list[PlainName] | None = None
     data_identifier: PlainName | None = None
     preprocessor_name: Identifier | None = None
-    batch_size: Size | None = None
-    patch_size: Annotated[list[Size], Field(min_length=2, max_length=3)] | None = None
+    batch_size: Count | None = None
+    patch_size: Annotated[list[Count], Field(min_length=2, max_length=3)] | None = None
     median_image_size_in_voxels: list[Number] | None = None
     spacing: Annotated[list[Positive], Field(min_length=2, max_length=3)] | None = None
     normalization_schemes: list[Identifier] | None = None
@@ -140,13 +140,13 @@ class Configuration(Record):
     batch_dice: bool | None = None
     # Plans of older versions describe the network here.
     UNet_class_name: Identifier | None = None
-    UNet_base_num_features: Size | None = None
-    n_conv_per_stage_encoder: list[Size] | None = None
-    n_conv_per_stage_decoder: list[Size] | None = None
+    UNet_base_num_features: Count | None = None
+    n_conv_per_stage_encoder: list[Count] | None = None
+    n_conv_per_stage_decoder: list[Count] | None = None
     num_pool_per_axis: list[int] | None = None
-    pool_op_kernel_sizes: list[list[Size]] | None = None
-    conv_kernel_sizes: list[list[Size]] | None = None
-    unet_max_num_features: Size | None = None
+    pool_op_kernel_sizes: list[list[Count]] | None = None
+    conv_kernel_sizes: list[list[Count]] | None = None
+    unet_max_num_features: Count | None = None
 
 
 class ItkGrid(Record):
@@ -199,7 +199,7 @@ class PlansJson(Record):
     image_reader_writer: Identifier | None = None
     transpose_forward: Axes = Field(default_factory=lambda: [0, 1, 2])
     transpose_backward: Axes = Field(default_factory=lambda: [0, 1, 2])
-    configurations: dict[PlainName, Configuration]
+    configurations: dict[PlainName, ConfigurationJson]
     experiment_planner_used: Identifier | None = None
     label_manager: Identifier | None = None
     foreground_intensity_properties_per_channel: Intensities | None = None

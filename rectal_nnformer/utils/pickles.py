@@ -10,7 +10,7 @@ import numpy as np
 
 from rectal_nnformer.errors import RectalError
 
-MAX_BYTES = 256 << 20
+MAX_PICKLE_BYTES = 256 << 20
 MAX_INSTRUCTIONS = 500_000
 
 _ARRAY = np.zeros(1)

@@ -11,7 +11,7 @@ from rectal_nnformer.imaging.masks import MIN_VOXELS, Box, find_components
 from rectal_nnformer.imaging.reading import by
 from rectal_nnformer.planning.fingerprint import lesions as measures
 from rectal_nnformer.planning.fingerprint.placement import describe_placement
-from rectal_nnformer.planning.fingerprint.record import Case, Lesion
+from rectal_nnformer.planning.fingerprint.record import Case, LesionMeasures
 from rectal_nnformer.planning.intensity_window import NormalizedImage, Window, case_percentiles, read_normalized
 
 
@@ -64,7 +64,7 @@ def _describe(image: NormalizedImage, tumor: measures.Mask) -> Case:
     }
 
 
-def _describe_lesion(image: NormalizedImage, labels: NDArray[np.int32], number: int, box: Box) -> Lesion:
+def _describe_lesion(image: NormalizedImage, labels: NDArray[np.int32], number: int, box: Box) -> LesionMeasures:
     """Return the record of the component of a number, which lies in a box; only its surroundings are computed."""
     around = measures.padded_box(box, measures.RING_MM, image.spacing, labels.shape)
     lesion = labels[around] == number

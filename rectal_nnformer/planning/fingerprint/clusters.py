@@ -9,7 +9,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import silhouette_score
 
-from rectal_nnformer.planning.fingerprint.record import Lesion
+from rectal_nnformer.planning.fingerprint.record import LesionMeasures
 
 FEATURES = ("contrast", "mean", "spread")
 MAX_CLUSTERS = 5
@@ -22,7 +22,7 @@ MAX_DEVIATIONS = 3.0
 Values = NDArray[np.float64]
 
 
-def cluster_appearance(lesions: Sequence[Lesion]) -> dict[str, Any]:
+def cluster_appearance(lesions: Sequence[LesionMeasures]) -> dict[str, Any]:
     """Group lesions by contrast to the ring, mean and spread in all channels.
 
     Ward's hierarchical clustering, which needs no start values and so is the same every time, of robustly scaled

@@ -35,7 +35,7 @@ class LesionGeometry(TypedDict):
     centroid_mm: list[float]
 
 
-class Lesion(LesionGeometry):
+class LesionMeasures(LesionGeometry):
     """A lesion; its `cluster` is None if it has no ring or lies in a suspected mask."""
 
     ring_voxels: int
@@ -68,7 +68,7 @@ class Case(TypedDict):
     tumor_voxels: int
     tumor_outside_image_share: float
     tiny_components: int
-    lesions: list[Lesion]
+    lesions: list[LesionMeasures]
     placement: Placement | None
     mask_digest: str
 

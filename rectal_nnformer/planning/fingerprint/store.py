@@ -18,7 +18,7 @@ from rectal_nnformer.planning.fingerprint.cases import measure_case
 from rectal_nnformer.planning.fingerprint.clusters import cluster_appearance
 from rectal_nnformer.planning.fingerprint.lesions import RING_MM, in_window_units
 from rectal_nnformer.planning.fingerprint.outliers import find_outliers
-from rectal_nnformer.planning.fingerprint.record import Case, Fingerprint, Lesion
+from rectal_nnformer.planning.fingerprint.record import Case, Fingerprint, LesionMeasures
 from rectal_nnformer.planning.intensity_window import write_intensity_window
 from rectal_nnformer.utils.files import read_json_if_whole, write_json
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -114,7 +114,7 @@ def _per_axis(values: Sequence[Sequence[float]]) -> dict[str, dict[str, float] |
     return {axis: _percentiles(value[index] for value in values) for index, axis in enumerate("xyz")}
 
 
-def _per_channel(lesions: Sequence[Lesion]) -> list[dict[str, dict[str, float] | None]]:
+def _per_channel(lesions: Sequence[LesionMeasures]) -> list[dict[str, dict[str, float] | None]]:
     return [
         {
             "mean": _percentiles(found["inside"]["mean"] for found in channel),
