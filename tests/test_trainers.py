@@ -141,7 +141,7 @@ def test_plans_of_another_backbone_are_refused(plans, monkeypatch):
 def test_missing_weights_are_named_with_file_folder_and_variable(small_dataset, plans, monkeypatch, tmp_path):
     variables, _ = small_dataset
     arguments = ("7", "3d_fullres", "0", "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")
-    unset = run(variables, "rectal_nnformer", "train", *arguments, code=1)
+    unset = run(variables, "rectal_nnformer", "train", *arguments, code=2)
     assert "RECTAL_NNFORMER_WEIGHTS" in unset and "model_smit_ct10k.pth" in unset
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
     trainer = prepared(plans, small_dataset, monkeypatch, "nnUNetTrainerSMIT_Base")
