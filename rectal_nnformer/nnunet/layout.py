@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
 from rectal_nnformer.utils.files import read_json
 from rectal_nnformer.utils.text import nearest, some
 
@@ -41,7 +42,7 @@ ALL_CASES = "all"
 VALIDATION = "validation"
 SUMMARY_JSON = "summary.json"
 PROGRESS_PNG = "progress.png"
-CHECKPOINT_FINAL = "checkpoint_final.pth"
+CHECKPOINT_FINAL, CHECKPOINT_LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 CHECKPOINTS = "checkpoint_*.pth"
 
 FOLD_NAME = re.compile(rf"{FOLD_PREFIX}(\d+|{ALL_CASES})", re.ASCII)
@@ -201,8 +202,8 @@ class FoldFolder:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the training reached its end."""
-        return self.checkpoint_final.is_file()
+        """Whether the training reached its end, and its last checkpoint is whole and of the model's trainer."""
+        return self.checkpoint_final.is_file() and not checkpoint_problem(self.checkpoint_final, self.model.trainer)
 
     @property
     def is_finished(self) -> bool:
