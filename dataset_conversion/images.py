@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prescaled import LIFTED_ZERO
 from rectal_nnformer.imaging.reading import is_nifti, read_image
+from rectal_nnformer.imaging.writing import write_volume
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.utils.text import some
 
@@ -110,4 +111,4 @@ def _called_image(path: Path) -> bool:
 def _write_array(array: NDArray[Any], geometry: sitk.Image, path: Path) -> None:
     output = sitk.GetImageFromArray(array)
     output.CopyInformation(geometry)
-    sitk.WriteImage(output, str(path), True)
+    write_volume(output, path)

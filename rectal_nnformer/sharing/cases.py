@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message, read_image
+from rectal_nnformer.imaging.writing import write_volume
 from rectal_nnformer.sharing.schema import ItkGrid, PlansJson, Properties, is_possible_shape
 from rectal_nnformer.utils.json_records import json_content, make_record
 from rectal_nnformer.utils.pickles import read_own_pickle
@@ -97,9 +98,9 @@ def write_mask(path: Path, arrays: Arrays, grid: ItkGrid) -> None:
         image.SetSpacing(grid.spacing)
         image.SetOrigin(grid.origin)
         image.SetDirection(grid.direction)
-        sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
         raise RectalError(f"The ground truth {path.name} cannot be written ({itk_message(error)}).") from None
+    write_volume(image, path)
 
 
 def _problem(arrays: Arrays) -> str:

@@ -18,7 +18,8 @@ from rectal_nnformer.errors import RectalError
 def staged_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends without an exception.
 
-    The temporary name keeps the suffix of `path`, since many writers choose their format by it.
+    What was written is on the disk before, so that a full one is noticed. The temporary name keeps the suffix of
+    `path`, since many writers choose their format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes)
@@ -26,6 +27,8 @@ def staged_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{stem}.{os.getpid()}.partial{suffix}")
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
