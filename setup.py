@@ -28,6 +28,7 @@ setup(
         "lazy_loader>=0.4",
         "matplotlib>=3.7",
         "monai>=1.5,<2",
+        "nibabel>=5",
         "nnunetv2>=2.8,<2.9",
         "numpy>=1.24",
         "pillow>=9.1",

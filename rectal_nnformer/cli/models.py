@@ -41,15 +41,26 @@ def train(arguments: argparse.Namespace) -> None:
 def predict(arguments: argparse.Namespace) -> None:
     """Run nnUNetv2_predict with our trainers and its own options.
 
-    Without -c it is 3d_fullres. --help lists the options.
+    Every scan is checked before; one that cannot be used is named and the others are predicted. Without -c it is
+    3d_fullres. --help lists the options.
     """
     given = _read("nnUNetv2_predict", arguments.passed, arguments.parser, optional=["c"])
     configuration = given.c or FULLRES
     preflight.check_input(given.i)
     preflight.check_output_folder(Path(given.o))
-    preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
+    model = preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
     preflight.check_device(given.device)
-    _run("nnUNetv2_predict", arguments.passed if given.c else [*arguments.passed, "-c", configuration])
+    from rectal_nnformer.nnunet import prediction
+
+    job = prediction.PredictionJob(
+        model,
+        Path(given.i),
+        Path(given.o),
+        arguments.passed if given.c else [*arguments.passed, "-c", configuration],
+        continued=given.continue_prediction,
+        part=(given.num_parts, given.part_id),
+    )
+    raise SystemExit(prediction.predict(job))
 
 
 def _read(command: str, passed: Sequence[str], ours: Parser, optional: Sequence[str] = ()) -> argparse.Namespace:

@@ -17,6 +17,8 @@ from rectal_nnformer.utils.text import plural
 GRID_TOLERANCE_VOXELS = 0.1
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+FORMATS = {**dict.fromkeys(NIFTI_SUFFIXES, "NiftiImageIO"), ".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
+"""ITK's readers by the ending of a file's name."""
 NIFTI_HEADER_SIZES = (348, 540)
 # NIfTI's codes of data types that can hold NaN.
 NIFTI_FLOATS = {16: "f4", 64: "f8"}
@@ -26,16 +28,15 @@ def read_image(path: Path) -> sitk.Image:
     """Return the image in a file.
 
     Raises:
-        RectalError: The file is missing, cannot be read or ends early, or is called NIfTI and is something else or
-            holds values that are not finite.
+        RectalError: The file is missing, cannot be read or ends early, is of another format than its name says, or
+            is NIfTI and holds values that are not finite.
     """
     if not path.is_file():
         raise RectalError(f"there is no file {path}")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    if is_nifti(path):
-        # ITK goes by content otherwise, and reads a DICOM file of this name.
-        reader.SetImageIO("NiftiImageIO")
+    # ITK goes by content otherwise, and reads a DICOM file of this name.
+    reader.SetImageIO(next((io for suffix, io in FORMATS.items() if path.name.lower().endswith(suffix)), ""))
     try:
         image = reader.Execute()
     except RuntimeError as error:

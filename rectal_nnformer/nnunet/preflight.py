@@ -87,8 +87,8 @@ def check_folds(preprocessed: Path, folds: Sequence[int | str]) -> None:
 
 def check_model(
     dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[str], checkpoint: str = CHECKPOINT_FINAL
-) -> None:
-    """Refuse a model that has not been trained, or not on all folds that are asked for."""
+) -> ModelFolder:
+    """Return a model; refuse one that has not been trained, or not on all folds that are asked for."""
     found = find_dataset("nnUNet_results", dataset)
     model = ModelFolder(found.parent, found.name, trainer, plans, configuration)
     if not model.path.is_dir():
@@ -102,6 +102,7 @@ def check_model(
     if missing := [fold for fold in folds if fold not in trained]:
         remedy = f"take those that do: -f {' '.join(trained)}" if trained else "train them first"
         raise RectalError(f"{model.path} has no {checkpoint} of fold {', '.join(missing)}; {remedy}.")
+    return model
 
 
 def check_analysis(
