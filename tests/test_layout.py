@@ -13,7 +13,8 @@ NAME = PACKAGE.name
 LOWER_FIRST = (
     {"errors"},
     {"utils"},
-    {"nnunet", "imaging", "geometry"},
+    {"imaging", "geometry"},
+    {"nnunet"},
     {"networks", "augmentation", "dataset_conversion"},
     {"planning", "evaluation"},
     {"analysis"},
