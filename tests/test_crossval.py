@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from checkpoints import write_checkpoint
 from report_runs import attention, reuse
 
 from rectal_nnformer import cli
@@ -77,7 +78,7 @@ def trained_by_nnunet(preprocessed, monkeypatch):
             for case in splits[fold]["val"]:
                 write_mask(validation / f"{case}.nii.gz")
             (validation / "summary.json").write_text("{}")
-            (job.model.fold(fold).path / "checkpoint_final.pth").touch()
+            write_checkpoint(job.model.fold(fold).checkpoint_final, job.model.trainer)
 
     monkeypatch.setattr(crossval, "train_folds", train)
     return trained

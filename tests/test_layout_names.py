@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from checkpoints import write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,7 +56,7 @@ def test_what_a_fold_has_reached(tmp_path):
     assert not fold.checkpoints() and not fold.is_trained
     (fold.path / "checkpoint_best.pth").touch()
     assert [path.name for path in fold.checkpoints()] == ["checkpoint_best.pth"] and not fold.is_trained
-    (fold.path / "checkpoint_final.pth").touch()
+    write_checkpoint(fold.checkpoint_final, "Trainer")
     assert fold.is_trained and not fold.is_finished
     (fold.validation / "summary.json").touch()
     assert fold.is_finished

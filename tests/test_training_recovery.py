@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from checkpoints import write_checkpoint
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
 from rectal_nnformer.errors import RectalError
@@ -18,6 +19,7 @@ from rectal_nnformer.training.recovery import describe_not_finite, read_recoveri
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
 EPOCHS = 3
+TRAINER = "nnUNetTrainerSMIT_ACT"
 
 
 @pytest.fixture
@@ -187,16 +189,10 @@ def test_a_damaged_final_checkpoint_is_not_validated_by_another(interrupted, new
         trainer.perform_actual_validation()
 
 
-def write_checkpoint(path, trainer="nnUNetTrainerSMIT_ACT"):
-    content = {"network_weights": {"weight": torch.arange(5000.0)}, "trainer_name": trainer, "current_epoch": 3}
-    torch.save(content, path)
-    return path
-
-
 def test_what_is_wrong_with_a_checkpoint(tmp_path):
-    path = write_checkpoint(tmp_path / "checkpoint_final.pth")
+    path = write_checkpoint(tmp_path / "checkpoint_final.pth", TRAINER)
     whole = path.read_bytes()
-    assert checkpoint_problem(path) == checkpoint_problem(path, "nnUNetTrainerSMIT_ACT") == ""
+    assert checkpoint_problem(path) == checkpoint_problem(path, TRAINER) == ""
     assert checkpoint_problem(path, "nnUNetTrainer") == "is of nnUNetTrainerSMIT_ACT and not of nnUNetTrainer"
     middle = len(whole) // 2
     for content, problem in (
@@ -213,7 +209,7 @@ def test_a_fold_with_a_damaged_or_foreign_checkpoint_is_not_trained(tmp_path):
     folder = tmp_path / "Dataset001_A/nnUNetTrainerSMIT_ACT__P__3d_fullres/fold_0"
     folder.mkdir(parents=True)
     fold = FoldFolder.from_path(folder)
-    whole = write_checkpoint(fold.checkpoint_final).read_bytes()
+    whole = write_checkpoint(fold.checkpoint_final, TRAINER).read_bytes()
     assert fold.is_trained
     fold.checkpoint_final.write_bytes(whole[:-100])
     assert not fold.is_trained
