@@ -15,6 +15,7 @@ from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
 from rectal_nnformer.nnunet.layout import FoldFolder, trainers_folder
 from rectal_nnformer.training.learning_rate import warmup_cosine
 from rectal_nnformer.training.recovery import describe_not_finite, read_recoveries
+from rectal_nnformer.training.starting_checkpoint import fitted_checkpoint
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -215,3 +216,39 @@ def test_a_fold_with_a_damaged_or_foreign_checkpoint_is_not_trained(tmp_path):
     assert not fold.is_trained
     write_checkpoint(fold.checkpoint_final, "nnUNetTrainer")
     assert not fold.is_trained
+
+
+@pytest.fixture
+def fine_tuned(new_trainer, tmp_path):
+    """A checkpoint of the same network that was trained for four classes, and the fold that it is to start."""
+    trainer = new_trainer()
+    trainer.initialize()
+    trainer.save_checkpoint(str(tmp_path / "checkpoint_final.pth"))
+    content = torch.load(tmp_path / "checkpoint_final.pth", weights_only=False)
+    weights = content["network_weights"]
+    for name in [name for name in weights if name.startswith("backbone.out.")]:
+        weights[name] = torch.cat([weights[name]] * 2)
+    torch.save(content, tmp_path / "checkpoint_final.pth")
+    return tmp_path / "checkpoint_final.pth", fold_of(trainer), content
+
+
+def test_a_checkpoint_of_other_classes_starts_a_training_with_all_but_its_last_layer(fine_tuned, new_trainer, capsys):
+    path, fold, content = fine_tuned
+    trainer = new_trainer()
+    with fitted_checkpoint(path, fold) as fitted:
+        maybe_load_checkpoint(trainer, False, False, str(fitted))
+    assert "was trained for 4 classes, and this dataset has 2" in capsys.readouterr().out
+    for name, value in trainer.network.state_dict().items():
+        assert name.startswith("backbone.out.") or torch.equal(value, content["network_weights"][name])
+    trainer.save_checkpoint(str(path))
+    with fitted_checkpoint(path, fold) as fitted:
+        assert fitted == path
+
+
+def test_a_checkpoint_of_another_network_is_refused(fine_tuned):
+    path, fold, content = fine_tuned
+    name = next(iter(content["network_weights"]))
+    del content["network_weights"][name]
+    torch.save(content, path)
+    with pytest.raises(RectalError, match=rf"1 weight missing or of another shape, such as {name}"):
+        fitted_checkpoint(path, fold).__enter__()

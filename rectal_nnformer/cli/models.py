@@ -16,7 +16,14 @@ from rectal_nnformer.cli.options import (
 )
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FOLD_PREFIX, check_weights_file, nnunet_folder
+from rectal_nnformer.nnunet.layout import (
+    CHECKPOINT_FINAL,
+    FOLD_PREFIX,
+    ModelFolder,
+    check_weights_file,
+    find_dataset,
+    nnunet_folder,
+)
 from rectal_nnformer.nnunet.names import FULLRES, NETWORKS
 from rectal_nnformer.nnunet.source import add_options
 
@@ -35,7 +42,14 @@ def train(arguments: argparse.Namespace) -> None:
     if given.pretrained_weights:
         check_weights_file(Path(given.pretrained_weights))
     preflight.check_device(given.device)
-    _run("nnUNetv2_train", passed)
+    if not given.pretrained_weights:
+        _run("nnUNetv2_train", passed)
+    from rectal_nnformer.training.starting_checkpoint import fitted_checkpoint
+
+    dataset = find_dataset("nnUNet_preprocessed", given.dataset_name_or_id)
+    fold = ModelFolder.named(dataset.name, given.tr, given.p, given.configuration).fold(given.fold)
+    with fitted_checkpoint(Path(given.pretrained_weights), fold) as path:
+        _run("nnUNetv2_train", [*passed, "-pretrained_weights", str(path)])
 
 
 def predict(arguments: argparse.Namespace) -> None:
