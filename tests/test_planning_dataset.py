@@ -620,7 +620,7 @@ def test_image_without_usable_intensities_is_named(tmp_path, array, message):
 def test_unreadable_image_is_named(raw):
     folder = write_dataset(raw)
     (folder / "imagesTr" / "case4_0000.nii.gz").write_bytes(b"not an image")
-    with pytest.raises(RectalError, match=r"Case case4: .* cannot be read"):
+    with pytest.raises(RectalError, match=r"case case4: .* cannot be read"):
         plan_dataset(501, "smit", num_processes_fingerprint=1)
     assert not list((raw.parent / "nnUNet_preprocessed").rglob("*.json"))
 

@@ -13,6 +13,7 @@ from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.names import FULLRES
 from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.planning.case_check import check_cases
 from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
 from rectal_nnformer.planning.intensity_window import FILE_NAME, load_intensity_window
@@ -99,7 +100,7 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
     They are computed again if the raw dataset has changed since, or if `clean`.
 
     Raises:
-        RectalError: A case cannot be read or used.
+        RectalError: Cases cannot be read or used; names them all.
     """
     processes = _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset)
     fingerprint_file = dataset.preprocessed.fingerprint
@@ -111,6 +112,8 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
         fingerprint_file.unlink(missing_ok=True)
     if clean or not has_window or load_tumor_fingerprint(dataset) is None:
         # Before nnU-Net's part, because it names a case that cannot be read.
+        for note in check_cases(dataset, processes):
+            print(f"Note: {note}")
         extract_tumor_fingerprint(dataset, processes)
     with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}"):
         extract_fingerprint_dataset(
