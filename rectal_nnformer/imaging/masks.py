@@ -54,7 +54,7 @@ def label_values(dataset_json: Mapping[str, Any], source: str) -> set[int]:
     """
     labels = dataset_json["labels"]
     remedy = 'Write it as {"background": 0, "tumor": 1}, with whole numbers, or lists of them for regions.'
-    if not isinstance(labels, Mapping) or not _is_whole(background := labels.get("background")) or int(background):
+    if not isinstance(labels, Mapping) or not _is_whole(background := labels.get("background")) or int(str(background)):
         raise RectalError(f"The labels of {source} have no background of the value 0, but are {labels}. {remedy}")
     values: set[int] = set()
     for name, value in labels.items():
