@@ -5,37 +5,41 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
+from rectal_nnformer.dataset_conversion.images import ImageFile
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prescaled import PREPARED_WINDOW, within_window
-from rectal_nnformer.imaging.reading import grid_differences
-from rectal_nnformer.imaging.volumes import image_problems, shape_problems
+from rectal_nnformer.imaging.reading import grid_differences, in_order_of
+from rectal_nnformer.imaging.volumes import CaseReport, digest_of, header_note, image_problems, shape_problems
 
 if TYPE_CHECKING:
     from rectal_nnformer.dataset_conversion.raw_dataset import Case
 
 
-def case_problems(case: "Case", prepared: bool = False) -> list[str]:
-    """Read an image and its mask, if there is one, and return what is wrong with them; empty if nothing is.
+def check_case(case: "Case", prepared: bool = False) -> CaseReport:
+    """Read an image and its mask, if there is one, and return what is wrong with them and what to know.
 
     `prepared` asks for intensities that were scaled to 0 to 800 beforehand.
     """
-    problems = []
+    problems: list[str] = []
+    note = digest = ""
     volume = outline = None
     try:
         volume = case.image.read()
         problems += image_problems(volume) or (prepared_problems(volume) if prepared else [])
+        if not problems:
+            note = header_note(case.image.path, volume) if isinstance(case.image, ImageFile) else ""
+            digest = digest_of(volume)
     except RectalError as error:
         problems.append(str(error))
-    if case.mask is None:
-        return problems
-    try:
-        outline = case.mask.read()
-        problems += mask_problems(outline)
-    except RectalError as error:
-        problems.append(str(error))
-    if volume is not None and outline is not None:
-        problems += geometry_problems(volume, outline)
-    return problems
+    if case.mask is not None:
+        try:
+            outline = case.mask.read()
+            problems += mask_problems(outline)
+        except RectalError as error:
+            problems.append(str(error))
+    if volume is not None and outline is not None and (moved := geometry_problems(volume, outline)):
+        problems += [*moved, note] if note else moved  # the header may be the cause
+    return CaseReport(problems, [note] if note else [], digest)
 
 
 def prepared_problems(image: sitk.Image) -> list[str]:
@@ -65,8 +69,12 @@ def mask_problems(mask: sitk.Image) -> list[str]:
 
 
 def geometry_problems(image: sitk.Image, mask: sitk.Image) -> list[str]:
-    """Return how the grid of a mask differs from that of its image; empty if it does not, or either is not 3D."""
-    differences = grid_differences(image, mask) if image.GetDimension() == mask.GetDimension() == 3 else []
-    if not differences:
+    """Return how the grid of a mask differs from that of its image; empty if it does not, or either is not 3D.
+
+    Axes that are flipped or permuted are no difference: the mask is written in the order of its image.
+    """
+    if not image.GetDimension() == mask.GetDimension() == 3:
         return []
-    return [f"mask has another geometry than its image ({'; '.join(differences)}); resample it onto the image"]
+    if differences := grid_differences(image, in_order_of(mask, image)):
+        return [f"mask has another geometry than its image ({'; '.join(differences)}); resample it onto the image"]
+    return []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -58,6 +59,47 @@ def test_writes_a_dataset_that_nnunet_accepts(tmp_path):
     assert content["channel_names"] == {"0": "T2w"}
     assert (content["numTraining"], content["file_ending"]) == (6, ".nii.gz")
     verify_dataset_integrity(str(folder), num_processes=1)
+
+
+@pytest.mark.parametrize("order", ["RAS", "SAL", "IPR"])
+def test_a_mask_whose_axes_are_flipped_or_permuted_is_reordered(tmp_path, order):
+    images, masks = write_cohort(tmp_path)
+    as_it_was = convert(tmp_path / "one", images, masks)
+    path = masks / "case_b.nii.gz"
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), order), str(path))
+    folder = convert(tmp_path / "other", images, masks)
+    one, other = (sitk.ReadImage(str(f / "labelsTr/case_b.nii.gz")) for f in (as_it_was, folder))
+    assert np.array_equal(sitk.GetArrayFromImage(one), sitk.GetArrayFromImage(other))
+    assert one.GetDirection() == other.GetDirection()
+
+
+def test_the_same_scan_under_two_patients_is_told(tmp_path, capsys):
+    images, masks = write_cohort(tmp_path)
+    (images / "case_c_0000.nii.gz").write_bytes((images / "case_a_0000.nii.gz").read_bytes())
+    convert(tmp_path, images, masks)
+    assert "The images of case_a (patient case_a) and case_c (patient case_c) hold the same" in capsys.readouterr().out
+
+
+def contradict(path):
+    """Write 1 mm as pixdim beside the sform's own spacing."""
+    image = nibabel.load(path)
+    header = image.header
+    header["pixdim"][1:4] = 1
+    header["qform_code"] = 0
+    nibabel.Nifti1Image(np.asarray(image.dataobj), None, header).to_filename(path)
+
+
+def test_a_header_that_contradicts_itself_is_told(tmp_path, capsys):
+    """What was taken, and what the other would be."""
+    images, masks = write_cohort(tmp_path)
+    contradict(images / "case_a_0000.nii.gz")
+    told = (
+        "case_a_0000.nii.gz: the grid was taken with the spacing 1 x 1 x 1 mm, but its sform has the spacing 0.5 x 0."
+    )
+    assert told in refusal(tmp_path, images, masks)
+    contradict(masks / "case_a.nii.gz")
+    convert(tmp_path, images, masks)
+    assert told in capsys.readouterr().out
 
 
 def prepared_cohort(folder, top=800):
@@ -267,7 +309,9 @@ def _other_origin(images, masks):
 
 
 def _other_direction(images, masks):
-    sitk.WriteImage(sitk.DICOMOrient(tumor(), "RAS"), str(masks / "case_b.nii.gz"))
+    mask = tumor()
+    mask.SetDirection((1, 0, 0, 0, 1, 0, 0, 0, 1))
+    sitk.WriteImage(mask, str(masks / "case_b.nii.gz"))
 
 
 def _nearly_one(images, masks):

@@ -7,9 +7,10 @@ from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.nnunet.layout import DATASET_JSON, check_folder
+from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.utils.files import read_json
-from rectal_nnformer.utils.text import plural
+from rectal_nnformer.utils.text import plural, some
 
 MOST_NAMES = 20
 
@@ -47,7 +48,21 @@ def evaluate_folder(
     cases = _cases_in(reference_folder, ending)
     if not cases:
         raise RectalError(f"{reference_folder} has no file that ends with {ending}, as {path} says. Check --gt.")
-    if unscored := sorted(set(_cases_in(prediction_folder, ending)) - set(cases)):
+    predicted = _cases_in(prediction_folder, ending)
+    others = [
+        path.name
+        for path in sorted(prediction_folder.iterdir())
+        if path.name.endswith(IMAGE_SUFFIXES) and not path.name.endswith(ending)
+    ]
+    if not set(predicted) & set(cases):
+        raise RectalError(
+            f"{prediction_folder} holds no prediction for any of the {plural(len(cases), 'reference')}, such as "
+            f"{cases[0]}{ending}, but {some([*(case + ending for case in predicted), *others]) or 'no mask'}. Name "
+            f"and store the predictions as the references are, or fix --pred."
+        )
+    if others:
+        print(f"Not scored, {plural(len(others), 'file')} of another format than {ending}: {some(others)}")
+    if unscored := sorted(set(predicted) - set(cases)):
         shown = ", ".join(unscored[:MOST_NAMES]) + (" ..." if len(unscored) > MOST_NAMES else "")
         print(f"Not scored, {plural(len(unscored), 'prediction')} without a reference: {shown}")
     patients = read_patients(path.parent)

@@ -84,6 +84,18 @@ def grid_differences(image: sitk.Image, other: sitk.Image) -> list[str]:
     return differences
 
 
+def in_order_of(image: sitk.Image, other: sitk.Image) -> sitk.Image:
+    """Return an image with its axes flipped and permuted as those of another where that makes the grids the same.
+
+    No voxel moves in space; of any other difference the image is returned as it is.
+    """
+    if image.GetDimension() != 3 or other.GetDimension() != 3 or not grid_differences(other, image):
+        return image
+    order = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(other.GetDirection())
+    reordered = sitk.DICOMOrient(image, order)
+    return image if grid_differences(other, reordered) else reordered
+
+
 def by(values: Sequence[float], number_format: str = ".5g") -> str:
     """Return numbers as in 320 x 320 x 24."""
     return " x ".join(format(value, number_format) for value in values)

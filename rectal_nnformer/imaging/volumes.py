@@ -1,6 +1,8 @@
 """Whether an image file is a volume that can be used: the one check of every command that reads images."""
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,15 @@ class VolumeCheck:
     note: str = ""
     size: tuple[int, ...] = ()
     digest: str = ""
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """What was found in the files of a case: what they cannot be used for, what to know, and a digest of its images."""
+
+    problems: Sequence[str]
+    notes: Sequence[str]
+    digest: str
 
 
 def check_volume(path: Path) -> VolumeCheck:
@@ -108,6 +119,21 @@ def digest_of(image: sitk.Image) -> str:
     """Return a digest of size and voxel values that does not depend on the type in which they are stored."""
     values = np.ascontiguousarray(sitk.GetArrayViewFromImage(image), dtype=np.float32)
     return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
+
+
+def same_images(digests: Mapping[str, str], patients: Mapping[str, str]) -> list[str]:
+    """Return a line for each group of cases whose images hold the same voxels; a patient may be known for each case."""
+    groups = defaultdict(list)
+    for name, digest in digests.items():
+        if digest:
+            groups[digest].append(name)
+    lines = []
+    for names in (group for group in groups.values() if len(group) > 1):
+        told = [f"{name} (patient {patients[name]})" if name in patients else name for name in names]
+        alike = len({patients.get(name, name) for name in names}) == 1
+        reason = "of one patient; one will do" if alike else "so that folds leak: keep one, or give them one patient"
+        lines.append(f"The images of {' and '.join(told)} hold the same voxels, {reason}.")
+    return lines
 
 
 def _spacing(matrix: np.ndarray) -> str:

@@ -1,8 +1,6 @@
 """Every image and mask of a raw dataset, read as a whole before anything is computed from them or written."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,23 +9,14 @@ import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import label_values
-from rectal_nnformer.imaging.reading import FORMATS, by, grid_differences, read_image
-from rectal_nnformer.imaging.volumes import check_volume, shape_problems
+from rectal_nnformer.imaging.reading import FORMATS, by, grid_differences, in_order_of, read_image
+from rectal_nnformer.imaging.volumes import CaseReport, check_volume, same_images, shape_problems
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural
 
 MOST_TOLD = 20
-
-
-@dataclass(frozen=True)
-class CaseReport:
-    """What was found in the files of a case: what they cannot be used for, what to know, and a digest of its images."""
-
-    problems: Sequence[str]
-    notes: Sequence[str]
-    digest: str
 
 
 def check_cases(dataset: TrainingDataset, num_processes: int) -> list[str]:
@@ -68,27 +57,13 @@ def check_case(files: tuple[Sequence[Path], Path], labels: set[int]) -> CaseRepo
     return CaseReport(problems + of_mask, notes, "".join(check.digest for check in checks))
 
 
-def same_images(digests: Mapping[str, str], patients: Mapping[str, str]) -> list[str]:
-    """Return a line for each group of cases whose images hold the same voxels; a patient may be known for each case."""
-    groups = defaultdict(list)
-    for name, digest in digests.items():
-        groups[digest].append(name)
-    lines = []
-    for names in (group for group in groups.values() if len(group) > 1):
-        told = [f"{name} (patient {patients[name]})" if name in patients else name for name in names]
-        alike = len({patients.get(name, name) for name in names}) == 1
-        reason = "of one patient; one will do" if alike else "so that folds leak: keep one, or give them one patient"
-        lines.append(f"The images of {' and '.join(told)} hold the same voxels, {reason}.")
-    return lines
-
-
 def _compare_mask(path: Path, labels: set[int], image: Path | None) -> tuple[list[str], list[str]]:
     """Return what a mask cannot be used for, and notes on its grid where its image can be used."""
     try:
         mask = read_image(path)
         if problems := shape_problems(mask, "mask"):
             return [f"{path}: {problem}" for problem in problems], []
-        pair = (_in_lps(read_image(image)), _in_lps(mask)) if image else (mask, mask)
+        pair = (scan := read_image(image), in_order_of(mask, scan)) if image else (mask, mask)
     except RectalError as error:
         return [str(error)], []
     found = np.unique(sitk.GetArrayViewFromImage(mask))
@@ -103,8 +78,3 @@ def _compare_mask(path: Path, labels: set[int], image: Path | None) -> tuple[lis
         return [*problems, f"{path} has another size than its image ({elsewhere}); resample it onto the image"], []
     # As nnU-Net, which lays image and mask over each other voxel by voxel.
     return problems, [f"{path} lies elsewhere than its image ({elsewhere}); check that they fit."] if elsewhere else []
-
-
-def _in_lps(image: sitk.Image) -> sitk.Image:
-    """Return an image with its axes in one order, so that grids of one place compare however they are stored."""
-    return sitk.DICOMOrient(image, "LPS")
