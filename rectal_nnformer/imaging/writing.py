@@ -1,6 +1,5 @@
 """Writing image files, and making sure that all of them arrived."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message, read_image
+from rectal_nnformer.utils.files import space_left
 
 
 def write_volume(image: sitk.Image, path: Path, compression_level: int = -1) -> None:
@@ -27,9 +27,7 @@ def write_volume(image: sitk.Image, path: Path, compression_level: int = -1) -> 
             raise RectalError("other voxels are in the file than were written")
     except (RuntimeError, RectalError) as error:
         path.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free / 1e6
         reason = itk_message(error) if isinstance(error, RuntimeError) else error
         raise RectalError(
-            f"{path} could not be written whole, and was removed: {reason}. The disk has {free:.0f} MB left; look at "
-            "your quota, too."
+            f"{path} could not be written whole, and was removed: {reason}. {space_left(path.parent)}"
         ) from None

@@ -20,7 +20,7 @@ from rectal_nnformer.planning.intensity_window import FILE_NAME, load_intensity_
 from rectal_nnformer.planning.outdated import print_warning
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
 from rectal_nnformer.planning.preprocessing import is_preprocessed, preprocess_configuration
-from rectal_nnformer.utils.files import read_json_if_whole
+from rectal_nnformer.utils.files import read_json_if_whole, space_left
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
 """Worker processes by default, as nnU-Net's; never more than there are cores or cases."""
@@ -88,7 +88,7 @@ def plan_dataset(
     elif preprocess:
         # The data of `3d_fullres`; `3d_fullres_cubic` reads the same.
         processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
-        with _failing_as(f"nnU-Net's preprocessing of {dataset.name}"):
+        with _failing_as(f"nnU-Net's preprocessing of {dataset.name}", dataset):
             preprocess_configuration(dataset, plans, FULLRES, processes)
     planner.save_plans(plans, warn)
     return plans
@@ -115,7 +115,7 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
         for note in check_cases(dataset, processes):
             print(f"Note: {note}")
         extract_tumor_fingerprint(dataset, processes)
-    with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}"):
+    with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}", dataset):
         extract_fingerprint_dataset(
             dataset.dataset_id, DatasetFingerprintExtractor, processes, clean=False, verbose=False
         )
@@ -127,7 +127,7 @@ def verify_integrity(dataset: TrainingDataset, num_processes: int | None = None)
     Raises:
         RectalError: The check failed; nnU-Net prints what it found.
     """
-    with _failing_as(f"nnU-Net's integrity check of {dataset.name}"):
+    with _failing_as(f"nnU-Net's integrity check of {dataset.name}", dataset):
         verify_dataset_integrity(str(dataset.raw.path), _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset))
 
 
@@ -138,8 +138,8 @@ def _num_processes(wanted: int | None, default: int, dataset: TrainingDataset) -
 
 
 @contextmanager
-def _failing_as(step: str) -> Iterator[None]:
-    """Turn any error of nnU-Net, which raises many kinds, into one that says what failed."""
+def _failing_as(step: str, dataset: TrainingDataset) -> Iterator[None]:
+    """Turn any error of nnU-Net, which raises many kinds, into one that says what failed, writing where."""
     try:
         yield
     except RectalError:
@@ -147,5 +147,6 @@ def _failing_as(step: str) -> Iterator[None]:
     except Exception as error:
         raise RectalError(
             f"{step} failed: {type(error).__name__}: {error}. "
-            "'rectal_nnformer plan_and_preprocess --verify_dataset_integrity' checks every case."
+            f"{space_left(dataset.preprocessed.path)} If there is room, 'rectal_nnformer plan_and_preprocess "
+            "--verify_dataset_integrity' checks every case."
         ) from error

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import blosc2
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
 from rectal_nnformer.errors import RectalError
@@ -17,7 +18,10 @@ from rectal_nnformer.nnunet.layout import DATASET_JSON
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.dataset import TrainingDataset
-from rectal_nnformer.utils.files import read_json_if_whole, staged_file, staged_folder, write_json
+from rectal_nnformer.utils.files import read_json_if_whole, space_left, staged_file, staged_folder, write_json
+from rectal_nnformer.utils.parallel import map_with_progress
+from rectal_nnformer.utils.pickles import read_own_pickle
+from rectal_nnformer.utils.text import plural
 
 _NOT_DATA = ("patch_size", "batch_size", "median_image_size_in_voxels", "architecture", "batch_dice")
 """Keys of a configuration on which the preprocessed data do not depend."""
@@ -85,7 +89,36 @@ def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configurati
             preprocess_dataset(dataset.dataset_id, staged.name, [configuration], [num_processes])
         finally:
             temporary.unlink(missing_ok=True)
+        cases = [staged / case for case in dataset.cases]
+        problems = map_with_progress(_data_problem, cases, num_processes, "Checking what was written")
+        cut_off = _outdated_references(dataset, missing_counts=True)
+        for reference in cut_off:
+            reference.unlink(missing_ok=True)
+        found = [problem for problem in problems if problem] + [f"{path} was not copied whole" for path in cut_off]
+        if found:
+            raise RectalError(
+                f"{plural(len(found), 'case')} of {dataset.name} not preprocessed: {found[0]}. Nothing was kept. "
+                + space_left(staged.parent)
+            )
     write_json(_record_file(folder), _record(dataset, plans, configuration))
+
+
+def _data_problem(case: Path) -> str:
+    """Read what was preprocessed of a case, by its path without endings, and return what is not whole; empty if all is.
+
+    The library that writes the arrays does not notice a disk that is full.
+    """
+    for ending in (".b2nd", "_seg.b2nd"):
+        path = case.with_name(case.name + ending)
+        try:
+            blosc2.open(str(path), mode="r")[:]
+        except Exception as error:  # the library raises many kinds
+            return f"{path.name} is not whole ({error})"
+    try:
+        read_own_pickle(case.with_name(f"{case.name}.pkl"))
+    except RectalError as error:
+        return str(error)
+    return ""
 
 
 def _record(dataset: TrainingDataset, plans: Plans, configuration: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import copy
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.reading import read_image
 from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
-from rectal_nnformer.nnunet.layout import CHECKPOINTS
-from rectal_nnformer.utils.files import read_json_list, write_json
+from rectal_nnformer.nnunet.layout import CHECKPOINTS, SUMMARY_JSON
+from rectal_nnformer.utils.files import read_json_list, space_left, write_json
 from rectal_nnformer.utils.text import plural
 
 RECOVERIES_FILE = "recoveries.json"
@@ -146,6 +147,29 @@ def whole_checkpoint(path: Path, trainer: str, log: Callable[[str], None]) -> Pa
     newest = max(others, key=lambda other: other.stat().st_mtime_ns)
     log(f"WARNING: {path.name} {problem}. The training goes on from {newest.name} instead.")
     return newest
+
+
+def remove_damaged_masks(validation: Path, cases: Iterable[str], ending: str) -> None:
+    """Refuse predicted masks that did not arrive whole on the disk, which nnU-Net has scored as if they held less.
+
+    They are removed, and nnU-Net's summary with them, so that the validation counts as not done.
+
+    Raises:
+        RectalError: Names them.
+    """
+    problems = {}
+    for path in (validation / f"{case}{ending}" for case in cases):
+        try:
+            read_image(path)
+        except RectalError as error:
+            problems[path] = str(error)
+    if problems:
+        for path in (*problems, validation / SUMMARY_JSON):
+            path.unlink(missing_ok=True)
+        raise RectalError(
+            f"{plural(len(problems), 'mask')} of the validation not whole and removed: {'; '.join(problems.values())}. "
+            f"{space_left(validation)} Then validate again with --val."
+        )
 
 
 class StopSignal:

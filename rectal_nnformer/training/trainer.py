@@ -61,11 +61,12 @@ from rectal_nnformer.training.recovery import (
     StopSignal,
     describe_not_finite,
     read_recoveries,
+    remove_damaged_masks,
     report_of_failure,
     whole_checkpoint,
     write_recoveries,
 )
-from rectal_nnformer.utils.files import staged_file
+from rectal_nnformer.utils.files import space_left, staged_file
 from rectal_nnformer.utils.text import plural
 
 
@@ -398,12 +399,20 @@ class RectalTrainer(nnUNetTrainer):
         )
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint in one step, so that an interruption leaves the previous one whole."""
+        """Write a checkpoint in one step, so that an interruption leaves the previous one whole.
+
+        Raises:
+            RectalError: It could not be written, as on a full disk.
+        """
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        with staged_file(Path(filename)) as temporary:
-            super().save_checkpoint(str(temporary))
+        try:
+            with staged_file(Path(filename)) as temporary:
+                super().save_checkpoint(str(temporary))
+        except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter
+            told = f"{filename} could not be written ({error}); what was there before is whole. "
+            raise RectalError(told + space_left(Path(filename).parent)) from error
         self._last_checkpoint = Path(filename)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
@@ -436,6 +445,7 @@ class RectalTrainer(nnUNetTrainer):
         if self.local_rank == 0:
             dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))
             _, cases = self.do_split()
+            remove_damaged_masks(Path(self.output_folder) / VALIDATION, cases, self.dataset_json["file_ending"])
             result = evaluate_fold(
                 Path(self.output_folder) / VALIDATION,
                 dataset.references,

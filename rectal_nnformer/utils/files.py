@@ -55,6 +55,11 @@ def staged_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def space_left(folder: Path) -> str:
+    """Return a sentence on the space of a folder's disk, for messages of what could not be written."""
+    return f"The disk of {folder} has {shutil.disk_usage(folder).free / 1e6:.0f} MB left; look at your quota, too."
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file in one step."""
     with staged_file(path) as temporary:
