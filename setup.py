@@ -31,6 +31,7 @@ setup(
         "nibabel>=5",
         "nnunetv2>=2.8,<2.9",
         "numpy>=1.24",
+        "packaging>=21",
         "pillow>=9.1",
         "pydantic>=2.12",
         "safetensors>=0.4",

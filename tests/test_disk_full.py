@@ -10,7 +10,7 @@ import zipfile
 
 import blosc2
 import pytest
-from pipeline import SCRIPTS, run_here
+from pipeline import SCRIPTS, run
 
 from rectal_nnformer.imaging.reading import read_image
 from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
@@ -85,7 +85,7 @@ def trained(small_dataset, tmp_path_factory):
     variables = {**variables, **{name: str(own / name) for name in variables if name.startswith("nnUNet_r")}}
     variables["nnUNet_preprocessed"] = str(own / "nnUNet_preprocessed")
     (own / "nnUNet_results").mkdir()
-    run_here(variables, "rectal_nnformer", "train", 7, "3d_fullres", 0, *MODEL[2:], "-device", "cpu")
+    run(variables, "rectal_nnformer", "train", 7, "3d_fullres", 0, *MODEL[2:], "-device", "cpu")
     return variables, own, base
 
 

@@ -21,7 +21,7 @@ LOWER_FIRST = (
     {"reporting"},
     {"training"},
     {"trainers", "sharing"},
-    {"demo"},
+    {"demo", "doctor"},
     {"cli"},
 )
 """Rooms, and modules that are loose beside them: each imports from the rows above it alone."""
