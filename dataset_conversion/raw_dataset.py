@@ -17,6 +17,7 @@ from rectal_nnformer.imaging.reading import in_order_of
 from rectal_nnformer.imaging.volumes import same_images
 from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patient_list
+from rectal_nnformer.nnunet.splits import BY_CASE_KEY
 from rectal_nnformer.utils.files import staged_folder, write_json, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
@@ -130,6 +131,7 @@ def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
         "numTraining": len(cases) if target.training else 0,
         "file_ending": FILE_ENDING,
         "overwrite_image_reader_writer": READER,
+        **({BY_CASE_KEY: True} if target.training and target.split_by_case else {}),
     }
     write_json(folder / layout.DATASET_JSON, content)
     draw_contact_sheet(tiles, folder / CONTACT_SHEET, target.folder.name)

@@ -134,6 +134,30 @@ def test_all_arguments_are_passed_through(monkeypatch, planned):
     assert passed_to_nnunet(monkeypatch, "train", *arguments) == ("nnUNetv2_train", arguments)
 
 
+def test_train_refuses_folds_that_part_a_patient_but_for_the_fold_all(monkeypatch, planned, capsys):
+    (planned / "patients.csv").write_text("case,patient\na,P\nb,P\n")
+    arguments = [*SMIT, "-device", "cpu"]
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["train", "501", "0", *arguments])
+    assert exit_.value.code == 2
+    assert "fold 0 has 1 patient in training and validation (P with a and b)" in capsys.readouterr().err
+    passed_to_nnunet(monkeypatch, "train", "501", "all", *arguments)
+
+
+def test_train_refuses_cases_that_the_preprocessed_data_lack(planned, capsys):
+    path = planned / "nnUNetRectalSMITPlans.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"]["3d_fullres"]["data_identifier"] = "data"
+    path.write_text(json.dumps(plans))
+    (planned / "data").mkdir()
+    (planned / "data/a.pkl").touch()
+    for configuration in ("3d_fullres", "3d_fullres_cubic"):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["train", "501", configuration, "0", *SMIT, "-device", "cpu"])
+        assert exit_.value.code == 2
+        assert "fold 0 names 1 case that are not there (b)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("fold", ["0", "all"])
 def test_training_has_a_default_configuration(monkeypatch, planned, fold):
     options = [*SMIT, "-device", "cpu"]

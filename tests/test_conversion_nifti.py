@@ -540,6 +540,7 @@ def test_split_by_case_is_possible_but_said_to_be_optimistic(tmp_path, capsys):
     folder = convert(tmp_path, *write_cohort(tmp_path), patients=table, split_by_case=True)
     assert "optimistic" in capsys.readouterr().out
     assert sorted(len(f["val"]) for f in json.loads((folder / "splits_final.json").read_text())) == [1, 1, 1, 1, 2]
+    assert json.loads((folder / "dataset.json").read_text())["split_by_case"] is True
 
 
 def test_fewer_cases_than_folds_are_refused(tmp_path):

@@ -198,6 +198,32 @@ def test_folds_that_could_not_be_scored_are_not_trained(preprocessed, trained_by
     assert trained_by_nnunet == []
 
 
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_folds_that_part_a_patient_are_not_trained(preprocessed, trained_by_nnunet, trained_before):
+    if trained_before:
+        cross_validate("501", **MODEL, folds=[0])
+    (preprocessed / "patients.csv").write_text("case,patient\ncase_0,P\ncase_1,P\n")
+    message = r"training and validation \(P with case_1 and case_0\)" if trained_before else "have several scans"
+    with pytest.raises(RectalError, match=message):
+        cross_validate("501", **MODEL)
+    assert trained_by_nnunet == [0] * trained_before
+
+
+def test_folds_and_patients_come_along_from_the_raw_dataset(
+    preprocessed, trained_by_nnunet, tmp_path, monkeypatch, capsys
+):
+    raw = tmp_path / "nnUNet_raw" / preprocessed.name
+    raw.mkdir(parents=True)
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    folds = [{"train": CASES[2:], "val": CASES[:2]}, {"train": CASES[:2], "val": CASES[2:]}]
+    (raw / "splits_final.json").write_text(json.dumps(folds))
+    (raw / "patients.csv").write_text("case,patient\ncase_0,P\ncase_1,P\n")
+    _, summary = cross_validate("501", **MODEL)
+    assert json.loads((preprocessed / "splits_final.json").read_text()) == folds
+    assert capsys.readouterr().out.count("was missing and was copied from") == 2
+    assert trained_by_nnunet == [0, 1] and summary.pooled.n_patients == 4
+
+
 def test_too_few_cases_for_five_folds_are_refused(preprocessed, trained_by_nnunet):
     (preprocessed / "gt_segmentations/case_0.nii.gz").unlink()
     with pytest.raises(RectalError, match="4 training cases, too few for 5 folds"):

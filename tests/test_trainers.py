@@ -174,6 +174,21 @@ def prepared(plans, small_dataset, monkeypatch, name="nnUNetTrainerSMIT_ACT_Scra
     return trainer(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
 
 
+def test_folds_that_part_a_patient_are_refused_in_the_stock_command_too(plans, small_dataset, monkeypatch, tmp_path):
+    trainer = prepared(plans, small_dataset, monkeypatch)
+    monkeypatch.delenv("nnUNet_raw")
+    cases = sorted(path.stem for path in Path(trainer.preprocessed_dataset_folder).glob("*.pkl"))
+    trainer.preprocessed_dataset_folder_base = str(tmp_path)
+    (tmp_path / "patients.csv").write_text(f"case,patient\n{cases[0]},P\n{cases[1]},P\n")
+    with pytest.raises(RectalError, match="nnU-Net would make folds by case"):
+        trainer.on_train_start()
+    assert not (tmp_path / "splits_final.json").exists()
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": cases[1:], "val": cases[:1]}]))
+    for start in (trainer.on_train_start, trainer.do_split):
+        with pytest.raises(RectalError, match=f"training and validation .P with {cases[1]} and {cases[0]}"):
+            start()
+
+
 def test_the_recipe_reaches_loaders_optimizer_and_schedule(plans, small_dataset, monkeypatch):
     trainer = prepared(plans, small_dataset, monkeypatch)
     trainer.initialize()

@@ -42,6 +42,9 @@ def train(arguments: argparse.Namespace) -> None:
     if given.pretrained_weights:
         check_weights_file(Path(given.pretrained_weights))
     preflight.check_device(given.device)
+    if given.fold != "all":
+        for note in preflight.settle_training_folds(given.dataset_name_or_id, given.p, given.configuration):
+            print(f"Note: {note}", flush=True)
     if not given.pretrained_weights:
         _run("nnUNetv2_train", passed)
     from rectal_nnformer.training.starting_checkpoint import fitted_checkpoint

@@ -231,6 +231,11 @@ class DatasetFolder:
         """
         return cls(find_dataset(cls.variable, dataset))
 
+    @classmethod
+    def at(cls, name: str) -> "Self":
+        """Return where a dataset belongs by its name; neither it nor the variable need be there."""
+        return cls(Path(folder_variables().get(cls.variable, cls.variable)) / name)
+
     @property
     def name(self) -> str:
         """DatasetXXX_Name."""
@@ -299,8 +304,18 @@ class PreprocessedDataset(DatasetFolder):
         return [file.stem for file in sorted(self.path.glob("*.json")) if b'"configurations"' in file.read_bytes()]
 
     def data_folder(self, configuration: Mapping[str, Any]) -> Path:
-        """Return the folder of the preprocessed data of a configuration, as the plans hold it."""
-        return self.path / configuration["data_identifier"]
+        """Return the folder of the preprocessed data of a configuration, as the plans hold it.
+
+        Raises:
+            RectalError: The plans tell none, or one outside of the dataset's folder.
+        """
+        identifier = configuration.get("data_identifier")
+        if not isinstance(identifier, str) or not identifier.strip("/.") or {"..", "/"} & set(Path(identifier).parts):
+            raise RectalError(
+                f"The plans of {self.name} cannot be used: their data_identifier is {identifier!r}, which is no folder "
+                "in that of the dataset. Plan the dataset again."
+            )
+        return self.path / identifier
 
 
 def fold_name(fold: int | str) -> str:

@@ -7,6 +7,7 @@ Datasets are given by id or name; trainers, plans and configurations by name; fo
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import (
@@ -26,7 +27,7 @@ from rectal_nnformer.nnunet.layout import (
 )
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES, TRAINER_FAMILIES
 from rectal_nnformer.nnunet.source import trainer_names
-from rectal_nnformer.utils.files import read_json, read_json_list
+from rectal_nnformer.utils.files import read_json
 from rectal_nnformer.utils.text import nearest, some
 
 DEVICES = ("cuda", "cpu", "mps")
@@ -42,14 +43,34 @@ def check_training(dataset: str, trainer: str, plans: str, configuration: str, f
     check_trainer(trainer)
     family = next((name for name, prefix in TRAINER_FAMILIES.items() if trainer.startswith(f"{prefix}_")), None)
     if family is not None:
-        configurations = read_json(plans_file)["configurations"]
-        settings = configurations[configuration]
-        while "architecture" not in settings and "inherits_from" in settings:
-            settings = configurations[settings["inherits_from"]]
-        planned = settings.get("architecture", {}).get("arch_kwargs", {}).get("backbone")
+        network = _settings(plans_file, configuration).get("architecture") or {}
+        planned = network.get("arch_kwargs", {}).get("backbone")
         check_backbone(trainer, family, planned, plans, preprocessed.name)
     check_folds(preprocessed, folds)
     nnunet_folder("nnUNet_results")
+
+
+def settle_training_folds(dataset: str, plans: str, configuration: str) -> list[str]:
+    """Refuse folds that must not be trained by, copy what did not come along, and return what to know of them."""
+    from rectal_nnformer.nnunet.splits import preprocessed_cases, settle_folds
+
+    preprocessed = PreprocessedDataset.find(dataset)
+    settings = _settings(find_plans(preprocessed.path, plans), configuration)
+    cases = preprocessed_cases(preprocessed.data_folder(settings)) if "data_identifier" in settings else None
+    return settle_folds(preprocessed, cases)
+
+
+def _settings(plans_file: Path, configuration: str) -> dict[str, Any]:
+    """Return the settings of a configuration over those that it inherits."""
+    configurations, inherited = read_json(plans_file, ["configurations"])["configurations"], []
+    name: str | None = configuration
+    while name is not None:
+        settings = configurations.get(name)
+        if not isinstance(settings, dict) or settings in inherited:
+            raise RectalError(f"{plans_file} cannot be read as plans ({configuration} inherits {name}). Plan again.")
+        inherited.append(settings)
+        name = settings.get("inherits_from")
+    return {key: value for settings in reversed(inherited) for key, value in settings.items()}
 
 
 def check_trainer(name: str) -> None:
@@ -78,7 +99,9 @@ def check_folds(preprocessed: Path, folds: Sequence[int | str]) -> None:
     path = PreprocessedDataset(preprocessed).splits
     if not path.is_file():  # nnU-Net makes five of its own
         return
-    number = len(read_json_list(path))
+    from rectal_nnformer.nnunet.splits import read_splits
+
+    number = len(read_splits(path))
     if outside := [fold for fold in folds if fold != ALL_CASES and int(fold) >= number]:
         raise RectalError(
             f"{preprocessed.name} has the folds 0 to {number - 1}; -f names {', '.join(map(str, outside))}."

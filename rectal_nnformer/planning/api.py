@@ -13,6 +13,7 @@ from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.names import FULLRES
 from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.splits import check_folds_of
 from rectal_nnformer.planning.case_check import check_cases
 from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
@@ -69,6 +70,7 @@ def plan_dataset(
             be met.
     """
     dataset = open_raw_dataset(dataset_id)
+    check_folds_of(dataset.preprocessed, dataset.cases, planning=True)
     extract_fingerprint(dataset, num_processes=num_processes_fingerprint, clean=clean)
     planner = RectalExperimentPlanner(
         dataset_id,

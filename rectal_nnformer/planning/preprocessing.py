@@ -13,7 +13,6 @@ from typing import Any
 import blosc2
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
-from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import DATASET_JSON
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.plans import Plans
@@ -32,27 +31,6 @@ def copy_descriptions(dataset: TrainingDataset) -> None:
     for name in (DATASET_JSON, PATIENTS_FILE):
         if (dataset.raw.path / name).is_file():
             _copy(dataset.raw.path / name, dataset.preprocessed.path / name)
-
-
-def copy_splits(dataset: TrainingDataset) -> None:
-    """Copy the raw dataset's folds into the preprocessed dataset unless they are there; nnU-Net trains by those.
-
-    Raises:
-        RectalError: The raw dataset's folds cannot be read, or differ from those in the preprocessed dataset.
-    """
-    source, target = dataset.raw.splits, dataset.preprocessed.splits
-    if not source.is_file():
-        return
-    wanted, present = _read_folds(source), _read_folds(target)
-    if wanted is None:
-        raise RectalError(f"{source} is not a list of folds with 'train' and 'val'. Convert the dataset again.")
-    if present is None:
-        _copy(source, target)
-    elif present[: len(wanted)] != wanted:
-        raise RectalError(
-            f"{target} holds other folds than {source}. Models may have been trained by them. "
-            "Remove the former if they are no longer needed, then run this again."
-        )
 
 
 def is_preprocessed(dataset: TrainingDataset, plans: Plans, configuration: str) -> bool:
@@ -153,11 +131,3 @@ def _outdated_references(dataset: TrainingDataset, missing_counts: bool = False)
 def _copy(source: Path, target: Path) -> None:
     with staged_file(target) as temporary:
         shutil.copy(source, temporary)
-
-
-def _read_folds(path: Path) -> list[dict[str, set[str]]] | None:
-    """Return the cases of each fold; None for a file that is missing or not whole."""
-    try:
-        return [{part: set(fold[part]) for part in ("train", "val")} for fold in read_json_if_whole(path)]
-    except (TypeError, KeyError):
-        return None

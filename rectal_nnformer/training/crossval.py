@@ -21,23 +21,22 @@ from rectal_nnformer.nnunet.layout import (
     RawDataset,
     check_configuration,
     find_plans,
-    folder_variables,
 )
 from rectal_nnformer.nnunet.patients import read_patients
-from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.plans import Configuration, Plans
 from rectal_nnformer.nnunet.preflight import check_device
+from rectal_nnformer.nnunet.splits import Fold, preprocessed_cases, read_splits, settle_folds
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
 from rectal_nnformer.reporting.writing import write_crossval_summary
 from rectal_nnformer.training.run_folds import TrainingJob, train_folds
 from rectal_nnformer.training.trainer import RectalTrainer
-from rectal_nnformer.utils.files import read_json, read_json_list, write_json
+from rectal_nnformer.utils.files import read_json, write_json
 
 DEFAULT_FOLDS = 5
 SEED = 12345
 """nnU-Net's own seed for its splits."""
 
-Splits = list[dict[str, list[str]]]
-"""Names of the cases of each fold, under `train` and `val`."""
+Splits = Sequence[Fold]
 
 
 def cross_validate(
@@ -73,9 +72,10 @@ def cross_validate(
             pretrained file is missing; or a training failed.
     """
     preprocessed = PreprocessedDataset.find(dataset)
-    check_configuration(find_plans(preprocessed.path, plans), configuration)
+    plans_file = find_plans(preprocessed.path, plans)
+    check_configuration(plans_file, configuration)
     dataset_json = read_json(preprocessed.dataset_json, ["labels", "file_ending"], "Plan the dataset again.")
-    splits = _splits(preprocessed, dataset_json["file_ending"])
+    splits = _splits(preprocessed, Plans.read(plans_file).configuration(configuration), dataset_json["file_ending"])
     if outside := sorted(set(folds or ()) - set(range(len(splits)))):
         raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; -f names {outside}.")
     if any(gpus) and device != "cuda":
@@ -109,7 +109,7 @@ def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:
     for number, split in enumerate(splits):
         fold = job.model.fold(number)
         present = (fold.validation / EVALUATION_FILE).is_file()
-        if present and not {case.case for case in read_evaluation(fold.validation).cases} <= set(split["val"]):
+        if present and not {case.case for case in read_evaluation(fold.validation).cases} <= set(split.val):
             raise RectalError(
                 f"{fold.path} was validated on other cases than those of fold {number} in splits_final.json of "
                 f"{job.model.dataset}. Move the old results away: {job.model.path}"
@@ -118,8 +118,8 @@ def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:
 
 def _check_references(dataset: PreprocessedDataset, splits: Splits, ending: str) -> None:
     """Refuse folds to train that could not be scored at their end: one is empty, or a case has no ground truth."""
-    cases = [case for fold in splits for case in fold["val"]]
-    if any(not fold["train"] or not fold["val"] for fold in splits):
+    cases = [case for fold in splits for case in fold.val]
+    if any(not fold.train or not fold.val for fold in splits):
         raise RectalError(
             f"Folds of {dataset.name} are empty, as those that a collaborator did not send. Choose others with -f."
         )
@@ -141,11 +141,11 @@ def _summarize(
     for number in finished:
         fold = job.model.fold(number)
         if not (fold.validation / EVALUATION_FILE).is_file():
-            cases = splits[number]["val"]
+            cases = splits[number].val
             evaluate_fold(fold.validation, preprocessed.references, dataset_json, cases, patients, ignore_position=True)
         _complete_analyses(fold, job.device)
     # Without raw data, as with a dataset from a collaborator, there is only no picture.
-    raw = RawDataset(Path(folder_variables().get("nnUNet_raw", "nnUNet_raw")) / job.model.dataset)
+    raw = RawDataset.at(job.model.dataset)
     return write_crossval_summary(
         job.model.path,
         images_folder=raw.images_tr,
@@ -172,12 +172,17 @@ def _complete_analyses(fold: FoldFolder, device: str) -> None:
             print(reuse_of_fold(fold, pretrained, device=device)[0])
 
 
-def _splits(preprocessed: PreprocessedDataset, ending: str) -> Splits:
+def _splits(preprocessed: PreprocessedDataset, configuration: Configuration, ending: str) -> Splits:
     """Return the folds; without splits_final.json write those that nnU-Net would make when the first fold starts.
 
     Written here they are whole before folds start side by side.
+
+    Raises:
+        RectalError: They must not be trained by.
     """
     path = preprocessed.splits
+    for note in settle_folds(preprocessed, preprocessed_cases(preprocessed.data_folder(configuration.settings))):
+        print(f"Note: {note}")
     if not path.is_file():
         cases = sorted(file.name.removesuffix(ending) for file in preprocessed.references.glob(f"*{ending}"))
         if len(cases) < DEFAULT_FOLDS:
@@ -186,4 +191,4 @@ def _splits(preprocessed: PreprocessedDataset, ending: str) -> Splits:
                 f"Add cases, or write folds of your own to {path}."
             )
         write_json(path, generate_crossval_split(cases, seed=SEED, n_splits=DEFAULT_FOLDS))
-    return read_json_list(path, ["train", "val"], "Restore it, or preprocess the dataset again.")
+    return read_splits(path)

@@ -39,6 +39,7 @@ from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import write_starting_weights
 from rectal_nnformer.nnunet.layout import (
+    ALL_CASES,
     CHECKPOINT_FINAL,
     CHECKPOINT_LATEST,
     FOLD_PREFIX,
@@ -50,6 +51,7 @@ from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.nnunet.preflight import check_backbone
+from rectal_nnformer.nnunet.splits import Fold, preprocessed_cases, refuse_split, settle_folds
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
 from rectal_nnformer.training.recovery import (
@@ -203,6 +205,7 @@ class RectalTrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         """Load the pretrained encoder if a training begins here, then start as nnU-Net does."""
+        self._settle_folds()
         if not self.was_initialized:
             self.initialize()
         if self.current_epoch == 0:
@@ -238,6 +241,25 @@ class RectalTrainer(nnUNetTrainer):
                     self.logger.loggers,
                 )
         self._stop_signal.install()
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return the training and validation cases as nnU-Net does.
+
+        Raises:
+            RectalError: A case or a patient is on both sides, as can be where nnU-Net splits by itself.
+        """
+        training, validation = super().do_split()
+        if self.fold != ALL_CASES:
+            dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))
+            refuse_split(dataset, Fold(tuple(training), tuple(validation)))
+        return training, validation
+
+    def _settle_folds(self) -> None:
+        """Copy folds and patients that did not come along from the raw dataset, and refuse folds that are wrong."""
+        if self.fold != ALL_CASES:
+            dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))
+            for note in settle_folds(dataset, preprocessed_cases(Path(self.preprocessed_dataset_folder))):
+                self.print_to_log_file(f"Note: {note}")
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Train on a batch as nnU-Net does, then stop if SIGTERM came."""
