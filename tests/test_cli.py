@@ -99,10 +99,19 @@ def make_folders(base):
     for name in VARIABLES[:3]:
         (base / name / "Dataset501_Rectal").mkdir(parents=True)
     folder = base / "nnUNet_preprocessed/Dataset501_Rectal"
-    network = {"arch_kwargs": {"backbone": "smit"}}
-    cubic = {"inherits_from": "3d_fullres"}
-    plans = json.dumps({"configurations": {"3d_fullres": {"architecture": network}, "3d_fullres_cubic": cubic}})
+    network = {"backbone": "smit", "backbone_kwargs": {}, "intensity_window": [[0, 1]], "spatial_axes": [2, 1, 0]}
+    fullres = {
+        "data_identifier": "data",
+        "patch_size": [64, 128, 128],
+        "spacing": [1.0, 1.0, 1.0],
+        "batch_size": 2,
+        "normalization_schemes": ["ZScoreNormalization"],
+        "architecture": {"arch_kwargs": network},
+    }
+    configurations = {"3d_fullres": fullres, "3d_fullres_cubic": {"inherits_from": "3d_fullres"}}
+    plans = json.dumps({"plans_name": "P", "dataset_name": folder.name, "configurations": configurations})
     (folder / "nnUNetRectalSMITPlans.json").write_text(plans)
+    (folder / "dataset.json").write_text('{"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}')
     (folder / "splits_final.json").write_text('[{"train": ["a"], "val": ["b"]}]')
     fold = base / "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT__nnUNetRectalSMITPlans__3d_fullres/fold_0"
     fold.mkdir(parents=True)
@@ -145,10 +154,6 @@ def test_train_refuses_folds_that_part_a_patient_but_for_the_fold_all(monkeypatc
 
 
 def test_train_refuses_cases_that_the_preprocessed_data_lack(planned, capsys):
-    path = planned / "nnUNetRectalSMITPlans.json"
-    plans = json.loads(path.read_text())
-    plans["configurations"]["3d_fullres"]["data_identifier"] = "data"
-    path.write_text(json.dumps(plans))
     (planned / "data").mkdir()
     (planned / "data/a.pkl").touch()
     for configuration in ("3d_fullres", "3d_fullres_cubic"):
@@ -167,7 +172,10 @@ def test_training_has_a_default_configuration(monkeypatch, planned, fold):
 
 @pytest.mark.parametrize("option", [("-p", "Mine"), ("-p=Mine",), ("-pMine",)])
 def test_plans_are_found_by_every_way_to_name_them(option, monkeypatch, planned):
-    (planned / "Mine.json").write_text('{"configurations": {"2d": {}}}')
+    plans = json.loads((planned / "nnUNetRectalSMITPlans.json").read_text())
+    (planned / "Mine.json").write_text(
+        json.dumps({**plans, "configurations": {"2d": plans["configurations"]["3d_fullres"]}})
+    )
     weights = planned / "file.pth"
     weights.touch()
     arguments = ["501", "2d", "0", *option, "-pretrained_weights", str(weights), "-device", "cpu"]

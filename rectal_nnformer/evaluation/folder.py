@@ -5,11 +5,10 @@ from pathlib import Path
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import CohortDetection
-from rectal_nnformer.imaging.masks import tumor_labels
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import DATASET_JSON, check_folder
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.nnunet.patients import read_patients
-from rectal_nnformer.utils.files import read_json
 from rectal_nnformer.utils.text import plural, some
 
 MOST_NAMES = 20
@@ -38,12 +37,7 @@ def evaluate_folder(
     path = dataset_file or next(present, None)
     if path is None:
         raise RectalError(f"no {DATASET_JSON} in {', '.join(map(str, folders))}. Name it with -djfile.")
-    remedy = "Name the right one with -djfile."
-    dataset_json = read_json(path, ["labels", "file_ending"], remedy)
-    try:
-        tumor_labels(dataset_json)  # works on nothing else, be it an older format of the file
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RectalError(f"{path} is not nnU-Net's {DATASET_JSON} ({error!r}). {remedy}") from error
+    dataset_json = read_dataset_json(path, "Name the right one with -djfile.")
     ending = dataset_json["file_ending"]
     cases = _cases_in(reference_folder, ending)
     if not cases:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
-from rectal_nnformer.utils.files import read_json
+from rectal_nnformer.utils.files import read_bytes, read_json
 from rectal_nnformer.utils.text import nearest, some
 
 if TYPE_CHECKING:
@@ -301,7 +301,8 @@ class PreprocessedDataset(DatasetFolder):
 
     def plans_names(self) -> list[str]:
         """Return the names of the plans that there are."""
-        return [file.stem for file in sorted(self.path.glob("*.json")) if b'"configurations"' in file.read_bytes()]
+        files = [file for file in sorted(self.path.glob("*.json")) if file.is_file()]
+        return [file.stem for file in files if b'"configurations"' in read_bytes(file)]
 
     def data_folder(self, configuration: Mapping[str, Any]) -> Path:
         """Return the folder of the preprocessed data of a configuration, as the plans hold it.
@@ -404,6 +405,8 @@ def find_plans(preprocessed: Path, plans: str) -> Path:
 def check_configuration(plans_file: Path, configuration: str) -> None:
     """Refuse a configuration that plans do not have, and a file that does not hold plans, with a RectalError."""
     configurations = read_json(plans_file, ["configurations"], "Plan the dataset again.")["configurations"]
+    if not isinstance(configurations, dict):
+        raise RectalError(f"{plans_file} cannot be read as plans (it has no configurations). Plan the dataset again.")
     if configuration not in configurations:
         raise RectalError(
             f"{plans_file} has no configuration '{configuration}', but {', '.join(configurations)}. Fix -c."

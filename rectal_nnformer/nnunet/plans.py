@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from rectal_nnformer.errors import RectalError
@@ -15,6 +15,8 @@ from rectal_nnformer.utils.files import read_json
 
 REMEDY = "Plan the dataset again."
 
+PositiveMm = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 @checked(frozen=True)
 class PlannedBackbone:
@@ -22,7 +24,7 @@ class PlannedBackbone:
 
     backbone: str
     backbone_kwargs: dict[str, Any]
-    intensity_window: list[tuple[float, float]]
+    intensity_window: list[tuple[FiniteFloat, FiniteFloat]]
     spatial_axes: list[int]
 
 
@@ -34,9 +36,9 @@ class Configuration:
     """
 
     data_identifier: str
-    patch_size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    batch_size: int
+    patch_size: tuple[PositiveInt, ...]
+    spacing: tuple[PositiveMm, ...]
+    batch_size: PositiveInt
     normalization_schemes: list[str]
     settings: dict[str, Any]
 
@@ -102,7 +104,8 @@ class Plans:
     @property
     def record(self) -> Mapping[str, Any]:
         """What this project's planner noted; empty in plans of others."""
-        return self.content.get(RECORD_KEY, {})
+        record = self.content.get(RECORD_KEY, {})
+        return record if isinstance(record, dict) else {}
 
 
 def _with_inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:

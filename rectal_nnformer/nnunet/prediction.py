@@ -14,8 +14,8 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import by, read_image
 from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume
 from rectal_nnformer.nnunet import commands
+from rectal_nnformer.nnunet.dataset_json import num_channels, read_dataset_json
 from rectal_nnformer.nnunet.layout import ModelFolder
-from rectal_nnformer.utils.files import read_json
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
 
@@ -137,9 +137,9 @@ def predict(job: PredictionJob) -> int:
     Raises:
         RectalError: No scan can be used.
     """
-    dataset_json = read_json(job.model.dataset_json, ["file_ending"], "Import or train the model again.")
+    dataset_json = read_dataset_json(job.model.dataset_json, "Import or train the model again.")
     ending = dataset_json["file_ending"]
-    scans = find_scans(job.scans, ending, len(dataset_json.get("channel_names") or dataset_json.get("modality", "0")))
+    scans = find_scans(job.scans, ending, num_channels(dataset_json))
     step, first = job.part
     scans.cases = dict(list(scans.cases.items())[first::step])
     if scans.left_aside:

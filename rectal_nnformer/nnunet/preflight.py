@@ -7,7 +7,6 @@ Datasets are given by id or name; trainers, plans and configurations by name; fo
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import (
@@ -27,7 +26,7 @@ from rectal_nnformer.nnunet.layout import (
 )
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES, TRAINER_FAMILIES
 from rectal_nnformer.nnunet.source import trainer_names
-from rectal_nnformer.utils.files import read_json
+from rectal_nnformer.utils.files import is_there
 from rectal_nnformer.utils.text import nearest, some
 
 DEVICES = ("cuda", "cpu", "mps")
@@ -37,40 +36,30 @@ UNTRAINED = ("pretrained", "random")
 
 def check_training(dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[int] = ()) -> None:
     """Refuse what cannot be trained, because something named is not there."""
+    from rectal_nnformer.nnunet.dataset_json import read_dataset_json
+    from rectal_nnformer.nnunet.plans import Plans
+
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
     plans_file = find_plans(preprocessed, plans)
     check_configuration(plans_file, configuration)
+    read_dataset_json(PreprocessedDataset(preprocessed).dataset_json, "Plan the dataset again.")
     check_trainer(trainer)
     family = next((name for name, prefix in TRAINER_FAMILIES.items() if trainer.startswith(f"{prefix}_")), None)
     if family is not None:
-        network = _settings(plans_file, configuration).get("architecture") or {}
-        planned = network.get("arch_kwargs", {}).get("backbone")
-        check_backbone(trainer, family, planned, plans, preprocessed.name)
+        network = Plans.read(plans_file).configuration(configuration).network
+        check_backbone(trainer, family, network.backbone if network else None, plans, preprocessed.name)
     check_folds(preprocessed, folds)
     nnunet_folder("nnUNet_results")
 
 
 def settle_training_folds(dataset: str, plans: str, configuration: str) -> list[str]:
     """Refuse folds that must not be trained by, copy what did not come along, and return what to know of them."""
+    from rectal_nnformer.nnunet.plans import Plans
     from rectal_nnformer.nnunet.splits import preprocessed_cases, settle_folds
 
     preprocessed = PreprocessedDataset.find(dataset)
-    settings = _settings(find_plans(preprocessed.path, plans), configuration)
-    cases = preprocessed_cases(preprocessed.data_folder(settings)) if "data_identifier" in settings else None
-    return settle_folds(preprocessed, cases)
-
-
-def _settings(plans_file: Path, configuration: str) -> dict[str, Any]:
-    """Return the settings of a configuration over those that it inherits."""
-    configurations, inherited = read_json(plans_file, ["configurations"])["configurations"], []
-    name: str | None = configuration
-    while name is not None:
-        settings = configurations.get(name)
-        if not isinstance(settings, dict) or settings in inherited:
-            raise RectalError(f"{plans_file} cannot be read as plans ({configuration} inherits {name}). Plan again.")
-        inherited.append(settings)
-        name = settings.get("inherits_from")
-    return {key: value for settings in reversed(inherited) for key, value in settings.items()}
+    settings = Plans.read(find_plans(preprocessed.path, plans)).configuration(configuration).settings
+    return settle_folds(preprocessed, preprocessed_cases(preprocessed.data_folder(settings)))
 
 
 def check_trainer(name: str) -> None:
@@ -97,7 +86,7 @@ def check_backbone(trainer: str, needed: str, planned: str | None, plans: str, d
 def check_folds(preprocessed: Path, folds: Sequence[int | str]) -> None:
     """Refuse folds that a preprocessed dataset does not have; "all" always exists."""
     path = PreprocessedDataset(preprocessed).splits
-    if not path.is_file():  # nnU-Net makes five of its own
+    if not is_there(path):  # nnU-Net makes five of its own
         return
     from rectal_nnformer.nnunet.splits import read_splits
 

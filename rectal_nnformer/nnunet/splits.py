@@ -12,8 +12,8 @@ from pathlib import Path
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import DATASET_JSON, ModelFolder, PreprocessedDataset, RawDataset, folder_variables
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patient_list, read_patients
-from rectal_nnformer.utils.files import read_json_if_whole, staged_file
-from rectal_nnformer.utils.records import read_record
+from rectal_nnformer.utils.files import is_there, read_json_if_whole, staged_file
+from rectal_nnformer.utils.json_records import read_own
 from rectal_nnformer.utils.text import plural, some
 
 BY_CASE_KEY = "split_by_case"
@@ -43,7 +43,7 @@ def read_splits(path: Path) -> tuple[Fold, ...]:
         RectalError: The file is missing or damaged, or holds anything but a list of at least one fold.
     """
     remedy = "Restore it, or preprocess the dataset again."
-    folds = read_record(tuple[Fold, ...], path, remedy)
+    folds = read_own(tuple[Fold, ...], path, remedy)
     if not folds:
         raise RectalError(f"{path} cannot be used: it holds no fold. {remedy}")
     return folds
@@ -151,7 +151,7 @@ def _patients(
     if not theirs or (cases is not None and theirs.keys().isdisjoint(cases)):
         return read_patients(dataset.path)
     try:
-        state = "was missing" if not target.is_file() else "differed" if read_patient_list(target) != theirs else ""
+        state = "was missing" if not is_there(target) else "differed" if read_patient_list(target) != theirs else ""
     except RectalError:
         state = "was damaged"
     if state:
@@ -170,8 +170,8 @@ def _splits_file(
 ) -> Path | None:
     """Return the file whose folds hold: where the preprocessed one is wrong and nothing trained, the raw one."""
     source, target = raw.splits, dataset.splits
-    if not source.is_file():
-        return target if target.is_file() else None
+    if not is_there(source):
+        return target if is_there(target) else None
     theirs, ours = _as_sets(read_splits(source)), _folds_or_none(target)
     if ours is not None and _as_sets(ours)[: len(theirs)] == theirs:
         return target
@@ -186,7 +186,7 @@ def _splits_file(
         if not is_wrong or trained:
             checked.notes.append(f"{target} holds other folds than {source}; the former are used.")
             return target
-    state = "was missing" if not target.is_file() else "was damaged" if ours is None else "held folds that are wrong"
+    state = "was missing" if not is_there(target) else "was damaged" if ours is None else "held folds that are wrong"
     checked.copies.append(source)
     checked.notes.append(f"{target} {state} and was copied from {source}.")
     return source
@@ -229,8 +229,7 @@ def _shared_patients(fold: Fold, patients: Mapping[str, str]) -> Iterator[str]:
 
 
 def _is_by_case(folder: Path) -> bool:
-    content = read_json_if_whole(folder / DATASET_JSON)
-    return isinstance(content, dict) and content.get(BY_CASE_KEY) is True
+    return (read_json_if_whole(folder / DATASET_JSON) or {}).get(BY_CASE_KEY) is True
 
 
 def _as_sets(folds: Sequence[Fold]) -> list[tuple[frozenset[str], frozenset[str]]]:

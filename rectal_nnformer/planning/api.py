@@ -3,16 +3,19 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
 
 from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.names import FULLRES
-from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.plans import Plans, PositiveMm
 from rectal_nnformer.nnunet.splits import check_folds_of
 from rectal_nnformer.planning.case_check import check_cases
 from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
@@ -109,8 +112,7 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
     has_window = load_intensity_window(dataset) is not None
     outdated = (dataset.preprocessed.path / FILE_NAME).exists() and not has_window
     # An interruption may have left one that cannot be read, or of fewer cases.
-    measured = (read_json_if_whole(fingerprint_file) or {}).get("spacings", ())
-    if clean or outdated or len(measured) != len(dataset.cases):
+    if clean or outdated or _measured_cases(fingerprint_file) != len(dataset.cases):
         fingerprint_file.unlink(missing_ok=True)
     if clean or not has_window or load_tumor_fingerprint(dataset) is None:
         # Before nnU-Net's part, because it names a case that cannot be read.
@@ -121,6 +123,24 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
         extract_fingerprint_dataset(
             dataset.dataset_id, DatasetFingerprintExtractor, processes, clean=False, verbose=False
         )
+
+
+@checked(frozen=True)
+class _Measured:
+    """What the planner reads of nnU-Net's fingerprint."""
+
+    spacings: list[Annotated[list[PositiveMm], Field(min_length=3, max_length=3)]]
+    shapes_after_crop: list[Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]]
+    foreground_intensity_properties_per_channel: dict[str, Any]
+
+
+def _measured_cases(fingerprint: Path) -> int:
+    """Return of how many cases nnU-Net's fingerprint is; 0 where it is missing or damaged."""
+    try:
+        found = TypeAdapter(_Measured).validate_python(read_json_if_whole(fingerprint))
+    except ValidationError:
+        return 0
+    return len(found.spacings) if len(found.spacings) == len(found.shapes_after_crop) else 0
 
 
 def verify_integrity(dataset: TrainingDataset, num_processes: int | None = None) -> None:

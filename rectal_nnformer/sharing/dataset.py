@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import layout
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.names import RECORD_KEY
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import schema
 from rectal_nnformer.sharing.bundle import BundleReader, BundleWriter, digest_line, new_bundle
 from rectal_nnformer.sharing.cases import check_case, read_case, read_mask, write_case, write_mask
 from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, pseudonyms, scrubbed, write_key
-from rectal_nnformer.utils.files import staged_folder
+from rectal_nnformer.utils.files import is_there, staged_folder
 from rectal_nnformer.utils.json_records import R, json_content, json_text, load_json_file, make_record
 
 OUR_FILES = ("rectal_fingerprint.json", "rectal_intensity_window.json")
@@ -194,7 +195,7 @@ def _chosen(
 ) -> tuple[list[dict[str, list[str]]] | None, list[str]]:
     """Return the splits with the folds that travel, and the cases that do."""
     splits = None
-    if path.is_file():
+    if is_there(path):
         record = make_record(schema.SplitsJson, load_json_file(path), str(path))
         record.check_cases(present)
         splits = json_content(record)
@@ -211,11 +212,11 @@ def _add_texts(
     export: Export, folder: Path, plans: Sequence[str], splits: list[dict[str, list[str]]] | None
 ) -> list[schema.PlansJson]:
     """Add dataset.json, plans, fingerprints and splits, reduced to what they need; return the plans."""
-    content = load_json_file(folder / layout.DATASET_JSON)
+    content = read_dataset_json(folder / layout.DATASET_JSON, "Preprocess the dataset again.")
     export.add(layout.DATASET_JSON, schema.DatasetJson, {**content, "numTraining": len(export.renamer.names)})
     export.add(layout.DATASET_FINGERPRINT, schema.FingerprintJson, load_json_file(folder / layout.DATASET_FINGERPRINT))
     for name in OUR_FILES:
-        if (folder / name).is_file():
+        if is_there(folder / name):
             export.add(name, schema.Measurements, load_json_file(folder / name))
     if splits is not None:
         renamed = [{part: sorted(map(export.renamer.text, names)) for part, names in fold.items()} for fold in splits]
@@ -236,7 +237,7 @@ def _add_cases(
 
 
 def _add_references(export: Export, folder: Path, cases: Sequence[str]) -> None:
-    ending = load_json_file(folder / layout.DATASET_JSON)["file_ending"]
+    ending = read_dataset_json(folder / layout.DATASET_JSON, "Preprocess the dataset again.")["file_ending"]
     for case in tqdm(cases, desc=layout.GT_SEGMENTATIONS, unit="case"):
         source = folder / layout.GT_SEGMENTATIONS / f"{case}{ending}"
         if not source.is_file():

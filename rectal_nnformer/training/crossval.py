@@ -13,6 +13,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, evaluate_fold, read_evaluation
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import (
     FoldFolder,
@@ -30,7 +31,7 @@ from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
 from rectal_nnformer.reporting.writing import write_crossval_summary
 from rectal_nnformer.training.run_folds import TrainingJob, train_folds
 from rectal_nnformer.training.trainer import RectalTrainer
-from rectal_nnformer.utils.files import read_json, write_json
+from rectal_nnformer.utils.files import is_there, write_json
 
 DEFAULT_FOLDS = 5
 SEED = 12345
@@ -74,7 +75,7 @@ def cross_validate(
     preprocessed = PreprocessedDataset.find(dataset)
     plans_file = find_plans(preprocessed.path, plans)
     check_configuration(plans_file, configuration)
-    dataset_json = read_json(preprocessed.dataset_json, ["labels", "file_ending"], "Plan the dataset again.")
+    dataset_json = read_dataset_json(preprocessed.dataset_json, "Plan the dataset again.")
     splits = _splits(preprocessed, Plans.read(plans_file).configuration(configuration), dataset_json["file_ending"])
     if outside := sorted(set(folds or ()) - set(range(len(splits)))):
         raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; -f names {outside}.")
@@ -183,7 +184,7 @@ def _splits(preprocessed: PreprocessedDataset, configuration: Configuration, end
     path = preprocessed.splits
     for note in settle_folds(preprocessed, preprocessed_cases(preprocessed.data_folder(configuration.settings))):
         print(f"Note: {note}")
-    if not path.is_file():
+    if not is_there(path):
         cases = sorted(file.name.removesuffix(ending) for file in preprocessed.references.glob(f"*{ending}"))
         if len(cases) < DEFAULT_FOLDS:
             raise RectalError(

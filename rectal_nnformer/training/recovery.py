@@ -15,7 +15,8 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import read_image
 from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
 from rectal_nnformer.nnunet.layout import CHECKPOINTS, SUMMARY_JSON
-from rectal_nnformer.utils.files import read_json_list, space_left, write_json
+from rectal_nnformer.utils.files import is_there, space_left, write_json
+from rectal_nnformer.utils.json_records import read_own
 from rectal_nnformer.utils.text import plural
 
 RECOVERIES_FILE = "recoveries.json"
@@ -56,11 +57,7 @@ def read_recoveries(fold_folder: Path) -> list[Recovery]:
         RectalError: The file is damaged.
     """
     path = fold_folder / RECOVERIES_FILE
-    return (
-        [Recovery(**one) for one in read_json_list(path, ["epoch", "back_to", "peak", "reason"])]
-        if path.is_file()
-        else []
-    )
+    return list(read_own(tuple[Recovery, ...], path, "Remove it.")) if is_there(path) else []
 
 
 def write_recoveries(fold_folder: Path, recoveries: list[Recovery]) -> None:
