@@ -416,7 +416,7 @@ def test_files_are_copied_piece_by_piece(tmp_path):
     (tmp_path / "large").write_bytes(bytes(64 << 20))
     tracemalloc.start()
     try:
-        path = write(tmp_path / "bundle.zip", {"data/large.safetensors": tmp_path / "large"})
+        path = write(tmp_path / "bundle.zip", {"data/large.bin": tmp_path / "large"})
         with BundleReader(path) as reader:
             reader.verify()
         assert tracemalloc.get_traced_memory()[1] < 8 << 20

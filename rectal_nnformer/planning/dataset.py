@@ -102,8 +102,9 @@ def open_raw_dataset(dataset_name_or_id: str | int) -> TrainingDataset:
                 f"Case {case} of {dataset.name} has {len(files['images'])} image files, "
                 f"but dataset.json names {num_channels} channels."
             )
-        if not Path(files["label"]).is_file():
-            raise RectalError(f"Case {case} of {dataset.name} has no label file {files['label']}.")
+        for kind, path in (*(("image", path) for path in files["images"]), ("label", files["label"])):
+            if not Path(path).is_file():
+                raise RectalError(f"Case {case} of {dataset.name} has no {kind} file {path}.")
     return dataset
 
 

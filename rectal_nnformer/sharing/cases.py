@@ -111,20 +111,30 @@ def _problem(arrays: Arrays) -> str:
     sizes = data.shape, segmentation.shape
     if data.ndim != 4 or data.shape[1:] != segmentation.shape[1:] or not all(map(is_possible_shape, sizes)):
         return f"its arrays have the shapes {data.shape} and {segmentation.shape}"
+    if not np.isfinite(data).all():
+        return "its image holds values that are not finite"
     for name, voxels in arrays.items():
         if name not in (DATA, SEGMENTATION):
             if _label(name) is None or voxels.dtype.kind not in "iu" or voxels.ndim != 2 or voxels.shape[1] != 4:
                 return f"{name[:80]!r} is no list of voxels"
             if len(voxels) and (voxels.min() < 0 or np.any(voxels.max(axis=0) >= segmentation.shape)):
                 return f"{name} lists voxels outside of its volume"
+    for name, voxels in arrays.items():
+        if name.startswith(LOCATIONS) and not np.isin(segmentation[tuple(voxels.T)], _labels(name)).all():
+            return f"{name} lists voxels of other labels, so that its segmentation is damaged"
     return ""
 
 
+def _labels(name: str) -> list[int]:
+    """Return the labels of `class_locations.LABEL`, several for a region."""
+    return [int(label) for label in name.partition(".")[2].split(",")]
+
+
 def _label(name: str) -> int | tuple[int, ...] | None:
-    """Return the label, or the labels of a region, of `class_locations.LABEL`."""
+    """Return the label, or the labels of a region, of `class_locations.LABEL`, as nnU-Net has them; None for others."""
     if not re.fullmatch(rf"{LOCATIONS}\.-?[0-9]{{1,5}}(,-?[0-9]{{1,5}})*", name):
         return None
-    labels = tuple(map(int, name.partition(".")[2].split(",")))
+    labels = tuple(_labels(name))
     return labels if len(labels) > 1 else labels[0]
 
 

@@ -178,7 +178,7 @@ def read_table(path: Path, columns: Sequence[str], what: str, remedy: str) -> li
     try:
         text = read_bytes(path, remedy).decode("utf-8-sig")
         # Spreadsheets write semicolons where the comma is the decimal sign.
-        rows = csv.DictReader(text.splitlines(), delimiter=";" if ";" in text.partition("\n")[0] else ",")
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in text.partition("\n")[0] else ",")
         if not set(columns) <= set(rows.fieldnames or ()):
             raise RectalError(f"{what} {path} needs a first line with the columns {' and '.join(columns)}.")
         return [(rows.line_num, {name: _plain_cell(row[name] or "") for name in columns}) for row in rows]
@@ -201,8 +201,9 @@ def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _safe_cell(value: Any) -> Any:
-    is_formula = isinstance(value, str) and value.startswith(FORMULA_STARTS) and not _NUMBERS.fullmatch(value)
-    return f"'{value}" if is_formula else value
+    if not isinstance(value, str) or not value.startswith(FORMULA_STARTS) or _NUMBERS.fullmatch(value):
+        return value
+    return f"'{value}".replace("\r", " ")  # which would begin a row, since csv does not quote it
 
 
 def _plain_cell(text: str) -> str:
