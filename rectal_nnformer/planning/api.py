@@ -111,13 +111,14 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
     fingerprint_file = dataset.preprocessed.fingerprint
     has_window = load_intensity_window(dataset) is not None
     outdated = (dataset.preprocessed.path / FILE_NAME).exists() and not has_window
+    to_measure = clean or not has_window or load_tumor_fingerprint(dataset) is None
+    if to_measure:
+        for note in check_cases(dataset, processes):
+            print(f"Note: {note}")
     # An interruption may have left one that cannot be read, or of fewer cases.
     if clean or outdated or _measured_cases(fingerprint_file) != len(dataset.cases):
         fingerprint_file.unlink(missing_ok=True)
-    if clean or not has_window or load_tumor_fingerprint(dataset) is None:
-        # Before nnU-Net's part, because it names a case that cannot be read.
-        for note in check_cases(dataset, processes):
-            print(f"Note: {note}")
+    if to_measure:
         extract_tumor_fingerprint(dataset, processes)
     with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}", dataset):
         extract_fingerprint_dataset(
