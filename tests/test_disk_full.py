@@ -54,7 +54,7 @@ def free_again(disk, ballast, ended):
 def what_is_not_whole(folder):
     """Return the files under their final names that cannot be read as what they are called."""
     broken = []
-    for path in (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size >= 0):
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         if path.name == "ballast" or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         try:

@@ -16,6 +16,7 @@ from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume
 from rectal_nnformer.nnunet import commands
 from rectal_nnformer.nnunet.dataset_json import num_channels, read_dataset_json
 from rectal_nnformer.nnunet.layout import ModelFolder
+from rectal_nnformer.utils.files import read_json_if_whole
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
 
@@ -161,6 +162,9 @@ def predict(job: PredictionJob) -> int:
     damaged = {case: problem for case, path in masks.items() if (problem := check_mask(path, checks[case][0].size))}
     for case in damaged:
         masks[case].unlink(missing_ok=True)
+    for path in job.output.glob("*.json"):  # what nnU-Net notes there
+        if read_json_if_whole(path) is None:
+            path.unlink()
     failed = {**scans.unusable, **damaged}
     print(f"{plural(len(masks) - len(damaged), 'scan')} predicted into {job.output}.")
     if failed:

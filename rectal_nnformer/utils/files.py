@@ -44,10 +44,11 @@ def staged_file(path: Path) -> Iterator[Path]:
     stem = path.name.removesuffix(suffix)
     temporary = path.with_name(f".{stem}.{os.getpid()}.partial{suffix}")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -67,10 +68,22 @@ def staged_folder(path: Path) -> Iterator[Path]:
     os.umask(umask)
     try:
         temporary.chmod(0o777 & ~umask)
-        yield temporary
-        temporary.replace(path)
+        with _naming(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an error of the file system name what was written, which that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def space_left(folder: Path) -> str:
