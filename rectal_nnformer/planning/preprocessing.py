@@ -13,6 +13,7 @@ from typing import Any
 import blosc2
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
+from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import DATASET_JSON
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.plans import Plans
