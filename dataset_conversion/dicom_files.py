@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.reading import itk_path
 
 # PixelSpacing and what stands in for it in projections and exports; without them the reader makes up 1 mm.
 SPACING_TAGS = ("0028|0030", "0018|1164", "0018|2010")
@@ -51,10 +52,10 @@ def read_slice(path: Path) -> Slice | None:
     """Read the header of one file; None if it is not a DICOM image."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
     try:
+        reader.SetFileName(itk_path(path))
         reader.ReadImageInformation()
-    except RuntimeError:
+    except (RuntimeError, RectalError):
         return None
 
     def text(tag: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prescaled import LIFTED_ZERO
-from rectal_nnformer.imaging.reading import is_nifti, read_image
+from rectal_nnformer.imaging.reading import is_nifti, itk_path, read_image
 from rectal_nnformer.imaging.writing import write_volume
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.utils.text import some
@@ -71,10 +71,10 @@ def lacks_orientation(path: Path) -> bool:
         return False
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NiftiImageIO")
-    reader.SetFileName(str(path))
     try:
+        reader.SetFileName(itk_path(path))
         reader.ReadImageInformation()
-    except RuntimeError:
+    except (RuntimeError, RectalError):
         return False
     return all(reader.GetMetaData(f"{form}_code") == "0" for form in ("qform", "sform"))
 

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, WEIGHTS_VARIABLE, weights_folder
 from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import (
     FOLDER_VARIABLES,
     REMEDIES,
@@ -23,7 +24,7 @@ from rectal_nnformer.nnunet.layout import (
     folder_variables,
 )
 from rectal_nnformer.nnunet.plans import Plans
-from rectal_nnformer.utils.files import read_json
+from rectal_nnformer.nnunet.splits import check_folds_of, preprocessed_cases
 from rectal_nnformer.utils.text import plural
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -180,11 +181,15 @@ def _preprocessed() -> Iterator[Finding]:
     for dataset in _datasets():
         problems = []
         try:
-            read_json(dataset.dataset_json, ["labels", "file_ending"], REMEDIES["nnUNet_preprocessed"])
+            read_dataset_json(dataset.dataset_json, f"{REMEDIES['nnUNet_preprocessed'].capitalize()}.")
+            cases = None
             for name in dataset.plans_names():
                 plans = Plans.read(dataset.plans_file(name))
                 folders = {dataset.data_folder(c.settings) for c in plans.configurations.values()}
                 problems += [f"{name} has no data in {f.name}" for f in sorted(folders) if not f.is_dir()]
+                cases = next(filter(None, map(preprocessed_cases, sorted(folders))), cases)
+            for note in check_folds_of(dataset, cases):
+                yield Finding(dataset.name, NOTE, note, "Look at the folds before you train.")
         except RectalError as error:
             problems.append(str(error))
         remedy = "Run 'rectal_nnformer plan_and_preprocess' again."
@@ -231,7 +236,8 @@ def _raw_dataset(name: str, num_processes: int) -> list[Finding]:
 
     try:
         path = RawDataset.find(name).path
-        notes = check_cases(open_raw_dataset(path.name), num_processes)
+        dataset = open_raw_dataset(path.name)
+        notes = check_folds_of(dataset.preprocessed, dataset.cases) + check_cases(dataset, num_processes)
     except RectalError as error:
         return [Finding(f"raw dataset {name}", PROBLEM, str(error), "Put right what is named, then plan again.")]
     found = [Finding(path.name, NOTE, note, "Look at it before you train.") for note in notes]

@@ -42,6 +42,7 @@ def train(arguments: argparse.Namespace) -> None:
     if given.pretrained_weights:
         check_weights_file(Path(given.pretrained_weights))
     preflight.check_device(given.device)
+    _check_opened(given)
     if given.fold != "all":
         for note in preflight.settle_training_folds(given.dataset_name_or_id, given.p, given.configuration):
             print(f"Note: {note}", flush=True)
@@ -53,6 +54,22 @@ def train(arguments: argparse.Namespace) -> None:
     fold = ModelFolder.named(dataset.name, given.tr, given.p, given.configuration).fold(given.fold)
     with fitted_checkpoint(Path(given.pretrained_weights), fold) as path:
         _run("nnUNetv2_train", [*passed, "-pretrained_weights", str(path)])
+
+
+def _check_opened(given: argparse.Namespace) -> None:
+    """Refuse properties of cases and checkpoints that nnU-Net would open in this training and run code from."""
+    from rectal_nnformer.networks.checkpoint_file import check_checkpoint
+    from rectal_nnformer.nnunet.case_files import check_properties
+    from rectal_nnformer.nnunet.layout import PreprocessedDataset, find_plans
+    from rectal_nnformer.nnunet.plans import Plans
+
+    dataset = PreprocessedDataset.find(given.dataset_name_or_id)
+    configuration = Plans.read(find_plans(dataset.path, given.p)).configuration(given.configuration)
+    check_properties(dataset.data_folder(configuration.settings))
+    if given.c or given.val or given.val_best:
+        model = ModelFolder.named(dataset.name, given.tr, given.p, given.configuration)
+        for checkpoint in model.fold(given.fold).checkpoints():
+            check_checkpoint(checkpoint)
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -67,8 +84,11 @@ def predict(arguments: argparse.Namespace) -> None:
     preflight.check_output_folder(Path(given.o))
     model = preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
     preflight.check_device(given.device)
+    from rectal_nnformer.networks.checkpoint_file import check_checkpoint
     from rectal_nnformer.nnunet import prediction
 
+    for fold in given.f:
+        check_checkpoint(model.fold(fold).path / given.chk)
     job = prediction.PredictionJob(
         model,
         Path(given.i),

@@ -41,12 +41,8 @@ def read_image(path: Path) -> sitk.Image:
     """
     if not path.is_file():
         raise RectalError(f"there is no file {path}")
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise RectalError(f"{path} has a name that is not in UTF-8; rename it") from None
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_path(path))
     # ITK goes by content otherwise, and reads a DICOM file of this name.
     reader.SetImageIO(next((io for suffix, io in FORMATS.items() if path.name.lower().endswith(suffix)), ""))
     try:
@@ -58,6 +54,19 @@ def read_image(path: Path) -> sitk.Image:
         return reader.Execute()
     except RuntimeError as error:
         raise RectalError(f"{path} cannot be read ({itk_message(error)}); copy or export it again") from None
+
+
+def itk_path(path: Path) -> str:
+    """Return a path for ITK, which would abort on one that is not in UTF-8.
+
+    Raises:
+        RectalError: It is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise RectalError(f"{path} has a name that is not in UTF-8; rename it") from None
+    return str(path)
 
 
 def is_nifti(path: Path) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.reading import itk_message, read_image
+from rectal_nnformer.imaging.reading import itk_message, itk_path, read_image
 from rectal_nnformer.utils.files import space_left
 
 
@@ -22,7 +22,7 @@ def write_volume(image: sitk.Image, path: Path, compression_level: int = -1) -> 
         RectalError: What was written is not the image, as on a disk that is full.
     """
     try:
-        sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=compression_level)
+        sitk.WriteImage(image, itk_path(path), useCompression=True, compressionLevel=compression_level)
         if not np.array_equal(sitk.GetArrayFromImage(read_image(path)), sitk.GetArrayViewFromImage(image)):
             raise RectalError("other voxels are in the file than were written")
     except (RuntimeError, RectalError) as error:

@@ -35,8 +35,24 @@ _HEAD_BYTES = 512
 _SHOWN_CHARACTERS = 60
 
 
-def read_checkpoint(path: Path) -> Any:
+def check_checkpoint(path: Path) -> None:
+    """Refuse a file that another program, opening it without restriction, would execute something from.
+
+    Weights are not read.
+
+    Raises:
+        RectalError: As for `read_checkpoint`.
+    """
+    read_checkpoint(path, mapped=True)
+
+
+def read_checkpoint(path: Path, mapped: bool = False) -> Any:
     """Return what a PyTorch file holds, executing nothing from it.
+
+    Args:
+        path: The file.
+        mapped: Whether weights are left in the file until they are used; works on zip files only, as PyTorch has
+            written them since 1.6.
 
     Raises:
         RectalError: There is no such file, or it is something else, incomplete, or holds other objects than tensors,
@@ -49,7 +65,7 @@ def read_checkpoint(path: Path) -> Any:
         if is_zip:
             _check_size(path)
         with torch.serialization.safe_globals(SAFE_TYPES):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except RectalError:
         raise
     except PermissionError as error:

@@ -10,10 +10,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import blosc2
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.case_files import read_blosc2
 from rectal_nnformer.nnunet.layout import DATASET_JSON
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.plans import Plans
@@ -87,13 +87,9 @@ def _data_problem(case: Path) -> str:
 
     The library that writes the arrays does not notice a disk that is full.
     """
-    for ending in (".b2nd", "_seg.b2nd"):
-        path = case.with_name(case.name + ending)
-        try:
-            blosc2.open(str(path), mode="r")[:]
-        except Exception as error:  # the library raises many kinds
-            return f"{path.name} is not whole ({error})"
     try:
+        for ending in (".b2nd", "_seg.b2nd"):
+            read_blosc2(case.with_name(case.name + ending))
         read_own_pickle(case.with_name(f"{case.name}.pkl"))
     except RectalError as error:
         return str(error)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message, read_image
 from rectal_nnformer.imaging.writing import write_volume
+from rectal_nnformer.nnunet.case_files import read_blosc2
 from rectal_nnformer.sharing.schema import ItkGrid, PlansJson, Properties, is_possible_shape
 from rectal_nnformer.utils.json_records import json_content, make_record
 from rectal_nnformer.utils.pickles import read_own_pickle
@@ -37,10 +37,7 @@ def read_case(stem: Path) -> tuple[Arrays, Properties, bool]:
     properties = make_record(Properties, _plain(content), str(paths[2]))
     arrays: Arrays = {}
     for name, path in zip((DATA, SEGMENTATION), paths, strict=False):
-        try:
-            arrays[name] = np.ascontiguousarray(blosc2.open(str(path), mode="r")[:])
-        except Exception as error:  # the library raises many kinds
-            raise RectalError(f"{path} cannot be read ({error}). Preprocess the dataset again.") from None
+        arrays[name] = read_blosc2(path)
     for label, voxels in locations.items():
         name = ",".join(map(str, label if isinstance(label, tuple) else (label,)))
         arrays[f"{LOCATIONS}.{name}"] = np.ascontiguousarray(voxels if len(voxels) else np.zeros((0, 4), np.int64))

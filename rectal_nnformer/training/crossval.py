@@ -11,8 +11,11 @@ from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, evaluate_fold, read_evaluation
+from rectal_nnformer.networks.checkpoint_file import check_checkpoint
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
+from rectal_nnformer.nnunet.case_files import check_properties
+from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import (
@@ -76,7 +79,8 @@ def cross_validate(
     plans_file = find_plans(preprocessed.path, plans)
     check_configuration(plans_file, configuration)
     dataset_json = read_dataset_json(preprocessed.dataset_json, "Plan the dataset again.")
-    splits = _splits(preprocessed, Plans.read(plans_file).configuration(configuration), dataset_json["file_ending"])
+    planned = Plans.read(plans_file).configuration(configuration)
+    splits = _splits(preprocessed, planned, dataset_json["file_ending"])
     if outside := sorted(set(folds or ()) - set(range(len(splits)))):
         raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; -f names {outside}.")
     if any(gpus) and device != "cuda":
@@ -87,6 +91,7 @@ def cross_validate(
     _check_can_train(job, wanted, preprocessed)
     to_train = [splits[fold] for fold in wanted if not job.is_finished(fold)]
     _check_references(preprocessed, to_train, dataset_json["file_ending"])
+    _check_opened(job, wanted, preprocessed.data_folder(planned.settings))
     train_folds(job, wanted, gpus)
     return job.model.path, _summarize(job, preprocessed, dataset_json, splits)
 
@@ -103,6 +108,16 @@ def _check_can_train(job: TrainingJob, folds: Sequence[int], dataset: Preprocess
     to_start = [fold for fold in waiting if not job.model.fold(fold).checkpoints()]
     if to_start and issubclass(trainer, RectalTrainer) and trainer.pretrained:
         find_pretrained(trainer.backbone)
+
+
+def _check_opened(job: TrainingJob, folds: Sequence[int], data: Path) -> None:
+    """Refuse properties of cases and checkpoints that nnU-Net would open and run code from."""
+    waiting = [fold for fold in folds if not job.is_finished(fold)]
+    if waiting:
+        check_properties(data)
+    for checkpoint in (path for fold in waiting for path in job.model.fold(fold).checkpoints()):
+        if not checkpoint_problem(checkpoint):  # the training tells of those that are damaged
+            check_checkpoint(checkpoint)
 
 
 def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:

@@ -36,8 +36,10 @@ from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import detection_line
 from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.networks.checkpoint_file import check_checkpoint
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import write_starting_weights
+from rectal_nnformer.nnunet.case_files import check_properties
 from rectal_nnformer.nnunet.layout import (
     ALL_CASES,
     CHECKPOINT_FINAL,
@@ -254,6 +256,11 @@ class RectalTrainer(nnUNetTrainer):
             refuse_split(dataset, Fold(tuple(training), tuple(validation)))
         return training, validation
 
+    def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
+        """Return the datasets as nnU-Net does, none of whose cases runs code when it is opened."""
+        check_properties(Path(self.preprocessed_dataset_folder))
+        return super().get_tr_and_val_datasets()
+
     def _settle_folds(self) -> None:
         """Copy folds and patients that did not come along from the raw dataset, and refuse folds that are wrong."""
         if self.fold != ALL_CASES:
@@ -445,6 +452,7 @@ class RectalTrainer(nnUNetTrainer):
         """
         wanted = Path(str(filename_or_checkpoint))
         path = whole_checkpoint(wanted, type(self).__name__, self.print_to_log_file)
+        check_checkpoint(path)
         super().load_checkpoint(str(path))
         self._weights_name, self._last_checkpoint = path.name, path
         self._damaged = wanted if path != wanted else None
@@ -463,6 +471,7 @@ class RectalTrainer(nnUNetTrainer):
         """
         if self._damaged is not None:
             raise RectalError(f"{self._damaged} is damaged; nothing was validated. Train the fold to its end with --c.")
+        check_properties(Path(self.preprocessed_dataset_folder))
         super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
             dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))
