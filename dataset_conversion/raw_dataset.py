@@ -70,7 +70,7 @@ def convert_cases(
     for note in (*(note for report in checked for note in report.notes), *same):
         print(f"Note: {note}")
     splits = folds_of(patients, target.split_by_case) if target.training else []
-    with staged_folder(target.folder) as staged:
+    with layout.claimed_id(target.folder), staged_folder(target.folder) as staged:
         _write(cases, staged, target)
         if target.training:
             write_json(staged / layout.SPLITS_FINAL, splits)

@@ -155,7 +155,7 @@ def test_train_refuses_folds_that_part_a_patient_but_for_the_fold_all(monkeypatc
 
 def test_train_refuses_cases_that_the_preprocessed_data_lack(planned, capsys):
     (planned / "data").mkdir()
-    (planned / "data/a.pkl").touch()
+    (planned / "data/a.pkl").write_bytes(b"\x80\x04}\x94.")
     for configuration in ("3d_fullres", "3d_fullres_cubic"):
         with pytest.raises(SystemExit) as exit_:
             cli.main(["train", "501", configuration, "0", *SMIT, "-device", "cpu"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from rectal_nnformer import cli
 from rectal_nnformer.nnunet import commands as nnunet_commands
@@ -21,7 +22,7 @@ def scans(tmp_path, monkeypatch):
     for fold in (0, 2):
         folder = tmp_path / f"results/Dataset501_Rectal/Trainer__Plans__3d_fullres/fold_{fold}"
         folder.mkdir(parents=True)
-        (folder / "checkpoint_final.pth").touch()
+        torch.save({"network_weights": {}}, folder / "checkpoint_final.pth")
     description = {"channel_names": {"0": "T2w"}, "labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}
     (folder.parent / "dataset.json").write_text(json.dumps(description))
     write_scan(tmp_path / "scans/case_0000.nii.gz")

@@ -58,7 +58,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def _check_opened(given: argparse.Namespace) -> None:
     """Refuse properties of cases and checkpoints that nnU-Net would open in this training and run code from."""
-    from rectal_nnformer.networks.checkpoint_file import check_checkpoint
+    from rectal_nnformer.networks.checkpoint_file import check_checkpoints
     from rectal_nnformer.nnunet.case_files import check_properties
     from rectal_nnformer.nnunet.layout import PreprocessedDataset, find_plans
     from rectal_nnformer.nnunet.plans import Plans
@@ -68,8 +68,7 @@ def _check_opened(given: argparse.Namespace) -> None:
     check_properties(dataset.data_folder(configuration.settings))
     if given.c or given.val or given.val_best:
         model = ModelFolder.named(dataset.name, given.tr, given.p, given.configuration)
-        for checkpoint in model.fold(given.fold).checkpoints():
-            check_checkpoint(checkpoint)
+        check_checkpoints(model.fold(given.fold))
 
 
 def predict(arguments: argparse.Namespace) -> None:

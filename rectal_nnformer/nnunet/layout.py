@@ -5,14 +5,15 @@ Only the standard library is imported, so that a command can answer a wrong name
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
-from rectal_nnformer.utils.files import read_bytes, read_json
+from rectal_nnformer.utils.files import locked, read_bytes, read_json
 from rectal_nnformer.utils.text import nearest, some
 
 if TYPE_CHECKING:
@@ -317,6 +318,22 @@ class PreprocessedDataset(DatasetFolder):
                 "in that of the dataset. Plan the dataset again."
             )
         return self.path / identifier
+
+
+@contextmanager
+def claimed_id(folder: Path) -> Iterator[None]:
+    """Hold the id of a dataset that is about to be written, so that no other process writes one of another name.
+
+    Raises:
+        RectalError: Another process writes a dataset of this id into the same of nnU-Net's folders, or has.
+    """
+    name = folder.name.partition("_")[0]
+    message = f"Another process is writing a {name} into {folder.parent}. Wait for it to end, or take another id."
+    with locked(folder.parent / f".{name}.lock", message):
+        for other in sorted(folder.parent.glob(f"{name}*")):
+            if other.is_dir() and other.name != folder.name:
+                raise RectalError(f"{other} was made meanwhile and has the same id. Nothing was written.")
+        yield
 
 
 def fold_name(fold: int | str) -> str:

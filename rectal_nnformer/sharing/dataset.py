@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import schema
 from rectal_nnformer.sharing.bundle import BundleReader, BundleWriter, digest_line, new_bundle
 from rectal_nnformer.sharing.cases import check_case, read_case, read_mask, write_case, write_mask
-from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, pseudonyms, scrubbed, write_key
+from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, locked_key, pseudonyms, scrubbed, write_key
 from rectal_nnformer.utils.files import is_there, staged_folder
 from rectal_nnformer.utils.json_records import R, json_content, json_text, load_json_file, make_record
 
@@ -102,30 +103,31 @@ def export_dataset(
     data_folders = sorted({name for names in plans.values() for name in names})
     present = {case for name in data_folders for case in _cases_in(folder / name)}
     splits, cases = _chosen(folder / layout.SPLITS_FINAL, present, folds)
-    names = pseudonyms(folder, cases) if pseudonymize else {case: case for case in cases}
-    with new_bundle(Path(output)) as bundle:
-        export = Export(bundle, folder.name, Renamer(names, present - set(cases)))
-        records = _add_texts(export, folder, sorted(plans), splits)
-        _add_cases(export, folder, data_folders, cases, records)
-        if with_ground_truth:
-            _add_references(export, folder, cases)
-        # Files of the folder that stay at home are counted: unknown names could tell something themselves.
-        sent = {Path(name).parts[0] for name in bundle.files}
-        for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
-            told = name if name in (PATIENTS_FILE, layout.GT_SEGMENTATIONS) else "files and folders of other names"
-            export.removed["records of raw files" if name.endswith("_source.json") else told] += 1
-        if pseudonymize:
-            print(f"The key of the pseudonyms stays here: {write_key(folder, names)}")
-        bundle.finish(
-            kind="dataset",
-            dataset=folder.name,
-            num_cases=len(cases),
-            plans=sorted(plans),
-            pseudonymized=pseudonymize,
-            ground_truth=with_ground_truth,
-            folds=None if folds is None else sorted(set(folds)),
-            removed=dict(export.removed),
-        )
+    with locked_key(folder) if pseudonymize else nullcontext():
+        names = pseudonyms(folder, cases) if pseudonymize else {case: case for case in cases}
+        with new_bundle(Path(output)) as bundle:
+            export = Export(bundle, folder.name, Renamer(names, present - set(cases)))
+            records = _add_texts(export, folder, sorted(plans), splits)
+            _add_cases(export, folder, data_folders, cases, records)
+            if with_ground_truth:
+                _add_references(export, folder, cases)
+            # Files of the folder that stay at home are counted: unknown names could tell something themselves.
+            sent = {Path(name).parts[0] for name in bundle.files}
+            for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
+                told = name if name in (PATIENTS_FILE, layout.GT_SEGMENTATIONS) else "files and folders of other names"
+                export.removed["records of raw files" if name.endswith("_source.json") else told] += 1
+            if pseudonymize:
+                print(f"The key of the pseudonyms stays here: {write_key(folder, names)}")
+            bundle.finish(
+                kind="dataset",
+                dataset=folder.name,
+                num_cases=len(cases),
+                plans=sorted(plans),
+                pseudonymized=pseudonymize,
+                ground_truth=with_ground_truth,
+                folds=None if folds is None else sorted(set(folds)),
+                removed=dict(export.removed),
+            )
     return Path(output)
 
 
@@ -148,7 +150,7 @@ def import_dataset(path: str | Path) -> Path:
         check_id_is_free(name)
         print(digest_line(bundle.path))
         try:
-            with staged_folder(target) as staged:
+            with layout.claimed_id(target), staged_folder(target) as staged:
                 bundle.check_room(staged)
                 _write_dataset(bundle, staged)
         except FileExistsError:

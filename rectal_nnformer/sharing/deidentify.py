@@ -6,13 +6,13 @@ import re
 import secrets
 import socket
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import folder_variables
-from rectal_nnformer.utils.files import csv_text, is_there, read_table, staged_file
+from rectal_nnformer.utils.files import csv_text, is_there, locked, read_table, staged_file
 
 KEY_FILE = "pseudonyms.csv"
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
@@ -123,6 +123,12 @@ def scrubbed(content: Any, renamer: Renamer, traces: Traces, removed: set[str]) 
         removed.add(f"texts {'about cases that do not travel' if absent else 'with a path, user or host name'}")
         return ""
     return content
+
+
+def locked_key(folder: Path) -> AbstractContextManager[None]:
+    """Hold the key file of a dataset, from the choice of names until they are written; waits for others that do."""
+    message = f"Another export gives names to the cases of {folder.name}; waiting for its key."
+    return locked(folder / f".{KEY_FILE}.lock", message, wait=True)
 
 
 def pseudonyms(folder: Path, cases: Collection[str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from rectal_nnformer.nnunet.splits import read_splits
 from rectal_nnformer.sharing.bundle import MANIFEST, BundleReader, digest_line, new_bundle
 from rectal_nnformer.sharing.checkpoints import Checkpoint, read_model_checkpoint, write_model_checkpoint
 from rectal_nnformer.sharing.dataset import Export, check_id_is_free
-from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, pseudonyms, write_key
+from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, locked_key, pseudonyms, write_key
 from rectal_nnformer.sharing.schema import DatasetJson, FingerprintJson, Number, PlansJson, Text
 from rectal_nnformer.utils.files import is_there
 from rectal_nnformer.utils.json_records import Record, T, json_text, load_json_file
@@ -183,8 +183,9 @@ def _case_names(model: layout.ModelFolder, pseudonymize: bool) -> dict[str, str]
             cases |= {case.case for case in read_evaluation(folder).cases}
     if is_there(splits := layout.PreprocessedDataset(preprocessed).splits):
         cases |= {case for fold in read_splits(splits) for case in (*fold.train, *fold.val)}
-    new = pseudonyms(preprocessed, sorted(cases))
-    print(f"The key of the pseudonyms stays here: {write_key(preprocessed, new)}")
+    with locked_key(preprocessed):
+        new = pseudonyms(preprocessed, sorted(cases))
+        print(f"The key of the pseudonyms stays here: {write_key(preprocessed, new)}")
     return names | new
 
 

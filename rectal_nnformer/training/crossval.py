@@ -11,11 +11,10 @@ from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, evaluate_fold, read_evaluation
-from rectal_nnformer.networks.checkpoint_file import check_checkpoint
+from rectal_nnformer.networks.checkpoint_file import check_checkpoints
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
 from rectal_nnformer.nnunet.case_files import check_properties
-from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import (
@@ -115,9 +114,8 @@ def _check_opened(job: TrainingJob, folds: Sequence[int], data: Path) -> None:
     waiting = [fold for fold in folds if not job.is_finished(fold)]
     if waiting:
         check_properties(data)
-    for checkpoint in (path for fold in waiting for path in job.model.fold(fold).checkpoints()):
-        if not checkpoint_problem(checkpoint):  # the training tells of those that are damaged
-            check_checkpoint(checkpoint)
+    for fold in waiting:
+        check_checkpoints(job.model.fold(fold))
 
 
 def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:

@@ -3,6 +3,7 @@
 import copy
 import signal
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -70,7 +71,7 @@ from rectal_nnformer.training.recovery import (
     whole_checkpoint,
     write_recoveries,
 )
-from rectal_nnformer.utils.files import space_left, staged_file
+from rectal_nnformer.utils.files import locked, space_left, staged_file
 from rectal_nnformer.utils.text import plural
 
 
@@ -180,7 +181,7 @@ class RectalTrainer(nnUNetTrainer):
         """Train as nnU-Net does, but go back where the weights are not finite, and save on SIGTERM.
 
         Raises:
-            RectalError: The training went wrong again after `MOST_RECOVERIES` times.
+            RectalError: Another process trains the fold, or it went wrong again after `MOST_RECOVERIES` times.
             SystemExit: SIGTERM came; checkpoint_latest.pth holds the training, and `--c` goes on with the same epoch.
         """
         if not self.was_initialized:
@@ -189,21 +190,29 @@ class RectalTrainer(nnUNetTrainer):
         fold = Path(self.output_folder)
         self._recoveries = read_recoveries(fold) if self.current_epoch else []
         start = None if self.current_epoch else StartState.of(self._bare_network(), self.logger.get_checkpoint())
-        while True:
-            try:
-                super().run_training()
-                return
-            except NotFiniteError as problem:
-                self._finish_loaders()
-                self._go_back(str(problem), start)
-            except BaseException:
-                if not self._stop_signal.came:
-                    raise
-                self._save_unfinished_epoch()
-                self._finish_loaders()
-                raise SystemExit(128 + signal.SIGTERM) from None
-            finally:
-                self._stop_signal.remove()
+        with self._claimed():
+            while True:
+                try:
+                    super().run_training()
+                    return
+                except NotFiniteError as problem:
+                    self._finish_loaders()
+                    self._go_back(str(problem), start)
+                except BaseException:
+                    if not self._stop_signal.came:
+                        raise
+                    self._save_unfinished_epoch()
+                    self._finish_loaders()
+                    raise SystemExit(128 + signal.SIGTERM) from None
+                finally:
+                    self._stop_signal.remove()
+
+    def _claimed(self) -> AbstractContextManager[None]:
+        """Hold this fold, so that no other process trains it, too."""
+        if self.local_rank != 0:
+            return nullcontext()
+        fold = Path(self.output_folder)
+        return locked(fold / ".training.lock", f"{fold} is being trained by another process. Wait for it or end it.")
 
     def on_train_start(self) -> None:
         """Load the pretrained encoder if a training begins here, then start as nnU-Net does."""

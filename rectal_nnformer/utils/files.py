@@ -1,6 +1,8 @@
 """Writing files and folders so that an interruption never leaves a half-written one behind; reading JSON."""
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import os
@@ -8,6 +10,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,7 @@ from rectal_nnformer.errors import RectalError
 
 MAX_BYTES = 256 << 20
 """Of a file that is read whole. The fingerprint of lesions takes 4 KB a case."""
+SECONDS_BETWEEN_TRIES = 0.1
 MAX_DEPTH = 64
 """Levels of a JSON file; those of this project have about ten."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -89,6 +93,54 @@ def _naming(path: Path) -> Iterator[None]:
 def space_left(folder: Path) -> str:
     """Return a sentence on the space of a folder's disk, for messages of what could not be written."""
     return f"The disk of {folder} has {shutil.disk_usage(folder).free / 1e6:.0f} MB left; look at your quota, too."
+
+
+@contextmanager
+def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
+    """Hold a lock, of which a file is the sign, so that no other process does what the block does.
+
+    The lock ends with this process, however it ends and whatever it started; the file is removed after the block.
+
+    Args:
+        path: The file.
+        message: What to say where another process holds the lock.
+        wait: Whether to say it and wait for that process, or to refuse.
+
+    Raises:
+        RectalError: Another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = False
+    while True:
+        with path.open("ab") as file:
+            try:
+                # Unlike flock, a lock of this kind is not inherited by workers, which may outlive a killed process.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                if not wait:
+                    raise RectalError(message) from None
+                if not told:
+                    print(message, flush=True)
+                told = True
+                time.sleep(SECONDS_BETWEEN_TRIES)
+                continue
+            if not _is_same(path, file.fileno()):
+                continue  # removed meanwhile by the process that held it
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    """Whether an open file still has a name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:
