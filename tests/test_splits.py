@@ -1,10 +1,14 @@
 """Folds are checked when planning, in train and in crossval; what did not come along from raw data is copied."""
 
 import json
+import os
 import shutil
 
+import numpy as np
 import pytest
+from small_datasets import set_folders, write_raw_dataset
 
+from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import PreprocessedDataset
 from rectal_nnformer.nnunet.splits import (
@@ -218,3 +222,59 @@ def test_data_outside_of_the_dataset_are_refused(dataset):
         with pytest.raises(RectalError, match="data_identifier is"):
             dataset.data_folder({"data_identifier": identifier})
     assert dataset.data_folder({"data_identifier": "a/b"}) == dataset.path / "a/b"
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """A raw dataset of six small cases of three patients, without folds."""
+    set_folders(monkeypatch, tmp_path)
+    monkeypatch.delenv("RECTAL_NNFORMER_WEIGHTS", raising=False)
+    pairs = {}
+    for number, name in enumerate(CASES):
+        image = np.random.default_rng(number).normal(200, 30, (8, 20, 24)).astype(np.float32)
+        mask = np.zeros(image.shape, np.uint8)
+        mask[2:6, 5:12, 5 + number : 14 + number] = 1
+        pairs[name] = image, mask
+    folder = write_raw_dataset(tmp_path / "nnUNet_raw" / NAME, pairs, (1.0, 1.0, 3.0))
+    write_patients(folder)
+    return folder
+
+
+def command(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    return ended.value.code, "".join(capsys.readouterr())
+
+
+PLAN = ("plan", "-d", "501", "--backbone", "smit_small", "-npfp", "1")
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        (LEAKING, "fold 0 has 2 patients in training and validation (P0 with case_1 and case_0"),
+        ([{"train": CASES[2:], "val": ["case_O"]}], "fold 0 names 1 case that are not there (case_O)"),
+        ([{"train": CASES, "val": CASES[:1]}], "fold 0 has 1 case in training and validation (case_0)"),
+        ([], "it holds no fold"),
+        (None, "3 patients of patients.csv have several scans"),
+        ("a named pipe", "it is a named pipe"),
+    ],
+)
+def test_planning_and_doctor_refuse_folds_before_anything_is_written(raw, capsys, folds, message):
+    if folds == "a named pipe":
+        os.mkfifo(raw / "splits_final.json")
+    elif folds is not None:
+        write_folds(raw, folds)
+    code, printed = command(capsys, *PLAN)
+    assert code == 2 and message in printed and "Traceback" not in printed
+    assert not any((raw.parents[1] / "nnUNet_preprocessed").iterdir())
+    code, printed = command(capsys, "doctor", "-d", "501")
+    assert code == 1 and message in printed
+
+
+def test_doctor_names_wrong_folds_of_preprocessed_data(dataset, capsys):
+    (dataset.path / "dataset.json").write_text('{"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}')
+    write_folds(dataset.path, LEAKING)
+    train_fold(dataset.path.parents[1])
+    code, printed = command(capsys, "doctor")
+    assert code == 1 and "fold 0 has 2 patients in training and validation (P0 with case_1 and case_0" in printed

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -187,6 +189,21 @@ def test_folds_that_part_a_patient_are_refused_in_the_stock_command_too(plans, s
     for start in (trainer.on_train_start, trainer.do_split):
         with pytest.raises(RectalError, match=f"training and validation .P with {cases[1]} and {cases[0]}"):
             start()
+
+
+def test_a_fold_that_is_being_trained_is_refused(plans, small_dataset, monkeypatch, tmp_path):
+    trainer = prepared(plans, small_dataset, monkeypatch)
+    trainer.output_folder = str(tmp_path)
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom rectal_nnformer.utils.files import locked\n"
+        "with locked(Path(sys.argv[1]), ''):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / ".training.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(RectalError, match="is being trained by another process"):
+            trainer.run_training()
+        holder.kill()
 
 
 def test_the_recipe_reaches_loaders_optimizer_and_schedule(plans, small_dataset, monkeypatch):
