@@ -237,7 +237,7 @@ def _raw_dataset(name: str, num_processes: int) -> list[Finding]:
     try:
         path = RawDataset.find(name).path
         dataset = open_raw_dataset(path.name)
-        notes = check_folds_of(dataset.preprocessed, dataset.cases) + check_cases(dataset, num_processes)
+        notes = check_folds_of(dataset.preprocessed, dataset.cases) + check_cases(dataset, num_processes)[0]
     except RectalError as error:
         return [Finding(f"raw dataset {name}", PROBLEM, str(error), "Put right what is named, then plan again.")]
     found = [Finding(path.name, NOTE, note, "Look at it before you train.") for note in notes]

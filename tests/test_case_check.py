@@ -1,5 +1,7 @@
 """Planning reads every image and mask first: what is wrong is named, all of it, and nothing is written."""
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -8,6 +10,7 @@ from small_datasets import write_dataset_json, write_raw_dataset
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import label_values
+from rectal_nnformer.imaging.volumes import check_volume
 from rectal_nnformer.planning.case_check import same_images
 
 CASES = ("a", "b", "c", "d")
@@ -103,6 +106,13 @@ def test_the_same_scan_under_two_patients_is_told_and_planned(raw, capsys):
     code, printed = plan(capsys)
     assert code == 0
     assert "The images of a (patient P1) and d (patient P4) hold the same voxels, so that folds leak" in printed
+
+
+def test_planning_notes_by_what_a_scan_is_recognized(raw, capsys):
+    assert plan(capsys)[0] == 0
+    digests = json.loads((raw.parents[1] / "nnUNet_preprocessed/Dataset501_Tiny/image_digests.json").read_text())
+    checked = check_volume(raw / "imagesTr/b_0000.nii.gz")
+    assert set(digests) == set(CASES) and digests["b"] == checked.digest
 
 
 def test_equal_scans_of_one_patient_are_told_differently():

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 import torch
 
 from rectal_nnformer import cli
+from rectal_nnformer.imaging.volumes import check_volume
 from rectal_nnformer.nnunet import commands as nnunet_commands
 
 MODEL = ["-c", "3d_fullres", "-tr", "Trainer", "-p", "Plans"]
@@ -193,6 +194,22 @@ def test_a_continued_prediction_repeats_masks_that_are_not_whole(scans, predicte
     assert predict(*arguments, "--continue_prediction") == 0
     assert "Predicted again" in capsys.readouterr().out
     assert sitk.ReadImage(str(mask)).GetSize() == (20, 16, 8)
+
+
+def test_a_scan_that_the_model_was_trained_on_is_told_in_predict_and_evaluate(scans, predicted, arguments, capsys):
+    """By its voxels, whatever it is called and however they are stored."""
+    model = scans.parent / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    (model / "image_digests.json").write_text(json.dumps({"case_07": check_volume(scans / "case_0000.nii.gz").digest}))
+    image = sitk.ReadImage(str(scans / "case_0000.nii.gz"))
+    sitk.WriteImage(sitk.Cast(image, sitk.sitkFloat32), str(scans / "case_0000.nii.gz"))
+    write_scan(scans / "new_0000.nii.gz", number=1)
+    assert predict(*arguments) == 0
+    assert "case is case_07, which the model was trained on" in capsys.readouterr().out
+    output = Path(arguments[3])
+    for name in ("dataset.json",):
+        (output / name).write_text((model / name).read_text())
+    cli.main(["evaluate", "--pred", str(output), "--gt", str(output), "-o", str(scans.parent / "scored")])
+    assert "WARNING: the model was trained on 1 of these 2 cases (case)" in capsys.readouterr().out
 
 
 def test_parts_share_the_cases_out(scans, predicted, arguments):

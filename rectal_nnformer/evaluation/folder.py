@@ -9,6 +9,8 @@ from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import DATASET_JSON, check_folder
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.nnunet.patients import read_patients
+from rectal_nnformer.nnunet.prediction import TRAINED_ON
+from rectal_nnformer.utils.files import read_json_if_whole
 from rectal_nnformer.utils.text import plural, some
 
 MOST_NAMES = 20
@@ -59,6 +61,12 @@ def evaluate_folder(
     if unscored := sorted(set(predicted) - set(cases)):
         shown = ", ".join(unscored[:MOST_NAMES]) + (" ..." if len(unscored) > MOST_NAMES else "")
         print(f"Not scored, {plural(len(unscored), 'prediction')} without a reference: {shown}")
+    trained_on = read_json_if_whole(prediction_folder / TRAINED_ON)
+    if isinstance(trained_on, dict) and (known := [case for case in cases if case in trained_on]):
+        print(
+            f"WARNING: the model was trained on {len(known)} of these {plural(len(cases), 'case')} ({some(known)}): "
+            "the rates are too good for them. Score others, or use the cross-validation."
+        )
     patients = read_patients(path.parent)
     return evaluate_fold(
         prediction_folder, reference_folder, dataset_json, cases, patients, num_processes, output_folder

@@ -36,6 +36,9 @@ GT_SEGMENTATIONS = "gt_segmentations"
 SPLITS_FINAL = "splits_final.json"
 DATASET_FINGERPRINT = "dataset_fingerprint.json"
 
+IMAGE_DIGESTS = "image_digests.json"
+"""Digest of each training case's images, by which a scan is recognized: in a preprocessed dataset and its models."""
+
 PLANS_JSON = "plans.json"
 FOLD_PREFIX = "fold_"
 ALL_CASES = "all"

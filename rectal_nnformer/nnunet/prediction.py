@@ -15,11 +15,13 @@ from rectal_nnformer.imaging.reading import by, read_image
 from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume
 from rectal_nnformer.nnunet import commands
 from rectal_nnformer.nnunet.dataset_json import num_channels, read_dataset_json
-from rectal_nnformer.nnunet.layout import ModelFolder
-from rectal_nnformer.utils.files import read_json_if_whole
+from rectal_nnformer.nnunet.layout import IMAGE_DIGESTS, ModelFolder
+from rectal_nnformer.utils.files import read_json_if_whole, write_json
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
 
+TRAINED_ON = "trained_on.json"
+"""Beside predicted masks: which training case each scan is that the model was trained on."""
 SCANS_PER_PROCESS = 8
 """Starting a process takes as long as checking so many scans."""
 
@@ -150,6 +152,9 @@ def predict(job: PredictionJob) -> int:
     for check in itertools.chain(*checks.values()):
         if check.note:
             print(f"Note: {check.note}")
+    trained_on = _trained_on(job.model, checks)
+    for case, name in trained_on.items():
+        print(f"Note: {case} is {name}, which the model was trained on: its result says nothing about new scans.")
     if not scans.cases:
         raise RectalError(f"None of the scans in {job.scans} can be used:\n{_listed(scans.unusable)}")
     masks = {case: job.output / f"{case}{ending}" for case in scans.cases}
@@ -165,11 +170,21 @@ def predict(job: PredictionJob) -> int:
     for path in job.output.glob("*.json"):  # what nnU-Net notes there
         if read_json_if_whole(path) is None:
             path.unlink()
+    if trained_on:
+        write_json(job.output / TRAINED_ON, trained_on)
     failed = {**scans.unusable, **damaged}
     print(f"{plural(len(masks) - len(damaged), 'scan')} predicted into {job.output}.")
     if failed:
         print(f"{plural(len(failed), 'scan')} not predicted:\n{_listed(failed)}")
     return code or int(bool(failed))
+
+
+def _trained_on(model: ModelFolder, checks: Mapping[str, list[VolumeCheck]]) -> dict[str, str]:
+    """Return the training case that each scan is, of those whose images hold the same voxels."""
+    digests = read_json_if_whole(model.path / IMAGE_DIGESTS)
+    known = {digest: case for case, digest in digests.items()} if isinstance(digests, dict) else {}
+    found = {case: known.get("".join(check.digest for check in checked)) for case, checked in checks.items()}
+    return {case: name for case, name in found.items() if name}
 
 
 def _remove_damaged(masks: Mapping[str, Path], checks: Mapping[str, list[VolumeCheck]]) -> None:

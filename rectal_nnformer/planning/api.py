@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.layout import IMAGE_DIGESTS
 from rectal_nnformer.nnunet.names import FULLRES
 from rectal_nnformer.nnunet.plans import Plans, PositiveMm
 from rectal_nnformer.nnunet.splits import check_folds_of
@@ -24,7 +25,7 @@ from rectal_nnformer.planning.intensity_window import FILE_NAME, load_intensity_
 from rectal_nnformer.planning.outdated import print_warning
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
 from rectal_nnformer.planning.preprocessing import is_preprocessed, preprocess_configuration
-from rectal_nnformer.utils.files import read_json_if_whole, space_left
+from rectal_nnformer.utils.files import read_json_if_whole, space_left, write_json
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
 """Worker processes by default, as nnU-Net's; never more than there are cores or cases."""
@@ -113,12 +114,14 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
     outdated = (dataset.preprocessed.path / FILE_NAME).exists() and not has_window
     to_measure = clean or not has_window or load_tumor_fingerprint(dataset) is None
     if to_measure:
-        for note in check_cases(dataset, processes):
+        notes, digests = check_cases(dataset, processes)
+        for note in notes:
             print(f"Note: {note}")
     # An interruption may have left one that cannot be read, or of fewer cases.
     if clean or outdated or _measured_cases(fingerprint_file) != len(dataset.cases):
         fingerprint_file.unlink(missing_ok=True)
     if to_measure:
+        write_json(dataset.preprocessed.path / IMAGE_DIGESTS, digests)
         extract_tumor_fingerprint(dataset, processes)
     with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}", dataset):
         extract_fingerprint_dataset(

@@ -19,15 +19,17 @@ from rectal_nnformer.utils.text import plural
 MOST_TOLD = 20
 
 
-def check_cases(dataset: TrainingDataset, num_processes: int) -> list[str]:
-    """Read every training image and mask, refuse the dataset if one cannot be used, and return what to know.
+def check_cases(dataset: TrainingDataset, num_processes: int) -> tuple[list[str], dict[str, str]]:
+    """Read every training image and mask, refuse the dataset if one cannot be used.
+
+    Returns what to know, and a digest of each case's images.
 
     Raises:
         RectalError: Names every file that is cut off, of another format, not finite, no 3D volume or without a usable
             grid, masks of another size or place than their image, and masks with labels that dataset.json lacks.
     """
     if dataset.dataset_json["file_ending"] not in FORMATS:
-        return []  # a format that nnU-Net reads and this project does not
+        return [], {}  # a format that nnU-Net reads and this project does not
     labels = label_values(dataset.dataset_json, str(dataset.raw.dataset_json))
     jobs = [([Path(image) for image in files["images"]], Path(files["label"])) for files in dataset.cases.values()]
     check = partial(check_case, labels=labels)
@@ -39,7 +41,7 @@ def check_cases(dataset: TrainingDataset, num_processes: int) -> list[str]:
         raise RectalError(f"{dataset.name} cannot be planned; nothing was written. Put right:\n  {listed}")
     notes = [note for report in reports.values() for note in report.notes]
     digests = {name: report.digest for name, report in reports.items()}
-    return notes + same_images(digests, read_patients(dataset.raw.path))
+    return notes + same_images(digests, read_patients(dataset.raw.path)), digests
 
 
 def check_case(files: tuple[Sequence[Path], Path], labels: set[int]) -> CaseReport:

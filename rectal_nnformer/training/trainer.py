@@ -1,6 +1,7 @@
 """The base of all trainers: what differs from nnU-Net's own, in terms that a recipe sets as class attributes."""
 
 import copy
+import shutil
 import signal
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -46,6 +47,7 @@ from rectal_nnformer.nnunet.layout import (
     CHECKPOINT_FINAL,
     CHECKPOINT_LATEST,
     FOLD_PREFIX,
+    IMAGE_DIGESTS,
     PLANS_JSON,
     VALIDATION,
     PreprocessedDataset,
@@ -240,6 +242,10 @@ class RectalTrainer(nnUNetTrainer):
                 "not differ in shape from the pretraining input."
             )
         super().on_train_start()
+        digests = Path(self.preprocessed_dataset_folder_base) / IMAGE_DIGESTS
+        if self.local_rank == 0 and digests.is_file():
+            # So that prediction recognizes a scan that the model was trained on.
+            shutil.copyfile(digests, Path(self.output_folder_base) / IMAGE_DIGESTS)
         if self._epochs_between and self.local_rank == 0:
             with only_logged("attention in training", self.print_to_log_file):
                 self._follower = EpochFollower(
