@@ -221,6 +221,43 @@ def test_a_wrong_input_is_refused_in_words_and_nothing_is_written(row, world, ca
     assert snapshot(world.base) == before
 
 
+def leak(world):
+    """A case in training and validation of a fold, in the raw and in the preprocessed dataset."""
+    for folder in (world.raw, world.preprocessed):
+        splits = json.loads((folder / "splits_final.json").read_text())
+        splits[0]["train"].append(splits[0]["val"][0])
+        (folder / "splits_final.json").write_text(json.dumps(splits))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (leak, "fold 0 has 1 case in training and validation"),
+        (lambda w: changed(w.raw / RAW_MASK, put(2)), "holds 1 label that dataset.json lacks (2)"),
+        (lambda w: cut(w.raw / RAW_IMAGE), "case_02_0000.nii.gz cannot be read"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("command", "arguments", "code"),
+    [
+        ("doctor", ("-d", 7, "-np", 1), 1),
+        ("plan_and_preprocess", ("-d", 7, "--backbone", "smit_small", "-np", 1, "-npfp", 1), 2),
+        ("crossval", (*MODEL_OPTIONS, "-device", "cpu"), 2),
+    ],
+)
+def test_a_cohort_that_cannot_be_right_is_caught_by_every_command(
+    command, arguments, code, spoil, message, world, capsys
+):
+    """Doctor, planning and cross-validation say the same of it, and nothing is trained."""
+    shutil.rmtree(world.model)
+    spoil(world)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, *map(str, arguments)])
+    printed = capsys.readouterr()
+    assert ended.value.code == code and message in printed.out + printed.err
+    assert not world.model.exists()
+
+
 def table():
     """Return the table of the page."""
     rows = [

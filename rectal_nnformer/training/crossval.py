@@ -1,5 +1,6 @@
 """Cross-validation of one model: train the folds, then summarize how many lesions they detected."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.nnunet.plans import Configuration, Plans
 from rectal_nnformer.nnunet.preflight import check_device
 from rectal_nnformer.nnunet.splits import Fold, preprocessed_cases, read_splits, settle_folds
+from rectal_nnformer.planning.case_check import check_cases
+from rectal_nnformer.planning.dataset import open_raw_dataset
+from rectal_nnformer.planning.fingerprint import load_tumor_fingerprint
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
 from rectal_nnformer.reporting.writing import write_crossval_summary
 from rectal_nnformer.training.run_folds import TrainingJob, train_folds
@@ -91,6 +95,8 @@ def cross_validate(
     to_train = [splits[fold] for fold in wanted if not job.is_finished(fold)]
     _check_references(preprocessed, to_train, dataset_json["file_ending"])
     _check_opened(job, wanted, preprocessed.data_folder(planned.settings))
+    if to_train:
+        _check_raw_dataset(preprocessed.name)
     train_folds(job, wanted, gpus)
     return job.model.path, _summarize(job, preprocessed, dataset_json, splits)
 
@@ -116,6 +122,23 @@ def _check_opened(job: TrainingJob, folds: Sequence[int], data: Path) -> None:
         check_properties(data)
     for fold in waiting:
         check_checkpoints(job.model.fold(fold))
+
+
+def _check_raw_dataset(name: str) -> None:
+    """Read every image and mask of a raw dataset that is at hand and was not read as it is now when it was planned.
+
+    nnU-Net's own planning trusts what it reads.
+    """
+    if not RawDataset.at(name).path.is_dir():
+        return
+    try:
+        raw = open_raw_dataset(name)
+    except RectalError as error:
+        print(f"Note: the raw dataset was not checked. {error}")
+        return
+    if load_tumor_fingerprint(raw) is None:
+        for note in check_cases(raw, os.cpu_count() or 1)[0]:
+            print(f"Note: {note}")
 
 
 def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:
