@@ -1,5 +1,6 @@
 """Find files in nested folders and read DICOM headers, with SimpleITK."""
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from rectal_nnformer.imaging.reading import itk_path
 SPACING_TAGS = ("0028|0030", "0018|1164", "0018|2010")
 # SOP classes of MR images: classic, enhanced, legacy converted enhanced. Others with such a beginning are no images.
 MR_STORAGE = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
+
+MOST_PIXELS_PER_BYTE = 100
+"""No compression of medical images reaches this."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,15 @@ class Slice:
 
 
 def read_slice(path: Path) -> Slice | None:
-    """Read the header of one file; None if it is not a DICOM image."""
+    """Read the header of one file; None if it is not a DICOM image, or claims more pixels than can be in it."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     try:
         reader.SetFileName(itk_path(path))
         reader.ReadImageInformation()
     except (RuntimeError, RectalError):
+        return None
+    if math.prod(reader.GetSize()) > MOST_PIXELS_PER_BYTE * path.stat().st_size:
         return None
 
     def text(tag: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from nibabel.nifti1 import data_type_codes
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.utils.text import plural
@@ -134,10 +135,13 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
     It fills with zeros what a file that ends early lacks, and replaces NaN and infinite values by zeros. The file is
     read in pieces, and not further than it should go.
     """
-    voxels = math.prod(reader.GetSize())
+    values_in_file = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
     offset = _vox_offset(path, reader)
     datatype, bits = (int(reader.GetMetaData(key)) for key in ("datatype", "bitpix"))
-    expected, bad = offset + voxels * bits // 8, 0
+    known = {code: np.dtype(data_type_codes.dtype[code]).itemsize for code in data_type_codes.value_set()}
+    if bits != 8 * known.get(datatype, 0):
+        raise RectalError(f"{path} cannot be read (data type {datatype} of {bits} bits); export it again")
+    expected, bad = offset + values_in_file * bits // 8, 0
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             start = file.read(offset)

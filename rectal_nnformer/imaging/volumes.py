@@ -94,12 +94,15 @@ def header_note(path: Path, image: sitk.Image) -> str:
     """
     if not is_nifti(path):
         return ""
-    header: Any = nibabel.load(path).header
+    try:
+        header: Any = nibabel.load(path).header
+        told = {name: getattr(header, f"get_{name}")(coded=True)[0] for name in ("sform", "qform")}
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, ValueError):
+        return f"{path}: its header is one that not every program reads; save it again as NIfTI."
     lps_to_ras = np.diag([-1, -1, 1, 1])
     taken = np.eye(4)
     taken[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
     taken[:3, 3] = image.GetOrigin()
-    told = {name: getattr(header, f"get_{name}")(coded=True)[0] for name in ("sform", "qform")}
     told = {name: lps_to_ras @ matrix for name, matrix in told.items() if matrix is not None}
     corner = np.append(np.subtract(image.GetSize(), 1), 1)
     others = []

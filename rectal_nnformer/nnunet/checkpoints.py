@@ -31,7 +31,7 @@ def _problem(path: Path, trainer: str | None, size: int, _modified: int) -> str:
                 return "is damaged inside"
             (name,) = (entry for entry in archive.namelist() if entry.rpartition("/")[2] == "data.pkl")
             written_by = _trainer_name(archive.read(name))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError):
         return "is cut off or damaged"
     if trainer is not None and written_by != trainer:
         return f"is of {written_by or 'no trainer of nnU-Net'} and not of {trainer}"

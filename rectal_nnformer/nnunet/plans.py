@@ -86,7 +86,7 @@ class Plans:
             place = ".".join(map(str, (key, *first["loc"])))
             problem = f"{first['msg']}: {place}" if first["type"] == "missing" else f"{place} is {first['input']!r}"
             raise RectalError(f"{source} cannot be read as plans ({problem}). {REMEDY}") from error
-        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise RectalError(f"{source} cannot be read as plans ({error!r}). {REMEDY}") from error
         return cls(content, str(name), str(dataset_name), configurations)
 
