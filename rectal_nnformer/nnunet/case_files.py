@@ -29,7 +29,7 @@ def read_arrays(folder: Path, case: str) -> tuple[NDArray[Any], NDArray[Any]]:
         with np.load(folder / f"{case}.npz") as arrays:
             return arrays["data"], arrays["seg"]
     except (OSError, ValueError, KeyError) as error:
-        raise RectalError(f"Case {case} in {folder} cannot be read ({error}). Preprocess the dataset again.") from None
+        raise RectalError(f"Case {case} in {folder} cannot be read ({error}). Preprocess the dataset again.") from error
 
 
 def read_blosc2(path: Path) -> NDArray[Any]:

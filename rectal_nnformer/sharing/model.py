@@ -128,8 +128,8 @@ def _bundle_of(
         if (fingerprint := model.path / layout.DATASET_FINGERPRINT).is_file():
             export.add(layout.DATASET_FINGERPRINT, FingerprintJson, load_json_file(fingerprint))
         chosen = model.folds() if folds is None else map(model.fold, sorted({str(fold) for fold in folds}))
-        wanted = [fold for fold in chosen if folds or fold.is_trained]
-        missing = [fold.name for fold in wanted if not fold.is_trained]
+        wanted = [fold for fold in chosen if folds or fold.checkpoint_final.is_file()]
+        missing = [fold.name for fold in wanted if not fold.checkpoint_final.is_file()]
         if missing or not wanted:
             where = missing[0] if missing else f"{layout.FOLD_PREFIX}*"
             raise RectalError(f"{model.path} has no {layout.CHECKPOINT_FINAL} in {where}. Train it to the end.")
