@@ -1,20 +1,32 @@
-"""Find files in nested folders and read DICOM headers, with SimpleITK."""
+"""Find files in nested folders and read DICOM headers."""
 
+import math
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.multival import MultiValue
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.reading import itk_path
 
-# PixelSpacing and what stands in for it in projections and exports; without them the reader makes up 1 mm.
-SPACING_TAGS = ("0028|0030", "0018|1164", "0018|2010")
+# PixelSpacing and what stands in for it in projections and exports, all of them rows first.
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 # SOP classes of MR images: classic, enhanced, legacy converted enhanced. Others with such a beginning are no images.
 MR_STORAGE = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
+
+MOST_PIXELS_PER_BYTE = 100
+"""No compression of medical images reaches this."""
+_KEPT_BYTES = 4096
+"""Longer values, pixels foremost, stay in the file."""
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,9 @@ class Slice:
 
     Attributes:
         image_type: ImageType, values separated by backslashes.
-        size: Columns, rows, frames.
+        photometric: PhotometricInterpretation, as MONOCHROME2.
+        size: Columns, rows.
+        frames: Number of images in the file.
         spacing: Distance of columns and of rows, mm.
         position: Centre of the first voxel in patient coordinates (LPS), mm.
         axes: Unit vectors along a row, then along a column.
@@ -36,48 +50,88 @@ class Slice:
     modality: str
     image_type: str
     description: str
-    size: tuple[int, ...]
+    photometric: str
+    size: tuple[int, int]
+    frames: int
     spacing: tuple[float, ...]
     position: tuple[float, ...]
     axes: tuple[float, ...]
 
-    @property
-    def frames(self) -> int:
-        """Number of images in the file."""
-        return self.size[2] if len(self.size) > 2 else 1
-
 
 def read_slice(path: Path) -> Slice | None:
-    """Read the header of one file; None if it is not a DICOM image."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return None
+    """Read the header of one file.
 
-    def text(tag: str) -> str:
-        content = reader.GetMetaData(tag).encode("utf-8", "surrogateescape") if reader.HasMetaDataKey(tag) else b""
+    Returns:
+        None if it is not a DICOM image, or claims what cannot be in it: the library that reads the pixels takes memory
+        for what a length claims.
+    """
+    with warnings.catch_warnings():  # values that the standard does not allow are none of our concern
+        warnings.simplefilter("ignore")
         try:
-            decoded = content.decode("utf-8")
-        except UnicodeDecodeError:  # as Latin-1, the usual other one, it can be printed
-            decoded = content.decode("latin-1")
-        return decoded.strip(" \0")
+            itk_path(path)
+            bytes_in_file = path.stat().st_size
+            header = dcmread(path, defer_size=_KEPT_BYTES, force=_lacks_preamble(path))
+            if "PixelData" not in header or not _fits(header, bytes_in_file):
+                return None
+            slice_ = _slice_of(path, header)
+        except Exception:  # pydicom raises many kinds on what is damaged
+            return None
+    pixels = math.prod(slice_.size) * slice_.frames
+    return slice_ if 0 < pixels <= MOST_PIXELS_PER_BYTE * bytes_in_file else None
 
+
+def _slice_of(path: Path, header: Dataset) -> Slice:
+    def text(keyword: str) -> str:
+        value = header.get(keyword)
+        parts = value if isinstance(value, MultiValue) else [value]
+        return "\\".join("" if part is None else str(part) for part in parts).strip(" \0")
+
+    def numbers(keyword: str, count: int) -> tuple[float, ...]:
+        try:
+            values = tuple(float(part) for part in text(keyword).split("\\"))
+        except ValueError:
+            return ()
+        return values if len(values) == count and np.isfinite(values).all() else ()
+
+    spacing = next(filter(None, (numbers(keyword, 2) for keyword in SPACINGS)), ())
     return Slice(
         path=path,
-        series_uid=text("0020|000e"),
-        patient=text("0010|0020"),
-        patient_name=text("0010|0010"),
-        modality=text("0008|0060"),
-        image_type=text("0008|0008").upper(),
-        description=text("0008|103e"),
-        size=tuple(reader.GetSize()),
-        spacing=tuple(reader.GetSpacing())[:2] if any(map(text, SPACING_TAGS)) else (),
-        position=_numbers(text("0020|0032"), 3),
-        axes=_numbers(text("0020|0037"), 6),
+        series_uid=text("SeriesInstanceUID"),
+        patient=text("PatientID"),
+        patient_name=text("PatientName"),
+        modality=text("Modality"),
+        image_type=text("ImageType").upper(),
+        description=text("SeriesDescription"),
+        photometric=text("PhotometricInterpretation"),
+        size=(int(header.Columns), int(header.Rows)),
+        frames=int(header.get("NumberOfFrames") or 1),
+        spacing=spacing[::-1],
+        position=numbers("ImagePositionPatient", 3),
+        axes=numbers("ImageOrientationPatient", 6),
     )
+
+
+def _lacks_preamble(path: Path) -> bool:
+    """Return whether a file begins as a data set does without the preamble that says DICM."""
+    with path.open("rb") as file:
+        head = file.read(132)
+    return head[128:] != b"DICM" and head[:4] in (b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0", b"\x08\0\x16\0")
+
+
+def _fits(header: Dataset, bytes_in_file: int) -> bool:
+    """Return whether no element, those in sequences included, claims to end behind the file."""
+    for tag in list(header.keys()):
+        raw = header.get_item(tag)
+        if (
+            isinstance(raw, RawDataElement)
+            and raw.length != _UNDEFINED_LENGTH
+            and raw.value_tell + raw.length > bytes_in_file
+        ):
+            return False
+        vr = raw.VR or (dictionary_has_tag(tag) and dictionary_VR(tag))
+        if vr == "SQ" and not all(_fits(item, bytes_in_file) for item in header[tag].value):
+            return False
+    return True
 
 
 def should_be_slice(path: Path) -> bool:
@@ -103,14 +157,6 @@ def files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         yield from (Path(root) / name for name in sorted(names) if not name.startswith("."))
-
-
-def _numbers(text: str, count: int) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split("\\"))
-    except ValueError:
-        return ()
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else ()
 
 
 def _refuse_folder(error: OSError) -> None:

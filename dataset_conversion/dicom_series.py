@@ -24,6 +24,9 @@ from rectal_nnformer.utils.text import plural
 MIN_SLICES = 8
 # Slice positions are decimal numbers of a few digits; a slice further off than this share of the gap is not in line.
 POSITION_TOLERANCE = 0.05
+# Of spacings that are written with other numbers of digits.
+SPACING_TOLERANCE = 1e-4
+GREY = ("MONOCHROME1", "MONOCHROME2", "")
 # OT is what software writes that exports images without saying what they are.
 MODALITIES = ("MR", "OT", "")
 
@@ -55,7 +58,9 @@ class DicomSeries:
         return self.files[0].parent
 
     def read(self) -> sitk.Image:
-        """Return the volume, with the geometry that the slices' headers tell.
+        """Return the volume, float32, with the geometry that the slices' headers tell.
+
+        Each slice has its own slope and intercept applied.
 
         Raises:
             RectalError: A file cannot be read.
@@ -63,6 +68,8 @@ class DicomSeries:
         reader = sitk.ImageSeriesReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileNames([str(f) for f in self.files])
+        # The first file's type would cut off or wrap what slices of another slope, intercept, depth or sign hold.
+        reader.SetOutputPixelType(sitk.sitkFloat32)
         try:
             image = reader.Execute()
         except RuntimeError as error:
@@ -141,10 +148,14 @@ def stack(slices: Sequence[Slice]) -> DicomSeries:
             lie one above the other.
     """
     first = slices[0]
-    for what in ("size", "spacing", "patient"):
+    if first.photometric not in GREY:
+        raise RectalError(f"its pixels are colours ({first.photometric}), not grey values; choose another series")
+    for what in ("size", "photometric", "patient"):
         if any(getattr(s, what) != getattr(first, what) for s in slices):
             values = "" if what == "patient" else f" ({getattr(first, what)} and others)"
             raise RectalError(f"slices of one series differ in {what}{values}; export it again")
+    if not all(np.allclose(s.spacing, first.spacing, rtol=SPACING_TOLERANCE, atol=0) for s in slices):
+        raise RectalError(f"slices of one series differ in spacing ({first.spacing} and others); export it again")
     axes = np.array(first.axes).reshape(2, 3)
     normal = _normal(axes)
     ordered = sorted(slices, key=lambda s: (float(np.dot(normal, s.position)), s.path))

@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prepared import LIFTED_ZERO
-from rectal_nnformer.imaging.reading import is_nifti, read_image
+from rectal_nnformer.imaging.reading import is_nifti, itk_path, read_image
+from rectal_nnformer.imaging.writing import write_volume
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.utils.text import some
+
+VOXEL_SUFFIXES = (".raw", ".zraw")
+"""Of files that hold the voxels of a header in .mhd."""
 
 
 class ImageSource(Protocol):
@@ -56,7 +60,8 @@ def list_images(folder: Path) -> list[Path]:
     images = [entry for entry in entries if _called_image(entry)]
     if not images:
         raise RectalError(f"{folder} holds no image file ({' '.join(IMAGE_SUFFIXES)}) directly in it.")
-    if skipped := [f"{e.name}/" if e.is_dir() else e.name for e in entries if not _called_image(e)]:
+    others = [entry for entry in entries if not _called_image(entry) and entry.suffix.lower() not in VOXEL_SUFFIXES]
+    if skipped := [f"{entry.name}/" if entry.is_dir() else entry.name for entry in others]:
         print(f"Left aside in {folder}, not one of {' '.join(IMAGE_SUFFIXES)}: {some(skipped)}")
     return images
 
@@ -70,10 +75,10 @@ def lacks_orientation(path: Path) -> bool:
         return False
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NiftiImageIO")
-    reader.SetFileName(str(path))
     try:
+        reader.SetFileName(itk_path(path))
         reader.ReadImageInformation()
-    except RuntimeError:
+    except (RuntimeError, RectalError):
         return False
     return all(reader.GetMetaData(f"{form}_code") == "0" for form in ("qform", "sform"))
 
@@ -110,4 +115,4 @@ def _called_image(path: Path) -> bool:
 def _write_array(array: NDArray[Any], geometry: sitk.Image, path: Path) -> None:
     output = sitk.GetImageFromArray(array)
     output.CopyInformation(geometry)
-    sitk.WriteImage(output, str(path), True)
+    write_volume(output, path)

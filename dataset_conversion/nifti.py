@@ -30,8 +30,8 @@ def convert_nifti(
     """Convert a folder of images, and one of masks, to `DatasetXXX_Name`; return that folder.
 
     Args:
-        images: Folder with one 3D T2-weighted file per case, `<case>.nii.gz` or `<case>_0000.nii.gz`; also .nii, .nrrd
-            and .mha.
+        images: Folder with one 3D T2-weighted file per case, `<case>.nii.gz` or `<case>_0000.nii.gz`; also .nii, .nrrd,
+            .mha, and .mhd with its .raw.
         masks: Folder with one mask per case of the same name and on the same grid, 0 background and 1 tumour. None: the
             cases go to imagesTs, to be predicted.
         dataset_id: 1 to 999.

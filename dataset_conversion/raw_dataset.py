@@ -10,11 +10,14 @@ from rectal_nnformer.dataset_conversion.contact_sheet import CaseTile, draw_cont
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, lift_zeros, write_image, write_mask
 from rectal_nnformer.dataset_conversion.patient_folds import folds_of, patient_list, patient_pseudonyms
 from rectal_nnformer.dataset_conversion.target import Target
-from rectal_nnformer.dataset_conversion.validation import case_problems
+from rectal_nnformer.dataset_conversion.validation import check_case
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL
+from rectal_nnformer.imaging.reading import in_order_of
+from rectal_nnformer.imaging.volumes import same_images
 from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patient_list
+from rectal_nnformer.nnunet.splits import BY_CASE_KEY
 from rectal_nnformer.utils.files import staged_folder, write_json, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
@@ -58,12 +61,16 @@ def convert_cases(
     if not target.training and (target.patients or target.split_by_case):
         raise RectalError("--patients and --split-by-case concern the folds, and without --masks there are none.")
     patients = _patients(cases, target, found) if target.training else {}
-    checked = map_with_progress(partial(case_problems, prepared=target.prepared), cases, target.workers, "checking")
-    for case, reasons in zip(cases, checked, strict=True):
-        found[case.name] += reasons
+    checked = map_with_progress(partial(check_case, prepared=target.prepared), cases, target.workers, "checking")
+    reports = {case.name: report for case, report in zip(cases, checked, strict=True)}
+    for name, report in reports.items():
+        found[name] += report.problems
     _refuse(found, unmatched or {})
+    same = same_images({name: report.digest for name, report in reports.items()}, patients)
+    for note in (*(note for report in checked for note in report.notes), *same):
+        print(f"Note: {note}")
     splits = folds_of(patients, target.split_by_case) if target.training else []
-    with staged_folder(target.folder) as staged:
+    with layout.claimed_id(target.folder), staged_folder(target.folder) as staged:
         _write(cases, staged, target)
         if target.training:
             write_json(staged / layout.SPLITS_FINAL, splits)
@@ -124,6 +131,7 @@ def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
         "numTraining": len(cases) if target.training else 0,
         "file_ending": FILE_ENDING,
         "overwrite_image_reader_writer": READER,
+        **({BY_CASE_KEY: True} if target.training and target.split_by_case else {}),
     }
     write_json(folder / layout.DATASET_JSON, content)
     draw_contact_sheet(tiles, folder / CONTACT_SHEET, target.folder.name)
@@ -136,6 +144,7 @@ def _write_case(case: Case, folder: Path, prepared: bool) -> CaseTile:
     mask = case.mask.read() if case.mask else None
     if mask is not None:
         # They may differ by rounding, and by that alone be turned differently where they are oriented.
+        mask = in_order_of(mask, image)
         mask.CopyInformation(image)
         write_mask(mask, layout.RawDataset(folder).label(case.name, FILE_ENDING))
     return make_tile(case.name, image, mask)

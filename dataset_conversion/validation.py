@@ -5,61 +5,57 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
+from rectal_nnformer.dataset_conversion.images import ImageFile
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prepared import PREPARED_WINDOW, within_window
-from rectal_nnformer.imaging.reading import by, grid_differences
-from rectal_nnformer.utils.text import plural
+from rectal_nnformer.imaging.reading import grid_differences, in_order_of
+from rectal_nnformer.imaging.volumes import CaseReport, digest_of, header_note, image_problems, shape_problems
 
 if TYPE_CHECKING:
     from rectal_nnformer.dataset_conversion.raw_dataset import Case
 
 
-def case_problems(case: "Case", prepared: bool = False) -> list[str]:
-    """Read an image and its mask, if there is one, and return what is wrong with them; empty if nothing is.
+def check_case(case: "Case", prepared: bool = False) -> CaseReport:
+    """Read an image and its mask, if there is one, and return what is wrong with them and what to know.
 
     `prepared` asks for intensities that were scaled to 0 to 800 beforehand.
     """
-    problems = []
+    problems: list[str] = []
+    note = digest = ""
     volume = outline = None
     try:
         volume = case.image.read()
-        problems += image_problems(volume, prepared)
+        problems += image_problems(volume) or (prepared_problems(volume) if prepared else [])
+        if not problems:
+            note = header_note(case.image.path, volume) if isinstance(case.image, ImageFile) else ""
+            digest = digest_of(volume)
     except RectalError as error:
         problems.append(str(error))
-    if case.mask is None:
-        return problems
-    try:
-        outline = case.mask.read()
-        problems += mask_problems(outline)
-    except RectalError as error:
-        problems.append(str(error))
-    if volume is not None and outline is not None:
-        problems += geometry_problems(volume, outline)
-    return problems
+    if case.mask is not None:
+        try:
+            outline = case.mask.read()
+            problems += mask_problems(outline)
+        except RectalError as error:
+            problems.append(str(error))
+    if volume is not None and outline is not None and (moved := geometry_problems(volume, outline)):
+        problems += [*moved, note] if note else moved  # the header may be the cause
+    return CaseReport(problems, [note] if note else [], digest)
 
 
-def image_problems(image: sitk.Image, prepared: bool) -> list[str]:
-    """Return what is wrong with an image: not one 3D volume, values that are not finite, all alike or not prepared."""
-    shape = _shape_problems(image, "image")
-    if shape:
-        return shape
-    # Written as float32 at most, so values beyond its range count as infinite.
-    with np.errstate(over="ignore"):
-        array = sitk.GetArrayViewFromImage(image).astype(np.float32)
-    bad = array.size - np.count_nonzero(np.isfinite(array))
-    if bad:
-        return [f"image holds NaN or infinite values ({plural(bad, 'voxel')}); replace them"]
-    if array.min() == array.max():
-        return [f"image is constant (every voxel is {array.flat[0]:g}); export it again"]
-    if prepared and not within_window(array.min(), array.max()):
-        reaches, window = (f"{low:g} to {high:g}" for low, high in ((array.min(), array.max()), PREPARED_WINDOW))
-        return [f"image reaches from {reaches}, and a prepared one from {window}; scale it, or leave --prepared out"]
-    return []
+def prepared_problems(image: sitk.Image) -> list[str]:
+    """Return what is wrong with the intensities of an image that is said to be prepared."""
+    array = sitk.GetArrayViewFromImage(image)
+    if within_window(array.min(), array.max()):
+        return []
+    return [
+        f"image reaches from {array.min():g} to {array.max():g}, and a prepared one from {PREPARED_WINDOW[0]:g} to "
+        f"{PREPARED_WINDOW[1]:g}; scale it, or leave --prepared out"
+    ]
 
 
 def mask_problems(mask: sitk.Image) -> list[str]:
     """Return what is wrong with a mask: not one 3D volume, other labels than 0 and 1, or no tumour."""
-    shape = _shape_problems(mask, "mask")
+    shape = shape_problems(mask, "mask")
     if shape:
         return shape
     labels = np.unique(sitk.GetArrayViewFromImage(mask))
@@ -73,16 +69,12 @@ def mask_problems(mask: sitk.Image) -> list[str]:
 
 
 def geometry_problems(image: sitk.Image, mask: sitk.Image) -> list[str]:
-    """Return how the grid of a mask differs from that of its image; empty if it does not, or either is not 3D."""
-    differences = grid_differences(image, mask) if image.GetDimension() == mask.GetDimension() == 3 else []
-    if not differences:
+    """Return how the grid of a mask differs from that of its image; empty if it does not, or either is not 3D.
+
+    Axes that are flipped or permuted are no difference: the mask is written in the order of its image.
+    """
+    if not image.GetDimension() == mask.GetDimension() == 3:
         return []
-    return [f"mask has another geometry than its image ({'; '.join(differences)}); resample it onto the image"]
-
-
-def _shape_problems(image: sitk.Image, what: str) -> list[str]:
-    if image.GetDimension() != 3 or min(image.GetSize()) < 2:
-        return [f"{what} is not a 3D volume (size {by(image.GetSize())})"]
-    if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in image.GetPixelIDTypeAsString():
-        return [f"{what} does not have one real number per voxel ({image.GetPixelIDTypeAsString()})"]
+    if differences := grid_differences(image, in_order_of(mask, image)):
+        return [f"mask has another geometry than its image ({'; '.join(differences)}); resample it onto the image"]
     return []

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from checkpoints import write_checkpoint
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
@@ -111,6 +112,7 @@ def make_folders(base):
     configurations = {"3d_fullres": fullres, "3d_fullres_cubic": {"inherits_from": "3d_fullres"}}
     plans = json.dumps({"plans_name": "P", "dataset_name": folder.name, "configurations": configurations})
     (folder / "nnUNetRectalSMITPlans.json").write_text(plans)
+    (folder / "dataset.json").write_text('{"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}')
     (folder / "splits_final.json").write_text('[{"train": ["a"], "val": ["b"]}]')
     fold = base / "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT__nnUNetRectalSMITPlans__3d_fullres/fold_0"
     fold.mkdir(parents=True)
@@ -142,6 +144,27 @@ def test_all_arguments_are_passed_through(monkeypatch, planned):
     assert passed_to_nnunet(monkeypatch, "train", *arguments) == ("nnUNetv2_train", arguments)
 
 
+def test_train_refuses_folds_that_part_a_patient_but_for_the_fold_all(monkeypatch, planned, capsys):
+    (planned / "patients.csv").write_text("case,patient\na,P\nb,P\n")
+    arguments = ["-tr", "nnUNetTrainerSMIT_ACT_Scratch", *PLANS.split(), "-device", "cpu"]
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["train", "501", "0", *arguments])
+    assert exit_.value.code == 2
+    assert "fold 0 has 1 patient in training and validation (P with a and b)" in capsys.readouterr().err
+    passed_to_nnunet(monkeypatch, "train", "501", "all", *arguments)
+
+
+def test_train_refuses_cases_that_the_preprocessed_data_lack(planned, capsys):
+    (planned / "data").mkdir()
+    (planned / "data/a.pkl").write_bytes(b"\x80\x04}\x94.")
+    arguments = ["-tr", "nnUNetTrainerSMIT_Base_Scratch", *PLANS.split(), "-device", "cpu"]
+    for configuration in ("3d_fullres", "3d_fullres_cubic"):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["train", "501", configuration, "0", *arguments])
+        assert exit_.value.code == 2
+        assert "fold 0 names 1 case that are not there (b)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("parents", "problem"),
     [
@@ -169,9 +192,10 @@ def test_training_has_a_default_configuration(monkeypatch, planned, fold):
 
 @pytest.mark.parametrize("option", [("-p", "Mine"), ("-p=Mine",), ("-pMine",)])
 def test_plans_are_found_by_every_way_to_name_them(option, monkeypatch, planned):
-    (planned / "Mine.json").write_text('{"configurations": {"2d": {}}}')
-    weights = planned / "file.pth"
-    weights.touch()
+    plans = json.loads((planned / "nnUNetRectalSMITPlans.json").read_text())
+    stock = {key: value for key, value in plans["configurations"]["3d_fullres"].items() if key != "architecture"}
+    (planned / "Mine.json").write_text(json.dumps({**plans, "configurations": {"2d": stock}}))
+    weights = write_checkpoint(planned / "file.pth", "Trainer")
     arguments = ["501", "2d", "0", *option, "-pretrained_weights", str(weights), "-device", "cpu"]
     assert passed_to_nnunet(monkeypatch, "train", *arguments) == ("nnUNetv2_train", arguments)
 
@@ -328,6 +352,7 @@ WRONG_INPUTS = {
     "demo -o scans": "scans exists and is not an empty folder",
     "demo -o new --dicom absent --rectum file": "There is no folder absent",
     "demo -o new --dicom scans --rectum absent": "There is no file absent",
+    "doctor --jsn": "unrecognized arguments: --jsn. Did you mean --json?",
     "env --bse scans": "unrecognized arguments: --bse scans. Did you mean --base?",
     "inspct weights.pth": "Did you mean inspect?",
 }

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
-from conversion_inputs import SAGITTAL, every_byte_of, hide_tag, scan, tumor, write_frames, write_series
+from conversion_inputs import SAGITTAL, SPACING, every_byte_of, hide_tag, scan, tumor, write_frames, write_series
 
 from rectal_nnformer.dataset_conversion.dicom import convert_dicom
 from rectal_nnformer.dataset_conversion.dicom_series import find_series, plane_of
@@ -435,8 +436,87 @@ def test_split_by_case_needs_no_patient(tmp_path):
 
 def test_a_mask_on_another_grid_is_refused(tmp_path):
     write_cohort(tmp_path)
-    sitk.WriteImage(sitk.Flip(tumor(), (False, False, True)), str(tmp_path / "masks" / "t2_2.nii.gz"))
+    mask = tumor()
+    mask.SetOrigin(np.add(mask.GetOrigin(), (0, 0, 3)).tolist())
+    sitk.WriteImage(mask, str(tmp_path / "masks" / "t2_2.nii.gz"))
     assert "t2_2: mask has another geometry" in refusal(tmp_path)
+
+
+def test_a_mask_whose_slices_are_stored_the_other_way_round_is_turned(tmp_path):
+    write_cohort(tmp_path)
+    flipped = sitk.Flip(tumor(), (False, False, True))
+    sitk.WriteImage(flipped, str(tmp_path / "masks" / "t2_2.nii.gz"))
+    mask = sitk.ReadImage(str(convert(tmp_path) / "labelsTr" / "t2_2.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(tumor()))
+
+
+# Headers that vary from slice to slice
+
+
+def _slope(header, values):
+    header.RescaleSlope, header.RescaleIntercept = "0.5", "-10"
+    return 0.5 * values - 10
+
+
+def _intercept_beyond_16_bits(header, values):
+    header.RescaleSlope, header.RescaleIntercept = "2", "-70000"
+    return 2.0 * values - 70000
+
+
+def _eight_bits(header, values):
+    header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 8, 8, 7, 0
+    values = (values % 256).astype(np.uint8)
+    header.PixelData = values.tobytes()
+    return values
+
+
+def _other_sign(header, values):
+    header.PixelRepresentation = 1 - header.PixelRepresentation
+    values = values.astype(np.int64) + (-1100 if header.PixelRepresentation else 60000)
+    header.PixelData = values.astype(np.int16 if header.PixelRepresentation else np.uint16).tobytes()
+    return values
+
+
+@pytest.mark.parametrize("change", [_slope, _intercept_beyond_16_bits, _eight_bits, _other_sign])
+@pytest.mark.parametrize("first", [0, 1])
+def test_slices_of_one_series_keep_their_values_whatever_their_headers_differ_in(tmp_path, change, first):
+    paths = sorted(write_series(tmp_path / "t2", scan(), "1.2").iterdir(), reverse=True)
+    expected = sitk.GetArrayFromImage(scan()).astype(np.float64)
+    for z in range(first, len(paths), 2):
+        header = pydicom.dcmread(paths[z])
+        expected[z] = change(header, header.pixel_array)
+        header.save_as(paths[z])
+    (series,) = find_series(tmp_path).series
+    assert np.array_equal(sitk.GetArrayFromImage(series.read()), expected)
+
+
+def test_spacings_that_differ_in_the_last_digit_are_equal(tmp_path):
+    paths = sorted(write_series(tmp_path / "t2", scan(), "1.2").iterdir())
+    header = pydicom.dcmread(paths[3])
+    header.PixelSpacing = ["0.750001", "0.499999"]
+    header.save_as(paths[3])
+    (series,) = find_series(tmp_path).series
+    assert series.spacing == pytest.approx(SPACING, abs=1e-5)
+
+
+@pytest.mark.parametrize("encoding", ["GB18030", "GBK", "ISO_IR 192", "ISO_IR 100", "ISO 2022 IR 87"])
+def test_descriptions_in_any_character_set_can_be_chosen(tmp_path, encoding):
+    description = {"ISO 2022 IR 87": "T2 \u76f4\u8178", "ISO_IR 100": "T2 R\u00fcck"}.get(encoding, "T2 \u76f4\u80a0")
+    for path in write_series(tmp_path / "t2", scan(), "1.2").iterdir():
+        header = pydicom.dcmread(path)
+        header.SpecificCharacterSet = ["", encoding] if "2022" in encoding else encoding
+        header.SeriesDescription = description
+        header.save_as(path)
+    assert find_series(tmp_path, description=f"^{description}$").series
+
+
+def test_colours_are_refused(tmp_path):
+    for path in write_series(tmp_path / "dicom" / "t2", scan(), "1.2").iterdir():
+        header = pydicom.dcmread(path)
+        header.PhotometricInterpretation, header.SamplesPerPixel, header.PlanarConfiguration = "RGB", 3, 0
+        header.PixelData = 3 * header.PixelData
+        header.save_as(path)
+    assert "colours (RGB)" in refusal(tmp_path, masks=None)
 
 
 # Real scans

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -58,6 +59,47 @@ def test_writes_a_dataset_that_nnunet_accepts(tmp_path):
     assert content["channel_names"] == {"0": "T2w"}
     assert (content["numTraining"], content["file_ending"]) == (6, ".nii.gz")
     verify_dataset_integrity(str(folder), num_processes=1)
+
+
+@pytest.mark.parametrize("order", ["RAS", "SAL", "IPR"])
+def test_a_mask_whose_axes_are_flipped_or_permuted_is_reordered(tmp_path, order):
+    images, masks = write_cohort(tmp_path)
+    as_it_was = convert(tmp_path / "one", images, masks)
+    path = masks / "case_b.nii.gz"
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), order), str(path))
+    folder = convert(tmp_path / "other", images, masks)
+    one, other = (sitk.ReadImage(str(f / "labelsTr/case_b.nii.gz")) for f in (as_it_was, folder))
+    assert np.array_equal(sitk.GetArrayFromImage(one), sitk.GetArrayFromImage(other))
+    assert one.GetDirection() == other.GetDirection()
+
+
+def test_the_same_scan_under_two_patients_is_told(tmp_path, capsys):
+    images, masks = write_cohort(tmp_path)
+    (images / "case_c_0000.nii.gz").write_bytes((images / "case_a_0000.nii.gz").read_bytes())
+    convert(tmp_path, images, masks)
+    assert "The images of case_a (patient case_a) and case_c (patient case_c) hold the same" in capsys.readouterr().out
+
+
+def contradict(path):
+    """Write 1 mm as pixdim beside the sform's own spacing."""
+    image = nibabel.load(path)
+    header = image.header
+    header["pixdim"][1:4] = 1
+    header["qform_code"] = 0
+    nibabel.Nifti1Image(np.asarray(image.dataobj), None, header).to_filename(path)
+
+
+def test_a_header_that_contradicts_itself_is_told(tmp_path, capsys):
+    """What was taken, and what the other would be."""
+    images, masks = write_cohort(tmp_path)
+    contradict(images / "case_a_0000.nii.gz")
+    told = (
+        "case_a_0000.nii.gz: the grid was taken with the spacing 1 x 1 x 1 mm, but its sform has the spacing 0.5 x 0."
+    )
+    assert told in refusal(tmp_path, images, masks)
+    contradict(masks / "case_a.nii.gz")
+    convert(tmp_path, images, masks)
+    assert told in capsys.readouterr().out
 
 
 def prepared_cohort(folder, top=800):
@@ -132,14 +174,15 @@ def test_without_masks_cases_go_to_images_ts(tmp_path):
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 0
 
 
-@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", "_0000.nii", ".nrrd", ".mha"])
-def test_other_names_and_formats_give_the_same_dataset(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", "_0000.nii", ".nrrd", ".mha", ".mhd"])
+def test_other_names_and_formats_give_the_same_dataset(tmp_path, capsys, suffix):
     expected = convert(tmp_path / "1", *write_cohort(tmp_path / "1"))
     actual = convert(tmp_path / "2", *write_cohort(tmp_path / "2", suffix=suffix))
     for path in (expected / "imagesTr").iterdir():
         a, b = sitk.ReadImage(str(path)), sitk.ReadImage(str(actual / "imagesTr" / path.name))
         assert np.array_equal(sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(b))
         assert np.allclose(a.GetDirection(), b.GetDirection(), atol=1e-6)
+    assert "Left aside" not in capsys.readouterr().out
 
 
 def test_two_workers_write_the_same_bytes_as_one(tmp_path):
@@ -267,7 +310,9 @@ def _other_origin(images, masks):
 
 
 def _other_direction(images, masks):
-    sitk.WriteImage(sitk.DICOMOrient(tumor(), "RAS"), str(masks / "case_b.nii.gz"))
+    mask = tumor()
+    mask.SetDirection((1, 0, 0, 0, 1, 0, 0, 0, 1))
+    sitk.WriteImage(mask, str(masks / "case_b.nii.gz"))
 
 
 def _nearly_one(images, masks):
@@ -307,6 +352,18 @@ def _nan_in_nrrd(images, masks):
     array[0, 0, 0] = np.nan
     (images / "case_b_0000.nii.gz").unlink()
     write_array(images / "case_b.nrrd", array)
+
+
+def _header_without_voxels(images, masks):
+    (images / "case_b_0000.nii.gz").unlink()
+    sitk.WriteImage(scan(), str(images / "case_b.mhd"))
+    (images / "case_b.raw").unlink()
+
+
+def _cut_off_voxels(images, masks):
+    (images / "case_b_0000.nii.gz").unlink()
+    sitk.WriteImage(scan(), str(images / "case_b.mhd"))
+    (images / "case_b.raw").write_bytes((images / "case_b.raw").read_bytes()[:-300])
 
 
 def _nan_in_mask(images, masks):
@@ -389,6 +446,8 @@ def _twice(images, masks):
         (_nan, "case_b_0000.nii.gz holds NaN or infinite values (3 voxels)"),
         (_nan_big_endian, "case_b.nii holds NaN or infinite values (1 voxel)"),
         (_nan_in_nrrd, "NaN or infinite values (1 voxel)"),
+        (_header_without_voxels, "case_b.mhd cannot be read"),
+        (_cut_off_voxels, "case_b.mhd cannot be read"),
         (_nan_in_mask, "case_b.nii.gz holds NaN or infinite values (1 voxel)"),
         (_too_large_for_float32, "NaN or infinite"),
         (_constant, "constant"),
@@ -496,6 +555,7 @@ def test_split_by_case_is_possible_but_said_to_be_optimistic(tmp_path, capsys):
     folder = convert(tmp_path, *write_cohort(tmp_path), patients=table, split_by_case=True)
     assert "optimistic" in capsys.readouterr().out
     assert sorted(len(f["val"]) for f in json.loads((folder / "splits_final.json").read_text())) == [1, 1, 1, 1, 2]
+    assert json.loads((folder / "dataset.json").read_text())["split_by_case"] is True
 
 
 def test_fewer_cases_than_folds_are_refused(tmp_path):

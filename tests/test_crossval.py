@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from checkpoints import write_checkpoint
 from report_runs import attention, reuse
 
 from rectal_nnformer import cli
@@ -77,7 +78,7 @@ def trained_by_nnunet(preprocessed, monkeypatch):
             for case in splits[fold]["val"]:
                 write_mask(validation / f"{case}.nii.gz")
             (validation / "summary.json").write_text("{}")
-            (job.model.fold(fold).path / "checkpoint_final.pth").touch()
+            write_checkpoint(job.model.fold(fold).checkpoint_final, job.model.trainer)
 
     monkeypatch.setattr(crossval, "train_folds", train)
     return trained
@@ -195,6 +196,32 @@ def test_folds_that_could_not_be_scored_are_not_trained(preprocessed, trained_by
     with pytest.raises(RectalError, match="are empty"):
         cross_validate("501", **MODEL, folds=[1])
     assert trained_by_nnunet == []
+
+
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_folds_that_part_a_patient_are_not_trained(preprocessed, trained_by_nnunet, trained_before):
+    if trained_before:
+        cross_validate("501", **MODEL, folds=[0])
+    (preprocessed / "patients.csv").write_text("case,patient\ncase_0,P\ncase_1,P\n")
+    message = r"training and validation \(P with case_1 and case_0\)" if trained_before else "have several scans"
+    with pytest.raises(RectalError, match=message):
+        cross_validate("501", **MODEL)
+    assert trained_by_nnunet == [0] * trained_before
+
+
+def test_folds_and_patients_come_along_from_the_raw_dataset(
+    preprocessed, trained_by_nnunet, tmp_path, monkeypatch, capsys
+):
+    raw = tmp_path / "nnUNet_raw" / preprocessed.name
+    raw.mkdir(parents=True)
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    folds = [{"train": CASES[2:], "val": CASES[:2]}, {"train": CASES[:2], "val": CASES[2:]}]
+    (raw / "splits_final.json").write_text(json.dumps(folds))
+    (raw / "patients.csv").write_text("case,patient\ncase_0,P\ncase_1,P\n")
+    _, summary = cross_validate("501", **MODEL)
+    assert json.loads((preprocessed / "splits_final.json").read_text()) == folds
+    assert capsys.readouterr().out.count("was missing and was copied from") == 2
+    assert trained_by_nnunet == [0, 1] and summary.pooled.n_patients == 4
 
 
 def test_too_few_cases_for_five_folds_are_refused(preprocessed, trained_by_nnunet):

@@ -656,6 +656,29 @@ def test_evaluate_command_scores_folders(fold, capsys):
     assert read_evaluation(fold / "result").n_cases == 6
 
 
+def test_evaluate_command_refuses_predictions_of_another_format_and_lists_some_of_it(fold, capsys):
+    """Taken for missing they would be scored as "0 of 6 detected"."""
+    predictions = fold / "fold_0" / "validation"
+    (predictions / "dataset.json").write_text(json.dumps(DATASET))
+    masks = sorted(predictions.glob("*.nii.gz"))
+    for path in masks:
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path).removesuffix(".gz"))
+    run_command("--gt", fold / "gt", "--pred", predictions)
+    assert f"{len(masks)} files of another format than .nii.gz: half.nii" in capsys.readouterr().out
+    for path in masks:
+        path.unlink()
+    with pytest.raises(RectalError, match=r"no prediction for any of the 6 references, .* but half.nii"):
+        run_command("--gt", fold / "gt", "--pred", predictions)
+
+
+@pytest.mark.parametrize("order", ["RAS", "SAL"])
+def test_a_prediction_whose_axes_are_flipped_or_permuted_is_scored(fold, order):
+    expected = evaluate(fold, CASES)
+    for path in (fold / "fold_0" / "validation").glob("*.nii.gz"):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), order), str(path))
+    assert evaluate(fold, CASES) == expected
+
+
 def test_evaluate_command_names_predictions_without_a_reference(fold, capsys):
     predictions = fold / "fold_0" / "validation"
     (predictions / "dataset.json").write_text(json.dumps(DATASET))

@@ -13,14 +13,15 @@ NAME = PACKAGE.name
 LOWER_FIRST = (
     {"errors"},
     {"utils"},
-    {"nnunet", "imaging", "geometry"},
+    {"imaging", "geometry"},
+    {"nnunet"},
     {"networks", "augmentation", "dataset_conversion"},
     {"planning", "evaluation"},
     {"analysis"},
     {"reporting"},
     {"training"},
     {"trainers", "sharing"},
-    {"demo"},
+    {"demo", "doctor"},
     {"cli"},
 )
 """Rooms, and modules that are loose beside them: each imports from the rows above it alone."""

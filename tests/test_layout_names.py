@@ -1,15 +1,25 @@
 """nnU-Net's folders: names and paths go back and forth, and a JSON file that cannot be used is named with its cause."""
 
 import json
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+from checkpoints import write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import FoldFolder, ModelFolder, PreprocessedDataset, RawDataset
-from rectal_nnformer.utils.files import read_json, read_json_if_whole, read_json_list
+from rectal_nnformer.utils.files import read_json, read_json_if_whole
+from rectal_nnformer.utils.json_records import read_own
+
+
+@dataclass(frozen=True)
+class Pair:
+    a: int
+
 
 NAMES = st.lists(st.text("aZ09-", min_size=1, max_size=4), min_size=1, max_size=3).map("_".join)
 MODELS = st.builds(ModelFolder, st.just(Path("/results")), NAMES, NAMES, NAMES, NAMES)
@@ -55,7 +65,7 @@ def test_what_a_fold_has_reached(tmp_path):
     assert not fold.checkpoints() and not fold.is_trained
     (fold.path / "checkpoint_best.pth").touch()
     assert [path.name for path in fold.checkpoints()] == ["checkpoint_best.pth"] and not fold.is_trained
-    (fold.path / "checkpoint_final.pth").touch()
+    write_checkpoint(fold.checkpoint_final, "Trainer")
     assert fold.is_trained and not fold.is_finished
     (fold.validation / "summary.json").touch()
     assert fold.is_finished
@@ -104,7 +114,7 @@ def test_json_that_cannot_be_used_is_named_with_cause_and_remedy(tmp_path, conte
 
 
 def test_missing_json_is_named(tmp_path):
-    for read in (read_json, read_json_list):
+    for read in (read_json, partial(read_own, tuple[Pair, ...])):
         with pytest.raises(RectalError, match=r"absent\.json does not exist\. Do this\."):
             read(tmp_path / "absent.json", remedy="Do this.")
     assert read_json_if_whole(tmp_path / "absent.json") is None
@@ -113,16 +123,16 @@ def test_missing_json_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        ("{}", "holds an object instead of a list"),
-        ("[1]", "entry 0 is a number"),
-        ('[{"a": 1}, {}]', "entry 1 lacks a"),
+        ("{}", "valid array"),
+        ("[1]", "0: Input should be an object"),
+        ('[{"a": 1}, {}]', "1.a: Field required"),
     ],
 )
 def test_a_list_of_objects_is_checked_one_by_one(tmp_path, content, cause):
     path = tmp_path / "file.json"
     path.write_text(content)
     with pytest.raises(RectalError, match=cause):
-        read_json_list(path, ["a"])
+        read_own(tuple[Pair, ...], path, "Do this.")
 
 
 def test_json_is_read_as_it_was_written(tmp_path):
@@ -130,6 +140,7 @@ def test_json_is_read_as_it_was_written(tmp_path):
     path.write_text('{"a": "é"}', encoding="utf-8")
     assert read_json(path, ["a"]) == read_json_if_whole(path) == {"a": "é"}
     path.write_text('[{"a": 1}]')
-    assert read_json_list(path, ["a"]) == [{"a": 1}]
+    assert read_own(tuple[Pair, ...], path, "Do this.") == (Pair(1),)
+    assert read_json_if_whole(path) is None
     path.write_text("[")
     assert read_json_if_whole(path) is None

@@ -1,8 +1,16 @@
-"""Predicting before the training, or with folds that are not there, is refused in words."""
+"""Predicting: what is missing is refused in words, scans and masks are checked, the rest is nnU-Net's."""
 
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 
 from rectal_nnformer import cli
+from rectal_nnformer.imaging.volumes import check_volume
 from rectal_nnformer.nnunet import commands as nnunet_commands
 
 MODEL = ["-c", "3d_fullres", "-tr", "Trainer", "-p", "Plans"]
@@ -10,24 +18,43 @@ MODEL = ["-c", "3d_fullres", "-tr", "Trainer", "-p", "Plans"]
 
 @pytest.fixture
 def scans(tmp_path, monkeypatch):
-    """A folder with a scan, and results of one model with folds 0 and 2."""
+    """A folder with a scan, and results of one model with folds 0 and 2 and one channel."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
     for fold in (0, 2):
         folder = tmp_path / f"results/Dataset501_Rectal/Trainer__Plans__3d_fullres/fold_{fold}"
         folder.mkdir(parents=True)
-        (folder / "checkpoint_final.pth").touch()
-    scans = tmp_path / "scans"
-    scans.mkdir()
-    (scans / "case_0000.nii.gz").touch()
-    return scans
+        torch.save({"network_weights": {}}, folder / "checkpoint_final.pth")
+    description = {"channel_names": {"0": "T2w"}, "labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}
+    (folder.parent / "dataset.json").write_text(json.dumps(description))
+    write_scan(tmp_path / "scans/case_0000.nii.gz")
+    return tmp_path / "scans"
+
+
+def write_scan(path, size=(20, 16, 8), number=0):
+    path.parent.mkdir(exist_ok=True)
+    values = np.random.default_rng(number).integers(0, 1000, size[::-1]).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
+    return path
 
 
 @pytest.fixture
 def predicted(monkeypatch):
-    """The calls of nnU-Net, on a machine with a GPU."""
+    """The cases of each call of nnU-Net, which predicts an empty mask for each, on a machine with a GPU."""
     calls = []
+
+    def run_command(name, arguments):
+        given = dict(itertools.pairwise(arguments))  # of several values the last, as argparse takes it
+        images = sorted(Path(given["-i"]).iterdir())
+        calls.append(([path.name for path in images], arguments))
+        for path in images:
+            mask = Path(given["-o"]) / path.name.replace("_0000", "")
+            mask.parent.mkdir(exist_ok=True)
+            if not ("--continue_prediction" in arguments and mask.exists()):
+                sitk.WriteImage(sitk.Cast(sitk.ReadImage(str(path)) * 0, sitk.sitkUInt8), str(mask))
+        return 0
+
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(nnunet_commands, "run_command", lambda name, arguments: calls.append(arguments) or 0)
+    monkeypatch.setattr(nnunet_commands, "run_command", run_command)
     return calls
 
 
@@ -66,16 +93,139 @@ def test_images_without_the_number_of_their_channel_are_refused(scans, predicted
     assert "finds them: scan.nii.gz. Call them <case>_0000.nii.gz" in capsys.readouterr().err
 
 
-def test_other_files_beside_the_images_are_left_alone(scans, predicted):
-    for name in ("notes.txt", "mask.nrrd"):
+@pytest.fixture
+def arguments(scans, tmp_path):
+    return ["-i", str(scans), "-o", str(tmp_path / "out"), "-d", "501", *MODEL, "-f", "0"]
+
+
+def test_other_files_beside_the_images_are_listed_and_left_alone(scans, predicted, arguments, capsys):
+    for name in ("notes.txt", "mask.nrrd", "._case_0000.nii.gz"):
         (scans / name).touch()
-    assert predict("-i", scans, "-o", "out", "-d", "501", *MODEL, "-f", "0") == 0
-
-
-def test_what_is_there_goes_to_nnunet_as_it_stands(scans, predicted):
-    arguments = ["-i", str(scans), "-o", "out", "-d", "501", *MODEL, "-f", "0", "2", "--disable_tta"]
     assert predict(*arguments) == 0
-    assert predicted == [arguments]
+    printed = capsys.readouterr().out
+    assert "mask.nrrd: does not end with .nii.gz" in printed and "notes.txt" in printed
+    assert "._case_0000.nii.gz: a hidden file of the system" in printed
+    assert predicted[0][0] == ["case_0000.nii.gz"]
+
+
+def test_scans_of_another_format_alone_are_refused_with_what_would_fit(scans, predicted, arguments, capsys):
+    (scans / "case_0000.nii.gz").rename(scans / "case_0000.nrrd")
+    assert predict(*arguments) == 2
+    assert "no scan that fits the model, <case>_0000.nii.gz, but case_0000.nrrd" in capsys.readouterr().err
+    assert not predicted
+
+
+def spoil_by_cutting_off(path):
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def spoil_by_another_format(path):
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(path.with_suffix(".nrrd")))
+    path.with_suffix(".nrrd").rename(path)
+
+
+def spoil_by_a_series(path):
+    sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(str(path))] * 2), str(path))
+
+
+def spoil_by_nan(path):
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32)
+    values[0, 0, 0] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
+
+
+def spoil_by_a_constant(path):
+    sitk.WriteImage(sitk.ReadImage(str(path)) * 0, str(path))
+
+
+def spoil_by_another_channel(path):
+    path.rename(path.with_name("bad_0001.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_by_cutting_off, "cannot be read"),
+        (spoil_by_another_format, "cannot be read"),
+        (spoil_by_a_series, "not a 3D volume"),
+        (spoil_by_nan, "NaN or infinite values (1 voxel)"),
+        (spoil_by_a_constant, "image is constant"),
+        (spoil_by_another_channel, "has the channels 0001, but the model reads 1, from 0000 on"),
+    ],
+)
+def test_a_bad_scan_is_named_and_the_others_are_predicted(scans, predicted, arguments, capsys, spoil, message):
+    spoil(write_scan(scans / "bad_0000.nii.gz", number=1))
+    assert predict(*arguments) == 1
+    printed = capsys.readouterr().out
+    assert "1 scan not predicted:\n  bad: " in printed and message in printed
+    assert predicted[0][0] == ["case_0000.nii.gz"]
+    assert [path.name for path in Path(arguments[3]).iterdir()] == ["case.nii.gz"]
+
+
+def test_nothing_is_started_where_no_scan_can_be_used(scans, predicted, arguments, capsys):
+    spoil_by_cutting_off(scans / "case_0000.nii.gz")
+    assert predict(*arguments) == 2
+    assert "None of the scans in" in capsys.readouterr().err
+    assert not predicted
+
+
+def test_a_mask_that_was_not_written_whole_is_named_and_removed(scans, predicted, arguments, capsys, monkeypatch):
+    """As on a full disk, where nnU-Net ends with exit code 0."""
+    write = nnunet_commands.run_command
+
+    def write_half(name, given):
+        code = write(name, given)
+        spoil = Path(arguments[3]) / "case.nii.gz"
+        spoil.write_bytes(spoil.read_bytes()[:50])
+        return code
+
+    monkeypatch.setattr(nnunet_commands, "run_command", write_half)
+    write_scan(scans / "other_0000.nii.gz", number=1)
+    assert predict(*arguments) == 1
+    printed = capsys.readouterr().out
+    assert "1 scan predicted" in printed and "case.nii.gz cannot be read" in printed
+    assert [path.name for path in Path(arguments[3]).iterdir()] == ["other.nii.gz"]
+
+
+def test_a_continued_prediction_repeats_masks_that_are_not_whole(scans, predicted, arguments, capsys):
+    assert predict(*arguments) == 0
+    mask = Path(arguments[3]) / "case.nii.gz"
+    mask.write_bytes(b"")
+    assert predict(*arguments, "--continue_prediction") == 0
+    assert "Predicted again" in capsys.readouterr().out
+    assert sitk.ReadImage(str(mask)).GetSize() == (20, 16, 8)
+
+
+def test_a_scan_that_the_model_was_trained_on_is_told_in_predict_and_evaluate(scans, predicted, arguments, capsys):
+    """By its voxels, whatever it is called and however they are stored."""
+    model = scans.parent / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    (model / "image_digests.json").write_text(json.dumps({"case_07": check_volume(scans / "case_0000.nii.gz").digest}))
+    image = sitk.ReadImage(str(scans / "case_0000.nii.gz"))
+    sitk.WriteImage(sitk.Cast(image, sitk.sitkFloat32), str(scans / "case_0000.nii.gz"))
+    write_scan(scans / "new_0000.nii.gz", number=1)
+    assert predict(*arguments) == 0
+    assert "case is case_07, which the model was trained on" in capsys.readouterr().out
+    output = Path(arguments[3])
+    for name in ("dataset.json",):
+        (output / name).write_text((model / name).read_text())
+    cli.main(["evaluate", "--pred", str(output), "--gt", str(output), "-o", str(scans.parent / "scored")])
+    assert "WARNING: the model was trained on 1 of these 2 cases (case)" in capsys.readouterr().out
+
+
+def test_parts_share_the_cases_out(scans, predicted, arguments):
+    for number in range(4):
+        write_scan(scans / f"scan{number}_0000.nii.gz", number=number)
+    for part in (0, 1):
+        assert predict(*arguments, "-num_parts", "2", "-part_id", part) == 0
+    assert [names for names, _ in predicted] == [
+        ["case_0000.nii.gz", "scan1_0000.nii.gz", "scan3_0000.nii.gz"],
+        ["scan0_0000.nii.gz", "scan2_0000.nii.gz"],
+    ]
+
+
+def test_what_is_there_goes_to_nnunet_with_its_options(predicted, arguments):
+    assert predict(*arguments, "2", "--disable_tta") == 0
+    assert predicted[0][1][: len(arguments) + 2] == [*arguments, "2", "--disable_tta"]
 
 
 def test_incomplete_arguments_are_refused_as_nnunet_does(scans, predicted, capsys):
@@ -84,22 +234,20 @@ def test_incomplete_arguments_are_refused_as_nnunet_does(scans, predicted, capsy
     assert not predicted
 
 
-def test_the_configuration_has_a_default(scans, predicted):
-    arguments = ["-i", str(scans), "-o", "out", "-d", "501", *MODEL[2:], "-f", "0", "2"]
+def test_the_configuration_has_a_default(scans, predicted, tmp_path):
+    arguments = ["-i", str(scans), "-o", str(tmp_path / "out"), "-d", "501", *MODEL[2:], "-f", "0", "2"]
     assert predict(*arguments) == 0
-    assert predicted == [[*arguments, "-c", "3d_fullres"]]
+    assert predicted[0][1][: len(arguments) + 2] == [*arguments, "-c", "3d_fullres"]
 
 
-def test_options_that_begin_like_others_are_not_taken_for_them(scans, predicted):
-    arguments = ["-i", str(scans), "-o", "out", "-d", "501", *MODEL, "-f", "0", "2"]
+def test_options_that_begin_like_others_are_not_taken_for_them(predicted, arguments):
     arguments += ["-device", "cpu", "-num_parts", "2", "-part_id", "0", "-prev_stage_predictions", "elsewhere"]
     assert predict(*arguments) == 0
-    assert predicted == [arguments]
+    assert predicted[0][1][: len(arguments)] == arguments
 
 
-def test_a_missing_gpu_is_said_with_the_way_out(scans, predicted, monkeypatch, capsys):
+def test_a_missing_gpu_is_said_with_the_way_out(predicted, arguments, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    arguments = ["-i", scans, "-o", "out", "-d", "501", *MODEL, "-f", "0"]
     assert predict(*arguments) == 2
     error = capsys.readouterr().err
     assert "PyTorch sees no GPU on this machine" in error and "give -device cpu" in error

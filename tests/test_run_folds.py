@@ -16,14 +16,13 @@ import time
 from pathlib import Path
 
 import pytest
+from checkpoints import write_checkpoint
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import commands as nnunet_commands
 from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.training import run_folds
 from rectal_nnformer.training.run_folds import TrainingJob, train_folds
-
-FINISHED_FILES = ("checkpoint_final.pth", "validation/summary.json")
 
 
 @pytest.fixture
@@ -41,15 +40,17 @@ def fake_training(tmp_path, monkeypatch):
         functions = f"""
             import os, sys, time
             from pathlib import Path
+            sys.path.append({str(Path(__file__).parent)!r})
+            from checkpoints import write_checkpoint
             dataset, configuration, fold = sys.argv[1:4]
             folder = Path({str(tmp_path)!r}) / dataset / f"Trainer__Plans__{{configuration}}" / f"fold_{{fold}}"
             with open({str(calls)!r}, "a") as file:
                 print(*sys.argv[1:], "GPU", os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
 
             def finish():
-                for name in {FINISHED_FILES!r}:
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    (folder / name).touch()
+                (folder / "validation").mkdir(parents=True, exist_ok=True)
+                (folder / "validation/summary.json").touch()
+                write_checkpoint(folder / "checkpoint_final.pth", "Trainer")
         """
         script.write_text(f"#!{sys.executable}\n" + textwrap.dedent(functions) + "\n" + body)
         script.chmod(0o755)
@@ -61,10 +62,10 @@ def fake_training(tmp_path, monkeypatch):
 
 
 def finish(job, fold):
-    for name in FINISHED_FILES:
-        path = job.model.fold(fold).path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    folder = job.model.fold(fold)
+    write_checkpoint(folder.checkpoint_final, "Trainer")
+    folder.validation.mkdir()
+    (folder.validation / "summary.json").touch()
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,8 @@ def finish(job, fold):
     ],
 )
 def test_a_fold_continues_from_where_it_stands(job, present, flag):
-    job.model.fold(2).path.mkdir(parents=True)
     for name in present:
-        (job.model.fold(2).path / name).touch()
+        write_checkpoint(job.model.fold(2).path / name, "Trainer")
     arguments = job.arguments(2)
     assert arguments[:3] == ["Dataset501_Rectal", "3d_fullres", "2"]
     assert [a for a in arguments if a.startswith("--")] == ([flag] if flag else [])
@@ -107,6 +107,20 @@ def test_a_failing_fold_stops_and_shows_the_end_of_its_log(job, fake_training):
     with pytest.raises(RectalError, match=r"fold 0 failed with exit code 3[\s\S]*no space left"):
         train_folds(job, [0, 1])
     assert len(calls.read_text().splitlines()) == 1
+
+
+def test_the_first_error_of_a_failing_fold_is_shown_and_the_last(job, fake_training):
+    """The cause comes first; that of an earlier attempt is not one of this."""
+    fake_training("print('OSError: of another day'); sys.exit(1)")
+    with pytest.raises(RectalError):
+        train_folds(job, [0])
+    worker = "Traceback:\\n  in worker\\nFileNotFoundError: case_07.b2nd is missing\\n" + "between\\n" * 40
+    fake_training(f"print('{worker}RuntimeError: background workers are no longer alive'); sys.exit(1)")
+    with pytest.raises(RectalError) as failed:
+        train_folds(job, [0])
+    told = str(failed.value)
+    assert told.index("case_07.b2nd is missing") < told.index("background workers are no longer alive")
+    assert "of another day" not in told and len(told.splitlines()) < 20
 
 
 def test_a_command_that_ends_well_without_results_is_a_failure(job, fake_training):

@@ -416,7 +416,7 @@ def test_files_are_copied_piece_by_piece(tmp_path):
     (tmp_path / "large").write_bytes(bytes(64 << 20))
     tracemalloc.start()
     try:
-        path = write(tmp_path / "bundle.zip", {"data/large.safetensors": tmp_path / "large"})
+        path = write(tmp_path / "bundle.zip", {"data/large.bin": tmp_path / "large"})
         with BundleReader(path) as reader:
             reader.verify()
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
@@ -426,3 +426,19 @@ def test_files_are_copied_piece_by_piece(tmp_path):
 
 def test_a_safetensors_file_is_what_others_write(bundle):
     assert io.BytesIO(contents(bundle)[0]["data/one.safetensors"]).read(8) == struct.pack("<Q", 64)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (save({"data": np.array([1.0, np.nan], np.float32)}), "data holds values that are not finite"),
+        (save({"data": np.ones(9, np.float32)})[:-1], "cannot be read as safetensors"),
+        (b"no arrays", "cannot be read as safetensors"),
+    ],
+)
+def test_arrays_are_looked_at_when_a_bundle_is_verified(tmp_path, content, message):
+    path = write(tmp_path / "bundle.zip", {"data/one.safetensors": content})
+    with pytest.raises(RectalError, match=message):
+        verify(path)
+    path = write(tmp_path / "bundle.zip", {"data/one.safetensors": save({"data": np.ones((0, 4), np.int64)})})
+    verify(path)

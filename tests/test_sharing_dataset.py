@@ -503,7 +503,7 @@ def test_masks_of_other_content_are_refused(bundle, tmp_path, grid, mask, messag
 def test_masks_of_a_format_that_cannot_be_written_are_refused(bundle, tmp_path):
     dataset = json.loads(contents(bundle)[0]["dataset.json"]) | {"file_ending": ".exe"}
     evil = repacked(bundle, tmp_path / "evil.zip", {"dataset.json": json.dumps(dataset).encode()})
-    refused(evil, tmp_path, "cannot be written")
+    refused(evil, tmp_path, "could not be written whole.*Unable to determine ImageIO writer")
 
 
 def test_huge_texts_are_not_read(bundle, tmp_path, monkeypatch):
@@ -592,3 +592,27 @@ def test_the_commands(home, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as error:
         cli.main(["import_dataset", str(sent)])
     assert error.value.code == 2
+
+
+DAMAGED_LABELS = "lists voxels of other labels, so that its segmentation is damaged"
+
+
+def test_labels_that_are_not_where_the_properties_say_are_not_sent(home, tmp_path):
+    path = home / DATA / f"{CASES[1]}_seg.b2nd"
+    labels = blosc2.open(str(path))[:]
+    path.unlink()
+    blosc2.asarray(np.zeros_like(labels), urlpath=str(path))
+    with pytest.raises(RectalError, match=DAMAGED_LABELS):
+        export_dataset(501, tmp_path / "damaged.zip")
+    assert not (tmp_path / "damaged.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (arrays(), DAMAGED_LABELS),
+        (arrays(data=np.full((1, *SIZE), np.inf, np.float32), seg=np.ones((1, *SIZE), np.int8)), "not finite"),
+    ],
+)
+def test_damaged_arrays_of_a_bundle_do_not_arrive(bundle, tmp_path, content, message):
+    refused(repacked(bundle, tmp_path / "evil.zip", {f"{CASE}.safetensors": content}), tmp_path, message)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -186,6 +188,36 @@ def prepared(plans, small_dataset, monkeypatch, name="nnUNetTrainerSMIT_ACT_Scra
     dataset_json = json.loads((base / "nnUNet_preprocessed/Dataset007_Small/dataset.json").read_text())
     trainer = trainer_class(name, monkeypatch)
     return trainer(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
+
+
+def test_folds_that_part_a_patient_are_refused_in_the_stock_command_too(plans, small_dataset, monkeypatch, tmp_path):
+    trainer = prepared(plans, small_dataset, monkeypatch)
+    monkeypatch.delenv("nnUNet_raw")
+    cases = sorted(path.stem for path in Path(trainer.preprocessed_dataset_folder).glob("*.pkl"))
+    trainer.preprocessed_dataset_folder_base = str(tmp_path)
+    (tmp_path / "patients.csv").write_text(f"case,patient\n{cases[0]},P\n{cases[1]},P\n")
+    with pytest.raises(RectalError, match="nnU-Net would make folds by case"):
+        trainer.on_train_start()
+    assert not (tmp_path / "splits_final.json").exists()
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": cases[1:], "val": cases[:1]}]))
+    for start in (trainer.on_train_start, trainer.do_split):
+        with pytest.raises(RectalError, match=f"training and validation .P with {cases[1]} and {cases[0]}"):
+            start()
+
+
+def test_a_fold_that_is_being_trained_is_refused(plans, small_dataset, monkeypatch, tmp_path):
+    trainer = prepared(plans, small_dataset, monkeypatch)
+    trainer.output_folder = str(tmp_path)
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom rectal_nnformer.utils.files import locked\n"
+        "with locked(Path(sys.argv[1]), ''):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / ".training.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(RectalError, match="is being trained by another process"):
+            trainer.run_training()
+        holder.kill()
 
 
 def test_the_recipe_reaches_loaders_optimizer_and_schedule(plans, small_dataset, monkeypatch):

@@ -15,10 +15,12 @@ from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import ALL_CASES, CHECKPOINT_FINAL, DATASET_JSON, FoldFolder, PreprocessedDataset
 from rectal_nnformer.nnunet.plans import Plans
-from rectal_nnformer.utils.files import read_json, read_json_list
+from rectal_nnformer.nnunet.splits import read_splits
+from rectal_nnformer.utils.files import is_there
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class LoadedFold:
         fold, path = self.folder.fold, preprocessed.splits
         if fold == ALL_CASES:
             names = infer_dataset_class(str(folder)).get_identifiers(str(folder))
-        elif not path.is_file():
+        elif not is_there(path):
             raise RectalError(f"{path} does not exist: it is not known which cases fold {fold} validates.")
         else:
-            splits = read_json_list(path, ["val"], "Restore it, or preprocess the dataset again.")
+            splits = read_splits(path)
             if not fold.isdecimal() or int(fold) >= len(splits):
                 raise RectalError(f"{preprocessed.name} has the folds 0 to {len(splits) - 1}; there is no fold {fold}.")
-            names = splits[int(fold)]["val"]
+            names = splits[int(fold)].val
         return PreprocessedCases(
             folder=folder,
             names=tuple(sorted(names)),
@@ -107,4 +109,5 @@ def load_fold(folder: FoldFolder) -> LoadedFold:
         RectalError: There are none, or they are damaged.
     """
     plans_file = folder.model.current_plans_file()
-    return LoadedFold(folder, Plans.read(plans_file), read_json(plans_file.with_name(DATASET_JSON), ["labels"]))
+    dataset_json = read_dataset_json(plans_file.with_name(DATASET_JSON), "Restore it.")
+    return LoadedFold(folder, Plans.read(plans_file), dataset_json)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rectal_nnformer.utils.files import is_there
 from rectal_nnformer.utils.json_records import T, read_own
 
 ATTENTION_NAME = "attention_dilution"
@@ -210,4 +211,4 @@ def read_epochs(fold_folder: Path) -> tuple[EpochRecord, ...]:
 
 
 def _read_if_there(kind: type[T], path: Path) -> T | None:
-    return read_own(kind, path, REMEDY) if path.is_file() else None
+    return read_own(kind, path, REMEDY) if is_there(path) else None

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from rectal_nnformer.analysis.dilution import Tile
+from rectal_nnformer.nnunet.case_files import read_arrays
 
 TILE_STEP = 0.5
 """Step of the sliding window in patches, nnU-Net's default."""
@@ -31,12 +31,11 @@ class PreprocessedCases:
         """Return a whole case; what is no tumour, or ignored, or unknown, is False in its `tumor`.
 
         Raises:
-            OSError: Its files are missing or damaged.
+            RectalError: Its files are missing or damaged.
         """
-        dataset = infer_dataset_class(str(self.folder))(str(self.folder), [case])
-        image, reference, _, _ = dataset.load_case(case)
-        tumor = np.isin(np.asarray(reference[0]), self.tumor_labels)
-        return Tile(torch.from_numpy(np.array(image[:], dtype=np.float32)), torch.from_numpy(tumor))
+        image, reference = read_arrays(self.folder, case)
+        tumor = np.isin(reference[0], self.tumor_labels)
+        return Tile(torch.from_numpy(image.astype(np.float32)), torch.from_numpy(tumor))
 
 
 def sliding_window(case: Tile, patch_size: tuple[int, ...]) -> Iterator[Tile]:

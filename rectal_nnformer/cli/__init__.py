@@ -4,6 +4,7 @@ These modules import nothing but the standard library and what is as quick, so t
 before nnU-Net is set up. A command checks its arguments, then imports what it needs.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -42,6 +43,9 @@ def build_parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand; a user's error, or one of the file system, is one message on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be in UTF-8
     parsed, rest = build_parser().parse_known_args(arguments)
     command: Command = parsed.command
     if parsed.pass_through:

@@ -237,7 +237,7 @@ def _plan_and_explain(arguments: argparse.Namespace, **options: Any) -> None:
 COMMANDS = (
     Command(
         convert,
-        "convert NIfTI files or DICOM series to nnUNet_raw/DatasetXXX_Name",
+        "convert NIfTI, NRRD or MetaImage files or DICOM series to nnUNet_raw/DatasetXXX_Name",
         _add_convert,
         if_interrupted="No dataset was written.",
     ),

@@ -10,7 +10,14 @@ from rectal_nnformer.cli.command import Command, Parser
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, check_weights_file, find_dataset, fold_name, nnunet_folder
+from rectal_nnformer.nnunet.layout import (
+    CHECKPOINT_FINAL,
+    ModelFolder,
+    check_weights_file,
+    find_dataset,
+    fold_name,
+    nnunet_folder,
+)
 from rectal_nnformer.nnunet.names import FULLRES, NETWORKS
 from rectal_nnformer.nnunet.source import add_options
 
@@ -31,21 +38,62 @@ def train(arguments: argparse.Namespace) -> None:
     elif not (given.val or (given.c and model.fold(given.fold).checkpoints())):
         _check_pretrained_file(given.tr)
     preflight.check_device(given.device)
-    _run("nnUNetv2_train", passed)
+    _check_opened(given)
+    if given.fold != "all":
+        for note in preflight.settle_training_folds(given.dataset_name_or_id, given.p, given.configuration):
+            print(f"Note: {note}", flush=True)
+    if not given.pretrained_weights:
+        _run("nnUNetv2_train", passed)
+    from rectal_nnformer.training.starting_checkpoint import fitted_checkpoint
+
+    dataset = find_dataset("nnUNet_preprocessed", given.dataset_name_or_id)
+    fold = ModelFolder.named(dataset.name, given.tr, given.p, given.configuration).fold(given.fold)
+    with fitted_checkpoint(Path(given.pretrained_weights), fold) as path:
+        exchanged = [] if path == Path(given.pretrained_weights) else ["-pretrained_weights", str(path)]
+        _run("nnUNetv2_train", [*passed, *exchanged])  # the last one counts
+
+
+def _check_opened(given: argparse.Namespace) -> None:
+    """Refuse properties of cases and checkpoints that nnU-Net would open in this training and run code from."""
+    from rectal_nnformer.networks.checkpoint_file import check_checkpoints
+    from rectal_nnformer.nnunet.case_files import check_properties
+    from rectal_nnformer.nnunet.layout import PreprocessedDataset, find_plans
+    from rectal_nnformer.nnunet.plans import Plans
+
+    dataset = PreprocessedDataset.find(given.dataset_name_or_id)
+    configuration = Plans.read(find_plans(dataset.path, given.p)).configuration(given.configuration)
+    check_properties(dataset.data_folder(configuration.settings))
+    if given.c or given.val or given.val_best:
+        model = ModelFolder.named(dataset.name, given.tr, given.p, given.configuration)
+        check_checkpoints(model.fold(given.fold))
 
 
 def predict(arguments: argparse.Namespace) -> None:
     """Run nnUNetv2_predict with our trainers and its own options.
 
-    Without -c it is 3d_fullres. --help lists the options.
+    Every scan is checked before; one that cannot be used is named and the others are predicted. Without -c it is
+    3d_fullres. --help lists the options.
     """
     given = _read("nnUNetv2_predict", arguments.passed, arguments.parser, optional=["c"])
     configuration = given.c or FULLRES
     preflight.check_input(given.i)
     preflight.check_output_folder(Path(given.o))
-    preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
+    model = preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
     preflight.check_device(given.device)
-    _run("nnUNetv2_predict", arguments.passed if given.c else [*arguments.passed, "-c", configuration])
+    from rectal_nnformer.networks.checkpoint_file import check_checkpoint
+    from rectal_nnformer.nnunet import prediction
+
+    for fold in given.f:
+        check_checkpoint(model.fold(fold).path / given.chk)
+    job = prediction.PredictionJob(
+        model,
+        Path(given.i),
+        Path(given.o),
+        arguments.passed if given.c else [*arguments.passed, "-c", configuration],
+        continued=given.continue_prediction,
+        part=(given.num_parts, given.part_id),
+    )
+    raise SystemExit(prediction.predict(job))
 
 
 def _read(command: str, passed: Sequence[str], ours: Parser, optional: Sequence[str] = ()) -> argparse.Namespace:

@@ -1,13 +1,16 @@
 """Commands to begin with: demo, env."""
 
 import argparse
+import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 from rectal_nnformer.cli.command import Command
-from rectal_nnformer.cli.options import add_device, natural_number
+from rectal_nnformer.cli.options import add_device, natural_number, positive_integer
 from rectal_nnformer.nnunet import preflight
 from rectal_nnformer.nnunet.layout import check_folder, folder_variables, trainers_folder
+from rectal_nnformer.utils.text import plural
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -62,6 +65,34 @@ def _add_env(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def doctor(arguments: argparse.Namespace) -> None:
+    """Look for what would go wrong later: variables, versions, disk, memory, GPU, weights, datasets, unfinished folds.
+
+    Each finding has its remedy. The exit code is 1 if there is a problem. With -d every image and mask of a raw dataset
+    is read, too.
+    """
+    from rectal_nnformer.doctor import OK, PROBLEM, examine
+
+    findings = examine(arguments.d, arguments.np)
+    if arguments.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{finding.state:8}{finding.about}: {finding.text}")
+            if finding.remedy:
+                print(f"{'':8}{finding.remedy}")
+        number = sum(finding.state == PROBLEM for finding in findings)
+        notes = sum(finding.state not in (OK, PROBLEM) for finding in findings)
+        print(f"{plural(number, 'problem')}, {plural(notes, 'note')}.")
+    raise SystemExit(int(any(finding.state == PROBLEM for finding in findings)))
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", metavar="DATASET", nargs="+", default=[], help="raw datasets to read: ids or names")
+    parser.add_argument("-np", metavar="N", type=positive_integer, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
 COMMANDS = (
     Command(
         demo,
@@ -69,5 +100,6 @@ COMMANDS = (
         _add_demo,
         if_interrupted="Name a new folder with -o to start again.",
     ),
+    Command(doctor, "look for what would go wrong later, and say what to do about it", _add_doctor),
     Command(env, "print the export lines for nnU-Net's environment variables", _add_env),
 )

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Component, Lesion, StrictCounts, detect_lesions
-from rectal_nnformer.imaging.reading import by, grid_differences, read_image
+from rectal_nnformer.imaging.reading import by, grid_differences, in_order_of, read_image
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _read_pair(job: CaseJob) -> tuple[sitk.Image, sitk.Image | None]:
     reference = _read_mask(job, job.reference, "reference")
     if not job.prediction.is_file():
         return reference, None
-    prediction = _read_mask(job, job.prediction, "prediction")
+    prediction = in_order_of(_read_mask(job, job.prediction, "prediction"), reference)
     differences = grid_differences(reference, prediction)
     if differences and job.ignore_position:
         reference, prediction = (sitk.DICOMOrient(mask, "LPS") for mask in (reference, prediction))

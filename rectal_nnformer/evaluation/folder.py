@@ -5,11 +5,13 @@ from pathlib import Path
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import CohortDetection
-from rectal_nnformer.imaging.masks import tumor_labels
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import DATASET_JSON, check_folder
+from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.nnunet.patients import read_patients
-from rectal_nnformer.utils.files import read_json
-from rectal_nnformer.utils.text import plural
+from rectal_nnformer.nnunet.prediction import TRAINED_ON
+from rectal_nnformer.utils.files import read_json_if_whole
+from rectal_nnformer.utils.text import plural, some
 
 MOST_NAMES = 20
 
@@ -37,19 +39,34 @@ def evaluate_folder(
     path = dataset_file or next(present, None)
     if path is None:
         raise RectalError(f"no {DATASET_JSON} in {', '.join(map(str, folders))}. Name it with -djfile.")
-    remedy = "Name the right one with -djfile."
-    dataset_json = read_json(path, ["labels", "file_ending"], remedy)
-    try:
-        tumor_labels(dataset_json)  # works on nothing else, be it an older format of the file
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RectalError(f"{path} is not nnU-Net's {DATASET_JSON} ({error!r}). {remedy}") from error
+    dataset_json = read_dataset_json(path, "Name the right one with -djfile.")
     ending = dataset_json["file_ending"]
     cases = _cases_in(reference_folder, ending)
     if not cases:
         raise RectalError(f"{reference_folder} has no file that ends with {ending}, as {path} says. Check --gt.")
-    if unscored := sorted(set(_cases_in(prediction_folder, ending)) - set(cases)):
+    predicted = _cases_in(prediction_folder, ending)
+    others = [
+        path.name
+        for path in sorted(prediction_folder.iterdir())
+        if path.name.endswith(IMAGE_SUFFIXES) and not path.name.endswith(ending)
+    ]
+    if not set(predicted) & set(cases):
+        raise RectalError(
+            f"{prediction_folder} holds no prediction for any of the {plural(len(cases), 'reference')}, such as "
+            f"{cases[0]}{ending}, but {some([*(case + ending for case in predicted), *others]) or 'no mask'}. Name "
+            f"and store the predictions as the references are, or fix --pred."
+        )
+    if others:
+        print(f"Not scored, {plural(len(others), 'file')} of another format than {ending}: {some(others)}")
+    if unscored := sorted(set(predicted) - set(cases)):
         shown = ", ".join(unscored[:MOST_NAMES]) + (" ..." if len(unscored) > MOST_NAMES else "")
         print(f"Not scored, {plural(len(unscored), 'prediction')} without a reference: {shown}")
+    trained_on = read_json_if_whole(prediction_folder / TRAINED_ON)
+    if isinstance(trained_on, dict) and (known := [case for case in cases if case in trained_on]):
+        print(
+            f"WARNING: the model was trained on {len(known)} of these {plural(len(cases), 'case')} ({some(known)}): "
+            "the rates are too good for them. Score others, or use the cross-validation."
+        )
     patients = read_patients(path.parent)
     return evaluate_fold(
         prediction_folder, reference_folder, dataset_json, cases, patients, num_processes, output_folder

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from rectal_nnformer.errors import RectalError
+
 TUMOR_NAMES = ("tumor", "tumour", "cancer", "carcinoma", "neoplasm", "lesion", "gtv")
 NEGATIONS = ("non", "peri", "no_", "no-", "not_")
 
@@ -42,6 +44,34 @@ def bounding_box(mask: NDArray[np.bool_]) -> Box:
     """Return the smallest box around everything set; one voxel if nothing is."""
     occupied = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     return tuple(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1) for used in occupied)
+
+
+def label_values(dataset_json: Mapping[str, Any], source: str) -> set[int]:
+    """Return every value that a mask may hold by an nnU-Net `dataset.json`: background, labels, regions, ignore.
+
+    Raises:
+        RectalError: `labels` is of a form that nnU-Net does not take; messages name its source.
+    """
+    labels = dataset_json["labels"]
+    remedy = 'Write it as {"background": 0, "tumor": 1}, with whole numbers, or lists of them for regions.'
+    if not isinstance(labels, Mapping) or not _is_whole(background := labels.get("background")) or int(str(background)):
+        raise RectalError(f"The labels of {source} have no background of the value 0, but are {labels}. {remedy}")
+    values: set[int] = set()
+    for name, value in labels.items():
+        parts = value if isinstance(value, list | tuple) else [value]
+        if not parts or not all(map(_is_whole, parts)):
+            raise RectalError(f"The label {name} of {source} is {value!r}. {remedy}")
+        if name == "ignore" and (not isinstance(value, int) or value in values):
+            raise RectalError(f"The label ignore of {source} is {value!r}; it must be a number of no other label.")
+        values.update(map(int, parts))
+    if sorted(values) != list(range(len(values))):
+        raise RectalError(f"The labels of {source} are {sorted(values)}; nnU-Net needs 0, 1, 2 and so on without gaps.")
+    return values
+
+
+def _is_whole(value: object) -> bool:
+    """Whether nnU-Net reads a value as a whole number from 0 on: it takes texts of digits, too."""
+    return (isinstance(value, int) and not isinstance(value, bool) and value >= 0) or str(value).isdecimal()
 
 
 def tumor_labels(dataset_json: Mapping[str, Any]) -> list[int]:

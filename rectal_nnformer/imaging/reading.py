@@ -2,13 +2,16 @@
 
 import gzip
 import itertools
+import math
 import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from nibabel.nifti1 import data_type_codes
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.utils.text import plural
@@ -17,6 +20,17 @@ from rectal_nnformer.utils.text import plural
 GRID_TOLERANCE_VOXELS = 0.1
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+FORMATS = {
+    **dict.fromkeys(NIFTI_SUFFIXES, "NiftiImageIO"),
+    ".nrrd": "NrrdImageIO",
+    **dict.fromkeys((".mha", ".mhd"), "MetaImageIO"),
+}
+"""ITK's readers by the ending of a file's name."""
+MOST_VOXELS = 1 << 30
+"""Of an image: four times a scan of the whole body."""
+MOST_EXTRA_BYTES = 1 << 20
+"""Of a NIfTI file before its voxels, the header and its extensions, and behind them."""
+CHUNK = 1 << 22
 NIFTI_HEADER_SIZES = (348, 540)
 # NIfTI's codes of data types that can hold NaN.
 NIFTI_FLOATS = {16: "f4", 64: "f8"}
@@ -25,24 +39,40 @@ NIFTI_FLOATS = {16: "f4", 64: "f8"}
 def read_image(path: Path) -> sitk.Image:
     """Return the image in a file.
 
+    What its header claims is checked before memory is taken for it.
+
     Raises:
-        RectalError: The file is missing, cannot be read or ends early, or is called NIfTI and is something else or
-            holds values that are not finite.
+        RectalError: The file is missing, cannot be read or ends early, is of another format than its name says, of more
+            than `MOST_VOXELS`, or is NIfTI and holds values that are not finite.
     """
     if not path.is_file():
         raise RectalError(f"there is no file {path}")
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    if is_nifti(path):
-        # ITK goes by content otherwise, and reads a DICOM file of this name.
-        reader.SetImageIO("NiftiImageIO")
+    reader.SetFileName(itk_path(path))
+    # ITK goes by content otherwise, and reads a DICOM file of this name.
+    reader.SetImageIO(next((io for suffix, io in FORMATS.items() if path.name.lower().endswith(suffix)), ""))
     try:
-        image = reader.Execute()
+        reader.ReadImageInformation()
+        if math.prod(reader.GetSize()) > MOST_VOXELS:
+            raise RectalError(f"{path} has {by(reader.GetSize())} voxels by its header, more than can be used")
+        if is_nifti(path):
+            _check_nifti(path, reader)
+        return reader.Execute()
     except RuntimeError as error:
         raise RectalError(f"{path} cannot be read ({itk_message(error)}); copy or export it again") from None
-    if is_nifti(path):
-        _check_nifti(path, image)
-    return image
+
+
+def itk_path(path: Path) -> str:
+    """Return a path for ITK, which would abort on one that is not in UTF-8.
+
+    Raises:
+        RectalError: It is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise RectalError(f"{path} has a name that is not in UTF-8; rename it") from None
+    return str(path)
 
 
 def is_nifti(path: Path) -> bool:
@@ -83,6 +113,18 @@ def grid_differences(image: sitk.Image, other: sitk.Image) -> list[str]:
     return differences
 
 
+def in_order_of(image: sitk.Image, other: sitk.Image) -> sitk.Image:
+    """Return an image with its axes flipped and permuted as those of another where that makes the grids the same.
+
+    No voxel moves in space; of any other difference the image is returned as it is.
+    """
+    if image.GetDimension() != 3 or other.GetDimension() != 3 or not grid_differences(other, image):
+        return image
+    order = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(other.GetDirection())
+    reordered = sitk.DICOMOrient(image, order)
+    return image if grid_differences(other, reordered) else reordered
+
+
 def by(values: Sequence[float], number_format: str = ".5g") -> str:
     """Return numbers as in 320 x 320 x 24."""
     return " x ".join(format(value, number_format) for value in values)
@@ -92,25 +134,46 @@ def _corners(image: sitk.Image) -> list[tuple[float, ...]]:
     return [image.TransformIndexToPhysicalPoint(c) for c in itertools.product(*((0, n - 1) for n in image.GetSize()))]
 
 
-def _check_nifti(path: Path, image: sitk.Image) -> None:
-    """Raise on what ITK's NIfTI reader passes over in silence.
+def _check_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Raise on what ITK's NIfTI reader passes over in silence, by a header that has been read.
 
-    It fills with zeros what a file that ends early lacks, and replaces NaN and infinite values by zeros.
+    It fills with zeros what a file that ends early lacks, and replaces NaN and infinite values by zeros. The file is
+    read in pieces, and not further than it should go.
     """
+    values_in_file = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    offset = _vox_offset(path, reader)
+    datatype, bits = (int(reader.GetMetaData(key)) for key in ("datatype", "bitpix"))
+    types: Any = data_type_codes.dtype
+    known = {code: np.dtype(types[code]).itemsize for code in data_type_codes.value_set()}
+    if bits != 8 * known.get(datatype, 0):
+        raise RectalError(f"{path} cannot be read (data type {datatype} of {bits} bits); export it again")
+    expected, bad = offset + values_in_file * bits // 8, 0
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            content = file.read()
+            start = file.read(offset)
+            order = "<" if int.from_bytes(start[:4], "little") in NIFTI_HEADER_SIZES else ">"
+            done = len(start)
+            while done < expected and (piece := file.read(min(CHUNK, expected - done))):
+                done += len(piece)
+                if datatype in NIFTI_FLOATS:
+                    kind = np.dtype(order + NIFTI_FLOATS[datatype])
+                    values = np.frombuffer(piece, kind, len(piece) // kind.itemsize)
+                    bad += values.size - np.count_nonzero(np.isfinite(values))
+            # Reading to the end lets gzip compare its checksum.
+            extra = len(file.read(MOST_EXTRA_BYTES + 1))
     except (EOFError, OSError, zlib.error) as error:
         raise RectalError(f"{path} cannot be read ({error}); copy it again") from None
-    voxels = int(np.prod(image.GetSize(), dtype=np.int64))
-    offset = int(float(image.GetMetaData("vox_offset")))
-    datatype, bits = (int(image.GetMetaData(key)) for key in ("datatype", "bitpix"))
-    expected = offset + voxels * bits // 8
-    if len(content) < expected:
-        raise RectalError(f"{path} ends early ({len(content)} of {expected} bytes); copy it again")
-    if datatype in NIFTI_FLOATS:
-        order = "<" if int.from_bytes(content[:4], "little") in NIFTI_HEADER_SIZES else ">"
-        values = np.frombuffer(content, order + NIFTI_FLOATS[datatype], voxels, offset)
-        bad = voxels - np.count_nonzero(np.isfinite(values))
-        if bad:
-            raise RectalError(f"{path} holds NaN or infinite values ({plural(bad, 'voxel')}); replace them")
+    if done < expected:
+        raise RectalError(f"{path} ends early ({done} of {expected} bytes); copy it again")
+    if extra > MOST_EXTRA_BYTES:
+        raise RectalError(f"{path} goes on behind its voxels, by more than {MOST_EXTRA_BYTES} bytes; export it again")
+    if bad:
+        raise RectalError(f"{path} holds NaN or infinite values ({plural(bad, 'voxel')}); replace them")
+
+
+def _vox_offset(path: Path, reader: sitk.ImageFileReader) -> int:
+    """Return at which byte the voxels of a NIfTI file begin."""
+    told = float(reader.GetMetaData("vox_offset"))
+    if not 0 <= told <= MOST_EXTRA_BYTES:
+        raise RectalError(f"{path} cannot be read (its voxels begin at byte {told:g}); export it again")
+    return int(told)

@@ -14,7 +14,7 @@ import torch
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import DOCUMENTATION
-from rectal_nnformer.nnunet.layout import check_weights_file
+from rectal_nnformer.nnunet.layout import FoldFolder, check_weights_file
 
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 SAFE_TYPES: list[Any] = [
@@ -31,12 +31,43 @@ SAFE_TYPES: list[Any] = [
 _COPYING = re.compile(rb"c(?:torch\n\w*Tensor|(?:__builtin__|builtins)\nbytearray)\n")
 """Calls that PyTorch's reader allows, no checkpoint needs, and a few of which make gigabytes of nothing."""
 
+_ZIP_START = b"PK\x03\x04"
 _HEAD_BYTES = 512
 _SHOWN_CHARACTERS = 60
 
 
-def read_checkpoint(path: Path) -> Any:
+def check_checkpoint(path: Path) -> None:
+    """Refuse a file that another program, opening it without restriction, would execute something from.
+
+    Weights are not read.
+
+    Raises:
+        RectalError: As for `read_checkpoint`.
+    """
+    read_checkpoint(path, mapped=True)
+
+
+def check_checkpoints(fold: FoldFolder) -> None:
+    """Refuse checkpoints of a fold that would execute something when nnU-Net goes on from them.
+
+    Those that end early are left to the training, which takes another: PyTorch opens nothing of them.
+
+    Raises:
+        RectalError: As for `read_checkpoint`.
+    """
+    for path in fold.checkpoints():
+        with path.open("rb") as file:
+            start = file.read(len(_ZIP_START))
+        if start and (start != _ZIP_START or zipfile.is_zipfile(path)):
+            check_checkpoint(path)
+
+
+def read_checkpoint(path: Path, mapped: bool = False) -> Any:
     """Return what a PyTorch file holds, executing nothing from it.
+
+    Args:
+        path: The file.
+        mapped: Whether weights are left in the file until they are used.
 
     Raises:
         RectalError: There is no such file, or it is something else, incomplete, or holds other objects than tensors,
@@ -45,11 +76,11 @@ def read_checkpoint(path: Path) -> Any:
     check_weights_file(path)
     try:
         with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"  # by which PyTorch takes it for one
+            is_zip = file.read(len(_ZIP_START)) == _ZIP_START  # by which PyTorch takes it for one
         if is_zip:
             _check_size(path)
         with torch.serialization.safe_globals(SAFE_TYPES):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
     except RectalError:
         raise
     except PermissionError as error:

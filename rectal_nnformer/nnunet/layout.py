@@ -5,13 +5,15 @@ Only the standard library is imported, so that a command can answer a wrong name
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.utils.files import read_json
+from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
+from rectal_nnformer.utils.files import locked, read_bytes, read_json
 from rectal_nnformer.utils.text import nearest, some
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ DATASET_FINGERPRINT = "dataset_fingerprint.json"
 CASE_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 """Files of a preprocessed case: image, mask and properties."""
 
+IMAGE_DIGESTS = "image_digests.json"
+"""Digest of each training case's images, by which a scan is recognized: in a preprocessed dataset and its models."""
+
 PLANS_JSON = "plans.json"
 FOLD_PREFIX = "fold_"
 ALL_CASES = "all"
@@ -43,7 +48,7 @@ ALL_CASES = "all"
 VALIDATION = "validation"
 SUMMARY_JSON = "summary.json"
 PROGRESS_PNG = "progress.png"
-CHECKPOINT_FINAL = "checkpoint_final.pth"
+CHECKPOINT_FINAL, CHECKPOINT_LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 CHECKPOINTS = "checkpoint_*.pth"
 
 FOLD_NAME = re.compile(rf"{FOLD_PREFIX}(\d+|{ALL_CASES})", re.ASCII)
@@ -203,8 +208,8 @@ class FoldFolder:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the training reached its end."""
-        return self.checkpoint_final.is_file()
+        """Whether the training reached its end, and its last checkpoint is whole and of the model's trainer."""
+        return self.checkpoint_final.is_file() and not checkpoint_problem(self.checkpoint_final, self.model.trainer)
 
     @property
     def is_finished(self) -> bool:
@@ -231,6 +236,11 @@ class DatasetFolder:
             RectalError: The variable is not set, or there is no such dataset or more than one.
         """
         return cls(find_dataset(cls.variable, dataset))
+
+    @classmethod
+    def at(cls, name: str) -> "Self":
+        """Return where a dataset belongs by its name; neither it nor the variable need be there."""
+        return cls(Path(folder_variables().get(cls.variable, cls.variable)) / name)
 
     @property
     def name(self) -> str:
@@ -292,11 +302,38 @@ class PreprocessedDataset(DatasetFolder):
 
     def plans_names(self) -> list[str]:
         """Return the names of the plans that there are."""
-        return [file.stem for file in sorted(self.path.glob("*.json")) if b'"configurations"' in file.read_bytes()]
+        files = [file for file in sorted(self.path.glob("*.json")) if file.is_file()]
+        return [file.stem for file in files if b'"configurations"' in read_bytes(file)]
 
     def data_folder(self, configuration: Mapping[str, Any]) -> Path:
-        """Return the folder of the preprocessed data of a configuration, as the plans hold it."""
-        return self.path / configuration["data_identifier"]
+        """Return the folder of the preprocessed data of a configuration, as the plans hold it.
+
+        Raises:
+            RectalError: The plans tell none, or one outside of the dataset's folder.
+        """
+        identifier = configuration.get("data_identifier")
+        if not isinstance(identifier, str) or not identifier.strip("/.") or {"..", "/"} & set(Path(identifier).parts):
+            raise RectalError(
+                f"The plans of {self.name} cannot be used: their data_identifier is {identifier!r}, which is no folder "
+                "in that of the dataset. Plan the dataset again."
+            )
+        return self.path / identifier
+
+
+@contextmanager
+def claimed_id(folder: Path) -> Iterator[None]:
+    """Hold the id of a dataset that is about to be written, so that no other process writes one of another name.
+
+    Raises:
+        RectalError: Another process writes a dataset of this id into the same of nnU-Net's folders, or has.
+    """
+    name = folder.name.partition("_")[0]
+    message = f"Another process is writing a {name} into {folder.parent}. Wait for it to end, or take another id."
+    with locked(folder.parent / f".{name}.lock", message):
+        for other in sorted(folder.parent.glob(f"{name}*")):
+            if other.is_dir() and other.name != folder.name:
+                raise RectalError(f"{other} was made meanwhile and has the same id. Nothing was written.")
+        yield
 
 
 def fold_name(fold: int | str) -> str:

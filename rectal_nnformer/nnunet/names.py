@@ -28,5 +28,5 @@ PLANES = ("sagittal", "coronal", "axial")
 RECORD_KEY = "rectal_nnformer"
 """Key of the plans under which the planner's reasons stand; nnU-Net does not read it."""
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 """Files that are taken for images where a folder of them is given."""

@@ -1,9 +1,9 @@
 """Which cases belong to one patient: `patients.csv` beside dataset.json with pseudonyms, and lists that users give."""
 
-import csv
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.utils.files import is_there, read_table
 
 PATIENTS_FILE = "patients.csv"
 
@@ -15,7 +15,7 @@ def read_patients(dataset_folder: Path) -> dict[str, str]:
         RectalError: There is a list that cannot be right, see `read_patient_list`.
     """
     path = dataset_folder / PATIENTS_FILE
-    return read_patient_list(path) if path.is_file() else {}
+    return read_patient_list(path) if is_there(path) else {}
 
 
 def read_patient_list(path: Path) -> dict[str, str]:
@@ -24,25 +24,14 @@ def read_patient_list(path: Path) -> dict[str, str]:
     Raises:
         RectalError: The file cannot be read, lacks a column or a value, or names a case twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RectalError(f"The list of patients {path} cannot be read ({error}). Save it as CSV in UTF-8.") from None
-    # Spreadsheets write semicolons where the comma is the decimal sign.
-    delimiter = ";" if ";" in text.partition("\n")[0] else ","
-    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    if not {"case", "patient"} <= set(rows.fieldnames or ()):
-        raise RectalError(f"The list of patients {path} needs a first line with the columns case and patient.")
     patients: dict[str, str] = {}
-    for row in rows:
-        case, patient = (row["case"] or "").strip(), (row["patient"] or "").strip()
+    for line, row in read_table(path, ("case", "patient"), "The list of patients", "Save it as CSV in UTF-8."):
+        case, patient = row["case"], row["patient"]
         if not case or not patient:
             raise RectalError(
-                f"The list of patients {path} has a line without case or patient (line {rows.line_num}). Complete it."
+                f"The list of patients {path} has a line without case or patient (line {line}). Complete it."
             )
         if case in patients:
-            raise RectalError(
-                f"The list of patients {path} names case {case} twice (line {rows.line_num}). Remove one line."
-            )
+            raise RectalError(f"The list of patients {path} names case {case} twice (line {line}). Remove one line.")
         patients[case] = patient
     return patients

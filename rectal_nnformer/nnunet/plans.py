@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from rectal_nnformer.errors import RectalError
@@ -16,6 +16,8 @@ from rectal_nnformer.utils.files import read_json
 
 PLAN_AGAIN = "Plan the dataset again."
 
+PositiveMm = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 @checked(frozen=True)
 class PlannedBackbone:
@@ -23,7 +25,7 @@ class PlannedBackbone:
 
     backbone: str
     backbone_kwargs: dict[str, Any]
-    intensity_window: list[tuple[float, float]]
+    intensity_window: list[tuple[FiniteFloat, FiniteFloat]]
     spatial_axes: list[int]
 
 
@@ -35,9 +37,9 @@ class Configuration:
     """
 
     data_identifier: str
-    patch_size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    batch_size: int
+    patch_size: tuple[PositiveInt, ...]
+    spacing: tuple[PositiveMm, ...]
+    batch_size: PositiveInt
     normalization_schemes: list[str]
     settings: dict[str, Any]
 
@@ -85,7 +87,7 @@ class Plans:
             place = ".".join(map(str, (key, *first["loc"])))
             problem = f"{first['msg']}: {place}" if first["type"] == "missing" else f"{place} is {first['input']!r}"
             raise RectalError(f"{source} cannot be read as plans ({problem}). {PLAN_AGAIN}") from error
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RectalError(f"{source} cannot be read as plans ({error!r}). {PLAN_AGAIN}") from error
         return cls(content, str(name), str(dataset_name), configurations)
 
@@ -101,7 +103,8 @@ class Plans:
     @property
     def record(self) -> Mapping[str, Any]:
         """What this project's planner noted; empty in plans of others."""
-        return self.content.get(RECORD_KEY, {})
+        record = self.content.get(RECORD_KEY, {})
+        return record if isinstance(record, dict) else {}
 
 
 def ancestry(name: str, parent_of: Callable[[str], str | None], present: Collection[str]) -> list[str]:

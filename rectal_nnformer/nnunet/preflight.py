@@ -29,7 +29,7 @@ from rectal_nnformer.nnunet.layout import (
 )
 from rectal_nnformer.nnunet.names import CUBIC, IMAGE_SUFFIXES, NUM_FOLDS, TRAINER_FAMILIES
 from rectal_nnformer.nnunet.source import names_in, trainer_names
-from rectal_nnformer.utils.files import read_json_list
+from rectal_nnformer.utils.files import is_there
 from rectal_nnformer.utils.text import nearest, some
 
 DEVICES = ("cuda", "cpu", "mps")
@@ -41,11 +41,13 @@ def check_training(
     dataset: str, trainer: str, plans: str, configuration: str, folds: Sequence[int] = ()
 ) -> ModelFolder:
     """Return the model to train; refuse what cannot be trained, as something named is not there or does not fit."""
+    from rectal_nnformer.nnunet.dataset_json import read_dataset_json
     from rectal_nnformer.nnunet.plans import Plans
 
     preprocessed = find_dataset("nnUNet_preprocessed", dataset)
     plans_file = find_plans(preprocessed, plans)
     check_configuration(plans_file, configuration)
+    read_dataset_json(PreprocessedDataset(preprocessed).dataset_json, "Plan the dataset again.")
     check_trainer(trainer)
     family = _family(trainer)
     if family is not None:
@@ -85,6 +87,16 @@ def check_planned_patch(trainer: str, configuration: str) -> None:
         )
 
 
+def settle_training_folds(dataset: str, plans: str, configuration: str) -> list[str]:
+    """Refuse folds that must not be trained by, copy what did not come along, and return what to know of them."""
+    from rectal_nnformer.nnunet.plans import Plans
+    from rectal_nnformer.nnunet.splits import preprocessed_cases, settle_folds
+
+    preprocessed = PreprocessedDataset.find(dataset)
+    settings = Plans.read(find_plans(preprocessed.path, plans)).configuration(configuration).settings
+    return settle_folds(preprocessed, preprocessed_cases(preprocessed.data_folder(settings)))
+
+
 def check_trainer(name: str) -> None:
     """Refuse a trainer that nnU-Net will not find. Sources are searched, nothing is imported."""
     names = trainer_names()
@@ -108,9 +120,11 @@ def check_backbone(trainer: str, needed: str, planned: str | None, plans: str, d
 def check_folds(preprocessed: Path, folds: Sequence[int | str] = ()) -> int:
     """Return the number of folds; refuse folds that a preprocessed dataset does not have. "all" always exists."""
     path = PreprocessedDataset(preprocessed).splits
-    if not path.is_file():  # nnU-Net makes its own, whatever their number
+    if not is_there(path):  # nnU-Net makes its own, whatever their number
         return NUM_FOLDS
-    number = len(read_json_list(path))
+    from rectal_nnformer.nnunet.splits import read_splits
+
+    number = len(read_splits(path))
     if outside := [fold for fold in folds if fold != ALL_CASES and int(fold) >= number]:
         raise RectalError(
             f"{preprocessed.name} has the folds 0 to {number - 1}; -f names {', '.join(map(str, outside))}."

@@ -3,23 +3,29 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
 
 from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.layout import IMAGE_DIGESTS
 from rectal_nnformer.nnunet.names import FULLRES, WINDOW_FILE
-from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.plans import Plans, PositiveMm
+from rectal_nnformer.nnunet.splits import check_folds_of
+from rectal_nnformer.planning.case_check import check_cases
 from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
 from rectal_nnformer.planning.intensity_window import load_intensity_window
 from rectal_nnformer.planning.outdated import print_warning
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
 from rectal_nnformer.planning.preprocessing import is_preprocessed, preprocess_configuration
-from rectal_nnformer.utils.files import read_json_if_whole
+from rectal_nnformer.utils.files import read_json_if_whole, space_left, write_json
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
 """Worker processes by default, as nnU-Net's; never more than there are cores or cases."""
@@ -68,6 +74,7 @@ def plan_dataset(
             be met.
     """
     dataset = open_raw_dataset(dataset_id)
+    check_folds_of(dataset.preprocessed, dataset.cases, planning=True)
     extract_fingerprint(dataset, num_processes=num_processes_fingerprint, clean=clean)
     planner = RectalExperimentPlanner(
         dataset_id,
@@ -87,7 +94,7 @@ def plan_dataset(
     elif preprocess:
         # The data of `3d_fullres`; `3d_fullres_cubic` reads the same.
         processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
-        with _failing_as(f"nnU-Net's preprocessing of {dataset.name}"):
+        with _failing_as(f"nnU-Net's preprocessing of {dataset.name}", dataset):
             preprocess_configuration(dataset, plans, FULLRES, processes)
     planner.save_plans(plans, warn)
     return plans
@@ -99,23 +106,45 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
     They are computed again if the raw dataset has changed since, or if `clean`.
 
     Raises:
-        RectalError: A case cannot be read or used.
+        RectalError: Cases cannot be read or used; names them all.
     """
     processes = _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset)
     fingerprint_file = dataset.preprocessed.fingerprint
     has_window = load_intensity_window(dataset) is not None
     outdated = (dataset.preprocessed.path / WINDOW_FILE).exists() and not has_window
+    to_measure = clean or not has_window or load_tumor_fingerprint(dataset) is None
+    if to_measure:
+        notes, digests = check_cases(dataset, processes)
+        for note in notes:
+            print(f"Note: {note}")
     # An interruption may have left one that cannot be read, or of fewer cases.
-    measured = (read_json_if_whole(fingerprint_file) or {}).get("spacings", ())
-    if clean or outdated or len(measured) != len(dataset.cases):
+    if clean or outdated or _measured_cases(fingerprint_file) != len(dataset.cases):
         fingerprint_file.unlink(missing_ok=True)
-    if clean or not has_window or load_tumor_fingerprint(dataset) is None:
-        # Before nnU-Net's part, because it names a case that cannot be read.
+    if to_measure:
+        write_json(dataset.preprocessed.path / IMAGE_DIGESTS, digests)
         extract_tumor_fingerprint(dataset, processes)
-    with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}"):
+    with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}", dataset):
         extract_fingerprint_dataset(
             dataset.dataset_id, DatasetFingerprintExtractor, processes, clean=False, verbose=False
         )
+
+
+@checked(frozen=True)
+class _Measured:
+    """What the planner reads of nnU-Net's fingerprint."""
+
+    spacings: list[Annotated[list[PositiveMm], Field(min_length=3, max_length=3)]]
+    shapes_after_crop: list[Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]]
+    foreground_intensity_properties_per_channel: dict[str, Any]
+
+
+def _measured_cases(fingerprint: Path) -> int:
+    """Return of how many cases nnU-Net's fingerprint is; 0 where it is missing or damaged."""
+    try:
+        found = TypeAdapter(_Measured).validate_python(read_json_if_whole(fingerprint))
+    except ValidationError:
+        return 0
+    return len(found.spacings) if len(found.spacings) == len(found.shapes_after_crop) else 0
 
 
 def verify_integrity(dataset: TrainingDataset, num_processes: int | None = None) -> None:
@@ -124,7 +153,7 @@ def verify_integrity(dataset: TrainingDataset, num_processes: int | None = None)
     Raises:
         RectalError: The check failed; nnU-Net prints what it found.
     """
-    with _failing_as(f"nnU-Net's integrity check of {dataset.name}"):
+    with _failing_as(f"nnU-Net's integrity check of {dataset.name}", dataset):
         verify_dataset_integrity(str(dataset.raw.path), _num_processes(num_processes, FINGERPRINT_PROCESSES, dataset))
 
 
@@ -135,8 +164,8 @@ def _num_processes(wanted: int | None, default: int, dataset: TrainingDataset) -
 
 
 @contextmanager
-def _failing_as(step: str) -> Iterator[None]:
-    """Turn any error of nnU-Net, which raises many kinds, into one that says what failed."""
+def _failing_as(step: str, dataset: TrainingDataset) -> Iterator[None]:
+    """Turn any error of nnU-Net, which raises many kinds, into one that says what failed, writing where."""
     try:
         yield
     except RectalError:
@@ -144,5 +173,6 @@ def _failing_as(step: str) -> Iterator[None]:
     except Exception as error:
         raise RectalError(
             f"{step} failed: {type(error).__name__}: {error}. "
-            "'rectal_nnformer plan_and_preprocess --verify_dataset_integrity' checks every case."
+            f"{space_left(dataset.preprocessed.path)} If there is room, 'rectal_nnformer plan_and_preprocess "
+            "--verify_dataset_integrity' checks every case."
         ) from error

@@ -16,8 +16,8 @@ from nnunetv2.utilities.utils import (
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, dataset_number, dataset_prefix, nnunet_folder
-from rectal_nnformer.utils.files import read_json
 
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 """Readers that bring every image to RAS, the orientation in which the pretrained weights know directions."""
@@ -89,12 +89,9 @@ def open_raw_dataset(dataset_name_or_id: str | int) -> TrainingDataset:
             f"More than one dataset has the number {dataset_id}: look for {dataset_prefix(dataset_id)}_* in "
             "nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and rename or remove all but one."
         ) from error
-    content = read_json(raw.dataset_json, remedy="nnU-Net needs it in every raw dataset.")
-    channels = "modality" if "modality" in content else "channel_names"
-    if missing := [key for key in ("labels", "file_ending", channels) if key not in content]:
-        raise RectalError(
-            f"{raw.dataset_json} lacks {', '.join(missing)}. See nnU-Net's documentation of the dataset format."
-        )
+    content = read_dataset_json(raw.dataset_json, "See nnU-Net's documentation of the dataset format.")
+    if not (content.get("modality") or content.get("channel_names")):
+        raise RectalError(f"{raw.dataset_json} lacks channel_names. See nnU-Net's documentation of the dataset format.")
     cases = _training_cases(raw, content)
     reader = _reader(raw.name, content, cases)
     dataset = TrainingDataset(dataset_id, content, cases, reader, raw, PreprocessedDataset(preprocessed / raw.name))
@@ -105,8 +102,9 @@ def open_raw_dataset(dataset_name_or_id: str | int) -> TrainingDataset:
                 f"Case {case} of {dataset.name} has {len(files['images'])} image files, "
                 f"but dataset.json names {num_channels} channels."
             )
-        if not Path(files["label"]).is_file():
-            raise RectalError(f"Case {case} of {dataset.name} has no label file {files['label']}.")
+        for kind, path in (*(("image", path) for path in files["images"]), ("label", files["label"])):
+            if not Path(path).is_file():
+                raise RectalError(f"Case {case} of {dataset.name} has no {kind} file {path}.")
     return dataset
 
 

@@ -17,7 +17,7 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
     ZScoreNormalization,
 )
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import Box
@@ -36,7 +36,7 @@ def load_intensity_window(dataset: TrainingDataset) -> Window | None:
     """Return the window of a dataset; None where its file is missing, unreadable or outdated."""
     content = read_json_if_whole(dataset.preprocessed.path / WINDOW_FILE) or {}
     try:
-        window = TypeAdapter(Window).validate_python(content.get("window"))
+        window = TypeAdapter(list[list[FiniteFloat]]).validate_python(content.get("window"))
     except ValidationError:
         return None
     return window if content.get("raw_signature") == dataset.signature() else None

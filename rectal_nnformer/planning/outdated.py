@@ -75,7 +75,7 @@ def _settings(plans: Plans) -> Iterator[tuple[str, Any]]:
     yield from ((key, plans.content.get(key)) for key in ("image_reader_writer", "transpose_forward"))
     yield AUGMENTATION_KEY, plans.record.get(AUGMENTATION_KEY)
     for name, configuration in plans.content["configurations"].items():
-        network = configuration.get("architecture", {}).get("arch_kwargs", {})
+        network = (configuration.get("architecture") or {}).get("arch_kwargs", {})
         for key, value in {**configuration, **network}.items():
             if key not in _DERIVED:
                 yield f"{name} {key}", value

@@ -15,6 +15,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
 from rectal_nnformer.nnunet.names import CUBIC, FULLRES, PLANNED_NETWORK, RECORD_KEY
 from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.splits import settle_folds
 from rectal_nnformer.planning import accounting, rules
 from rectal_nnformer.planning.backbones import Backbone, resolve_backbone
 from rectal_nnformer.planning.dataset import open_raw_dataset
@@ -25,7 +26,7 @@ from rectal_nnformer.planning.memory import MIN_BATCH_SIZE, memory_target
 from rectal_nnformer.planning.outdated import outdated_warnings, print_warning
 from rectal_nnformer.planning.patch_choice import PatchChoice, choose_patch_and_batch, largest_lesion
 from rectal_nnformer.planning.plan_warnings import dataset_warnings, lesion_warnings, memory_warnings
-from rectal_nnformer.planning.preprocessing import copy_descriptions, copy_splits
+from rectal_nnformer.planning.preprocessing import copy_descriptions
 from rectal_nnformer.planning.record import CandidatePatch, LargestLesion, PlannedPatch, PlanningRecord
 from rectal_nnformer.utils.files import write_json, write_text
 
@@ -105,7 +106,8 @@ class RectalExperimentPlanner(ExperimentPlanner):
         self.memory = memory_target(
             gpu_memory_target_in_gb, self.backbone, len(self.raw.channel_names), labels.num_segmentation_heads
         )
-        copy_splits(self.raw)
+        for note in settle_folds(self.raw.preprocessed, self.raw.cases, planning=True):
+            print(f"Note: {note}")
         super().__init__(
             self.raw.name,
             preprocessor_name=preprocessor_name,

@@ -13,11 +13,15 @@ from typing import Any
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.case_files import read_blosc2
 from rectal_nnformer.nnunet.layout import DATASET_JSON, case_files
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.dataset import TrainingDataset
-from rectal_nnformer.utils.files import read_json_if_whole, staged_file, staged_folder, write_json
+from rectal_nnformer.utils.files import read_json_if_whole, space_left, staged_file, staged_folder, write_json
+from rectal_nnformer.utils.parallel import map_with_progress
+from rectal_nnformer.utils.pickles import read_own_pickle
+from rectal_nnformer.utils.text import plural
 
 _NOT_DATA = ("patch_size", "batch_size", "median_image_size_in_voxels", "architecture", "batch_dice")
 """Keys of a configuration on which the preprocessed data do not depend."""
@@ -28,27 +32,6 @@ def copy_descriptions(dataset: TrainingDataset) -> None:
     for name in (DATASET_JSON, PATIENTS_FILE):
         if (dataset.raw.path / name).is_file():
             _copy(dataset.raw.path / name, dataset.preprocessed.path / name)
-
-
-def copy_splits(dataset: TrainingDataset) -> None:
-    """Copy the raw dataset's folds into the preprocessed dataset unless they are there; nnU-Net trains by those.
-
-    Raises:
-        RectalError: The raw dataset's folds cannot be read, or differ from those in the preprocessed dataset.
-    """
-    source, target = dataset.raw.splits, dataset.preprocessed.splits
-    if not source.is_file():
-        return
-    wanted, present = _read_folds(source), _read_folds(target)
-    if wanted is None:
-        raise RectalError(f"{source} is not a list of folds with 'train' and 'val'. Convert the dataset again.")
-    if present is None:
-        _copy(source, target)
-    elif present[: len(wanted)] != wanted:
-        raise RectalError(
-            f"{target} holds other folds than {source}. Models may have been trained by them. "
-            "Remove the former if they are no longer needed, then run this again."
-        )
 
 
 def is_preprocessed(dataset: TrainingDataset, plans: Plans, configuration: str) -> bool:
@@ -85,7 +68,32 @@ def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configurati
             preprocess_dataset(dataset.dataset_id, staged.name, [configuration], [num_processes])
         finally:
             temporary.unlink(missing_ok=True)
+        cases = [staged / case for case in dataset.cases]
+        problems = map_with_progress(_data_problem, cases, num_processes, "Checking what was written")
+        cut_off = _outdated_references(dataset, missing_counts=True)
+        for reference in cut_off:
+            reference.unlink(missing_ok=True)
+        found = [problem for problem in problems if problem] + [f"{path} was not copied whole" for path in cut_off]
+        if found:
+            raise RectalError(
+                f"{plural(len(found), 'case')} of {dataset.name} not preprocessed: {found[0]}. Nothing was kept. "
+                + space_left(staged.parent)
+            )
     write_json(_record_file(folder), _record(dataset, plans, configuration))
+
+
+def _data_problem(case: Path) -> str:
+    """Read what was preprocessed of a case, by its path without endings, and return what is not whole; empty if all is.
+
+    The library that writes the arrays does not notice a disk that is full.
+    """
+    try:
+        for ending in (".b2nd", "_seg.b2nd"):
+            read_blosc2(case.with_name(case.name + ending))
+        read_own_pickle(case.with_name(f"{case.name}.pkl"))
+    except RectalError as error:
+        return str(error)
+    return ""
 
 
 def _record(dataset: TrainingDataset, plans: Plans, configuration: str) -> dict[str, Any]:
@@ -120,11 +128,3 @@ def _outdated_references(dataset: TrainingDataset, missing_counts: bool = False)
 def _copy(source: Path, target: Path) -> None:
     with staged_file(target) as temporary:
         shutil.copy(source, temporary)
-
-
-def _read_folds(path: Path) -> list[dict[str, set[str]]] | None:
-    """Return the cases of each fold; None for a file that is missing or not whole."""
-    try:
-        return [{part: set(fold[part]) for part in ("train", "val")} for fold in read_json_if_whole(path)]
-    except (TypeError, KeyError):
-        return None

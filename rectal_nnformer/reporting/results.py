@@ -11,11 +11,11 @@ from rectal_nnformer.analysis.records import AttentionRecord, ReuseRecord, read_
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import ModelFolder, PreprocessedDataset, RawDataset
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.reporting.analyses import StageOverFolds, attention_over_folds, epochs_over_folds
-from rectal_nnformer.utils.files import read_json
 from rectal_nnformer.utils.json_records import T
 
 
@@ -80,7 +80,7 @@ def read_results(path: Path) -> ModelResults:
     remedy = "Copy it again, or train the fold again."
     return ModelResults(
         folder=folder,
-        dataset_json=read_json(folder.dataset_json, ("labels", "file_ending"), remedy),
+        dataset_json=read_dataset_json(folder.dataset_json, remedy),
         plans=Plans.read(folder.plans_file),
         folds=folds,
         attention=read_of_folds(read_attention, evaluated),

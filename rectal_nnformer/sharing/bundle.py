@@ -4,14 +4,16 @@ import hashlib
 import importlib.metadata
 import io
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, StringConstraints
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from rectal_nnformer import __version__
@@ -164,10 +166,19 @@ class BundleReader:
             (scratch / "arrays").unlink()
 
     def verify(self) -> None:
-        """Read all files, writing nothing."""
-        for name in tqdm(self.manifest.files, desc="Reading bundle", unit="file"):
-            for _ in self._verified(name):
-                pass
+        """Read all files and decompress all arrays, leaving nothing behind.
+
+        Raises:
+            RectalError: A file differs from the manifest, or arrays cannot be read or are not finite.
+        """
+        with tempfile.TemporaryDirectory(prefix="rectal_nnformer_") as scratch:
+            for name in tqdm(self.manifest.files, desc="Reading bundle", unit="file"):
+                if name.endswith(".safetensors"):
+                    if problem := self.load(name, _array_problem, Path(scratch)):
+                        raise RectalError(f"{self.path} cannot be used: in {name}, {problem}. Have it sent again.")
+                else:
+                    for _ in self._verified(name):
+                        pass
 
     def _verified(self, name: str) -> Iterator[bytes]:
         digest = hashlib.sha256()
@@ -185,6 +196,18 @@ class BundleReader:
                 "bytes. Bundles are written by 'rectal_nnformer export_dataset' and 'export_model'."
             )
         return read_record(Manifest, b"".join(unpacked(self._archive, entry)), f"{MANIFEST} of {self.path}")
+
+
+def _array_problem(path: Path) -> str:
+    """Return which array of a safetensors file is not finite; empty if all are. They are read one by one."""
+    with safe_open(path, "numpy") as arrays:
+        for name in arrays.keys():  # noqa: SIM118 - it is no mapping
+            if (
+                arrays.get_slice(name).get_dtype() in ("F64", "F32", "F16")
+                and not np.isfinite(arrays.get_tensor(name)).all()
+            ):
+                return f"{name} holds values that are not finite"
+    return ""
 
 
 def _pieces(content: bytes | Path) -> Iterator[bytes]:

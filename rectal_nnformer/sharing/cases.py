@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message, read_image
+from rectal_nnformer.imaging.writing import write_volume
+from rectal_nnformer.nnunet.case_files import read_blosc2
 from rectal_nnformer.nnunet.layout import case_files
 from rectal_nnformer.sharing.schema import ItkGrid, PlansJson, Properties, is_possible_shape
 from rectal_nnformer.utils.json_records import json_content, make_record
@@ -37,10 +38,7 @@ def read_case(stem: Path) -> tuple[Arrays, Properties, bool]:
     properties = make_record(Properties, _plain(content), str(paths[2]))
     arrays: Arrays = {}
     for name, path in zip((DATA, SEGMENTATION), paths, strict=False):
-        try:
-            arrays[name] = np.ascontiguousarray(blosc2.open(str(path), mode="r")[:])
-        except Exception as error:  # the library raises many kinds
-            raise RectalError(f"{path} cannot be read ({error}). Preprocess the dataset again.") from None
+        arrays[name] = read_blosc2(path)
     for label, voxels in locations.items():
         name = ",".join(map(str, label if isinstance(label, tuple) else (label,)))
         arrays[f"{LOCATIONS}.{name}"] = np.ascontiguousarray(voxels if len(voxels) else np.zeros((0, 4), np.int64))
@@ -98,9 +96,9 @@ def write_reference(path: Path, arrays: Arrays, grid: ItkGrid) -> None:
         image.SetSpacing(grid.spacing)
         image.SetOrigin(grid.origin)
         image.SetDirection(grid.direction)
-        sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
         raise RectalError(f"The ground truth {path.name} cannot be written ({itk_message(error)}).") from None
+    write_volume(image, path)
 
 
 def _problem(arrays: Arrays) -> str:
@@ -111,20 +109,30 @@ def _problem(arrays: Arrays) -> str:
     sizes = data.shape, segmentation.shape
     if data.ndim != 4 or data.shape[1:] != segmentation.shape[1:] or not all(map(is_possible_shape, sizes)):
         return f"its arrays have the shapes {data.shape} and {segmentation.shape}"
+    if not np.isfinite(data).all():
+        return "its image holds values that are not finite"
     for name, voxels in arrays.items():
         if name not in (DATA, SEGMENTATION):
             if _label(name) is None or voxels.dtype.kind not in "iu" or voxels.ndim != 2 or voxels.shape[1] != 4:
                 return f"{name[:80]!r} is no list of voxels"
             if len(voxels) and (voxels.min() < 0 or np.any(voxels.max(axis=0) >= segmentation.shape)):
                 return f"{name} lists voxels outside of its volume"
+    for name, voxels in arrays.items():
+        if name.startswith(LOCATIONS) and not np.isin(segmentation[tuple(voxels.T)], _labels(name)).all():
+            return f"{name} lists voxels of other labels, so that its segmentation is damaged"
     return ""
 
 
+def _labels(name: str) -> list[int]:
+    """Return the labels of `class_locations.LABEL`, several for a region."""
+    return [int(label) for label in name.partition(".")[2].split(",")]
+
+
 def _label(name: str) -> int | tuple[int, ...] | None:
-    """Return the label, or the labels of a region, of `class_locations.LABEL`."""
+    """Return the label, or the labels of a region, of `class_locations.LABEL`, as nnU-Net has them; None for others."""
     if not re.fullmatch(rf"{LOCATIONS}\.-?[0-9]{{1,5}}(,-?[0-9]{{1,5}})*", name):
         return None
-    labels = tuple(map(int, name.partition(".")[2].split(",")))
+    labels = tuple(_labels(name))
     return labels if len(labels) > 1 else labels[0]
 
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import layout
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.names import FINGERPRINT_FILE, RECORD_KEY, WINDOW_FILE
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.sharing import schema
 from rectal_nnformer.sharing.bundle import BundleReader, BundleWriter, digest_line, new_bundle
 from rectal_nnformer.sharing.cases import check_case, read_case, read_reference, write_case, write_reference
-from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, pseudonyms, scrubbed, write_key
-from rectal_nnformer.utils.files import staged_folder
+from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, Traces, locked_key, pseudonyms, scrubbed, write_key
+from rectal_nnformer.utils.files import is_there, staged_folder
 from rectal_nnformer.utils.json_records import R, json_content, json_text, load_json_file, make_record
 
 OUR_FILES = (FINGERPRINT_FILE, WINDOW_FILE)
@@ -104,30 +106,31 @@ def export_dataset(
     data_folders = sorted({name for names in plans.values() for name in names})
     present = {case for name in data_folders for case in _cases_in(folder / name)}
     splits, cases = _chosen(folder / layout.SPLITS_FINAL, present, folds)
-    names = pseudonyms(folder, cases) if pseudonymize else {case: case for case in cases}
-    with new_bundle(Path(output)) as bundle:
-        export = Export(bundle, folder.name, Renamer(names, present - set(cases)))
-        records = _add_texts(export, folder, sorted(plans), splits)
-        _add_cases(export, folder, data_folders, cases, records)
-        if with_ground_truth:
-            _add_references(export, folder, cases)
-        # Files of the folder that stay at home are counted: unknown names could tell something themselves.
-        sent = {Path(name).parts[0] for name in bundle.files}
-        for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
-            told = name if name in (PATIENTS_FILE, layout.GT_SEGMENTATIONS) else "files and folders of other names"
-            export.removed["records of raw files" if name.endswith("_source.json") else told] += 1
-        if pseudonymize:
-            print(f"The key of the pseudonyms stays here: {write_key(folder, names)}")
-        bundle.finish(
-            kind="dataset",
-            dataset=folder.name,
-            num_cases=len(cases),
-            plans=sorted(plans),
-            pseudonymized=pseudonymize,
-            ground_truth=with_ground_truth,
-            folds=None if folds is None else sorted(set(folds)),
-            removed=dict(export.removed),
-        )
+    with locked_key(folder) if pseudonymize else nullcontext():
+        names = pseudonyms(folder, cases) if pseudonymize else {case: case for case in cases}
+        with new_bundle(Path(output)) as bundle:
+            export = Export(bundle, folder.name, Renamer(names, present - set(cases)))
+            records = _add_texts(export, folder, sorted(plans), splits)
+            _add_cases(export, folder, data_folders, cases, records)
+            if with_ground_truth:
+                _add_references(export, folder, cases)
+            # Files of the folder that stay at home are counted: unknown names could tell something themselves.
+            sent = {Path(name).parts[0] for name in bundle.files}
+            for name in {path.name for path in folder.glob("[!.]*")} - sent - {KEY_FILE}:
+                told = name if name in (PATIENTS_FILE, layout.GT_SEGMENTATIONS) else "files and folders of other names"
+                export.removed["records of raw files" if name.endswith("_source.json") else told] += 1
+            if pseudonymize:
+                print(f"The key of the pseudonyms stays here: {write_key(folder, names)}")
+            bundle.finish(
+                kind="dataset",
+                dataset=folder.name,
+                num_cases=len(cases),
+                plans=sorted(plans),
+                pseudonymized=pseudonymize,
+                ground_truth=with_ground_truth,
+                folds=None if folds is None else sorted(set(folds)),
+                removed=dict(export.removed),
+            )
     return Path(output)
 
 
@@ -150,7 +153,7 @@ def import_dataset(path: str | Path) -> Path:
         check_id_is_free(name)
         print(digest_line(bundle.path))
         try:
-            with staged_folder(target) as staged:
+            with layout.claimed_id(target), staged_folder(target) as staged:
                 bundle.check_room(staged)
                 _write_dataset(bundle, staged)
         except FileExistsError:
@@ -197,7 +200,7 @@ def _chosen(
 ) -> tuple[list[dict[str, list[str]]] | None, list[str]]:
     """Return the splits with the folds that travel, and the cases that do."""
     splits = None
-    if path.is_file():
+    if is_there(path):
         record = make_record(schema.SplitsJson, load_json_file(path), str(path))
         record.check_cases(present)
         splits = json_content(record)
@@ -214,11 +217,11 @@ def _add_texts(
     export: Export, folder: Path, plans: Sequence[str], splits: list[dict[str, list[str]]] | None
 ) -> list[schema.PlansJson]:
     """Add dataset.json, plans, fingerprints and splits, reduced to what they need; return the plans."""
-    content = load_json_file(folder / layout.DATASET_JSON)
+    content = read_dataset_json(folder / layout.DATASET_JSON, "Preprocess the dataset again.")
     export.add(layout.DATASET_JSON, schema.DatasetJson, {**content, "numTraining": len(export.renamer.names)})
     export.add(layout.DATASET_FINGERPRINT, schema.FingerprintJson, load_json_file(folder / layout.DATASET_FINGERPRINT))
     for name in OUR_FILES:
-        if (folder / name).is_file():
+        if is_there(folder / name):
             export.add(name, schema.Measurements, load_json_file(folder / name))
     if splits is not None:
         renamed = [{part: sorted(map(export.renamer.text, names)) for part, names in fold.items()} for fold in splits]
@@ -239,7 +242,7 @@ def _add_cases(
 
 
 def _add_references(export: Export, folder: Path, cases: Sequence[str]) -> None:
-    ending = load_json_file(folder / layout.DATASET_JSON)["file_ending"]
+    ending = read_dataset_json(folder / layout.DATASET_JSON, "Preprocess the dataset again.")["file_ending"]
     for case in tqdm(cases, desc=layout.GT_SEGMENTATIONS, unit="case"):
         source = folder / layout.GT_SEGMENTATIONS / f"{case}{ending}"
         if not source.is_file():

@@ -1,19 +1,18 @@
 """Names that must not travel: pseudonyms for cases, and traces of the person, the machine and the folders."""
 
-import csv
 import getpass
 import os
 import re
 import secrets
 import socket
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import folder_variables
-from rectal_nnformer.utils.files import csv_text, staged_file
+from rectal_nnformer.utils.files import csv_text, is_there, locked, read_table, staged_file
 
 KEY_FILE = "pseudonyms.csv"
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
@@ -128,6 +127,12 @@ def scrubbed(content: Any, renamer: Renamer, traces: Traces, removed: set[str]) 
     return content
 
 
+def locked_key(folder: Path) -> AbstractContextManager[None]:
+    """Hold the key file of a dataset, from the choice of names until they are written; waits for others that do."""
+    message = f"Another export gives names to the cases of {folder.name}; waiting for its key."
+    return locked(folder / f".{KEY_FILE}.lock", message, wait=True)
+
+
 def pseudonyms(folder: Path, cases: Collection[str]) -> dict[str, str]:
     """Return a random name for each case: those of the key file in a dataset's folder, and new ones for other cases."""
     known = _read_key(folder / KEY_FILE)
@@ -160,10 +165,11 @@ def _new_name(cases: Collection[str], taken: Collection[str]) -> str:
 
 
 def _read_key(path: Path) -> dict[str, str]:
-    if not path.is_file():
+    if not is_there(path):
         return {}
-    rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
-    names = {row[0]: row[1] for row in rows[1:] if len(row) == 2}
-    if rows[:1] != [["case", "pseudonym"]] or len(set(names.values())) != len(rows) - 1:
+    remedy = "Restore it, or move it away for new names."
+    rows = [row for _, row in read_table(path, ("case", "pseudonym"), "The key of pseudonyms", remedy)]
+    names = {row["case"]: row["pseudonym"] for row in rows}
+    if not all(map(all, names.items())) or len(names) < len(rows) or len(set(names.values())) < len(rows):
         raise RectalError(f"{path} is not the key file that this program wrote. Fix it, or move it away for new names.")
     return names

@@ -13,16 +13,18 @@ from tqdm import tqdm
 from rectal_nnformer.analysis import records
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection
-from rectal_nnformer.evaluation.fold import EVALUATION_FILE, write_evaluation
+from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation, write_evaluation
 from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.nnunet.preflight import check_model
+from rectal_nnformer.nnunet.splits import read_splits
 from rectal_nnformer.sharing.bundle import MANIFEST, BundleReader, digest_line, new_bundle
 from rectal_nnformer.sharing.checkpoints import Checkpoint, read_model_checkpoint, write_model_checkpoint
 from rectal_nnformer.sharing.dataset import Export, check_id_is_free
-from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, pseudonyms, write_key
+from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, locked_key, pseudonyms, write_key
 from rectal_nnformer.sharing.schema import DatasetJson, FingerprintJson, Number, PlansJson, Text
+from rectal_nnformer.utils.files import is_there
 from rectal_nnformer.utils.json_records import Record, T, json_text, load_json_file
 from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 
@@ -126,8 +128,8 @@ def _bundle_of(
         if (fingerprint := model.path / layout.DATASET_FINGERPRINT).is_file():
             export.add(layout.DATASET_FINGERPRINT, FingerprintJson, load_json_file(fingerprint))
         chosen = model.folds() if folds is None else map(model.fold, sorted({str(fold) for fold in folds}))
-        wanted = [fold for fold in chosen if folds or fold.is_trained]
-        missing = [fold.name for fold in wanted if not fold.is_trained]
+        wanted = [fold for fold in chosen if folds or fold.checkpoint_final.is_file()]
+        missing = [fold.name for fold in wanted if not fold.checkpoint_final.is_file()]
         if missing or not wanted:
             where = missing[0] if missing else layout.fold_name("*")
             raise RectalError(f"{model.path} has no {layout.CHECKPOINT_FINAL} in {where}. Train it to the end.")
@@ -152,7 +154,7 @@ def _add_fold(export: Export, fold: layout.FoldFolder, plans: PlansJson, scratch
         save_file(weights, Path(temporary) / "weights")
         export.bundle.add(f"{fold.name}/{CHECKPOINT}.safetensors", Path(temporary) / "weights")
     for name, kind in RESULTS.items():
-        if (fold.path / name).is_file():
+        if is_there(fold.path / name):
             export.add(f"{fold.name}/{name}", kind, load_json_file(fold.path / name))
 
 
@@ -177,12 +179,13 @@ def _case_names(model: layout.ModelFolder, pseudonymize: bool) -> dict[str, str]
     cases |= patients.keys()
     for folder in (fold.validation for fold in model.folds()):
         cases |= {path.name.partition(".")[0] for path in folder.glob("*.nii.gz")}
-        if (folder / EVALUATION_FILE).is_file():
-            cases |= {case["case"] for case in load_json_file(folder / EVALUATION_FILE)["cases"]}
-    if (splits := layout.PreprocessedDataset(preprocessed).splits).is_file():
-        cases |= {case for fold in load_json_file(splits) for part in fold.values() for case in part}
-    new = pseudonyms(preprocessed, sorted(cases))
-    print(f"The key of the pseudonyms stays here: {write_key(preprocessed, new)}")
+        if is_there(folder / EVALUATION_FILE):
+            cases |= {case.case for case in read_evaluation(folder).cases}
+    if is_there(splits := layout.PreprocessedDataset(preprocessed).splits):
+        cases |= {case for fold in read_splits(splits) for case in (*fold.train, *fold.val)}
+    with locked_key(preprocessed):
+        new = pseudonyms(preprocessed, sorted(cases))
+        print(f"The key of the pseudonyms stays here: {write_key(preprocessed, new)}")
     return names | new
 
 

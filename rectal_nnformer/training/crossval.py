@@ -1,5 +1,6 @@
 """Cross-validation of one model: train the folds, then summarize how many lesions they detected."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, evaluate_fold, read_evaluation
+from rectal_nnformer.networks.checkpoint_file import check_checkpoints
 from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
+from rectal_nnformer.nnunet.case_files import check_properties
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import (
     FoldFolder,
@@ -21,20 +25,22 @@ from rectal_nnformer.nnunet.layout import (
     RawDataset,
     check_configuration,
     find_plans,
-    folder_variables,
 )
 from rectal_nnformer.nnunet.names import NUM_FOLDS, SPLITS_SEED
 from rectal_nnformer.nnunet.patients import read_patients
-from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.plans import Configuration, Plans
 from rectal_nnformer.nnunet.preflight import check_device, check_folds, check_gpus
+from rectal_nnformer.nnunet.splits import Fold, preprocessed_cases, read_splits, settle_folds
+from rectal_nnformer.planning.case_check import check_cases
+from rectal_nnformer.planning.dataset import open_raw_dataset
+from rectal_nnformer.planning.fingerprint import load_tumor_fingerprint
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
 from rectal_nnformer.reporting.writing import write_crossval_summary
 from rectal_nnformer.training.run_folds import TrainingJob, train_folds
 from rectal_nnformer.training.trainer import RectalTrainer
-from rectal_nnformer.utils.files import read_json, read_json_list, write_json
+from rectal_nnformer.utils.files import is_there, write_json
 
-Splits = list[dict[str, list[str]]]
-"""Names of the cases of each fold, under `train` and `val`."""
+Splits = Sequence[Fold]
 
 
 def cross_validate(
@@ -70,9 +76,11 @@ def cross_validate(
             pretrained file is missing; or a training failed.
     """
     preprocessed = PreprocessedDataset.find(dataset)
-    check_configuration(find_plans(preprocessed.path, plans), configuration)
-    dataset_json = read_json(preprocessed.dataset_json, ["labels", "file_ending"], "Plan the dataset again.")
-    splits = _splits(preprocessed, dataset_json["file_ending"])
+    plans_file = find_plans(preprocessed.path, plans)
+    check_configuration(plans_file, configuration)
+    dataset_json = read_dataset_json(preprocessed.dataset_json, "Plan the dataset again.")
+    planned = Plans.read(plans_file).configuration(configuration)
+    splits = _splits(preprocessed, planned, dataset_json["file_ending"])
     check_folds(preprocessed.path, folds or ())
     check_gpus(gpus, device)
     job = TrainingJob(ModelFolder.named(preprocessed.name, trainer, plans, configuration), device, save_probabilities)
@@ -81,6 +89,9 @@ def cross_validate(
     _check_can_train(job, wanted, preprocessed)
     to_train = [splits[fold] for fold in wanted if not job.is_finished(fold)]
     _check_references(preprocessed, to_train, dataset_json["file_ending"])
+    _check_opened(job, wanted, preprocessed.data_folder(planned.settings))
+    if to_train:
+        _check_raw_dataset(preprocessed.name)
     train_folds(job, wanted, gpus)
     return job.model.path, _summarize(job, preprocessed, dataset_json, splits)
 
@@ -99,12 +110,38 @@ def _check_can_train(job: TrainingJob, folds: Sequence[int], dataset: Preprocess
         find_pretrained(trainer.backbone)
 
 
+def _check_opened(job: TrainingJob, folds: Sequence[int], data: Path) -> None:
+    """Refuse properties of cases and checkpoints that nnU-Net would open and run code from."""
+    waiting = [fold for fold in folds if not job.is_finished(fold)]
+    if waiting:
+        check_properties(data)
+    for fold in waiting:
+        check_checkpoints(job.model.fold(fold))
+
+
+def _check_raw_dataset(name: str) -> None:
+    """Read every image and mask of a raw dataset that is at hand and was not read as it is now when it was planned.
+
+    nnU-Net's own planning trusts what it reads.
+    """
+    if not RawDataset.at(name).path.is_dir():
+        return
+    try:
+        raw = open_raw_dataset(name)
+    except RectalError as error:
+        print(f"Note: the raw dataset was not checked. {error}")
+        return
+    if load_tumor_fingerprint(raw) is None:
+        for note in check_cases(raw, os.cpu_count() or 1)[0]:
+            print(f"Note: {note}")
+
+
 def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:
     """Refuse results of other folds, which a dataset that was made anew under the same name leaves behind."""
     for number, split in enumerate(splits):
         fold = job.model.fold(number)
         present = (fold.validation / EVALUATION_FILE).is_file()
-        if present and not {case.case for case in read_evaluation(fold.validation).cases} <= set(split["val"]):
+        if present and not {case.case for case in read_evaluation(fold.validation).cases} <= set(split.val):
             raise RectalError(
                 f"{fold.path} was validated on other cases than those of fold {number} in splits_final.json of "
                 f"{job.model.dataset}. Move the old results away: {job.model.path}"
@@ -113,8 +150,8 @@ def _check_finished_folds(job: TrainingJob, splits: Splits) -> None:
 
 def _check_references(dataset: PreprocessedDataset, splits: Splits, ending: str) -> None:
     """Refuse folds to train that could not be scored at their end: one is empty, or a case has no ground truth."""
-    cases = [case for fold in splits for case in fold["val"]]
-    if any(not fold["train"] or not fold["val"] for fold in splits):
+    cases = [case for fold in splits for case in fold.val]
+    if any(not fold.train or not fold.val for fold in splits):
         raise RectalError(
             f"Folds of {dataset.name} are empty, as those that a collaborator did not send. Choose others with -f."
         )
@@ -136,11 +173,11 @@ def _summarize(
     for number in finished:
         fold = job.model.fold(number)
         if not (fold.validation / EVALUATION_FILE).is_file():
-            cases = splits[number]["val"]
+            cases = splits[number].val
             evaluate_fold(fold.validation, preprocessed.references, dataset_json, cases, patients, ignore_position=True)
         _complete_analyses(fold, job.device)
     # Without raw data, as with a dataset from a collaborator, there is only no picture.
-    raw = RawDataset(Path(folder_variables().get("nnUNet_raw", "nnUNet_raw")) / job.model.dataset)
+    raw = RawDataset.at(job.model.dataset)
     return write_crossval_summary(
         job.model.path,
         images_folder=raw.images_tr,
@@ -167,13 +204,18 @@ def _complete_analyses(fold: FoldFolder, device: str) -> None:
             print(reuse_of_fold(fold, pretrained, device=device)[0])
 
 
-def _splits(preprocessed: PreprocessedDataset, ending: str) -> Splits:
+def _splits(preprocessed: PreprocessedDataset, configuration: Configuration, ending: str) -> Splits:
     """Return the folds; without splits_final.json write those that nnU-Net would make when the first fold starts.
 
     Written here they are whole before folds start side by side.
+
+    Raises:
+        RectalError: They must not be trained by.
     """
     path = preprocessed.splits
-    if not path.is_file():
+    for note in settle_folds(preprocessed, preprocessed_cases(preprocessed.data_folder(configuration.settings))):
+        print(f"Note: {note}")
+    if not is_there(path):
         cases = sorted(file.name.removesuffix(ending) for file in preprocessed.references.glob(f"*{ending}"))
         if len(cases) < NUM_FOLDS:
             raise RectalError(
@@ -181,4 +223,4 @@ def _splits(preprocessed: PreprocessedDataset, ending: str) -> Splits:
                 f"Add cases, or write folds of your own to {path}."
             )
         write_json(path, generate_crossval_split(cases, seed=SPLITS_SEED, n_splits=NUM_FOLDS))
-    return read_json_list(path, ["train", "val"], "Restore it, or preprocess the dataset again.")
+    return read_splits(path)

@@ -14,6 +14,8 @@ from rectal_nnformer.training.fold_progress import FoldProgress
 
 LOG_NAME = "crossval_log.txt"
 LINES_IN_ERROR = 12
+NAMED_ERROR = re.compile(r"[\w.]*(Error|Exception): ")
+"""The last line of a traceback."""
 POLL_SECONDS = 0.5
 
 
@@ -63,7 +65,7 @@ class FoldRun:
                 f"fold {fold} is being trained by another process, which holds {self.log}. Wait for it or end it."
             ) from None
         self._reader = self.log.open("rb")
-        self._reader.seek(0, 2)
+        self._start = self._reader.seek(0, 2)
         # Bars would be unreadable in the log, and nnU-Net says by itself which case it is at.
         variables = {"PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
         if gpu is not None:
@@ -90,11 +92,18 @@ class FoldRun:
         self._output.close()
 
     def error(self) -> str:
-        """Return how the process failed, with the end of its log, from the line that names the error."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        named = [number for number, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception): ", line)]
-        end = lines[named[-1] :][:LINES_IN_ERROR] if named else lines[-LINES_IN_ERROR:]
-        tail = "\n  ".join(end)
+        """Return how the process failed: the first error of its log, which the later ones follow from, and the last.
+
+        Where nnU-Net's processes fail, the main one only says that they are no longer alive.
+        """
+        with self.log.open("rb") as file:
+            file.seek(self._start)
+            lines = file.read().decode(errors="replace").splitlines()
+        named = [number for number, line in enumerate(lines) if NAMED_ERROR.match(line)]
+        shown = lines[named[0] :][:LINES_IN_ERROR] if named else lines[-LINES_IN_ERROR:]
+        if named and lines[named[-1]] not in shown:
+            shown += ["...", lines[named[-1]]]
+        tail = "\n  ".join(shown)
         return f"fold {self.fold} failed with exit code {self.process.returncode}. From {self.log}:\n  {tail}"
 
 

@@ -1,11 +1,18 @@
 """The base of all trainers: what differs from nnU-Net's own, in terms that a recipe sets as class attributes."""
 
+import copy
+import shutil
+import signal
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
@@ -31,15 +38,42 @@ from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import detection_line
 from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.networks.checkpoint_file import check_checkpoint
 from rectal_nnformer.networks.pretrained import find_pretrained, load_pretrained
 from rectal_nnformer.networks.starting_weights import write_starting_weights
-from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, PLANS_JSON, VALIDATION, PreprocessedDataset, fold_name
+from rectal_nnformer.nnunet.case_files import check_properties
+from rectal_nnformer.nnunet.layout import (
+    ALL_CASES,
+    CHECKPOINT_FINAL,
+    CHECKPOINT_LATEST,
+    IMAGE_DIGESTS,
+    PLANS_JSON,
+    VALIDATION,
+    PreprocessedDataset,
+    fold_name,
+)
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.nnunet.preflight import check_backbone, check_planned_patch
+from rectal_nnformer.nnunet.splits import Fold, preprocessed_cases, refuse_split, settle_folds
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
-from rectal_nnformer.utils.files import staged_file
+from rectal_nnformer.training.recovery import (
+    LOWER,
+    MOST_RECOVERIES,
+    NotFiniteError,
+    Recovery,
+    StartState,
+    StopSignal,
+    describe_not_finite,
+    read_recoveries,
+    remove_damaged_masks,
+    report_of_failure,
+    whole_checkpoint,
+    write_recoveries,
+)
+from rectal_nnformer.utils.files import locked, space_left, staged_file
+from rectal_nnformer.utils.text import plural
 
 
 class RectalTrainer(nnUNetTrainer):
@@ -70,6 +104,7 @@ class RectalTrainer(nnUNetTrainer):
     tumor_aware: ClassVar[bool] = False
     planned_patch_only: ClassVar[bool] = False
     attention_every: ClassVar[int] = 0
+    current_epoch: int
 
     def __init__(
         self,
@@ -87,10 +122,15 @@ class RectalTrainer(nnUNetTrainer):
         self.weight_decay = 1e-5
         self.num_epochs = 500 if self.pretrained else 1000
         self.warmup_epochs = 50
+        self.save_every = 10  # epochs; nnU-Net's 50 would be lost where a process is killed
         self._first_parameter_at_start = torch.empty(0)  # set by initialize
         self._weights_name = CHECKPOINT_FINAL  # the checkpoint that the network is
         self._epochs_between = epochs_between(self.attention_every)
         self._follower: EpochFollower | None = None
+        self._last_checkpoint: Path | None = None  # written or loaded by this training, and finite
+        self._damaged: Path | None = None  # the checkpoint that another one was loaded for
+        self._recoveries: list[Recovery] = []
+        self._stop_signal = StopSignal()
 
     @classmethod
     def check_recipe(cls, plans: Plans, configuration: str) -> None:
@@ -135,13 +175,56 @@ class RectalTrainer(nnUNetTrainer):
         super().initialize()
         self._first_parameter_at_start = next(self._bare_network().parameters()).detach().clone()
 
+    def run_training(self) -> None:
+        """Train as nnU-Net does, but go back where the weights are not finite, and save on SIGTERM.
+
+        Raises:
+            RectalError: Another process trains the fold, or it went wrong again after `MOST_RECOVERIES` times.
+            SystemExit: SIGTERM came; checkpoint_latest.pth holds the training, and `--c` goes on with the same epoch.
+        """
+        if not self.was_initialized:
+            self.initialize()
+        self._damaged = None
+        fold = Path(self.output_folder)
+        self._recoveries = read_recoveries(fold) if self.current_epoch else []
+        start = None if self.current_epoch else StartState.of(self._bare_network(), self.logger.get_checkpoint())
+        with self._claimed():
+            while True:
+                try:
+                    super().run_training()
+                    return
+                except NotFiniteError as problem:
+                    self._finish_loaders()
+                    self._go_back(str(problem), start)
+                except BaseException:
+                    if not self._stop_signal.came:
+                        raise
+                    self._save_unfinished_epoch()
+                    self._finish_loaders()
+                    raise SystemExit(128 + signal.SIGTERM) from None
+                finally:
+                    self._stop_signal.remove()
+
+    def _claimed(self) -> AbstractContextManager[None]:
+        """Hold this fold, so that no other process trains it, too."""
+        if self.local_rank != 0:
+            return nullcontext()
+        fold = Path(self.output_folder)
+        return locked(fold / ".training.lock", f"{fold} is being trained by another process. Wait for it or end it.")
+
     def on_train_start(self) -> None:
         """Load the pretrained encoder if a training begins here, then start as nnU-Net does."""
+        self._settle_folds()
         if not self.was_initialized:
             self.initialize()
         if self.current_epoch == 0:
             self._refuse_other_plans()
             self._load_starting_weights()
+        if self._recoveries:
+            self.initial_lr = self._recoveries[-1].peak
+            self.lr_scheduler.peak = self.initial_lr
+        if self.local_rank == 0:
+            write_recoveries(Path(self.output_folder), self._recoveries)
         self.print_to_log_file(
             f"Training {self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations, of which "
             f"{min(self.warmup_epochs, self.num_epochs)} warm up to the learning rate {self.initial_lr:g}"
@@ -155,6 +238,10 @@ class RectalTrainer(nnUNetTrainer):
                 "not differ in shape from the pretraining input."
             )
         super().on_train_start()
+        digests = Path(self.preprocessed_dataset_folder_base) / IMAGE_DIGESTS
+        if self.local_rank == 0 and digests.is_file():
+            # So that prediction recognizes a scan that the model was trained on.
+            shutil.copyfile(digests, Path(self.output_folder_base) / IMAGE_DIGESTS)
         if self._epochs_between and self.local_rank == 0:
             with only_logged("attention in training", self.print_to_log_file):
                 self._follower = EpochFollower(
@@ -166,6 +253,98 @@ class RectalTrainer(nnUNetTrainer):
                     self.print_to_log_file,
                     self.logger.loggers,
                 )
+
+    def on_epoch_start(self) -> None:
+        """Start an epoch as nnU-Net does; from the first on, SIGTERM is waited for."""
+        super().on_epoch_start()
+        self._stop_signal.install()
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return the training and validation cases as nnU-Net does.
+
+        Raises:
+            RectalError: A case or a patient is on both sides, as can be where nnU-Net splits by itself.
+        """
+        training, validation = super().do_split()
+        if self.fold != ALL_CASES:
+            dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))
+            refuse_split(dataset, Fold(tuple(training), tuple(validation)))
+        return training, validation
+
+    def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
+        """Return the datasets as nnU-Net does, none of whose cases runs code when it is opened."""
+        check_properties(Path(self.preprocessed_dataset_folder))
+        return super().get_tr_and_val_datasets()
+
+    def _settle_folds(self) -> None:
+        """Copy folds and patients that did not come along from the raw dataset, and refuse folds that are wrong."""
+        if self.fold != ALL_CASES:
+            dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))
+            for note in settle_folds(dataset, preprocessed_cases(Path(self.preprocessed_dataset_folder))):
+                self.print_to_log_file(f"Note: {note}")
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Train on a batch as nnU-Net does, then stop if SIGTERM came."""
+        result = super().train_step(batch)
+        self._stop_signal.check()
+        return result
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Validate on a batch as nnU-Net does, then stop if SIGTERM came."""
+        result = super().validation_step(batch)
+        self._stop_signal.check()
+        return result
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Log the loss as nnU-Net does, and refuse to go on with weights that are not finite.
+
+        With half precision a step whose gradients overflow is skipped, and its loss alone is lost.
+        """
+        super().on_train_epoch_end(train_outputs)
+        lost = sum(not np.isfinite(output["loss"]) for output in train_outputs)
+        problem = describe_not_finite(self._bare_network(), self.optimizer, lost, len(train_outputs))
+        if self.is_ddp:
+            told: list[str] = [""] * dist.get_world_size()
+            dist.all_gather_object(told, problem)
+            problem = max(told)
+        if problem:
+            raise NotFiniteError(problem)
+        if lost:
+            self.print_to_log_file(f"The loss of {plural(lost, 'iteration')} was not finite; the steps were skipped.")
+
+    def _go_back(self, problem: str, start: "StartState | None") -> None:
+        """Return to the last checkpoint, or to the start where there is none yet, with a lower learning rate."""
+        failed, last = self.current_epoch, self._last_checkpoint
+        if len(self._recoveries) == MOST_RECOVERIES or (last is None and start is None):
+            raise RectalError(report_of_failure(Path(self.output_folder), failed, problem, self._recoveries))
+        if last is not None:
+            self.load_checkpoint(str(last))
+        else:
+            assert start is not None
+            self.current_epoch = 0
+            self.optimizer, self.lr_scheduler = self.configure_optimizers()
+            self._bare_network().load_state_dict(start.weights)
+            self.logger.load_checkpoint(copy.deepcopy(start.logging))
+        peak = self.initial_lr * LOWER
+        self._recoveries.append(Recovery(failed, self.current_epoch, peak, problem))
+        self.print_to_log_file(
+            f"WARNING: after epoch {failed} {problem}. The training goes back to epoch {self.current_epoch} "
+            f"({last.name if last else 'its start'}) with half the learning rate, {peak:g}: recovery "
+            f"{len(self._recoveries)} of at most {MOST_RECOVERIES}."
+        )
+
+    def _save_unfinished_epoch(self) -> None:
+        """Save between two steps; nnU-Net would write the number of the next epoch, and this one is repeated."""
+        self.current_epoch -= 1
+        self.save_checkpoint(str(Path(self.output_folder) / CHECKPOINT_LATEST))
+        self.current_epoch += 1
+        self.print_to_log_file(f"Stopped by SIGTERM in epoch {self.current_epoch}; saved. --c goes on with this epoch.")
+
+    def _finish_loaders(self) -> None:
+        """End the processes that load and augment, as nnU-Net does at the end of a training."""
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if isinstance(loader, NonDetMultiThreadedAugmenter):
+                loader._finish()
 
     def on_epoch_end(self) -> None:
         """End the epoch as nnU-Net does, then measure attention dilution if that was asked for."""
@@ -264,30 +443,55 @@ class RectalTrainer(nnUNetTrainer):
         )
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint in one step, so that an interruption leaves the previous one whole."""
+        """Write a checkpoint in one step, so that an interruption leaves the previous one whole.
+
+        Raises:
+            RectalError: It could not be written, as on a full disk.
+        """
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        with staged_file(Path(filename)) as temporary:
-            super().save_checkpoint(str(temporary))
+        try:
+            with staged_file(Path(filename)) as temporary:
+                super().save_checkpoint(str(temporary))
+        except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter
+            told = f"{filename} could not be written ({error}); what was there before is whole. "
+            raise RectalError(told + space_left(Path(filename).parent)) from error
+        self._last_checkpoint = Path(filename)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Load a checkpoint as nnU-Net does, and remember which."""
-        super().load_checkpoint(filename_or_checkpoint)
-        if isinstance(filename_or_checkpoint, str):
-            self._weights_name = Path(filename_or_checkpoint).name
+        """Load a checkpoint as nnU-Net does, or where it is damaged another of its folder, and remember which.
+
+        Raises:
+            RectalError: It is damaged, or of another trainer, and there is no other.
+        """
+        wanted = Path(str(filename_or_checkpoint))
+        path = whole_checkpoint(wanted, type(self).__name__, self.print_to_log_file)
+        check_checkpoint(path)
+        super().load_checkpoint(str(path))
+        self._weights_name, self._last_checkpoint = path.name, path
+        self._damaged = wanted if path != wanted else None
 
     def on_train_end(self) -> None:
         """End as nnU-Net does, which writes checkpoint_final.pth."""
+        self._stop_signal.remove()
         super().on_train_end()
         self._weights_name = CHECKPOINT_FINAL
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Validate as nnU-Net does, then write and log lesion detection and analysis beside its summary.json."""
+        """Validate as nnU-Net does, then write and log lesion detection and analysis beside its summary.json.
+
+        Raises:
+            RectalError: The checkpoint to validate is damaged.
+        """
+        if self._damaged is not None:
+            raise RectalError(f"{self._damaged} is damaged; nothing was validated. Train the fold to its end with --c.")
+        check_properties(Path(self.preprocessed_dataset_folder))
         super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
             dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))
             _, cases = self.do_split()
+            remove_damaged_masks(Path(self.output_folder) / VALIDATION, cases, self.dataset_json["file_ending"])
             result = evaluate_fold(
                 Path(self.output_folder) / VALIDATION,
                 dataset.references,

@@ -1,32 +1,58 @@
 """Writing files and folders so that an interruption never leaves a half-written one behind; reading JSON."""
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
 
+MAX_BYTES = 256 << 20
+"""Of a file that is read whole. The fingerprint of lesions takes 4 KB a case."""
+SECONDS_BETWEEN_TRIES = 0.1
+MAX_DEPTH = 64
+"""Levels of a JSON file; those of this project have about ten."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""How cells begin that spreadsheets take for formulas, which can run programs."""
+
+_NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( [-+]?[\d.]+(e[-+]?\d+)?)*")
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends without an exception.
 
-    The temporary name keeps the suffix of `path`, since many writers choose their format by it.
+    What was written is on the disk before, so that a full one is noticed. The temporary name keeps the suffix of
+    `path`, since many writers choose their format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes)
     stem = path.name.removesuffix(suffix)
     temporary = path.with_name(f".{stem}.{os.getpid()}.partial{suffix}")
     try:
-        yield temporary
-        temporary.replace(path)
+        with _naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,10 +72,75 @@ def staged_folder(path: Path) -> Iterator[Path]:
     os.umask(umask)
     try:
         temporary.chmod(0o777 & ~umask)
-        yield temporary
-        temporary.replace(path)
+        with _naming(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an error of the file system name what was written, which that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def space_left(folder: Path) -> str:
+    """Return a sentence on the space of a folder's disk, for messages of what could not be written."""
+    return f"The disk of {folder} has {shutil.disk_usage(folder).free / 1e6:.0f} MB left; look at your quota, too."
+
+
+@contextmanager
+def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
+    """Hold a lock, of which a file is the sign, so that no other process does what the block does.
+
+    The lock ends with this process, however it ends and whatever it started; the file is removed after the block.
+
+    Args:
+        path: The file.
+        message: What to say where another process holds the lock.
+        wait: Whether to say it and wait for that process, or to refuse.
+
+    Raises:
+        RectalError: Another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = False
+    while True:
+        with path.open("ab") as file:
+            try:
+                # Unlike flock, a lock of this kind is not inherited by workers, which may outlive a killed process.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                if not wait:
+                    raise RectalError(message) from None
+                if not told:
+                    print(message, flush=True)
+                told = True
+                time.sleep(SECONDS_BETWEEN_TRIES)
+                continue
+            if not _is_same(path, file.fileno()):
+                continue  # removed meanwhile by the process that held it
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    """Whether an open file still has a name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,6 +152,32 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file in one step; the keys keep their order."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_bytes(path: Path, remedy: str = "Restore the file.", most: int = MAX_BYTES) -> bytes:
+    """Return the content of a file that is whole in memory.
+
+    Raises:
+        RectalError: It is missing, no ordinary file, so that reading could wait for ever, or larger than `most` bytes.
+            `remedy` says, as a sentence, what the user can do then.
+    """
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise RectalError(f"{path} cannot be used: it is {_KINDS.get(stat.S_IFMT(state.st_mode))}. {remedy}")
+        if state.st_size > most:
+            raise RectalError(f"{path} cannot be used: it has more than the {most} bytes that are read. {remedy}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        broken = ", but is a link to nothing" if path.is_symlink() else ""
+        raise RectalError(f"{path} does not exist{broken}. {remedy}") from None
+    except (OSError, ValueError) as error:  # a path with a zero in it is a ValueError
+        raise RectalError(f"{path} cannot be read ({error}). {remedy}") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of this name, be it no file or a link to nothing: then it is read, and refused."""
+    return os.path.lexists(path)
 
 
 def read_json(path: Path, keys: Collection[str] = (), remedy: str = "Restore the file.") -> dict[str, Any]:
@@ -78,34 +195,32 @@ def read_json(path: Path, keys: Collection[str] = (), remedy: str = "Restore the
     return content
 
 
-def read_json_list(path: Path, keys: Collection[str] = (), remedy: str = "Restore the file.") -> list[dict[str, Any]]:
-    """Return the list of objects that a JSON file holds, each with the keys; all else is as for `read_json`."""
-    content = _parse_json(path, remedy)
-    if not isinstance(content, list):
-        raise RectalError(f"{path} cannot be used: it holds {_type_name(content)} instead of a list. {remedy}")
-    for number, item in enumerate(content):
-        if not isinstance(item, dict):
-            raise RectalError(f"{path} cannot be used: entry {number} is {_type_name(item)}, not an object. {remedy}")
-        if missing := [key for key in keys if key not in item]:
-            raise RectalError(f"{path} cannot be used: entry {number} lacks {', '.join(missing)}. {remedy}")
-    return content
-
-
-def read_json_if_whole(path: Path) -> Any:
-    """Return the content of a JSON file that can be made anew; None where it is missing or damaged."""
+def read_json_if_whole(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file that can be made anew; None where it is missing, damaged or something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except RectalError:
         return None
 
 
+def is_too_deep(content: Any, most: int = MAX_DEPTH) -> bool:
+    """Whether a content of JSON has more than so many levels, as none of nnU-Net's or ours has."""
+    level = [content]
+    for _ in range(most):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [one for item in containers for one in (item.values() if isinstance(item, dict) else item)]
+    return bool(level)
+
+
 def _parse_json(path: Path, remedy: str) -> Any:
+    data = read_bytes(path, remedy)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RectalError(f"{path} does not exist. {remedy}") from None
-    except (OSError, ValueError, RecursionError) as error:  # text that cannot be decoded is a ValueError, too
+        content = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # text that cannot be decoded is a ValueError, too
         raise RectalError(f"{path} cannot be read as JSON ({error}). {remedy}") from error
+    if is_too_deep(content):
+        raise RectalError(f"{path} cannot be used: it has more than {MAX_DEPTH} levels. {remedy}")
+    return content
 
 
 def _type_name(value: Any) -> str:
@@ -113,10 +228,50 @@ def _type_name(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
+def read_table(path: Path, columns: Sequence[str], what: str, remedy: str) -> list[tuple[int, dict[str, str]]]:
+    """Return number and cells of each line of a CSV file in UTF-8, as `csv_text` or a spreadsheet writes it.
+
+    Args:
+        path: The file; commas or semicolons part its columns.
+        columns: Those that it must have, and that are returned; cells have no blanks around them and may be empty.
+        what: What the file is, as in "The list of patients".
+        remedy: As for `read_bytes`.
+
+    Raises:
+        RectalError: It cannot be read, is no CSV, or lacks a column.
+    """
+    try:
+        text = read_bytes(path, remedy).decode("utf-8-sig")
+        # Spreadsheets write semicolons where the comma is the decimal sign.
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in text.partition("\n")[0] else ",")
+        if not set(columns) <= set(rows.fieldnames or ()):
+            raise RectalError(f"{what} {path} needs a first line with the columns {' and '.join(columns)}.")
+        return [(rows.line_num, {name: _plain_cell(row[name] or "") for name in columns}) for row in rows]
+    except RectalError:
+        raise
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RectalError(f"{what} {path} cannot be read ({error}). {remedy}") from None
+
+
 def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table as CSV; missing and undefined values are empty."""
+    """Return a table as CSV; missing and undefined values are empty.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it, which `read_table` takes away.
+    """
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(columns), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _safe_cell(value) for name, value in row.items()} for row in rows)
     return stream.getvalue()
+
+
+def _safe_cell(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(FORMULA_STARTS) or _NUMBERS.fullmatch(value):
+        return value
+    return f"'{value}".replace("\r", " ")  # which would begin a row, since csv does not quote it
+
+
+def _plain_cell(text: str) -> str:
+    """Return a cell without blanks around it and as it was before `csv_text` made it safe."""
+    text = text.strip()
+    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA_STARTS) else text

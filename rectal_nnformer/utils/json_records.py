@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.utils.files import MAX_DEPTH, is_too_deep, read_bytes
 
 MAX_BYTES = 16 << 20
 """Of 1000 cases the fingerprint of lesions takes 3.9 MB, the manifest for two configurations 1.1 MB."""
@@ -34,13 +35,9 @@ def read_own(kind: type[T], path: Path, remedy: str) -> T:
         RectalError: It is missing or no JSON, or lacks a key, or a value is of another type; ends with `remedy`.
     """
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return TypeAdapter(kind).validate_json(read_bytes(path, remedy))
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-        raise RectalError(f"{path} cannot be used ({reason}). {remedy}") from error
-    except (OSError, ValueError) as error:
-        raise RectalError(f"{path} cannot be used ({error}). {remedy}") from error
+        raise RectalError(f"{path} cannot be used ({described(error)}). {remedy}") from error
 
 
 def read_record(kind: type[R], data: bytes, name: str) -> R:
@@ -66,10 +63,8 @@ def json_text(record: BaseModel) -> bytes:
 
 def load_json_file(path: Path) -> Any:
     """Return the content of a JSON file of nnU-Net's; NaN and Infinity become None."""
-    if not path.is_file():
-        raise RectalError(f"{path} is missing. Plan and preprocess the dataset, or train the model, first.")
-    with path.open("rb") as file:
-        return _load(file.read(MAX_BYTES + 1), path.name, strict=False)
+    remedy = "Plan and preprocess the dataset, or train the model, first."
+    return _load(read_bytes(path, remedy, MAX_BYTES), path.name, strict=False)
 
 
 def _load(data: bytes, name: str, strict: bool) -> Any:
@@ -78,10 +73,13 @@ def _load(data: bytes, name: str, strict: bool) -> Any:
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise RectalError(f"{name} holds more than the {MAX_VALUES} values that are read of JSON.")
     try:
-        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse if strict else _none)
+        content = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse if strict else _none)
     except (ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0]
         raise RectalError(f"{name} cannot be read as JSON: {reason}. Have it sent again.") from None
+    if is_too_deep(content):
+        raise RectalError(f"{name} has more than {MAX_DEPTH} levels. Have it sent again.")
+    return content
 
 
 def _validated(kind: type[R], data: bytes, name: str, extra: Literal["forbid", "ignore"]) -> R:
@@ -94,6 +92,12 @@ def _validated(kind: type[R], data: bytes, name: str, extra: Literal["forbid", "
             f"{name} cannot be used: {where or 'its content'} is {value}, which nnU-Net and this package do not write "
             f"there ({first['msg']})."
         ) from None
+
+
+def described(error: ValidationError) -> str:
+    """Return the first value that is wrong, by its place, and why."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"]))[:200], first["msg"])))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

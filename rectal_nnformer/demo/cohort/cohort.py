@@ -16,6 +16,7 @@ from rectal_nnformer.demo.cohort.phantom import synthesize_case
 from rectal_nnformer.demo.cohort.rectum_outline import outline_mask, read_rectum_outlines
 from rectal_nnformer.demo.cohort.tumors import Case
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.writing import write_volume
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.utils.files import staged_folder, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -86,8 +87,8 @@ def _write_synthetic_case(folder: Path, seed: int, number: int) -> None:
 
 
 def _write_case(folder: Path, name: str, case: Case) -> None:
-    sitk.WriteImage(case.image, folder / "images" / f"{name}.nii.gz", useCompression=True, compressionLevel=1)
-    sitk.WriteImage(case.mask, folder / "masks" / f"{name}.nii.gz", useCompression=True)
+    write_volume(case.image, folder / "images" / f"{name}.nii.gz", compression_level=1)
+    write_volume(case.mask, folder / "masks" / f"{name}.nii.gz")
 
 
 @contextmanager

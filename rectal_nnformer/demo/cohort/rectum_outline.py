@@ -8,7 +8,6 @@ slice index from 0. Text values, such as a `note`, are ignored.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,9 @@ import numpy as np
 from rectal_nnformer.demo.cohort.fields import Mask
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.utils.files import read_json
+
+MOST_VOXELS = 1 << 16
+"""Of an axis; larger numbers, and NaN, are none of a volume."""
 
 _FORMAT = '{"z": slice index, "center_xy": [x, y], "radii_xy": [x, y]}, in voxels'
 
@@ -99,4 +101,4 @@ def _parse_ellipse(series: str, index: int, entry: Any) -> Ellipse:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST_VOXELS

@@ -1,0 +1,143 @@
+"""Whether an image file is a volume that can be used: the one check of every command that reads images."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.reading import GRID_TOLERANCE_VOXELS, by, is_nifti, read_image
+from rectal_nnformer.utils.text import plural
+
+LARGEST_SKEW = 1e-3
+"""How far from orthogonal, as a cosine, the axes of an image may be."""
+
+
+@dataclass(frozen=True)
+class VolumeCheck:
+    """What was found in an image file.
+
+    Attributes:
+        path: The file.
+        problem: Why it cannot be used, as a sentence with the file's name; empty if it can.
+        note: What its header contradicts itself in, and what was taken; empty if it does not.
+        size: Voxels (x, y, z).
+        digest: Of size and voxel values, whatever the file's format and type of number.
+    """
+
+    path: Path
+    problem: str = ""
+    note: str = ""
+    size: tuple[int, ...] = ()
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """What was found in the files of a case: what they cannot be used for, what to know, and a digest of its images."""
+
+    problems: Sequence[str]
+    notes: Sequence[str]
+    digest: str
+
+
+def check_volume(path: Path) -> VolumeCheck:
+    """Read an image file as a whole and tell whether it is a volume that can be used."""
+    try:
+        image = read_image(path)
+    except RectalError as error:
+        return VolumeCheck(path, str(error))
+    if problems := image_problems(image):
+        return VolumeCheck(path, f"{path}: {'; '.join(problems)}")
+    return VolumeCheck(path, "", header_note(path, image), image.GetSize(), digest_of(image))
+
+
+def image_problems(image: sitk.Image) -> list[str]:
+    """Return why an image cannot be used: no single 3D volume, values that are not finite, all alike, a broken grid."""
+    if problems := shape_problems(image, "image"):
+        return problems
+    # Written as float32 at most, so values beyond its range count as infinite.
+    with np.errstate(over="ignore"):
+        array = sitk.GetArrayViewFromImage(image).astype(np.float32)
+    bad = array.size - np.count_nonzero(np.isfinite(array))
+    if bad:
+        return [f"image holds NaN or infinite values ({plural(bad, 'voxel')}); replace them"]
+    if array.min() == array.max():
+        return [f"image is constant (every voxel is {array.flat[0]:g}); export it again"]
+    return []
+
+
+def shape_problems(image: sitk.Image, what: str) -> list[str]:
+    """Return why an image or mask is no single volume of one number per voxel on a usable grid."""
+    if image.GetDimension() != 3 or min(image.GetSize()) < 2:
+        return [f"{what} is not a 3D volume (size {by(image.GetSize())})"]
+    if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in image.GetPixelIDTypeAsString():
+        return [f"{what} does not have one real number per voxel ({image.GetPixelIDTypeAsString()})"]
+    spacing, axes = np.array(image.GetSpacing()), np.reshape(image.GetDirection(), (3, 3))
+    if not np.isfinite(spacing).all() or spacing.min() <= 0 or not np.isfinite(image.GetOrigin()).all():
+        return [f"{what} has no usable grid (spacing {by(image.GetSpacing())}, origin {by(image.GetOrigin())})"]
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=LARGEST_SKEW):
+        return [f"{what} has axes that are not orthogonal (direction {by(image.GetDirection())}); resample it"]
+    return []
+
+
+def header_note(path: Path, image: sitk.Image) -> str:
+    """Return how the grids that a NIfTI header tells contradict each other, and which was taken; empty if they agree.
+
+    A header may tell the grid by sform, by qform, and its spacing by pixdim alone; readers differ in which they take.
+    """
+    if not is_nifti(path):
+        return ""
+    try:
+        header: Any = nibabel.load(path).header
+        told = {name: getattr(header, f"get_{name}")(coded=True)[0] for name in ("sform", "qform")}
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, ValueError):
+        return f"{path}: its header is one that not every program reads; save it again as NIfTI."
+    lps_to_ras = np.diag([-1, -1, 1, 1])
+    taken = np.eye(4)
+    taken[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+    taken[:3, 3] = image.GetOrigin()
+    told = {name: lps_to_ras @ matrix for name, matrix in told.items() if matrix is not None}
+    corner = np.append(np.subtract(image.GetSize(), 1), 1)
+    others = []
+    for name, matrix in told.items():
+        apart = max(float(np.linalg.norm((matrix - taken) @ point)) for point in (np.eye(4)[3], corner))
+        if apart > GRID_TOLERANCE_VOXELS * min(image.GetSpacing()):
+            others.append(f"its {name} has the spacing {_spacing(matrix)} mm, its corners up to {apart:.2g} mm apart")
+    zooms = tuple(float(zoom) for zoom in header.get_zooms()[:3])
+    if not np.allclose(zooms, image.GetSpacing(), rtol=1e-3):
+        others.append(f"its pixdim is {by(zooms)} mm")
+    if not others:
+        return ""
+    return f"{path}: the grid was taken with the spacing {by(image.GetSpacing())} mm, but {' and '.join(others)}."
+
+
+def digest_of(image: sitk.Image) -> str:
+    """Return a digest of size and voxel values that does not depend on the type in which they are stored."""
+    values = np.ascontiguousarray(sitk.GetArrayViewFromImage(image), dtype=np.float32)
+    return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
+
+
+def same_images(digests: Mapping[str, str], patients: Mapping[str, str]) -> list[str]:
+    """Return a line for each group of cases whose images hold the same voxels; a patient may be known for each case."""
+    groups = defaultdict(list)
+    for name, digest in digests.items():
+        if digest:
+            groups[digest].append(name)
+    lines = []
+    for names in (group for group in groups.values() if len(group) > 1):
+        told = [f"{name} (patient {patients[name]})" if name in patients else name for name in names]
+        alike = len({patients.get(name, name) for name in names}) == 1
+        reason = "of one patient; one will do" if alike else "so that folds leak: keep one, or give them one patient"
+        lines.append(f"The images of {' and '.join(told)} hold the same voxels, {reason}.")
+    return lines
+
+
+def _spacing(matrix: np.ndarray) -> str:
+    return by(tuple(np.linalg.norm(matrix[:3, :3], axis=0)))

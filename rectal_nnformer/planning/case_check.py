@@ -1,0 +1,82 @@
+"""Every image and mask of a raw dataset, read as a whole before anything is computed from them or written."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.masks import label_values
+from rectal_nnformer.imaging.reading import FORMATS, by, grid_differences, in_order_of, read_image
+from rectal_nnformer.imaging.volumes import CaseReport, check_volume, same_images, shape_problems
+from rectal_nnformer.nnunet.patients import read_patients
+from rectal_nnformer.planning.dataset import TrainingDataset
+from rectal_nnformer.utils.parallel import map_with_progress
+from rectal_nnformer.utils.text import plural
+
+MOST_TOLD = 20
+
+
+def check_cases(dataset: TrainingDataset, num_processes: int) -> tuple[list[str], dict[str, str]]:
+    """Read every training image and mask, refuse the dataset if one cannot be used.
+
+    Returns what to know, and a digest of each case's images.
+
+    Raises:
+        RectalError: Names every file that is cut off, of another format, not finite, no 3D volume or without a usable
+            grid, masks of another size or place than their image, and masks with labels that dataset.json lacks.
+    """
+    if dataset.dataset_json["file_ending"] not in FORMATS:
+        return [], {}  # a format that nnU-Net reads and this project does not
+    labels = label_values(dataset.dataset_json, str(dataset.raw.dataset_json))
+    jobs = [([Path(image) for image in files["images"]], Path(files["label"])) for files in dataset.cases.values()]
+    check = partial(check_case, labels=labels)
+    reports = dict(zip(dataset.cases, map_with_progress(check, jobs, num_processes, "Checking images"), strict=True))
+    problems = [f"case {name}: {problem}" for name, report in reports.items() for problem in report.problems]
+    if problems:
+        more = [f"and {len(problems) - MOST_TOLD} more"] if len(problems) > MOST_TOLD else []
+        listed = "\n  ".join(problems[:MOST_TOLD] + more)
+        raise RectalError(f"{dataset.name} cannot be planned; nothing was written. Put right:\n  {listed}")
+    notes = [note for report in reports.values() for note in report.notes]
+    digests = {name: report.digest for name, report in reports.items()}
+    return notes + same_images(digests, read_patients(dataset.raw.path)), digests
+
+
+def check_case(files: tuple[Sequence[Path], Path], labels: set[int]) -> CaseReport:
+    """Read the images of a case, one per channel, and its mask, whose labels must be among those given."""
+    images, mask = files
+    checks = [check_volume(path) for path in images]
+    problems = [check.problem for check in checks if check.problem]
+    problems += [
+        f"{check.path} has the size {by(check.size)}, and channel 0 {by(checks[0].size)}"
+        for check in checks[1:]
+        if not problems and check.size != checks[0].size
+    ]
+    of_mask, moved = _compare_mask(mask, labels, images[0] if not problems else None)
+    notes = [check.note for check in checks if check.note] + moved
+    return CaseReport(problems + of_mask, notes, "".join(check.digest for check in checks))
+
+
+def _compare_mask(path: Path, labels: set[int], image: Path | None) -> tuple[list[str], list[str]]:
+    """Return what a mask cannot be used for, and notes on its grid where its image can be used."""
+    try:
+        mask = read_image(path)
+        if problems := shape_problems(mask, "mask"):
+            return [f"{path}: {problem}" for problem in problems], []
+        pair = (scan := read_image(image), in_order_of(mask, scan)) if image else (mask, mask)
+    except RectalError as error:
+        return [str(error)], []
+    found = np.unique(sitk.GetArrayViewFromImage(mask))
+    problems, foreign = [], [f"{value:g}" for value in found if value not in labels]
+    if foreign:
+        told = ", ".join(foreign[:5]) + (" ..." if len(foreign) > 5 else "")
+        problems.append(
+            f"{path} holds {plural(len(foreign), 'label')} that dataset.json lacks ({told}); it has {sorted(labels)}"
+        )
+    elsewhere = "; ".join(grid_differences(*pair))
+    if pair[0].GetSize() != pair[1].GetSize():
+        return [*problems, f"{path} has another size than its image ({elsewhere}); resample it onto the image"], []
+    # As nnU-Net, which lays image and mask over each other voxel by voxel.
+    return problems, [f"{path} lies elsewhere than its image ({elsewhere}); check that they fit."] if elsewhere else []

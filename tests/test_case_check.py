@@ -1,0 +1,164 @@
+"""Planning reads every image and mask first: what is wrong is named, all of it, and nothing is written."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from small_datasets import write_dataset_json, write_raw_dataset
+
+from rectal_nnformer import cli
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.masks import label_values
+from rectal_nnformer.imaging.volumes import check_volume
+from rectal_nnformer.planning.case_check import same_images
+
+CASES = ("a", "b", "c", "d")
+SHAPE = (8, 20, 24)
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """A raw dataset of four sound cases."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    pairs = {}
+    for number, name in enumerate(CASES):
+        image = np.random.default_rng(number).normal(200, 30, SHAPE).astype(np.float32)
+        mask = np.zeros(SHAPE, np.uint8)
+        mask[2:6, 5:12, 5 + number : 14 + number] = 1
+        pairs[name] = image, mask
+    return write_raw_dataset(tmp_path / "nnUNet_raw/Dataset501_Tiny", pairs, (1.0, 1.0, 3.0))
+
+
+def plan(capsys):
+    """Plan without preprocessing; return exit code and what was printed."""
+    arguments = ["plan_and_preprocess", "-d", "501", "--backbone", "smit_small", "--no_pp", "-np", "1", "-npfp", "1"]
+    try:
+        cli.main(arguments)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+def changed(path, change):
+    """Replace an image by what a function makes of its array, on the same grid."""
+    image = sitk.ReadImage(str(path))
+    new = sitk.GetImageFromArray(change(sitk.GetArrayFromImage(image)))
+    new.SetSpacing(image.GetSpacing())
+    new.SetOrigin(image.GetOrigin())
+    new.SetDirection(image.GetDirection())
+    sitk.WriteImage(new, str(path))
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def with_value(value):
+    def change(path):
+        def put(array):
+            array[0, 0, 0] = value
+            return array
+
+        changed(path, put)
+
+    return change
+
+
+def shorter(path):
+    changed(path, lambda array: array[:-1])
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "message"),
+    [
+        ("imagesTr/b_0000.nii.gz", cut_off, "case b: "),
+        ("imagesTr/b_0000.nii.gz", with_value(np.nan), "holds NaN or infinite values (1 voxel)"),
+        ("imagesTr/b_0000.nii.gz", lambda p: changed(p, lambda a: a[:1]), "image is not a 3D volume"),
+        ("imagesTr/b_0000.nii.gz", lambda p: changed(p, lambda a: 0 * a + 7), "image is constant (every voxel is 7)"),
+        ("labelsTr/b.nii.gz", cut_off, "labelsTr/b.nii.gz cannot be read"),
+        ("labelsTr/b.nii.gz", with_value(2), "holds 1 label that dataset.json lacks (2); it has [0, 1]"),
+        ("labelsTr/b.nii.gz", shorter, "has another size than its image"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_before_anything_is_written(raw, capsys, file, spoil, message):
+    spoil(raw / file)
+    code, printed = plan(capsys)
+    assert code == 2 and message in printed and "case b: " in printed
+    assert not list((raw.parents[1] / "nnUNet_preprocessed").rglob("*.json"))
+
+
+def test_every_bad_file_is_named_at_once(raw, capsys):
+    for name in ("a", "c"):
+        cut_off(raw / f"imagesTr/{name}_0000.nii.gz")
+    with_value(3)(raw / "labelsTr/d.nii.gz")
+    code, printed = plan(capsys)
+    assert code == 2 and all(f"case {name}: " in printed for name in "acd") and "case b: " not in printed
+
+
+def test_the_same_scan_under_two_patients_is_told_and_planned(raw, capsys):
+    (raw / "imagesTr/d_0000.nii.gz").write_bytes((raw / "imagesTr/a_0000.nii.gz").read_bytes())
+    (raw / "patients.csv").write_text("case,patient\na,P1\nb,P2\nc,P3\nd,P4\n")
+    code, printed = plan(capsys)
+    assert code == 0
+    assert "The images of a (patient P1) and d (patient P4) hold the same voxels, so that folds leak" in printed
+
+
+def test_planning_notes_by_what_a_scan_is_recognized(raw, capsys):
+    assert plan(capsys)[0] == 0
+    digests = json.loads((raw.parents[1] / "nnUNet_preprocessed/Dataset501_Tiny/image_digests.json").read_text())
+    checked = check_volume(raw / "imagesTr/b_0000.nii.gz")
+    assert set(digests) == set(CASES) and digests["b"] == checked.digest
+
+
+def test_equal_scans_of_one_patient_are_told_differently():
+    (line,) = same_images({"a": "1", "b": "2", "c": "1"}, {"a": "P", "b": "Q", "c": "P"})
+    assert line == "The images of a (patient P) and c (patient P) hold the same voxels, of one patient; one will do."
+
+
+def test_a_mask_stored_in_another_order_fits(raw, capsys):
+    """Flipped and permuted axes of the same place are no difference."""
+    path = raw / "labelsTr/b.nii.gz"
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "SAL"), str(path))
+    code, printed = plan(capsys)
+    assert code == 0 and "lies elsewhere" not in printed
+
+
+def test_a_mask_elsewhere_is_told(raw, capsys):
+    path = raw / "labelsTr/b.nii.gz"
+    mask = sitk.ReadImage(str(path))
+    mask.SetOrigin((50.0, 0.0, 0.0))
+    sitk.WriteImage(mask, str(path))
+    code, printed = plan(capsys)
+    assert code == 0 and "b.nii.gz lies elsewhere than its image" in printed
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "background", "1": "tumor"}, "have no background of the value 0"),
+        ({"background": 1, "tumor": 2}, "have no background of the value 0"),
+        ({"background": 0, "tumor": "one"}, "The label tumor of .* is 'one'"),
+        ({"background": 0, "tumor": 1.5}, "The label tumor of .* is 1.5"),
+        ({"background": 0, "tumor": []}, r"The label tumor of .* is \[\]"),
+        ({"background": 0, "tumor": 2}, r"are \[0, 2\]; nnU-Net needs 0, 1, 2"),
+        ({"background": 0, "tumor": 1, "ignore": 1}, "a number of no other label"),
+        ([0, 1], "have no background"),
+    ],
+)
+def test_labels_that_nnunet_does_not_take_are_refused(raw, capsys, labels, message):
+    with pytest.raises(RectalError, match=message):
+        label_values({"labels": labels}, "dataset.json")
+    write_dataset_json(raw, len(CASES), labels=labels)
+    code, printed = plan(capsys)
+    assert code == 2 and "Traceback" not in printed
+
+
+def test_labels_regions_and_ignore_give_the_values_of_masks():
+    labels = {"background": 0, "wall": [1, 2], "tumor": 2, "ignore": 3}
+    assert label_values({"labels": labels}, "dataset.json") == {0, 1, 2, 3}
+    assert label_values({"labels": {"background": "0", "tumor": "1"}}, "dataset.json") == {0, 1}
