@@ -14,16 +14,18 @@ from rectal_nnformer.dataset_conversion.validation import check_case
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL
 from rectal_nnformer.imaging.reading import in_order_of
-from rectal_nnformer.imaging.volumes import same_images
+from rectal_nnformer.imaging.volumes import LEAST_SHARE, same_images
 from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patient_list
 from rectal_nnformer.nnunet.splits import BY_CASE_KEY
-from rectal_nnformer.utils.files import staged_folder, write_json, write_text
+from rectal_nnformer.utils.files import check_space, staged_folder, write_json, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
 
 FILE_ENDING = ".nii.gz"
 CONTACT_SHEET = "contact_sheet.png"
+BYTES_PER_VOXEL = 2
+"""Of an image as it is written, before compression."""
 # nnU-Net looks this class up by name. A name that it does not know falls back, with a printed line, to the reader that
 # leaves the orientation as stored.
 READER = "SimpleITKIOWithReorient"
@@ -69,6 +71,10 @@ def convert_cases(
     same = same_images({name: report.digest for name, report in reports.items()}, patients)
     for note in (*(note for report in checked for note in report.notes), *same):
         print(f"Note: {note}")
+    voxels = sum(report.voxels for report in checked)
+    check_space(
+        target.folder, LEAST_SHARE * BYTES_PER_VOXEL * voxels, f"The {plural(len(cases), 'image')} of the dataset"
+    )
     splits = folds_of(patients, target.split_by_case) if target.training else []
     with layout.claimed_id(target.folder), staged_folder(target.folder) as staged:
         _write(cases, staged, target)

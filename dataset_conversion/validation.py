@@ -22,7 +22,8 @@ def check_case(case: "Case", prepared: bool = False) -> CaseReport:
     """
     problems: list[str] = []
     note = digest = ""
-    volume = outline = None
+    volume: sitk.Image | None = None
+    outline: sitk.Image | None = None
     try:
         volume = case.image.read()
         problems += image_problems(volume) or (prepared_problems(volume) if prepared else [])
@@ -39,7 +40,7 @@ def check_case(case: "Case", prepared: bool = False) -> CaseReport:
             problems.append(str(error))
     if volume is not None and outline is not None and (moved := geometry_problems(volume, outline)):
         problems += [*moved, note] if note else moved  # the header may be the cause
-    return CaseReport(problems, [note] if note else [], digest)
+    return CaseReport(problems, [note] if note else [], digest, volume.GetNumberOfPixels() if volume else 0)
 
 
 def prepared_problems(image: sitk.Image) -> list[str]:

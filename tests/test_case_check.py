@@ -162,3 +162,13 @@ def test_labels_regions_and_ignore_give_the_values_of_masks():
     labels = {"background": 0, "wall": [1, 2], "tumor": 2, "ignore": 3}
     assert label_values({"labels": labels}, "dataset.json") == {0, 1, 2, 3}
     assert label_values({"labels": {"background": "0", "tumor": "1"}}, "dataset.json") == {0, 1}
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "SimpleITKIOWithReorient"])
+def test_a_flipped_mask_is_refused_where_the_reader_would_lay_it_over_its_image_as_stored(raw, capsys, reader):
+    content = json.loads((raw / "dataset.json").read_text())
+    (raw / "dataset.json").write_text(json.dumps({**content, "overwrite_image_reader_writer": reader}))
+    path = raw / "labelsTr/b.nii.gz"
+    sitk.WriteImage(sitk.Flip(sitk.ReadImage(str(path)), (False, False, True)), str(path))
+    code, printed = plan(capsys)
+    assert (code == 2) == ("axes in another order than its image" in printed) == (reader == "SimpleITKIO")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -675,3 +676,9 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert "Dataset id 501 is in use" in capsys.readouterr().err
+
+
+def test_a_disk_with_too_little_space_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    images, masks = write_cohort(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert "The 6 images of the dataset need at least" in refusal(tmp_path, images, masks)

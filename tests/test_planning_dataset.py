@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -760,3 +761,11 @@ def test_resampling_restores_thick_slices_better_than_nnunets_default():
         return np.square(restored - truth).mean() / truth.var()
 
     assert error(**LINEAR) < 0.9 * error(order=3, order_z=0, force_separate_z=True)
+
+
+def test_a_disk_with_too_little_space_is_told_before_preprocessing(planned, stock_preprocessing, monkeypatch):
+    remove_record(planned)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(RectalError, match=f"The preprocessed data of {DATASET} need at least"):
+        plan_dataset(501, "smit_small", num_processes=1)
+    assert not stock_preprocessing

@@ -178,6 +178,14 @@ def test_processes_forked_meanwhile_end_by_sigterm():
         signal_.remove()
 
 
+def test_a_disk_that_cannot_hold_the_checkpoints_is_told_before_the_first_epoch(new_trainer, monkeypatch):
+    trainer = new_trainer()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(RectalError, match=r"The checkpoints of a fold need at least \d+ MB. The disk of .*fold_0"):
+        trainer.run_training()
+    assert not list(path_of(trainer).glob("*.pth"))
+
+
 @pytest.fixture
 def interrupted(new_trainer):
     """A trainer whose training was ended after its second epoch."""

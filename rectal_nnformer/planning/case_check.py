@@ -1,5 +1,6 @@
 """Every image and mask of a raw dataset, read as a whole before anything is computed from them or written."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ def check_cases(dataset: TrainingDataset, num_processes: int) -> tuple[list[str]
         return [], {}  # a format that nnU-Net reads and this project does not
     labels = label_values(dataset.dataset_json, str(dataset.raw.dataset_json))
     jobs = [([Path(image) for image in files["images"]], Path(files["label"])) for files in dataset.cases.values()]
-    check = partial(check_case, labels=labels)
+    check = partial(check_case, labels=labels, reoriented=dataset.is_reoriented)
     reports = dict(zip(dataset.cases, map_with_progress(check, jobs, num_processes, "Checking images"), strict=True))
     problems = [f"case {name}: {problem}" for name, report in reports.items() for problem in report.problems]
     if problems:
@@ -44,8 +45,11 @@ def check_cases(dataset: TrainingDataset, num_processes: int) -> tuple[list[str]
     return notes + same_images(digests, read_patients(dataset.raw.path)), digests
 
 
-def check_case(files: tuple[Sequence[Path], Path], labels: set[int]) -> CaseReport:
-    """Read the images of a case, one per channel, and its mask, whose labels must be among those given."""
+def check_case(files: tuple[Sequence[Path], Path], labels: set[int], reoriented: bool) -> CaseReport:
+    """Read the images of a case, one per channel, and its mask, whose labels must be among those given.
+
+    `reoriented` tells whether the dataset's reader turns both to one orientation before it lays one over the other.
+    """
     images, mask = files
     checks = [check_volume(path) for path in images]
     problems = [check.problem for check in checks if check.problem]
@@ -54,18 +58,24 @@ def check_case(files: tuple[Sequence[Path], Path], labels: set[int]) -> CaseRepo
         for check in checks[1:]
         if not problems and check.size != checks[0].size
     ]
-    of_mask, moved = _compare_mask(mask, labels, images[0] if not problems else None)
+    of_mask, moved = _compare_mask(mask, labels, reoriented, images[0] if not problems else None)
     notes = [check.note for check in checks if check.note] + moved
-    return CaseReport(problems + of_mask, notes, "".join(check.digest for check in checks))
+    return CaseReport(problems + of_mask, notes, "".join(check.digest for check in checks), math.prod(checks[0].size))
 
 
-def _compare_mask(path: Path, labels: set[int], image: Path | None) -> tuple[list[str], list[str]]:
+def _compare_mask(path: Path, labels: set[int], reoriented: bool, image: Path | None) -> tuple[list[str], list[str]]:
     """Return what a mask cannot be used for, and notes on its grid where its image can be used."""
     try:
         mask = read_image(path)
         if problems := shape_problems(mask, "mask"):
             return [f"{path}: {problem}" for problem in problems], []
         pair = (scan := read_image(image), in_order_of(mask, scan)) if image else (mask, mask)
+        if pair[1] is not mask and not reoriented:
+            return [
+                f"{path} is stored with its axes in another order than its image, and the dataset's reader would lay "
+                'one over the other as they are stored; set "overwrite_image_reader_writer": "SimpleITKIOWithReorient" '
+                "in dataset.json, or convert the dataset again"
+            ], []
     except RectalError as error:
         return [str(error)], []
     found = np.unique(sitk.GetArrayViewFromImage(mask))

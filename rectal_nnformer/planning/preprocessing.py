@@ -6,19 +6,30 @@ renamed when complete; then a record of what was preprocessed is written beside 
 again, whichever backbone they were made for.
 """
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.volumes import LEAST_SHARE
 from rectal_nnformer.nnunet.case_files import read_blosc2
 from rectal_nnformer.nnunet.layout import DATASET_JSON, case_files
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.dataset import TrainingDataset
-from rectal_nnformer.utils.files import read_json_if_whole, space_left, staged_file, staged_folder, write_json
+from rectal_nnformer.utils.files import (
+    check_space,
+    read_json,
+    read_json_if_whole,
+    space_left,
+    staged_file,
+    staged_folder,
+    write_json,
+)
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.pickles import read_own_pickle
 from rectal_nnformer.utils.text import plural
@@ -56,6 +67,7 @@ def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configurati
             shutil.rmtree(leftover)
         else:
             leftover.unlink(missing_ok=True)
+    check_space(folder, _least_bytes(dataset, plans, configuration), f"The preprocessed data of {dataset.name}")
     for reference in _outdated_references(dataset):
         reference.unlink()
     copy_descriptions(dataset)
@@ -80,6 +92,17 @@ def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configurati
                 + space_left(staged.parent)
             )
     write_json(_record_file(folder), _record(dataset, plans, configuration))
+
+
+def _least_bytes(dataset: TrainingDataset, plans: Plans, configuration: str) -> float:
+    """Return about how many bytes the compressed arrays take at least, by nnU-Net's fingerprint."""
+    measured = read_json(dataset.preprocessed.fingerprint, ["shapes_after_crop", "spacings"])
+    volumes = (
+        math.prod([*shape, *mm]) for shape, mm in zip(measured["shapes_after_crop"], measured["spacings"], strict=True)
+    )
+    voxels = sum(volumes) / math.prod(plans.configuration(configuration).spacing)
+    image, labels = np.dtype(np.float32).itemsize * len(dataset.channel_names), np.dtype(np.int8).itemsize
+    return LEAST_SHARE * voxels * (image + labels)
 
 
 def _data_problem(case: Path) -> str:

@@ -46,6 +46,7 @@ from rectal_nnformer.nnunet.layout import (
     ALL_CASES,
     CHECKPOINT_FINAL,
     CHECKPOINT_LATEST,
+    CHECKPOINTS,
     IMAGE_DIGESTS,
     PLANS_JSON,
     VALIDATION,
@@ -72,8 +73,11 @@ from rectal_nnformer.training.recovery import (
     whole_checkpoint,
     write_recoveries,
 )
-from rectal_nnformer.utils.files import locked, space_left, staged_file
+from rectal_nnformer.utils.files import check_space, locked, space_left, staged_file
 from rectal_nnformer.utils.text import plural
+
+CHECKPOINTS_AT_ONCE = 3
+"""The latest, the best, and one that is being written."""
 
 
 class RectalTrainer(nnUNetTrainer):
@@ -224,6 +228,7 @@ class RectalTrainer(nnUNetTrainer):
             self.initial_lr = self._recoveries[-1].peak
             self.lr_scheduler.peak = self.initial_lr
         if self.local_rank == 0:
+            self._check_space()
             write_recoveries(Path(self.output_folder), self._recoveries)
         self.print_to_log_file(
             f"Training {self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations, of which "
@@ -253,6 +258,14 @@ class RectalTrainer(nnUNetTrainer):
                     self.print_to_log_file,
                     self.logger.loggers,
                 )
+
+    def _check_space(self) -> None:
+        """Refuse to begin where the disk cannot hold the checkpoints of this fold."""
+        fold = Path(self.output_folder)
+        weights = sum(parameter.nbytes for parameter in self._bare_network().parameters())
+        moments = 2 * weights  # of AdamW
+        written = sum(path.stat().st_size for path in fold.glob(CHECKPOINTS))
+        check_space(fold, CHECKPOINTS_AT_ONCE * (weights + moments) - written, "The checkpoints of a fold")
 
     def on_epoch_start(self) -> None:
         """Start an epoch as nnU-Net does; from the first on, SIGTERM is waited for."""

@@ -95,6 +95,22 @@ def space_left(folder: Path) -> str:
     return f"The disk of {folder} has {shutil.disk_usage(folder).free / 1e6:.0f} MB left; look at your quota, too."
 
 
+def check_space(folder: Path, needed: float, what: str) -> None:
+    """Refuse work whose files the disk of a folder cannot hold.
+
+    Args:
+        folder: Where they are to be written; it need not be there yet.
+        needed: Bytes, rather too few than too many.
+        what: What they are, as the beginning of a sentence.
+
+    Raises:
+        RectalError: The disk has less space left.
+    """
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    if needed > shutil.disk_usage(place).free:
+        raise RectalError(f"{what} need at least {needed / 1e6:.0f} MB. {space_left(place)} Free some, or use another.")
+
+
 @contextmanager
 def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
     """Hold a lock, of which a file is the sign, so that no other process does what the block does.
