@@ -260,6 +260,15 @@ def test_shared_patients_and_missing_predictions_are_cautioned_about(tmp_path):
     assert "1 prediction file missing" in text
 
 
+def test_scans_that_lie_in_two_folds_are_cautioned_about(tmp_path):
+    folder = write_run(tmp_path)
+    in_fold_0, in_fold_1 = (read_results(folder).folds[fold].cases for fold in (0, 1))
+    alike = {in_fold_0[0].case: "1", in_fold_1[0].case: "1"}
+    (folder / "image_digests.json").write_text(json.dumps({**alike, in_fold_0[1].case: "2"}))
+    text = Outline(write_report(folder).read_text(encoding="utf-8")).text
+    assert f"The images of {' and '.join(sorted(alike))} hold the same voxels, in different folds" in text
+
+
 def test_a_trial_and_unfinished_folds_are_cautioned_about(tmp_path):
     folder = write_run(tmp_path)
     content = json.loads((folder / "dataset.json").read_text())

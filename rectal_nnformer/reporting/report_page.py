@@ -25,7 +25,7 @@ from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, a
 from rectal_nnformer.reporting.charts import Series, heat_map, interval_chart, profile_chart
 from rectal_nnformer.reporting.gallery import Clip
 from rectal_nnformer.reporting.pages import render
-from rectal_nnformer.reporting.results import ModelResults, count_shared_patients, cubic_siblings
+from rectal_nnformer.reporting.results import ModelResults, count_shared_patients, cubic_siblings, scans_seen_twice
 from rectal_nnformer.utils.files import read_json_if_whole
 from rectal_nnformer.utils.text import number, percent
 
@@ -98,6 +98,7 @@ def _detection(model: ModelResults) -> dict[str, Any]:
         "is_trial": model.folder.trainer.endswith(TRIAL),
         "num_training": model.dataset_json.get("numTraining", 0),
         "shared_patients": count_shared_patients(model.folds),
+        "scans_seen_twice": scans_seen_twice(model),
         "rates_chart": interval_chart("rates", "Detection rates with 95 % intervals", "; ".join(described), rates),
         "sizes_chart": interval_chart("sizes", "Detection rate by tumour volume", "; ".join(described_sizes), sizes),
         "cases": sorted(

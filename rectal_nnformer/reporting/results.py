@@ -1,6 +1,6 @@
 """A trained model's folder in nnUNet_results: what it was made from, and what the validation of its folds found."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +12,11 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
-from rectal_nnformer.nnunet.layout import ModelFolder, PreprocessedDataset, RawDataset
+from rectal_nnformer.nnunet.layout import IMAGE_DIGESTS, ModelFolder, PreprocessedDataset, RawDataset
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.reporting.analyses import StageOverFolds, attention_over_folds, epochs_over_folds
+from rectal_nnformer.utils.files import read_json_if_whole
 from rectal_nnformer.utils.json_records import T
 
 
@@ -127,6 +128,20 @@ def count_shared_patients(folds: Mapping[int, CohortDetection]) -> int:
     """
     folds_of = Counter(patient for result in folds.values() for patient in {case.patient for case in result.cases})
     return sum(n_folds > 1 for n_folds in folds_of.values())
+
+
+def scans_seen_twice(model: ModelResults) -> list[tuple[str, ...]]:
+    """Return the cases of different folds whose images hold the same voxels, by what was noted in planning.
+
+    Of each group all but one were seen in the training of every fold that they were held out from.
+    """
+    digests = read_json_if_whole(model.folder.path / IMAGE_DIGESTS) or {}
+    groups: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for fold, result in model.folds.items():
+        for case in result.cases:
+            if digest := digests.get(case.case):
+                groups[str(digest)][case.case] = fold
+    return [tuple(sorted(group)) for group in groups.values() if len(set(group.values())) > 1]
 
 
 def check_distinct_cases(folds: Mapping[int, CohortDetection]) -> None:
