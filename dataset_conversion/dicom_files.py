@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, FileDataset, dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileMetaDataset
 from pydicom.multival import MultiValue
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_path
@@ -27,6 +29,25 @@ MOST_PIXELS_PER_BYTE = 100
 _KEPT_BYTES = 4096
 """Longer values, pixels foremost, stay in the file."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+
+
+_OF_PIXELS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "PixelData",
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +83,7 @@ def read_slice(path: Path) -> Slice | None:
     """Read the header of one file.
 
     Returns:
-        None if it is not a DICOM image, or claims what cannot be in it: the library that reads the pixels takes memory
-        for what a length claims.
+        None if it is not a DICOM image, or claims what cannot be in it.
     """
     with warnings.catch_warnings():  # values that the standard does not allow are none of our concern
         warnings.simplefilter("ignore")
@@ -78,6 +98,32 @@ def read_slice(path: Path) -> Slice | None:
             return None
     pixels = math.prod(slice_.size) * slice_.frames
     return slice_ if 0 < pixels <= MOST_PIXELS_PER_BYTE * bytes_in_file else None
+
+
+def copy_pixels(path: Path, copy: Path) -> None:
+    """Write a DICOM file with the pixels of another and what says how they are stored, and nothing else of it.
+
+    The library that decodes pixels takes memory for whatever a length claims, in places where pydicom sees no length.
+
+    Raises:
+        RectalError: The file cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            source = dcmread(path, force=_lacks_preamble(path))
+            kept = FileDataset(copy, {}, file_meta=FileMetaDataset(), preamble=bytes(128))
+            for keyword in _OF_PIXELS:
+                if keyword in source:
+                    kept[keyword] = source[keyword]
+            told = source.file_meta.get("TransferSyntaxUID")
+            found = ImplicitVRLittleEndian if source.original_encoding[0] else ExplicitVRLittleEndian
+            kept.file_meta.TransferSyntaxUID = told or found
+            kept.file_meta.MediaStorageSOPClassUID = UID(source.get("SOPClassUID") or MR_STORAGE[0])
+            kept.file_meta.MediaStorageSOPInstanceUID = source.get("SOPInstanceUID") or generate_uid()
+            kept.save_as(copy, enforce_file_format=True)
+        except Exception as error:  # pydicom raises many kinds on what is damaged
+            raise RectalError(f"{path} cannot be read ({error}); copy it again") from None
 
 
 def _slice_of(path: Path, header: Dataset) -> Slice:

@@ -8,13 +8,20 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rectal_nnformer.dataset_conversion.dicom_files import Slice, files_below, read_slice, should_be_slice
+from rectal_nnformer.dataset_conversion.dicom_files import (
+    Slice,
+    copy_pixels,
+    files_below,
+    read_slice,
+    should_be_slice,
+)
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message
 from rectal_nnformer.nnunet.names import PLANES
@@ -67,13 +74,17 @@ class DicomSeries:
         """
         reader = sitk.ImageSeriesReader()
         reader.SetImageIO("GDCMImageIO")
-        reader.SetFileNames([str(f) for f in self.files])
         # The first file's type would cut off or wrap what slices of another slope, intercept, depth or sign hold.
         reader.SetOutputPixelType(sitk.sitkFloat32)
-        try:
-            image = reader.Execute()
-        except RuntimeError as error:
-            raise RectalError(f"series in {self.folder} cannot be read ({itk_message(error)})") from None
+        with TemporaryDirectory(prefix="rectal_nnformer_") as folder:
+            copies = [Path(folder) / f"{number}.dcm" for number in range(len(self.files))]
+            for path, copy in zip(self.files, copies, strict=True):
+                copy_pixels(path, copy)
+            reader.SetFileNames(list(map(str, copies)))
+            try:
+                image = reader.Execute()
+            except RuntimeError as error:
+                raise RectalError(f"series in {self.folder} cannot be read ({itk_message(error)})") from None
         image.SetOrigin(self.origin)
         image.SetSpacing(self.spacing)
         image.SetDirection(self.direction)

@@ -355,6 +355,10 @@ def _nan_in_nrrd(images, masks):
     write_array(images / "case_b.nrrd", array)
 
 
+def _second_label(images, masks):
+    write_array(masks / "case_b.nii.gz", 2 * sitk.GetArrayFromImage(tumor()))
+
+
 def _header_without_voxels(images, masks):
     (images / "case_b_0000.nii.gz").unlink()
     sitk.WriteImage(scan(), str(images / "case_b.mhd"))
@@ -441,6 +445,7 @@ def _twice(images, masks):
         (_other_origin, "another geometry"),
         (_other_direction, "another geometry"),
         (_foreign_labels, "foreign labels 255"),
+        (_second_label, "foreign labels 2 "),
         (_nearly_one, "foreign labels 0.9999999 "),
         (_half_label, "foreign labels 0.5"),
         (_no_tumor, "no tumour"),

@@ -263,6 +263,7 @@ FORMULAS = ("=1+1", "+cmd|' /C calc'!A0", "-2+3+cmd", "@SUM(A1)", "\t=1", "=HYPE
 def test_no_cell_is_a_formula_and_lists_are_read_back_as_they_were(tmp_path):
     rows = [{"case": text, "patient": f"P{number}"} for number, text in enumerate(FORMULAS)]
     text = csv_text(("case", "patient"), rows)
+    assert text.startswith("case,patient\n")
     cells = [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
     (tmp_path / "patients.csv").write_text(text, encoding="utf-8", newline="")

@@ -54,3 +54,7 @@ def test_foreground_crops_stay_within_the_padded_volume_and_hold_the_voxel(axes)
         padding = max(patch[axis] - final_patch[axis], patch[axis] - sizes[axis])
         assert -lower[axis] <= (padding + 1) // 2
         assert upper[axis] - sizes[axis] <= (padding + 1) // 2
+
+
+def test_the_last_crop_ends_with_the_padding_of_which_the_far_end_has_the_odd_voxel():
+    assert last_crop_start((10, 10, 3), (4, 4, 8), (3, 2, 0)) == [8, 7, -2]

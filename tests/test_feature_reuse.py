@@ -233,3 +233,10 @@ def test_with_three_cases_the_headline_is_left_out_and_the_reason_given(cases):
     assert content.debiased is None
     assert content.biased.mean_diagonal > 0
     assert "at least 4 cases" in content.note and "at least 4 cases" in reuse_line(content)
+
+
+def test_a_token_belongs_to_the_cell_that_its_middle_lies_in():
+    features = torch.arange(6.0).reshape(6, 1, 1, 1)
+    real = torch.ones(6, 1, 1, dtype=torch.bool)
+    assert pool_features(features, real, (0.4, 0, 0), (4, 1, 1)).tolist() == [0, 1, 2, 3]
+    assert pool_features(features, real, (0.6, 0, 0), (4, 1, 1)).tolist() == [1, 2, 3, 4]

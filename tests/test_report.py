@@ -473,6 +473,13 @@ def test_pictures_fit_the_budget_and_the_first_clips_keep_theirs(lengths, budget
         assert clip.problem or clip.largest in {picture.number for picture in clip.pictures}
 
 
+def test_all_clips_lose_slices_before_one_loses_all():
+    whole = fit_to_budget([clip_of(number, 4, 1000) for number in range(3)], 10**6)
+    assert [len(clip.pictures) for clip in whole] == [4, 4, 4]
+    half = sum(picture.size for clip in whole for picture in clip.pictures) // 2
+    assert [len(clip.pictures) for clip in fit_to_budget(whole, half)] == [2, 2, 2]
+
+
 def test_a_page_of_250_cases_stays_under_25_mb(tmp_path):
     """With three tumours a case and more and larger pictures than the page can hold."""
     cases = {f"case_{number:03d}": ([], []) for number in range(250)}
