@@ -293,7 +293,8 @@ WRONG_INPUTS = {
     f"train 501 3d_fullres 0 {SMIT_MODEL} -pretrained_weights absent.pth": "There is no weights file absent.pth",
     f"predict -i scans -o out -d 502 {SMIT_MODEL}": "No dataset is called 502",
     f"predict -i scans -d 501 {SMIT_MODEL}": "the following arguments are required: -o",
-    f"predict -i scams -o out -d 501 {SMIT_MODEL}": "scams is no folder",
+    f"predict -i scams -o out -d 501 {SMIT_MODEL}": "There is no scams. Name by -i a folder of scans, or one scan. "
+    "Did you mean scans?",
     f"predict -i scans -o file/out -d 501 {SMIT_MODEL}": "file is a file, not a folder",
     "predict -i scans -o out -d 501 -tr nnUNetTrainerSMIT_TA -p nnUNetRectalSMITPlans": "There is no model",
     f"predict -i scans -o out -d 501 {SMIT_MODEL} -f 0 1": "of fold 1; take those that do: -f 0",

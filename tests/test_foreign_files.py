@@ -13,7 +13,7 @@ from rectal_nnformer import cli
 from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.checkpoint_file import check_checkpoint, check_checkpoints
-from rectal_nnformer.nnunet import commands, prediction
+from rectal_nnformer.nnunet import commands
 from rectal_nnformer.nnunet.case_files import check_properties, read_arrays, read_blosc2
 from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.training.crossval import cross_validate
@@ -132,7 +132,7 @@ def test_train_and_crossval_refuse_checkpoints_that_run_code(dataset, model, exe
 def test_predict_refuses_checkpoints_that_run_code(model, executed, run, tmp_path, capsys, monkeypatch):
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans/a_0000.nii.gz").touch()
-    monkeypatch.setattr(prediction, "predict", lambda job: run.append("predict") or 0)
+    monkeypatch.setattr("rectal_nnformer.prediction.run.predict", lambda job: run.append("predict") or 0)
     folders = ("-i", str(tmp_path / "scans"), "-o", str(tmp_path / "out"))
     command = ("predict", *folders, "-d", "501", "-tr", TRAINER, "-p", PLANS, "-f", "0", "-device", "cpu")
     with pytest.raises(SystemExit) as exit_:

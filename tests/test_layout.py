@@ -19,7 +19,7 @@ LOWER_FIRST = (
     {"planning", "evaluation"},
     {"analysis"},
     {"reporting"},
-    {"training"},
+    {"training", "prediction"},
     {"trainers", "sharing"},
     {"demo", "doctor"},
     {"cli"},

@@ -74,7 +74,7 @@ def predict(*arguments):
         (["-f", "0", "1"], "no checkpoint_final.pth of fold 1; take those that do: -f 0 2"),
         ([], "no checkpoint_final.pth of fold 1, 3, 4"),
         (["-d", "502"], "No dataset is called 502 in nnUNet_results"),
-        (["-i", "elsewhere"], "elsewhere is no folder"),
+        (["-i", "elsewhere"], "There is no elsewhere. Name by -i a folder of scans"),
     ],
 )
 def test_what_is_missing_is_said(scans, predicted, capsys, changes, message):
@@ -83,35 +83,63 @@ def test_what_is_missing_is_said(scans, predicted, capsys, changes, message):
     assert not predicted
 
 
-@pytest.mark.parametrize("names", [["scan.nii.gz"], ["a_0000.nii.gz", "scan.nii.gz"]])
-def test_images_without_the_number_of_their_channel_are_refused(scans, predicted, capsys, names):
-    folder = scans.with_name("unnumbered")
-    folder.mkdir()
-    for name in names:
-        (folder / name).touch()
-    assert predict("-i", folder, "-o", "out", "-d", "501", *MODEL, "-f", "0") == 2
-    assert "finds them: scan.nii.gz. Call them <case>_0000.nii.gz" in capsys.readouterr().err
-
-
 @pytest.fixture
 def arguments(scans, tmp_path):
     return ["-i", str(scans), "-o", str(tmp_path / "out"), "-d", "501", *MODEL, "-f", "0"]
 
 
 def test_other_files_beside_the_images_are_listed_and_left_alone(scans, predicted, arguments, capsys):
-    for name in ("notes.txt", "mask.nrrd", "._case_0000.nii.gz"):
+    for name in ("notes.txt", "._case_0000.nii.gz"):
         (scans / name).touch()
+    (scans / "more").mkdir()
     assert predict(*arguments) == 0
     printed = capsys.readouterr().out
-    assert "mask.nrrd: does not end with .nii.gz" in printed and "notes.txt" in printed
+    assert "notes.txt: not one of .nii.gz" in printed and "more: no file" in printed
     assert "._case_0000.nii.gz: a hidden file of the system" in printed
     assert predicted[0][0] == ["case_0000.nii.gz"]
 
 
-def test_scans_of_another_format_alone_are_refused_with_what_would_fit(scans, predicted, arguments, capsys):
-    (scans / "case_0000.nii.gz").rename(scans / "case_0000.nrrd")
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan_0000.nii", "SCAN.NRRD", "scan of Monday.mha", "a.b.mhd"])
+def test_scans_of_any_name_and_format_are_predicted_alike(scans, predicted, arguments, name):
+    volume = sitk.ReadImage(str(scans / "case_0000.nii.gz"))
+    case = name.rpartition(".")[0].removesuffix(".nii").removesuffix("_0000")
+    sitk.WriteImage(volume, str(scans / name.lower()))
+    (scans / name.lower()).rename(scans / name)
+    assert predict(*arguments) == 0
+    assert predicted[0][0] == sorted(["case_0000.nii.gz", f"{case}_0000.nii.gz"])
+    mask = sitk.ReadImage(f"{arguments[3]}/{case}.nii.gz")
+    assert mask.GetSize() == volume.GetSize()
+
+
+def test_a_single_scan_can_be_named(scans, predicted, arguments):
+    path = write_scan(scans / "scan.nrrd", number=2)
+    assert predict("-i", path, *arguments[2:]) == 0
+    assert predicted[0][0] == ["scan_0000.nii.gz"]
+
+
+def test_two_files_of_one_scan_are_named_and_the_others_predicted(scans, predicted, arguments, capsys):
+    write_scan(scans / "case.nii.gz", number=2)
+    write_scan(scans / "other.nii.gz", number=3)
+    assert predict(*arguments) == 1
+    assert "case: case.nii.gz and case_0000.nii.gz are both its channel 0" in capsys.readouterr().out
+    assert predicted[0][0] == ["other_0000.nii.gz"]
+
+
+def test_a_model_of_two_channels_needs_their_numbers(scans, predicted, arguments, capsys):
+    path = scans.parent / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres/dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "channel_names": {"0": "T2w", "1": "ADC"}}))
+    write_scan(scans / "case_0001.nii.gz", number=1)
+    write_scan(scans / "free.nii.gz", number=2)
+    assert predict(*arguments) == 0
+    assert "free.nii.gz: without the number of a channel" in capsys.readouterr().out
+    assert predicted[0][0] == ["case_0000.nii.gz", "case_0001.nii.gz"]
+
+
+def test_a_folder_without_a_scan_is_refused_with_what_would_fit(scans, predicted, arguments, capsys):
+    (scans / "case_0000.nii.gz").rename(scans / "case.txt")
     assert predict(*arguments) == 2
-    assert "no scan that fits the model, <case>_0000.nii.gz, but case_0000.nrrd" in capsys.readouterr().err
+    assert "holds no scan (.nii.gz .nii .nrrd .mha .mhd), but case.txt" in capsys.readouterr().err
     assert not predicted
 
 

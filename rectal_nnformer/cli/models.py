@@ -71,21 +71,22 @@ def _check_opened(given: argparse.Namespace) -> None:
 def predict(arguments: argparse.Namespace) -> None:
     """Run nnUNetv2_predict with our trainers and its own options.
 
-    Every scan is checked before; one that cannot be used is named and the others are predicted. Without -c it is
+    Scans are NIfTI, NRRD or MetaImage files in a folder, or one file. For a model of one channel they may have any
+    name. Every scan is checked before; one that cannot be used is named and the others are predicted. Without -c it is
     3d_fullres. --help lists the options.
     """
     given = _read("nnUNetv2_predict", arguments.passed, arguments.parser, optional=["c"])
     configuration = given.c or FULLRES
-    preflight.check_input(given.i)
+    preflight.check_input(Path(given.i))
     preflight.check_output_folder(Path(given.o))
     model = preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
     preflight.check_device(given.device)
     from rectal_nnformer.networks.checkpoint_file import check_checkpoint
-    from rectal_nnformer.nnunet import prediction
+    from rectal_nnformer.prediction import run
 
     for fold in given.f:
         check_checkpoint(model.fold(fold).path / given.chk)
-    job = prediction.PredictionJob(
+    job = run.PredictionJob(
         model,
         Path(given.i),
         Path(given.o),
@@ -93,7 +94,7 @@ def predict(arguments: argparse.Namespace) -> None:
         continued=given.continue_prediction,
         part=(given.num_parts, given.part_id),
     )
-    raise SystemExit(prediction.predict(job))
+    raise SystemExit(run.predict(job))
 
 
 def _read(command: str, passed: Sequence[str], ours: Parser, optional: Sequence[str] = ()) -> argparse.Namespace:

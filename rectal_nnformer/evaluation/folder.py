@@ -6,10 +6,9 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
-from rectal_nnformer.nnunet.layout import DATASET_JSON, check_folder
+from rectal_nnformer.nnunet.layout import DATASET_JSON, TRAINED_ON, check_folder
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.nnunet.patients import read_patients
-from rectal_nnformer.nnunet.prediction import TRAINED_ON
 from rectal_nnformer.utils.files import read_json_if_whole
 from rectal_nnformer.utils.text import plural, some
 

@@ -38,6 +38,8 @@ DATASET_FINGERPRINT = "dataset_fingerprint.json"
 CASE_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 """Files of a preprocessed case: image, mask and properties."""
 
+TRAINED_ON = "trained_on.json"
+"""Beside predicted masks: which training case each scan is that the model was trained on."""
 IMAGE_DIGESTS = "image_digests.json"
 """Digest of each training case's images, by which a scan is recognized: in a preprocessed dataset and its models."""
 

@@ -27,7 +27,7 @@ from rectal_nnformer.nnunet.layout import (
     planned_model,
     trainers_folder,
 )
-from rectal_nnformer.nnunet.names import CUBIC, IMAGE_SUFFIXES, NUM_FOLDS, TRAINER_FAMILIES
+from rectal_nnformer.nnunet.names import CUBIC, NUM_FOLDS, TRAINER_FAMILIES
 from rectal_nnformer.nnunet.source import names_in, trainer_names
 from rectal_nnformer.utils.files import is_there
 from rectal_nnformer.utils.text import nearest, some
@@ -211,21 +211,12 @@ def check_comparison(folders: Sequence[Path]) -> None:
         raise RectalError("A comparison needs two or more different models. Name the model folder of each, once.")
 
 
-def check_input(folder: str) -> None:
-    """Refuse a folder of images that does not exist, is empty, or holds images without the number of a channel."""
-    path = Path(folder)
-    if not path.is_dir() or not any(path.iterdir()):
-        state = "is empty" if path.is_dir() else "is no folder"
-        raise RectalError(f"{path} {state}. Name by -i the folder that holds the scans as <case>_0000.nii.gz.")
-    files = [file.name for file in path.iterdir() if file.name.endswith(IMAGE_SUFFIXES)]
-    numbered = [name for name in files if re.search(r"_\d{4}\.", name)]
-    endings = {name.partition(".")[2] for name in numbered}
-    others = sorted(n for n in files if n not in numbered and (not endings or n.partition(".")[2] in endings))
-    if others:
-        raise RectalError(
-            f"{path} holds images without the number of a channel at the end of their name, by which nnU-Net finds "
-            f"them: {some(others)}. Call them <case>_0000.nii.gz where there is one channel."
-        )
+def check_input(place: Path) -> None:
+    """Refuse scans that do not exist, and an empty folder."""
+    if not place.exists():
+        raise RectalError(f"There is no {place}. Name by -i a folder of scans, or one scan.{most_alike(place)}")
+    if place.is_dir() and not any(place.iterdir()):
+        raise RectalError(f"{place} is empty. Name by -i a folder of scans, or one scan.")
 
 
 def check_file(path: Path) -> None:
