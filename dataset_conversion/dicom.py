@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rectal_nnformer.dataset_conversion.dicom_series import DicomSeries, Findings, find_series
 from rectal_nnformer.dataset_conversion.images import ImageFile, list_images, stem
 from rectal_nnformer.dataset_conversion.raw_dataset import Case, convert_cases
 from rectal_nnformer.dataset_conversion.target import Options, Target, dataset_folder
+from rectal_nnformer.dicom.series import DicomSeries, Findings, find_series
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.utils.text import plural
 

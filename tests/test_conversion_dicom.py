@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from conversion_inputs import SAGITTAL, SPACING, every_byte_of, hide_tag, scan, tumor, write_frames, write_series
 
 from rectal_nnformer.dataset_conversion.dicom import convert_dicom
-from rectal_nnformer.dataset_conversion.dicom_series import find_series, plane_of
+from rectal_nnformer.dicom.series import find_series, plane_of
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.patients import read_patients
 

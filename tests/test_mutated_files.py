@@ -12,7 +12,7 @@ from checkpoints import write_checkpoint
 from conversion_inputs import scan, write_series
 from sharing_inputs import write_dataset
 
-from rectal_nnformer.dataset_conversion.dicom_series import find_series
+from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import label_values, tumor_labels
 from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume

@@ -132,8 +132,8 @@ def _outlined_scans(dicom: Path, rectum: Path) -> dict[str, "sitk.Image"]:
 
     An outline is named by the series' folder or by its SeriesInstanceUID.
     """
-    from rectal_nnformer.dataset_conversion.dicom_series import find_series
     from rectal_nnformer.demo.cohort.rectum_outline import read_rectum_outlines
+    from rectal_nnformer.dicom.series import find_series
 
     outlines = read_rectum_outlines(rectum)
     findings = find_series(dicom)

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rectal_nnformer.dataset_conversion.dicom_files import (
+from rectal_nnformer.dicom.files import (
     Slice,
     copy_pixels,
     files_below,

@@ -1,0 +1,1 @@
+"""DICOM: series, and outlines that lie on them."""
