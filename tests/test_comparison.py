@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -350,6 +351,18 @@ def test_a_lesion_elsewhere_is_not_the_same_lesion(tmp_path):
     second = write_run(tmp_path / "two", {**CASES, "found": ([moved], [NEAR])}, trainer="B")
     with pytest.raises(RectalError, match=r"lesion 1 at voxel 8\.0, 30\.0, 24\.0 and at voxel 8\.0, 30\.0, 30\.0"):
         compare_models([first, second])
+
+
+@pytest.mark.parametrize(("moved", "same"), [(0.0002, True), (0.01, False)])
+def test_centroids_may_differ_by_rounding_alone(tmp_path, moved, same):
+    runs = [write_run(tmp_path / name, trainer=name) for name in "AB"]
+    path = next(path for path in sorted(runs[1].rglob("lesion_detection.json")) if '"centroid"' in path.read_text())
+    content = json.loads(path.read_text())
+    lesion = next(lesion for case in content["cases"] for lesion in case["lesions"])
+    lesion["centroid"][0] += moved
+    path.write_text(json.dumps(content))
+    with nullcontext() if same else pytest.raises(RectalError, match="against different references"):
+        compare_models(runs)
 
 
 def test_runs_without_a_shared_case_are_refused_with_their_cases(tmp_path):

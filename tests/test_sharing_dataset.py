@@ -160,6 +160,16 @@ def test_pseudonyms_are_everywhere_and_their_key_stays(home, tmp_path, monkeypat
         same_case(home, folder, case, key[case])
 
 
+def test_a_key_that_gives_two_cases_one_pseudonym_is_refused(home, tmp_path):
+    export_dataset(501, tmp_path / "sent.zip", pseudonymize=True)
+    rows = (home / "pseudonyms.csv").read_text().splitlines()
+    same = f"{rows[2].partition(',')[0]},{rows[1].partition(',')[2]}"
+    (home / "pseudonyms.csv").write_text("\n".join([*rows[:2], same, *rows[3:]]) + "\n")
+    with pytest.raises(RectalError, match="is not the key file that this program wrote"):
+        export_dataset(501, tmp_path / "again.zip", pseudonymize=True)
+    assert not (tmp_path / "again.zip").exists()
+
+
 def test_numbers_as_case_names_are_told_from_other_numbers(tmp_path, monkeypatch):
     preprocessed = set_folders(monkeypatch, tmp_path / "home_of_sender")
     home = write_dataset(preprocessed, ("005", "100", "250"), size=(8, 8, 8))
