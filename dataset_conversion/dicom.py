@@ -52,7 +52,7 @@ def convert_dicom(
     for path in findings.unreadable:
         problems[str(path)].append("cannot be read as DICOM; copy it again, or take it away")
     for uid, (folder, reason) in findings.broken.items():
-        problems[_place(uid, folder)].append(reason)
+        problems[place_of(uid, folder)].append(reason)
     if not findings.series and not problems:
         ignored = f"{len(findings.ignored)} ignored, as listed above" if findings.ignored else "no DICOM image at all"
         raise RectalError(f"No series to convert under {series}: {ignored}.")
@@ -135,7 +135,7 @@ def _named(key: str, series: Mapping[str, tuple[Path, str]]) -> str:
 
 def _print_ignored(findings: Findings) -> None:
     for uid, (folder, reason) in findings.ignored.items():
-        print(f"Ignored: {_place(uid, folder)}: {reason}")
+        print(f"Ignored: {place_of(uid, folder)}: {reason}")
     if findings.others:
         print(f"Ignored, not DICOM images: {plural(len(findings.others), 'file')}, such as {findings.others[0]}")
 
@@ -149,7 +149,7 @@ def _comment_on_names(names: Mapping[str, str], series: Sequence[DicomSeries]) -
     for s in sorted(series, key=lambda s: names[s.uid]):
         name = names[s.uid]
         if name != s.folder.resolve().name:
-            print(f"Case {name}: {_place(s.uid, s.folder)}")
+            print(f"Case {name}: {place_of(s.uid, s.folder)}")
         # One or two letters are in many a name by chance. Case names hold ASCII letters alone.
         words = [_plain(s.patient), *re.findall("[A-Za-z]+", s.patient_name)]
         if any(word.lower() in name.lower() for word in words if len(word) > 2):
@@ -167,5 +167,6 @@ def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")
 
 
-def _place(uid: str, folder: Path) -> str:
+def place_of(uid: str, folder: Path) -> str:
+    """Return how a series is called in messages."""
     return f"{folder} (series {uid})" if uid else f"{folder} (no SeriesInstanceUID)"

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from conversion_inputs import SAGITTAL, scan, write_series
 
 from rectal_nnformer import cli
+from rectal_nnformer.imaging.reading import grid_differences
 from rectal_nnformer.imaging.volumes import check_volume
 from rectal_nnformer.nnunet import commands as nnunet_commands
 
@@ -280,3 +282,43 @@ def test_a_missing_gpu_is_said_with_the_way_out(predicted, arguments, monkeypatc
     error = capsys.readouterr().err
     assert "PyTorch sees no GPU on this machine" in error and "give -device cpu" in error
     assert predict(*arguments, "-device", "cpu") == 0
+
+
+# DICOM
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A folder with an axial, a sagittal and another axial series, at different depths."""
+    folder = tmp_path / "dicom"
+    write_series(folder / "t2_tra", scan(1), "1.2.1")
+    write_series(folder / "more/t2_sag", scan(2, SAGITTAL), "1.2.2")
+    write_series(folder / "more/deep/t2_tra_late", scan(3), "1.2.3", T0008_103e="t2_late")
+    return folder
+
+
+def test_dicom_series_are_predicted_on_their_own_grid(study, predicted, arguments, capsys):
+    assert predict("-i", study, *arguments[2:]) == 0
+    assert predicted[0][0] == ["t2_tra_0000.nii.gz", "t2_tra_late_0000.nii.gz"]
+    mask = sitk.ReadImage(f"{arguments[3]}/t2_tra.nii.gz")
+    assert not grid_differences(scan(1), mask)
+    assert "sagittal plane (add --planes sagittal to take it)" in capsys.readouterr().out
+
+
+def test_series_can_be_chosen(study, predicted, arguments):
+    assert predict("-i", study, *arguments[2:], "--planes", "sagittal", "axial", "--description", "late|sag") == 0
+    assert predicted[0][0] == ["t2_tra_late_0000.nii.gz"]
+    assert not {"--planes", "--description"} & set(predicted[0][1])
+
+
+def test_a_broken_series_is_named_and_the_others_are_predicted(study, predicted, arguments, capsys):
+    (study / "t2_tra/IM0005").unlink()
+    assert predict("-i", study, *arguments[2:]) == 1
+    assert "slices are missing or unevenly spaced" in capsys.readouterr().out
+    assert predicted[0][0] == ["t2_tra_late_0000.nii.gz"]
+
+
+def test_nothing_of_a_patient_is_printed(study, predicted, arguments, capsys):
+    predict("-i", study, *arguments[2:])
+    printed = capsys.readouterr()
+    assert not [word for word in ("SECRET", "Doe", "Jane") if word in printed.out + printed.err]

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.cli.command import Command
-from rectal_nnformer.cli.options import add_processes, dataset_number, plans_name, positive_integer, positive_number
+from rectal_nnformer.cli.options import (
+    add_processes,
+    add_series,
+    dataset_number,
+    plans_name,
+    positive_integer,
+    positive_number,
+)
 from rectal_nnformer.nnunet import preflight
 from rectal_nnformer.nnunet.layout import check_folder, find_dataset, find_plans, nnunet_folder
-from rectal_nnformer.nnunet.names import CUBIC, FULLRES, PLANES
+from rectal_nnformer.nnunet.names import CUBIC, FULLRES
 from rectal_nnformer.planning.backbones import BACKBONES
 
 AUGMENTATIONS = ("published", "planned")
@@ -63,12 +70,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="one NIfTI, NRRD or MetaImage per series, named by series folder or SeriesInstanceUID, 1 is tumour; "
         "without it the cases go to imagesTs",
     )
-    dicom.add_argument(
-        "--planes", nargs="+", choices=PLANES, default=["axial"], help="acquisition planes to take (default: axial)"
-    )
-    dicom.add_argument(
-        "--description", metavar="REGEX", help="take only series whose SeriesDescription matches, say 't2.*tra'"
-    )
+    add_series(dicom)
     _add_target(dicom, "default: the PatientID in the DICOM headers")
 
 

@@ -71,11 +71,14 @@ def _check_opened(given: argparse.Namespace) -> None:
 def predict(arguments: argparse.Namespace) -> None:
     """Run nnUNetv2_predict with our trainers and its own options.
 
-    Scans are NIfTI, NRRD or MetaImage files in a folder, or one file. For a model of one channel they may have any
-    name. Every scan is checked before; one that cannot be used is named and the others are predicted. Without -c it is
-    3d_fullres. --help lists the options.
+    Scans are NIfTI, NRRD or MetaImage files in a folder, or one file; or, for a model of one channel, DICOM series
+    anywhere below a folder. For such a model files may have any name. Every scan is checked before; one that cannot be
+    used is named and the others are predicted. Without -c it is 3d_fullres. --help lists the options.
     """
-    given = _read("nnUNetv2_predict", arguments.passed, arguments.parser, optional=["c"])
+    ours = Parser(prog=arguments.parser.prog, add_help=False)
+    shared.add_series(ours)
+    own, passed = ours.parse_known_args(arguments.passed)
+    given = _read("nnUNetv2_predict", passed, arguments.parser, optional=["c"], parents=[ours])
     configuration = given.c or FULLRES
     preflight.check_input(Path(given.i))
     preflight.check_output_folder(Path(given.o))
@@ -90,16 +93,23 @@ def predict(arguments: argparse.Namespace) -> None:
         model,
         Path(given.i),
         Path(given.o),
-        arguments.passed if given.c else [*arguments.passed, "-c", configuration],
+        passed if given.c else [*passed, "-c", configuration],
         continued=given.continue_prediction,
         part=(given.num_parts, given.part_id),
+        planes=own.planes,
+        description=own.description,
     )
     raise SystemExit(run.predict(job))
 
 
-def _read(command: str, passed: Sequence[str], ours: Parser, optional: Sequence[str] = ()) -> argparse.Namespace:
-    """Return arguments as one of nnU-Net's commands will read them, or end with its help or a message."""
-    parser = Parser(prog=ours.prog, description=ours.description, allow_abbrev=True)
+def _read(
+    command: str, passed: Sequence[str], ours: Parser, optional: Sequence[str] = (), parents: Sequence[Parser] = ()
+) -> argparse.Namespace:
+    """Return arguments as one of nnU-Net's commands will read them, or end with its help or a message.
+
+    The help holds the options of `parents`, too.
+    """
+    parser = Parser(prog=ours.prog, description=ours.description, allow_abbrev=True, parents=parents)
     add_options(parser, command, optional)
     given, rest = parser.parse_known_args(passed)
     if rest:

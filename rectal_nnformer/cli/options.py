@@ -5,7 +5,7 @@ import math
 import re
 from functools import partial
 
-from rectal_nnformer.nnunet.names import FULLRES
+from rectal_nnformer.nnunet.names import FULLRES, PLANES
 
 
 def finite_number(text: str, above: float = -math.inf, what: str = "a number") -> float:
@@ -61,6 +61,16 @@ def add_device(parser: argparse.ArgumentParser, default: str = "cuda") -> None:
     """Add the option that names the device."""
     parser.add_argument(
         "-device", choices=("cuda", "cpu", "mps"), default=default, help="device to compute on (default: %(default)s)"
+    )
+
+
+def add_series(parser: argparse.ArgumentParser) -> None:
+    """Add --planes and --description, by which DICOM series are chosen."""
+    parser.add_argument(
+        "--planes", nargs="+", choices=PLANES, default=["axial"], help="acquisition planes to take (default: axial)"
+    )
+    parser.add_argument(
+        "--description", metavar="REGEX", help="take only series whose SeriesDescription matches, say 't2.*tra'"
     )
 
 

@@ -37,6 +37,8 @@ class PredictionJob:
         arguments: Those of nnUNetv2_predict.
         continued: Whether masks that are there already are kept.
         part: Every so many-th case, from which one on: nnU-Net's -num_parts and -part_id.
+        planes: Which planes of DICOM series to take.
+        description: Regular expression for the SeriesDescription of DICOM series to take.
     """
 
     model: ModelFolder
@@ -45,6 +47,8 @@ class PredictionJob:
     arguments: Sequence[str]
     continued: bool
     part: tuple[int, int]
+    planes: Sequence[str] = ("axial",)
+    description: str | None = None
 
 
 def predict(job: PredictionJob) -> int:
@@ -55,7 +59,7 @@ def predict(job: PredictionJob) -> int:
     """
     dataset_json = read_dataset_json(job.model.dataset_json, "Import or train the model again.")
     ending = dataset_json["file_ending"]
-    scans = find_scans(job.scans, num_channels(dataset_json))
+    scans = find_scans(job.scans, num_channels(dataset_json), job.planes, job.description)
     step, first = job.part
     scans.cases = dict(list(scans.cases.items())[first::step])
     if scans.left_aside:

@@ -1,4 +1,4 @@
-"""Scans to predict: image files of any name, found, checked, and brought into the form that nnU-Net reads."""
+"""Scans to predict: image files of any name or DICOM series, found, checked, and brought into nnU-Net's form."""
 
 import os
 import re
@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from rectal_nnformer.dataset_conversion.dicom import case_names, place_of
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, stem, write_image
+from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import by
 from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume, digest_of, image_problems
@@ -36,15 +38,19 @@ class Scans:
     left_aside: dict[str, str] = field(default_factory=dict)
 
 
-def find_scans(place: Path, num_channels: int) -> Scans:
+def find_scans(
+    place: Path, num_channels: int, planes: Sequence[str] = ("axial",), description: str | None = None
+) -> Scans:
     """Sort what lies in a folder, or take a single file.
 
     Images are NIfTI, NRRD or MetaImage files called `<case>_0000`, `<case>_0001` and so on by their channel. For a
-    model of one channel any name will do.
+    model of one channel any name will do, and where no such file is there, DICOM series are looked for, at any depth.
 
     Args:
         place: An existing folder or file.
         num_channels: How many images a case has.
+        planes: Which acquisition planes of DICOM series to take: axial, sagittal, coronal.
+        description: Take only DICOM series whose SeriesDescription matches this regular expression, in any case.
 
     Raises:
         RectalError: There is no image; says what is there and what would fit.
@@ -73,11 +79,26 @@ def find_scans(place: Path, num_channels: int) -> Scans:
             scans.unusable[case] = f"has the channels {numbers}, but the model reads {num_channels}, from 0000 on"
     for case in scans.unusable.keys() & scans.cases.keys():
         del scans.cases[case]
+    if not channels and place.is_dir() and num_channels == 1:
+        series = _find_series(place, planes, description)
+        if series.cases or series.unusable or series.left_aside:
+            return series
     if not channels:
+        others = some(list(scans.left_aside)) or "nothing"
         raise RectalError(
-            f"{place} holds no scan ({' '.join(IMAGE_SUFFIXES)}), but {some(list(scans.left_aside)) or 'nothing'}. "
+            f"{place} holds no scan ({' '.join(IMAGE_SUFFIXES)}), but {others}, and no DICOM series. "
             "Name a folder of scans, or one scan, with -i."
         )
+    return scans
+
+
+def _find_series(folder: Path, planes: Sequence[str], description: str | None) -> Scans:
+    findings = find_series(folder, planes, description)
+    names = case_names(findings.series)
+    scans = Scans({names[series.uid]: [series] for series in findings.series})
+    scans.unusable = {place_of(uid, where): reason for uid, (where, reason) in findings.broken.items()}
+    scans.unusable |= {str(path): "cannot be read as DICOM" for path in findings.unreadable}
+    scans.left_aside = {place_of(uid, where): reason for uid, (where, reason) in findings.ignored.items()}
     return scans
 
 
