@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from rectal_nnformer.evaluation import detect_lesions
 from rectal_nnformer.evaluation.detection import SIZE_BINS, size_bin
@@ -214,6 +215,21 @@ def test_a_perfect_prediction_is_perfect(mask):
     for lesion in result.lesions:
         assert (lesion.iou, lesion.dice, lesion.hd95_mm, lesion.volume_ratio) == (1, 1, 0, 1)
         assert lesion.surface_dice_2mm == pytest.approx(1)
+
+
+def directed_percentile(one, other, percent):
+    """Of the distances from the border voxels of one mask to those of another, in mm."""
+    borders = [mask & ~ndimage.binary_erosion(mask) for mask in (one, other)]
+    distances = ndimage.distance_transform_edt(~borders[1], sampling=SPACING)
+    return np.percentile(distances[borders[0]], percent)
+
+
+def test_hd95_is_the_larger_95th_percentile_of_the_two_directions():
+    rng = np.random.default_rng(5)
+    one, other = (ndimage.gaussian_filter(rng.normal(size=(14, 30, 30)), 3) > 0.05 for _ in range(2))
+    expected = max(directed_percentile(one, other, 95), directed_percentile(other, one, 95))
+    assert surface_agreement(one, other, SPACING)[0] == pytest.approx(expected, rel=1e-3)
+    assert expected > max(directed_percentile(one, other, 90), directed_percentile(other, one, 90))
 
 
 def test_surface_dice_weighs_by_area_and_hd95_is_in_mm():
