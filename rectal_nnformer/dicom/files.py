@@ -1,10 +1,12 @@
 """Find files in nested folders and read DICOM headers."""
 
+import logging
 import math
 import os
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +67,10 @@ class Slice:
     """
 
     path: Path
+    class_uid: str
+    instance_uid: str
     series_uid: str
+    frame_of_reference: str
     patient: str
     patient_name: str
     modality: str
@@ -79,25 +84,36 @@ class Slice:
     axes: tuple[float, ...]
 
 
-def read_slice(path: Path) -> Slice | None:
-    """Read the header of one file.
+def read_header(path: Path) -> FileDataset | None:
+    """Read the header of one file; long values stay in the file until they are asked for.
 
     Returns:
-        None if it is not a DICOM image, or claims what cannot be in it.
+        None if it is not DICOM, or claims what cannot be in it.
     """
-    with warnings.catch_warnings():  # values that the standard does not allow are none of our concern
-        warnings.simplefilter("ignore")
+    with without_warnings():
         try:
             itk_path(path)
-            bytes_in_file = path.stat().st_size
             header = dcmread(path, defer_size=_KEPT_BYTES, force=_lacks_preamble(path))
-            if "PixelData" not in header or not _fits(header, bytes_in_file):
-                return None
-            slice_ = _slice_of(path, header)
+            return header if _fits(header, path.stat().st_size) else None
         except Exception:  # pydicom raises many kinds on what is damaged
             return None
+
+
+def slice_of(path: Path, header: Dataset) -> Slice | None:
+    """Return what the header of a file says of an image.
+
+    Returns:
+        None if there is no image, or one larger than the file can hold.
+    """
+    with without_warnings():
+        try:
+            slice_ = _slice_of(path, header) if "PixelData" in header else None
+        except Exception:  # as above
+            return None
+    if slice_ is None:
+        return None
     pixels = math.prod(slice_.size) * slice_.frames
-    return slice_ if 0 < pixels <= MOST_PIXELS_PER_BYTE * bytes_in_file else None
+    return slice_ if 0 < pixels <= MOST_PIXELS_PER_BYTE * path.stat().st_size else None
 
 
 def copy_pixels(path: Path, copy: Path) -> None:
@@ -108,8 +124,7 @@ def copy_pixels(path: Path, copy: Path) -> None:
     Raises:
         RectalError: The file cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         try:
             source = dcmread(path, force=_lacks_preamble(path))
             kept = FileDataset(copy, {}, file_meta=FileMetaDataset(), preamble=bytes(128))
@@ -126,35 +141,73 @@ def copy_pixels(path: Path, copy: Path) -> None:
             raise RectalError(f"{path} cannot be read ({error}); copy it again") from None
 
 
+def text_of(header: Dataset, keyword: str) -> str:
+    """Return a value as text, several separated by backslashes, without padding; empty if there is none."""
+    value = header.get(keyword)
+    parts = value if isinstance(value, MultiValue) else [value]
+    return "\\".join("" if part is None else str(part) for part in parts).strip(" \0")
+
+
+def numbers_of(header: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+    """Return the finite numbers that a value holds; empty if it does not hold so many."""
+    try:
+        values = tuple(float(part) for part in text_of(header, keyword).split("\\"))
+    except ValueError:
+        return ()
+    return values if len(values) == count and np.isfinite(values).all() else ()
+
+
 def _slice_of(path: Path, header: Dataset) -> Slice:
-    def text(keyword: str) -> str:
-        value = header.get(keyword)
-        parts = value if isinstance(value, MultiValue) else [value]
-        return "\\".join("" if part is None else str(part) for part in parts).strip(" \0")
-
-    def numbers(keyword: str, count: int) -> tuple[float, ...]:
-        try:
-            values = tuple(float(part) for part in text(keyword).split("\\"))
-        except ValueError:
-            return ()
-        return values if len(values) == count and np.isfinite(values).all() else ()
-
-    spacing = next(filter(None, (numbers(keyword, 2) for keyword in SPACINGS)), ())
+    spacing = next(filter(None, (numbers_of(header, keyword, 2) for keyword in SPACINGS)), ())
     return Slice(
         path=path,
-        series_uid=text("SeriesInstanceUID"),
-        patient=text("PatientID"),
-        patient_name=text("PatientName"),
-        modality=text("Modality"),
-        image_type=text("ImageType").upper(),
-        description=text("SeriesDescription"),
-        photometric=text("PhotometricInterpretation"),
+        class_uid=text_of(header, "SOPClassUID"),
+        instance_uid=text_of(header, "SOPInstanceUID"),
+        series_uid=text_of(header, "SeriesInstanceUID"),
+        frame_of_reference=text_of(header, "FrameOfReferenceUID"),
+        patient=text_of(header, "PatientID"),
+        patient_name=text_of(header, "PatientName"),
+        modality=text_of(header, "Modality"),
+        image_type=text_of(header, "ImageType").upper(),
+        description=text_of(header, "SeriesDescription"),
+        photometric=text_of(header, "PhotometricInterpretation"),
         size=(int(header.Columns), int(header.Rows)),
         frames=int(header.get("NumberOfFrames") or 1),
         spacing=spacing[::-1],
-        position=numbers("ImagePositionPatient", 3),
-        axes=numbers("ImageOrientationPatient", 6),
+        position=numbers_of(header, "ImagePositionPatient", 3),
+        axes=numbers_of(header, "ImageOrientationPatient", 6),
     )
+
+
+def functional_group(header: Dataset, frame: int, macro: str) -> Dataset:
+    """Return what a multi-frame object says of one frame, counted from 0; empty if it says nothing.
+
+    `macro` is the keyword of a functional group without its ending, such as PlanePosition. What is said of the frame
+    goes before what is said of all frames.
+    """
+    per_frame = header.get("PerFrameFunctionalGroupsSequence") or ()
+    shared = header.get("SharedFunctionalGroupsSequence") or ()
+    for groups in (*per_frame[frame : frame + 1], *shared[:1]):
+        if items := groups.get(f"{macro}Sequence"):
+            return items[0]
+    return Dataset()
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep pydicom and highdicom silent: what the standard does not allow is none of our concern.
+
+    Their warnings quote values, PatientName included.
+    """
+    logger = logging.getLogger("highdicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _lacks_preamble(path: Path) -> bool:

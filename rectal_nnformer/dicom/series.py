@@ -19,9 +19,11 @@ from rectal_nnformer.dicom.files import (
     Slice,
     copy_pixels,
     files_below,
-    read_slice,
+    read_header,
     should_be_slice,
+    slice_of,
 )
+from rectal_nnformer.dicom.outlines import Outlines, outlines_of
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message
 from rectal_nnformer.nnunet.names import PLANES
@@ -43,21 +45,55 @@ class DicomSeries:
     """A stack of slices in the order of their positions along the normal (row x column), a file per slice.
 
     Attributes:
-        uid: SeriesInstanceUID.
-        patient: PatientID; empty if the header has none.
-        patient_name: PatientName; never written.
+        slices: What the header of each slice says.
         spacing: X, y, z in mm.
         origin: Centre of the first voxel, LPS, mm.
         direction: Direction cosines, row-major 3 x 3, columns are the axes.
     """
 
-    uid: str
-    patient: str
-    patient_name: str
-    files: tuple[Path, ...]
+    slices: tuple[Slice, ...]
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
     direction: tuple[float, ...]
+
+    @property
+    def uid(self) -> str:
+        """SeriesInstanceUID."""
+        return self.slices[0].series_uid
+
+    @property
+    def patient(self) -> str:
+        """PatientID; empty if the header has none."""
+        return self.slices[0].patient
+
+    @property
+    def patient_name(self) -> str:
+        """PatientName; never written."""
+        return self.slices[0].patient_name
+
+    @property
+    def frame_of_reference(self) -> str:
+        """FrameOfReferenceUID: series that share it lie in one space. Empty if the header has none."""
+        return self.slices[0].frame_of_reference
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file of each slice."""
+        return tuple(s.path for s in self.slices)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of slices, rows and columns: the shape of an array of the voxels (z, y, x)."""
+        columns, rows = self.slices[0].size
+        return len(self.slices), rows, columns
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """The 4 x 4 matrix that turns voxel indices (x, y, z, 1) into patient coordinates (LPS, mm)."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing
+        matrix[:3, 3] = self.origin
+        return matrix
 
     @property
     def folder(self) -> Path:
@@ -100,6 +136,7 @@ class Findings:
         broken: Selected series with an error, by UID: folder and reason.
         unreadable: Files that should be slices but cannot be read.
         others: Files that are not DICOM images.
+        outlines: Segmentations and structure sets.
     """
 
     series: list[DicomSeries] = field(default_factory=list)
@@ -107,6 +144,7 @@ class Findings:
     broken: dict[str, tuple[Path, str]] = field(default_factory=dict)
     unreadable: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
+    outlines: list[Outlines] = field(default_factory=list)
 
 
 def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: str | None = None) -> Findings:
@@ -127,8 +165,10 @@ def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: s
     findings = Findings()
     groups: dict[str, list[Slice]] = defaultdict(list)
     for path in tqdm(list(files_below(folder)), desc="reading DICOM headers", unit="file"):
-        slice_ = read_slice(path)
-        if slice_ is not None:
+        header = read_header(path)
+        if header is not None and (outlines := outlines_of(path, header)) is not None:
+            findings.outlines.append(outlines)
+        elif header is not None and (slice_ := slice_of(path, header)) is not None:
             groups[slice_.series_uid].append(slice_)
         elif should_be_slice(path):
             findings.unreadable.append(path)
@@ -173,10 +213,7 @@ def stack(slices: Sequence[Slice]) -> DicomSeries:
     positions = np.array([s.position for s in ordered])
     gap = _check_gaps(positions, normal, [s.path for s in ordered])
     return DicomSeries(
-        uid=first.series_uid,
-        patient=first.patient,
-        patient_name=first.patient_name,
-        files=tuple(s.path for s in ordered),
+        slices=tuple(ordered),
         spacing=(first.spacing[0], first.spacing[1], gap),
         origin=(float(positions[0, 0]), float(positions[0, 1]), float(positions[0, 2])),
         direction=tuple(np.stack([*axes, normal], axis=1).ravel().tolist()),
