@@ -24,6 +24,11 @@ FIRST = (
 """Modules that take longest: begun first, none of them is left for one worker while the others have nothing to do."""
 
 
+def pytest_addoption(parser):
+    text = "kill and fill the disk at all the points that there are, which takes an hour, not at a sample of them"
+    parser.addoption("--full-series", action="store_true", help=text)
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 

@@ -1,17 +1,23 @@
 """What the tests of whole pipelines share: a small cohort, short trainers, commands run as a user runs them."""
 
+import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
+from rectal_nnformer.imaging.reading import read_image
+from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 OBLIQUE = (1, 0, 0, 0, 0.96, -0.28, 0, 0.28, 0.96)
@@ -60,6 +66,12 @@ class ShortStock(Short, nnUNetTrainer):
 
 class ShortSMIT_CPU(Short, nnUNetTrainerSMIT_CPU):
     pass
+
+
+class ManyEpochsSMIT_CPU(OneCase, nnUNetTrainerSMIT_CPU):
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs, self.warmup_epochs = 14, 3
 
 
 class ShortMaskedSMIT(OneCase, nnUNetTrainerSMIT_ACT_MaskedPadding):
@@ -156,3 +168,27 @@ def write_cohort(folder, num_cases, size=(96, 96, 16), spacing=(1.5, 1.5, 3.0)):
             image.SetDirection(OBLIQUE)
             (folder / name).mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(image, str(folder / name / f"case_{number:02d}.nii.gz"))
+
+
+def what_is_not_whole(folder):
+    """Return the files under their final names that cannot be read as what they are called."""
+    broken = []
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        if path.name == "ballast" or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        try:
+            if path.name.endswith(".nii.gz"):
+                read_image(path)
+            elif path.suffix == ".json":
+                json.loads(path.read_text())
+            elif path.suffix == ".b2nd":
+                blosc2.open(str(path), mode="r")[:]
+            elif path.suffix == ".pth":
+                assert not checkpoint_problem(path)
+            elif path.suffix == ".zip":
+                assert zipfile.ZipFile(path).testzip() is None
+            elif path.suffix == ".html":
+                assert path.read_text().rstrip().endswith("</html>")
+        except Exception as error:
+            broken.append(f"{path.relative_to(folder)}: {error}")
+    return broken

@@ -1,19 +1,13 @@
 """A disk that fills up in the middle of a command: an exit code that is not 0, a message, and nothing half-written."""
 
-import json
 import os
 import shutil
 import subprocess
 import threading
 import time
-import zipfile
 
-import blosc2
 import pytest
-from pipeline import SCRIPTS, run
-
-from rectal_nnformer.imaging.reading import read_image
-from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
+from pipeline import SCRIPTS, run, what_is_not_whole
 
 pytestmark = pytest.mark.slow
 PLANS = "nnUNetRectalSMITSmallPlans"
@@ -49,30 +43,6 @@ def free_again(disk, ballast, ended):
             ballast.unlink()
             return
         time.sleep(0.005)
-
-
-def what_is_not_whole(folder):
-    """Return the files under their final names that cannot be read as what they are called."""
-    broken = []
-    for path in (path for path in folder.rglob("*") if path.is_file()):
-        if path.name == "ballast" or any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
-        try:
-            if path.name.endswith(".nii.gz"):
-                read_image(path)
-            elif path.suffix == ".json":
-                json.loads(path.read_text())
-            elif path.suffix == ".b2nd":
-                blosc2.open(str(path), mode="r")[:]
-            elif path.suffix == ".pth":
-                assert not checkpoint_problem(path)
-            elif path.suffix == ".zip":
-                assert zipfile.ZipFile(path).testzip() is None
-            elif path.suffix == ".html":
-                assert path.read_text().rstrip().endswith("</html>")
-        except Exception as error:
-            broken.append(f"{path.relative_to(folder)}: {error}")
-    return broken
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_unfinished_and_damaged_folds(folders, capsys):
     for fold in range(4):
         write_checkpoint(model / f"fold_{fold}/checkpoint_final.pth", "nnUNetTrainerSMIT_ACT")
         (model / f"fold_{fold}/validation").mkdir()
-        (model / f"fold_{fold}/validation/summary.json").touch()
+        (model / f"fold_{fold}/validation/summary.json").write_text("{}")
     (model / "fold_1/checkpoint_final.pth").write_bytes(b"")
     (model / "fold_2/checkpoint_final.pth").rename(model / "fold_2/checkpoint_latest.pth")
     (model / "fold_3/validation/summary.json").unlink()

@@ -67,7 +67,10 @@ def test_what_a_fold_has_reached(tmp_path):
     assert [path.name for path in fold.checkpoints()] == ["checkpoint_best.pth"] and not fold.is_trained
     write_checkpoint(fold.checkpoint_final, "Trainer")
     assert fold.is_trained and not fold.is_finished
-    (fold.validation / "summary.json").touch()
+    summary = fold.validation / "summary.json"
+    summary.touch()  # as a process leaves it that is killed while it writes
+    assert not fold.is_finished
+    summary.write_text("{}")
     assert fold.is_finished
 
 
@@ -78,7 +81,8 @@ def test_files_of_a_dataset(tmp_path):
     assert preprocessed.reference("a", ".nrrd").relative_to(raw.path) == Path("gt_segmentations/a.nrrd")
     assert preprocessed.data_folder({"data_identifier": "data"}) == raw.path / "data"
     raw.path.mkdir()
-    for name, content in (("B", {"configurations": {}}), ("A", {"configurations": {}}), ("dataset", {"labels": {}})):
+    plans = {"configurations": {}}
+    for name, content in (("B", plans), ("A", plans), (".left.partial", plans), ("dataset", {"labels": {}})):
         (raw.path / f"{name}.json").write_text(json.dumps(content))
     assert preprocessed.plans_names() == ["A", "B"]
 

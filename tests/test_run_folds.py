@@ -49,7 +49,7 @@ def fake_training(tmp_path, monkeypatch):
 
             def finish():
                 (folder / "validation").mkdir(parents=True, exist_ok=True)
-                (folder / "validation/summary.json").touch()
+                (folder / "validation/summary.json").write_text("{{}}")
                 write_checkpoint(folder / "checkpoint_final.pth", "Trainer")
         """
         script.write_text(f"#!{sys.executable}\n" + textwrap.dedent(functions) + "\n" + body)
@@ -65,7 +65,7 @@ def finish(job, fold):
     folder = job.model.fold(fold)
     write_checkpoint(folder.checkpoint_final, "Trainer")
     folder.validation.mkdir()
-    (folder.validation / "summary.json").touch()
+    (folder.validation / "summary.json").write_text("{}")
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,7 @@ def test_the_manifest_lists_every_file(bundle):
     assert not {"patients.csv", f"{DATA}_source.json", "notes.txt"} & files.keys()
     assert {"rectal_fingerprint.json", "dataset_fingerprint.json", f"{PLANS}.json"} < files.keys()
     assert {path.rpartition(".")[2] for path in files} == {"json", "safetensors"}
+    assert list(manifest["removed"]) == sorted(manifest["removed"])  # so that equal bundles are equal bytes
 
 
 def test_nothing_of_sender_or_patients_is_in_the_bytes(sender):

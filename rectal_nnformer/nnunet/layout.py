@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
-from rectal_nnformer.utils.files import locked, read_bytes, read_json
+from rectal_nnformer.utils.files import locked, read_bytes, read_json, read_json_if_whole, remove_leftovers
 from rectal_nnformer.utils.text import nearest, some
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ ALL_CASES = "all"
 VALIDATION = "validation"
 SUMMARY_JSON = "summary.json"
 PROGRESS_PNG = "progress.png"
-CHECKPOINT_FINAL, CHECKPOINT_LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
+CHECKPOINT_FINAL, CHECKPOINT_LATEST, CHECKPOINT_BEST = (
+    "checkpoint_final.pth",
+    "checkpoint_latest.pth",
+    "checkpoint_best.pth",
+)
 CHECKPOINTS = "checkpoint_*.pth"
 
 FOLD_NAME = re.compile(rf"{FOLD_PREFIX}(\d+|{ALL_CASES})", re.ASCII)
@@ -215,8 +219,8 @@ class FoldFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the fold is trained and validated."""
-        return self.is_trained and (self.validation / SUMMARY_JSON).is_file()
+        """Whether the fold is trained and validated, and what nnU-Net says of that is whole."""
+        return self.is_trained and read_json_if_whole(self.validation / SUMMARY_JSON) is not None
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints that there are, by name."""
@@ -304,7 +308,7 @@ class PreprocessedDataset(DatasetFolder):
 
     def plans_names(self) -> list[str]:
         """Return the names of the plans that there are."""
-        files = [file for file in sorted(self.path.glob("*.json")) if file.is_file()]
+        files = [file for file in sorted(self.path.glob("[!.]*.json")) if file.is_file()]
         return [file.stem for file in files if b'"configurations"' in read_bytes(file)]
 
     def data_folder(self, configuration: Mapping[str, Any]) -> Path:
@@ -335,6 +339,7 @@ def claimed_id(folder: Path) -> Iterator[None]:
         for other in sorted(folder.parent.glob(f"{name}*")):
             if other.is_dir() and other.name != folder.name:
                 raise RectalError(f"{other} was made meanwhile and has the same id. Nothing was written.")
+        remove_leftovers(folder)
         yield
 
 

@@ -3,7 +3,6 @@
 nnU-Net makes random folds where it finds none, and trains by whatever it finds.
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import DATASET_JSON, ModelFolder, PreprocessedDataset, RawDataset, folder_variables
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patient_list, read_patients
-from rectal_nnformer.utils.files import is_there, read_json_if_whole, staged_file
+from rectal_nnformer.utils.files import copy_file, is_there, read_json_if_whole
 from rectal_nnformer.utils.json_records import read_own
 from rectal_nnformer.utils.text import plural, some
 
@@ -102,8 +101,7 @@ def settle_folds(dataset: PreprocessedDataset, cases: Collection[str] | None, pl
     """Do as `check_folds_of`, and copy folds and patients that did not come along from the raw dataset."""
     checked = _check(dataset, cases, planning)
     for source in checked.copies:
-        with staged_file(dataset.path / source.name) as temporary:
-            shutil.copy(source, temporary)
+        copy_file(source, dataset.path / source.name)
     return checked.notes
 
 

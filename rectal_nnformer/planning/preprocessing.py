@@ -23,10 +23,10 @@ from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.utils.files import (
     check_space,
+    copy_file,
     read_json,
     read_json_if_whole,
     space_left,
-    staged_file,
     staged_folder,
     write_json,
 )
@@ -42,7 +42,7 @@ def copy_descriptions(dataset: TrainingDataset) -> None:
     """Copy dataset.json, and patients.csv if there is one, into the preprocessed dataset, where they are looked for."""
     for name in (DATASET_JSON, PATIENTS_FILE):
         if (dataset.raw.path / name).is_file():
-            _copy(dataset.raw.path / name, dataset.preprocessed.path / name)
+            copy_file(dataset.raw.path / name, dataset.preprocessed.path / name)
 
 
 def is_preprocessed(dataset: TrainingDataset, plans: Plans, configuration: str) -> bool:
@@ -146,8 +146,3 @@ def _outdated_references(dataset: TrainingDataset, missing_counts: bool = False)
         elif (copy.stat().st_size, int(copy.stat().st_mtime)) != (source.st_size, int(source.st_mtime)):
             outdated.append(copy)
     return outdated
-
-
-def _copy(source: Path, target: Path) -> None:
-    with staged_file(target) as temporary:
-        shutil.copy(source, temporary)

@@ -129,7 +129,7 @@ def export_dataset(
                 pseudonymized=pseudonymize,
                 ground_truth=with_ground_truth,
                 folds=None if folds is None else sorted(set(folds)),
-                removed=dict(export.removed),
+                removed=dict(sorted(export.removed.items())),
             )
     return Path(output)
 

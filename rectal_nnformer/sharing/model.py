@@ -1,7 +1,6 @@
 """A trained model as one file for collaborators, and such a file, or nnU-Net's zip, as a model to predict with."""
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, TypeAlias
@@ -24,7 +23,7 @@ from rectal_nnformer.sharing.checkpoints import Checkpoint, read_model_checkpoin
 from rectal_nnformer.sharing.dataset import Export, check_id_is_free
 from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, locked_key, pseudonyms, write_key
 from rectal_nnformer.sharing.schema import DatasetJson, FingerprintJson, Number, PlansJson, Text
-from rectal_nnformer.utils.files import is_there
+from rectal_nnformer.utils.files import is_there, scratch_folder
 from rectal_nnformer.utils.json_records import Record, T, json_text, load_json_file
 from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 
@@ -105,9 +104,8 @@ def import_model(path: str | Path) -> list[Path]:
     """
     path = Path(path)
     results = layout.nnunet_folder("nnUNet_results")
-    results.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".import_model.", suffix=".partial", dir=results) as staging:
-        scratch, written = Path(staging) / "scratch", Path(staging) / "written"
+    with scratch_folder(results / "import_model") as staging:
+        scratch, written = staging / "scratch", staging / "written"
         scratch.mkdir()
         with open_zip(path) as archive:
             bundles = [path] if MANIFEST in archive.namelist() else _bundles_of_zip(path, scratch)
@@ -140,7 +138,7 @@ def _bundle_of(
             dataset=export.dataset,
             model=model.name,
             pseudonymized=pseudonymized,
-            removed=dict(export.removed),
+            removed=dict(sorted(export.removed.items())),
         )
     return output
 
@@ -150,9 +148,9 @@ def _add_fold(export: Export, fold: layout.FoldFolder, plans: PlansJson, scratch
     checkpoint, weights = read_model_checkpoint(fold.checkpoint_final)
     _check_names(checkpoint, plans, fold.model.name, fold.name)
     export.bundle.add(f"{fold.name}/{CHECKPOINT}.json", json_text(checkpoint))
-    with tempfile.TemporaryDirectory(prefix=".weights.", suffix=".partial", dir=scratch) as temporary:
-        save_file(weights, Path(temporary) / "weights")
-        export.bundle.add(f"{fold.name}/{CHECKPOINT}.safetensors", Path(temporary) / "weights")
+    with scratch_folder(scratch / "weights") as temporary:
+        save_file(weights, temporary / "weights")
+        export.bundle.add(f"{fold.name}/{CHECKPOINT}.safetensors", temporary / "weights")
     for name, kind in RESULTS.items():
         if is_there(fold.path / name):
             export.add(f"{fold.name}/{name}", kind, load_json_file(fold.path / name))

@@ -1,7 +1,6 @@
 """The base of all trainers: what differs from nnU-Net's own, in terms that a recipe sets as class attributes."""
 
 import copy
-import shutil
 import signal
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -44,6 +43,7 @@ from rectal_nnformer.networks.starting_weights import write_starting_weights
 from rectal_nnformer.nnunet.case_files import check_properties
 from rectal_nnformer.nnunet.layout import (
     ALL_CASES,
+    CHECKPOINT_BEST,
     CHECKPOINT_FINAL,
     CHECKPOINT_LATEST,
     CHECKPOINTS,
@@ -73,7 +73,7 @@ from rectal_nnformer.training.recovery import (
     whole_checkpoint,
     write_recoveries,
 )
-from rectal_nnformer.utils.files import check_space, locked, space_left, staged_file
+from rectal_nnformer.utils.files import check_space, copy_file, locked, remove_leftovers, space_left, staged_file
 from rectal_nnformer.utils.text import plural
 
 CHECKPOINTS_AT_ONCE = 3
@@ -193,6 +193,9 @@ class RectalTrainer(nnUNetTrainer):
         self._recoveries = read_recoveries(fold) if self.current_epoch else []
         start = None if self.current_epoch else StartState.of(self._bare_network(), self.logger.get_checkpoint())
         with self._claimed():
+            if self.local_rank == 0:
+                for name in (CHECKPOINT_LATEST, CHECKPOINT_BEST, CHECKPOINT_FINAL):
+                    remove_leftovers(fold / name)
             while True:
                 try:
                     super().run_training()
@@ -246,7 +249,7 @@ class RectalTrainer(nnUNetTrainer):
         digests = Path(self.preprocessed_dataset_folder_base) / IMAGE_DIGESTS
         if self.local_rank == 0 and digests.is_file():
             # So that prediction recognizes a scan that the model was trained on.
-            shutil.copyfile(digests, Path(self.output_folder_base) / IMAGE_DIGESTS)
+            copy_file(digests, Path(self.output_folder_base) / IMAGE_DIGESTS)
         if self._epochs_between and self.local_rank == 0:
             with only_logged("attention in training", self.print_to_log_file):
                 self._follower = EpochFollower(

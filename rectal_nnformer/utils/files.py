@@ -3,15 +3,16 @@
 import csv
 import errno
 import fcntl
+import glob
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import stat
-import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,12 @@ def staged_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends without an exception.
 
     What was written is on the disk before, so that a full one is noticed. The temporary name keeps the suffix of
-    `path`, since many writers choose their format by it.
+    `path`, since many writers choose their format by it. What killed processes of this computer left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes)
-    stem = path.name.removesuffix(suffix)
-    temporary = path.with_name(f".{stem}.{os.getpid()}.partial{suffix}")
+    remove_leftovers(path, _has_ended)
+    before, after = _temporary_names(path)[1]
+    temporary = path.with_name(f"{before}{_process()}{after}")
     try:
         with _naming(path):
             yield temporary
@@ -66,17 +67,72 @@ def staged_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists() and any(path.iterdir()):
         raise FileExistsError(f"{path} exists and is not empty")
+    with scratch_folder(path) as temporary, _naming(path):
+        yield temporary
+        temporary.replace(path)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder of a temporary name beside `path`, where there need be nothing; remove it after the block.
+
+    What killed processes of this computer left is removed, too.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    umask = os.umask(0)
-    os.umask(umask)
+    remove_leftovers(path, _has_ended)
+    before, after = _temporary_names(path)[0]
+    temporary = path.with_name(f"{before}{_process()}{after}")
+    temporary.mkdir()
     try:
-        temporary.chmod(0o777 & ~umask)
-        with _naming(path):
-            yield temporary
-            temporary.replace(path)
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(path: Path, which: Callable[[str], bool] = lambda _: True) -> None:
+    """Remove what killed processes left of a file or folder under temporary names.
+
+    Args:
+        path: The file or folder, of which a lock shall be held, since others may be writing it else.
+        which: Told the part of a temporary name that stands for the process, chooses.
+    """
+    for before, after in _temporary_names(path):
+        for other in path.parent.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
+            if not which(other.name[len(before) : len(other.name) - len(after)]):
+                continue
+            if other.is_dir() and not other.is_symlink():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                other.unlink(missing_ok=True)
+
+
+def _temporary_names(path: Path) -> list[tuple[str, str]]:
+    """Return what stands before and after the process in the temporary names of a folder and of a file."""
+    suffix = "".join(path.suffixes)
+    return [(f".{path.name}.", ".partial"), (f".{path.name.removesuffix(suffix)}.", f".partial{suffix}")]
+
+
+def _process() -> str:
+    return f"{platform.node()}.{os.getpid()}"
+
+
+def _has_ended(process: str) -> bool:
+    """Whether a part of a temporary name stands for a process of this computer that has ended.
+
+    The number of this process may have been that of an earlier one, as in containers, where it is always the same.
+    """
+    computer, _, number = process.rpartition(".")
+    if computer != platform.node() or not number.isdecimal():
+        return False
+    try:
+        if int(number) != os.getpid():
+            os.kill(int(number), 0)
+            return False
+    except ProcessLookupError:
+        pass
+    except (PermissionError, OverflowError):  # it is of another user, or none
+        return False
+    return True
 
 
 @contextmanager
@@ -168,6 +224,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file in one step; the keys keep their order."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file in one step."""
+    with staged_file(target) as temporary:
+        shutil.copy(source, temporary)
 
 
 def read_bytes(path: Path, remedy: str = "Restore the file.", most: int = MAX_BYTES) -> bytes:
