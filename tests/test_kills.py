@@ -10,6 +10,7 @@ import subprocess
 import time
 import uuid
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import blosc2
@@ -23,11 +24,13 @@ pytestmark = pytest.mark.slow
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 DATASET, TRAINER, PLANS = "Dataset007_Small", "ManyEpochsSMIT_CPU", "nnUNetRectalSMITSmallPlans"
 MODEL = ("-d", 7, "-tr", TRAINER, "-p", PLANS)
+EPOCHS = 14
 MOST_EPOCHS_LOST = {"SIGKILL": 10, "SIGTERM": 0}
 """As documentation/how-to/train.md promises; the epoch under way, which is trained again, is not counted."""
 MARK = "RECTAL_NNFORMER_TEST_OF_KILLS"
 """A variable by which all processes are found that a command started, whatever group they are in."""
 SECONDS_TO_END = 30
+SEED = 1
 SAMPLE = {
     "SIGKILL": ("convert", "plan_and_preprocess", "crossval", "predict", "export_dataset", "import_dataset", "report"),
     "SIGTERM": ("crossval", "predict"),
@@ -143,27 +146,27 @@ def started_by(mark):
 
 def send(process, name, mark):
     """Kill a command and all that it started, as a machine that is switched off does, or ask the command to end."""
-    if name == "SIGTERM":
-        process.send_signal(signal.SIGTERM)
-        process.wait(SECONDS_TO_END)
-        end = time.monotonic() + SECONDS_TO_END
-        while started_by(mark) and time.monotonic() < end:
-            time.sleep(0.1)
-        assert not started_by(mark), "processes outlive a command that was asked to end"
-    while left := started_by(mark):
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        process.poll()
-    process.wait()
+    try:
+        if name == "SIGTERM":
+            process.send_signal(signal.SIGTERM)
+            process.wait(SECONDS_TO_END)
+            end = time.monotonic() + SECONDS_TO_END
+            while started_by(mark) and time.monotonic() < end:
+                time.sleep(0.1)
+            assert not started_by(mark), "processes outlive a command that was asked to end"
+    finally:
+        while left := started_by(mark):
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.poll()
+        process.wait()
 
 
 def interrupt(workplace, command, name, number):
     """Start a command and end it at a moment that the number gives; return its arguments and when that was."""
     seconds = workplace.uninterrupted(command)[1]
-    share = random.Random(f"{command} {name} {number}").uniform(0, 1)
+    share = random.Random(f"{SEED} {command} {name} {number}").random()
     while True:
         arguments, mark = workplace.prepare(command, number), uuid.uuid4().hex
         process = workplace.start(arguments, mark)
@@ -194,7 +197,7 @@ def test_a_killed_command_that_is_run_again_ends_as_if_nothing_had_been(workplac
     again = epochs(workplace.work)[len(begun) :]
     if begun and again:
         assert begun[-1] - again[0] <= MOST_EPOCHS_LOST[signal_name]
-        assert again == list(range(again[0], 14))
+        assert again == list(range(again[0], EPOCHS))
 
 
 def epochs(folder):
