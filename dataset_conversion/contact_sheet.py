@@ -36,10 +36,10 @@ class CaseTile:
     aspect: float
 
 
-def make_tile(name: str, image: sitk.Image, mask: sitk.Image | None) -> CaseTile:
+def make_tile(name: str, image: sitk.Image, mask: sitk.Image | None, tumor_labels: Sequence[int] = (1,)) -> CaseTile:
     """Return the axial slice of a case that holds most tumour; the middle one without a mask."""
     volume, aspect = display.radiological_array(image)
-    tumor = np.zeros(volume.shape, bool) if mask is None else display.radiological_array(mask)[0] != 0
+    tumor = np.zeros(volume.shape, bool) if mask is None else np.isin(display.radiological_array(mask)[0], tumor_labels)
     index = display.slice_with_most(tumor)
     low, high = display.grey_window(volume[index])
     scaled = (volume[index].astype(np.float32) - low) / max(high - low, np.finfo(np.float32).tiny)

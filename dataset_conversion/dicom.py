@@ -3,12 +3,12 @@
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rectal_nnformer.dataset_conversion.images import ImageFile, list_images, stem
 from rectal_nnformer.dataset_conversion.raw_dataset import Case, convert_cases
+from rectal_nnformer.dataset_conversion.series_masks import SeriesMasks, match_masks
 from rectal_nnformer.dataset_conversion.target import Options, Target, dataset_folder
 from rectal_nnformer.dicom.series import DicomSeries, Findings, find_series
 from rectal_nnformer.errors import RectalError
@@ -33,8 +33,10 @@ def convert_dicom(
 
     Args:
         series: Folder with DICOM files, nested and named in any way.
-        masks: Folder with one NIfTI, NRRD or MetaImage mask per series, on its grid, 0 background and 1 tumour, named
-            by case, series folder or SeriesInstanceUID. None: the cases go to imagesTs, to be predicted.
+        masks: Folder with DICOM-SEG and RTSTRUCT at any depth, or with a NIfTI, NRRD or MetaImage mask per series
+            directly in it, on its grid, 0 background and 1 tumour or as the labels say, named by case, series folder or
+            SeriesInstanceUID. DICOM-SEG and RTSTRUCT among the series count as well. None, and no labels: the cases go
+            to imagesTs, to be predicted.
         dataset_id: 1 to 999.
         name: Name of the dataset, without number.
         raw: Where to write it; default is where the variable nnUNet_raw points.
@@ -45,9 +47,16 @@ def convert_dicom(
     Raises:
         RectalError: Anything that cannot be right, for all series at once; nothing is written then.
     """
-    target = Target(dataset_folder(dataset_id, name, raw, masks is not None), masks is not None, **options)
+    labels = options.get("labels", ())
+    training = masks is not None or bool(labels)
+    target = Target(dataset_folder(dataset_id, name, raw, training), training, **options)
     findings = find_series(series, planes, description)
     _print_ignored(findings)
+    if findings.outlines and not training:
+        print(
+            f"Note: {plural(len(findings.outlines), 'DICOM-SEG or RTSTRUCT file')} not used; to take them as masks, "
+            "name this folder with --masks, too."
+        )
     problems: defaultdict[str, list[str]] = defaultdict(list)
     for path in findings.unreadable:
         problems[str(path)].append("cannot be read as DICOM; copy it again, or take it away")
@@ -57,20 +66,15 @@ def convert_dicom(
         ignored = f"{len(findings.ignored)} ignored, as listed above" if findings.ignored else "no DICOM image at all"
         raise RectalError(f"No series to convert under {series}: {ignored}.")
     names = case_names(findings.series)
-    files = [] if masks is None else list_images(masks)
-    # The series that a mask of each name is for: by SeriesInstanceUID, case and folder.
-    uids: defaultdict[str, set[str]] = defaultdict(set)
-    for s in findings.series:
-        for key in (s.uid, names[s.uid], s.folder.resolve().name):
-            uids[key].add(s.uid)
-    mask_files = {} if masks is None else _match(names, findings, uids, files, problems)
-    unmatched = _unmatched_masks(uids, findings, files)
+    found_masks = match_masks(findings, names, series, masks, labels) if training else SeriesMasks()
+    for key, reasons in found_masks.problems.items():
+        problems[key] += reasons
     cases = [
-        Case(names[s.uid], s, ImageFile(mask_files[s.uid]) if s.uid in mask_files else None, s.patient)
+        Case(names[s.uid], s, found_masks.sources.get(s.uid), s.patient)
         for s in sorted(findings.series, key=lambda s: names[s.uid])
     ]
     _comment_on_names(names, findings.series)
-    return convert_cases(cases, problems, target, unmatched)
+    return convert_cases(cases, problems, target, found_masks.unmatched)
 
 
 def case_names(series: Sequence[DicomSeries]) -> dict[str, str]:
@@ -85,52 +89,6 @@ def case_names(series: Sequence[DicomSeries]) -> dict[str, str]:
         uid: name if count[name] == 1 else f"{name}_{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
         for uid, name in names.items()
     }
-
-
-def _match(
-    names: Mapping[str, str],
-    findings: Findings,
-    uids: Mapping[str, set[str]],
-    files: Sequence[Path],
-    problems: defaultdict[str, list[str]],
-) -> dict[str, Path]:
-    """Return the mask of each SeriesInstanceUID; missing partners are added to `problems`."""
-    masks: dict[str, Path] = {}
-    for path in files:
-        key = stem(path)
-        found = sorted(uids.get(key, ()), key=lambda uid: names[uid])
-        if len(found) > 1:
-            choices = ", ".join(names[uid] for uid in found)
-            problems[path.name].append(f"mask fits several series; name it by one of the cases {choices}, or by UID")
-        elif found and found[0] in masks:
-            problems[names[found[0]]].append(f"{masks[found[0]].name} and {path.name} are masks of the same series")
-        elif found:
-            masks[found[0]] = path
-    for s in findings.series:
-        if s.uid not in masks:
-            problems[names[s.uid]].append(
-                f"no mask {names[s.uid]}.nii.gz or {s.uid}.nii.gz for the series in {s.folder}; add it, or choose "
-                "series with --description"
-            )
-    return masks
-
-
-def _unmatched_masks(uids: Collection[str], findings: Findings, files: Sequence[Path]) -> dict[str, list[str]]:
-    """Return the masks that fit no series, by the reason; masks of broken series are not listed."""
-    unmatched: defaultdict[str, list[str]] = defaultdict(list)
-    for path in files:
-        key = stem(path)
-        if key in uids or (_named(key, findings.broken) and not _named(key, findings.ignored)):
-            continue
-        ignored = _named(key, findings.ignored)
-        why = f"its series was ignored: {ignored}" if ignored else "no series folder or SeriesInstanceUID of this name"
-        unmatched[f"no series for this mask: {why}"].append(path.name)
-    return unmatched
-
-
-def _named(key: str, series: Mapping[str, tuple[Path, str]]) -> str:
-    """Return what is said about the series of this UID or folder name; empty if there is none."""
-    return next((why for uid, (folder, why) in series.items() if key in (uid, folder.resolve().name)), "")
 
 
 def _print_ignored(findings: Findings) -> None:

@@ -1,5 +1,6 @@
 """List, read and write image files."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,8 +44,10 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, besides: Collection[Path] = ()) -> list[Path]:
     """Return the image files that lie directly in a folder, by name; print what else is skipped.
+
+    With files `besides`, in it or below it, which are used in another way, there need not be any image.
 
     Raises:
         RectalError: There is no such folder, no image file in it, a link to nothing, or a folder called like an image.
@@ -58,9 +61,14 @@ def list_images(folder: Path) -> list[Path]:
         if entry.is_dir() and _called_image(entry):
             raise RectalError(f"{entry} is a folder with the name of an image file: rename it, or move it away.")
     images = [entry for entry in entries if _called_image(entry)]
-    if not images:
+    if not images and not besides:
         raise RectalError(f"{folder} holds no image file ({' '.join(IMAGE_SUFFIXES)}) directly in it.")
-    others = [entry for entry in entries if not _called_image(entry) and entry.suffix.lower() not in VOXEL_SUFFIXES]
+    used = {place for path in besides for place in (path, *path.parents)}
+    others = [
+        entry
+        for entry in entries
+        if not _called_image(entry) and entry.suffix.lower() not in VOXEL_SUFFIXES and entry not in used
+    ]
     if skipped := [f"{entry.name}/" if entry.is_dir() else entry.name for entry in others]:
         print(f"Left aside in {folder}, not one of {' '.join(IMAGE_SUFFIXES)}: {some(skipped)}")
     return images

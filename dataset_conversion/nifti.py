@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rectal_nnformer.dataset_conversion.images import ImageFile, lacks_orientation, list_images, stem
+from rectal_nnformer.dataset_conversion.masks import MaskFile, check_values
 from rectal_nnformer.dataset_conversion.raw_dataset import Case, convert_cases
 from rectal_nnformer.dataset_conversion.target import Options, Target, dataset_folder
 from rectal_nnformer.errors import RectalError
@@ -32,8 +33,8 @@ def convert_nifti(
     Args:
         images: Folder with one 3D T2-weighted file per case, `<case>.nii.gz` or `<case>_0000.nii.gz`; also .nii, .nrrd,
             .mha, and .mhd with its .raw.
-        masks: Folder with one mask per case of the same name and on the same grid, 0 background and 1 tumour. None: the
-            cases go to imagesTs, to be predicted.
+        masks: Folder with one mask per case of the same name and on the same grid, 0 background and 1 tumour or as
+            the labels say. None: the cases go to imagesTs, to be predicted.
         dataset_id: 1 to 999.
         name: Name of the dataset, without number.
         raw: Where to write it; default is where the variable nnUNet_raw points.
@@ -46,6 +47,9 @@ def convert_nifti(
     """
     folder = dataset_folder(dataset_id, name, raw, masks is not None)
     target = Target(folder, masks is not None, prepared, **options)
+    check_values(target.labels)
+    if target.labels and masks is None:
+        raise RectalError("--labels says what stands for what in masks: name their folder with --masks.")
     problems: defaultdict[str, list[str]] = defaultdict(list)
     if masks is not None and images.exists() and masks.exists() and images.samefile(masks):
         raise RectalError(f"--images and --masks are the same folder, {images}: keep masks in a folder of their own.")
@@ -64,7 +68,7 @@ def convert_nifti(
             "weights know directions: make sure on the contact sheet, or export these again."
         )
     cases = [
-        Case(case, ImageFile(path), ImageFile(mask_files[case]) if case in mask_files else None, case)
+        Case(case, ImageFile(path), MaskFile(mask_files[case], target.labels) if case in mask_files else None, case)
         for case, path in image_files.items()
     ]
     return convert_cases(cases, problems, target)

@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from rectal_nnformer.dataset_conversion.contact_sheet import CaseTile, draw_contact_sheet, make_tile
-from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, lift_zeros, write_image, write_mask
+from rectal_nnformer.dataset_conversion.images import ImageSource, lift_zeros, write_image, write_mask
+from rectal_nnformer.dataset_conversion.labels import numbers_of_labels
+from rectal_nnformer.dataset_conversion.masks import MaskSource
 from rectal_nnformer.dataset_conversion.patient_folds import folds_of, patient_list, patient_pseudonyms
 from rectal_nnformer.dataset_conversion.target import Target
 from rectal_nnformer.dataset_conversion.validation import check_case
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL
 from rectal_nnformer.imaging.reading import in_order_of
 from rectal_nnformer.imaging.volumes import LEAST_SHARE, same_images
@@ -37,7 +40,7 @@ class Case:
 
     name: str
     image: ImageSource
-    mask: ImageFile | None
+    mask: MaskSource | None
     patient: str
 
 
@@ -63,7 +66,7 @@ def convert_cases(
     if not target.training and (target.patients or target.split_by_case):
         raise RectalError("--patients and --split-by-case concern the folds, and without --masks there are none.")
     patients = _patients(cases, target, found) if target.training else {}
-    checked = map_with_progress(partial(check_case, prepared=target.prepared), cases, target.workers, "checking")
+    checked = map_with_progress(partial(check_case, target=target), cases, target.workers, "checking")
     reports = {case.name: report for case, report in zip(cases, checked, strict=True)}
     for name, report in reports.items():
         found[name] += report.problems
@@ -127,13 +130,11 @@ def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
     """Write images, masks, dataset.json and the contact sheet of checked cases into `folder`."""
     for name in (layout.IMAGES_TR, layout.LABELS_TR) if target.training else (layout.IMAGES_TS,):
         (folder / name).mkdir()
-    tiles = map_with_progress(
-        partial(_write_case, folder=folder, prepared=target.prepared), cases, target.workers, "writing"
-    )
+    tiles = map_with_progress(partial(_write_case, folder=folder, target=target), cases, target.workers, "writing")
     content = {
         "name": target.folder.name,
         "channel_names": {"0": PREPARED_CHANNEL if target.prepared else "T2w"},
-        "labels": {"background": 0, "tumor": 1},
+        "labels": numbers_of_labels(target.labels),
         "numTraining": len(cases) if target.training else 0,
         "file_ending": FILE_ENDING,
         "overwrite_image_reader_writer": READER,
@@ -143,14 +144,14 @@ def _write(cases: Sequence[Case], folder: Path, target: Target) -> None:
     draw_contact_sheet(tiles, folder / CONTACT_SHEET, target.folder.name)
 
 
-def _write_case(case: Case, folder: Path, prepared: bool) -> CaseTile:
-    image = lift_zeros(case.image.read()) if prepared else case.image.read()
+def _write_case(case: Case, folder: Path, target: Target) -> CaseTile:
+    image = lift_zeros(case.image.read()) if target.prepared else case.image.read()
     images = folder / (layout.IMAGES_TR if case.mask else layout.IMAGES_TS)
     write_image(image, images / layout.image_name(case.name, FILE_ENDING))
-    mask = case.mask.read() if case.mask else None
+    mask = case.mask.read()[0] if case.mask else None
     if mask is not None:
         # They may differ by rounding, and by that alone be turned differently where they are oriented.
         mask = in_order_of(mask, image)
         mask.CopyInformation(image)
         write_mask(mask, layout.RawDataset(folder).label(case.name, FILE_ENDING))
-    return make_tile(case.name, image, mask)
+    return make_tile(case.name, image, mask, tumor_labels({"labels": numbers_of_labels(target.labels)}))

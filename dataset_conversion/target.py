@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from rectal_nnformer.dataset_conversion.labels import Label
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import dataset_prefix, folder_variables, nnunet_folder
 
@@ -16,11 +17,13 @@ class Options(TypedDict, total=False):
         patients: CSV file with the columns case and patient, in place of what the source tells of patients.
         split_by_case: Allow scans of one patient in different folds.
         workers: Number of (spawned) processes.
+        labels: What stands for each label in the masks; none: 1 is tumour.
     """
 
     patients: Path | None
     split_by_case: bool
     workers: int
+    labels: tuple[Label, ...]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Target:
     patients: Path | None = None
     split_by_case: bool = False
     workers: int = 1
+    labels: tuple[Label, ...] = ()
 
 
 def dataset_folder(dataset_id: int, name: str, raw: Path | None, training: bool) -> Path:

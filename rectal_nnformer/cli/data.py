@@ -29,11 +29,15 @@ def convert(arguments: argparse.Namespace) -> None:
         check_folder(folder)
     if arguments.patients:
         preflight.check_file(arguments.patients)
+    from rectal_nnformer.dataset_conversion.labels import parse_labels
     from rectal_nnformer.dataset_conversion.target import Options, dataset_folder
 
-    dataset_folder(arguments.d, arguments.name, None, arguments.masks is not None)
+    labels = parse_labels(arguments.labels or ())
+    dataset_folder(arguments.d, arguments.name, None, arguments.masks is not None or bool(labels))
     where = source, arguments.masks, arguments.d, arguments.name
-    common = Options(patients=arguments.patients, split_by_case=arguments.split_by_case, workers=arguments.np)
+    common = Options(
+        patients=arguments.patients, split_by_case=arguments.split_by_case, workers=arguments.np, labels=labels
+    )
     if arguments.format == "nifti":
         from rectal_nnformer.dataset_conversion.nifti import convert_nifti
 
@@ -58,6 +62,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="images were scaled to 0 to 800 beforehand, as the method's authors do; nothing normalizes them again",
     )
+    nifti.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="NAME=VALUES",
+        help="labels in the order of their numbers, and the values that stand for them in the masks, say tumor=255, or "
+        "tumor=1,2 rectum=3; other values become background (default: 1 is tumour)",
+    )
     _add_target(nifti, "default: every case is a patient of its own")
 
     text = "DICOM series in any nesting of folders, found by SeriesInstanceUID"
@@ -67,8 +78,17 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "--masks",
         metavar="DIR",
         type=Path,
-        help="one NIfTI, NRRD or MetaImage per series, named by series folder or SeriesInstanceUID, 1 is tumour; "
-        "without it the cases go to imagesTs",
+        help="one NIfTI, NRRD or MetaImage per series, named by series folder or SeriesInstanceUID, 1 is tumour, or "
+        "DICOM-SEG and RTSTRUCT at any depth; those among the series count as well; without it the cases go to "
+        "imagesTs",
+    )
+    dicom.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="NAME=REGEX",
+        help="labels in the order of their numbers, and the names of their structures in DICOM-SEG and RTSTRUCT, say "
+        "tumor='gtv.*|tumou?r' rectum='rect.*' (the whole name, in any case), or their values in mask files, say "
+        "tumor=1,2 rectum=3; where two overlap, the first has the voxel (default: the only structure is the tumour)",
     )
     add_series(dicom)
     _add_target(dicom, "default: the PatientID in the DICOM headers")

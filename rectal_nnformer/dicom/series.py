@@ -147,6 +147,29 @@ class Findings:
     outlines: list[Outlines] = field(default_factory=list)
 
 
+def find_outlines(folder: Path) -> list[Outlines]:
+    """Return the segmentations and structure sets in a folder and all folders in it, in the order of their paths.
+
+    Raises:
+        RectalError: A folder cannot be read.
+    """
+    headers = ((path, read_header(path)) for path in files_below(folder))
+    return [o for path, header in headers if header is not None and (o := outlines_of(path, header)) is not None]
+
+
+def series_of(outlines: Outlines, series: Sequence[DicomSeries]) -> list[DicomSeries]:
+    """Return those of some series on which outlines lie.
+
+    The object's references to series decide; if it has none, those to images; if it has none either, its frame of
+    reference, which several series may share.
+    """
+    if outlines.series_uids:
+        return [s for s in series if s.uid in outlines.series_uids]
+    if outlines.instance_uids:
+        return [s for s in series if any(one.instance_uid in outlines.instance_uids for one in s.slices)]
+    return [s for s in series if s.frame_of_reference in outlines.frames_of_reference]
+
+
 def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: str | None = None) -> Findings:
     """Look through a folder and all folders in it for stacks of MR slices.
 
