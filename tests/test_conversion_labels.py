@@ -182,7 +182,7 @@ def test_objects_that_belong_to_no_series_are_refused_among_masks_and_told_among
     assert "no series for this mask: DICOM-SEG of a series that is not there (1.2.82)" in refusal(tmp_path)
     capsys.readouterr()
     shutil.move(tmp_path / "masks/deep/t2_3", tmp_path / "dicom/of_another")
-    assert "Only 4 patients" in refusal(tmp_path)
+    assert "Only 4 cases" in refusal(tmp_path)
     assert "dicom/of_another: DICOM-SEG of a series that is not there (1.2.82)" in capsys.readouterr().out
 
 

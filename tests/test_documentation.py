@@ -118,7 +118,7 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 def command_lines(block: str) -> Iterator[list[str]]:
     """The calls of rectal_nnformer in a block of shell lines, without those words."""
     for line in block.replace("\\\n", " ").splitlines():
-        for part in re.split(r"\|+|&&|;|\$\(|\)\"", line):
+        for part in re.split(r"(?<=\s)\|+|&&|;|\$\(|\)\"", line):
             words = shlex.split(part.replace('eval "', ""), comments=True)
             if words[:1] == ["rectal_nnformer"]:
                 yield words[1:]
