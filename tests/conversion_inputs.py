@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk
 
 SIZE = (12, 10, 9)  # x, y, z
@@ -82,7 +83,7 @@ def write_series(folder, image, uid, patient="SECRET-17", file_name="IM{:04d}", 
 
 
 def write_frames(path, uid, image_type):
-    """Write a multi-frame DICOM file of MR modality."""
+    """Write a multi-frame DICOM file of MR modality, which does not tell where each frame lies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = scan()
     for tag, value in {"0008|0008": image_type, "0008|0060": "MR", "0020|000e": uid}.items():
@@ -92,6 +93,11 @@ def write_frames(path, uid, image_type):
     writer.KeepOriginalImageUIDOn()
     writer.SetFileName(str(path))
     writer.Execute(image)
+    header = pydicom.dcmread(path)
+    for keyword in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+        if keyword in header:
+            delattr(header, keyword)
+    header.save_as(path)
 
 
 def hide_tag(path, group, element):

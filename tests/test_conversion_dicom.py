@@ -409,7 +409,7 @@ def _constant(folder):
         (_slice_of_another_plane, "t2_3", "(sagittal: sagittal plane"),
         (_slice_of_another_tilt, "t2_3", "(straight: another orientation)"),
         (_frames, "t2_3", "--description"),
-        (_frames, "t2_3", "multi-frame DICOM is not read; convert it to NIfTI"),
+        (_frames, "t2_3", "multi-frame DICOM is not read where it does not tell the place of each frame"),
         (_dead_link, "IM0010", "cannot be read as DICOM"),
         (_copied, "copy", "t2_3/IM0009 lie in the same place"),
         (_no_patient, "t2_3", "no PatientID"),

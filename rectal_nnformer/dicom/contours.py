@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from skimage.draw import polygon
 from skimage.measure import find_contours
 
-from rectal_nnformer.dicom.files import Slice, text_of, without_warnings
+from rectal_nnformer.dicom.files import text_of, without_warnings
 from rectal_nnformer.dicom.lesions import (
     MANUFACTURER,
     SERIES_DESCRIPTION,
@@ -27,6 +27,7 @@ from rectal_nnformer.dicom.lesions import (
     source_images,
 )
 from rectal_nnformer.dicom.series import DicomSeries
+from rectal_nnformer.dicom.slices import Slice
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import GRID_TOLERANCE_VOXELS
 from rectal_nnformer.utils.files import staged_file
@@ -213,7 +214,10 @@ def _image_reference(image: Dataset) -> Dataset:
 
 
 def _slice_reference(slice_: Slice) -> Dataset:
-    return _item(ReferencedSOPClassUID=slice_.class_uid, ReferencedSOPInstanceUID=slice_.instance_uid)
+    item = _item(ReferencedSOPClassUID=slice_.class_uid, ReferencedSOPInstanceUID=slice_.instance_uid)
+    if slice_.frame is not None:
+        item.ReferencedFrameNumber = slice_.frame + 1
+    return item
 
 
 def _item(**values: object) -> Dataset:

@@ -1,87 +1,28 @@
 """Find files in nested folders and read DICOM headers."""
 
 import logging
-import math
 import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import FileMetaDataset
 from pydicom.multival import MultiValue
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_path
 
-# PixelSpacing and what stands in for it in projections and exports, all of them rows first.
-SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 # SOP classes of MR images: classic, enhanced, legacy converted enhanced. Others with such a beginning are no images.
 MR_STORAGE = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
 
-MOST_PIXELS_PER_BYTE = 100
-"""No compression of medical images reaches this."""
 _KEPT_BYTES = 4096
 """Longer values, pixels foremost, stay in the file."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-
-
-_OF_PIXELS = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "PixelData",
-)
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What the header of one DICOM file says; what it does not say is empty.
-
-    Attributes:
-        image_type: ImageType, values separated by backslashes.
-        photometric: PhotometricInterpretation, as MONOCHROME2.
-        size: Columns, rows.
-        frames: Number of images in the file.
-        spacing: Distance of columns and of rows, mm.
-        position: Centre of the first voxel in patient coordinates (LPS), mm.
-        axes: Unit vectors along a row, then along a column.
-    """
-
-    path: Path
-    class_uid: str
-    instance_uid: str
-    series_uid: str
-    frame_of_reference: str
-    patient: str
-    patient_name: str
-    modality: str
-    image_type: str
-    description: str
-    photometric: str
-    size: tuple[int, int]
-    frames: int
-    spacing: tuple[float, ...]
-    position: tuple[float, ...]
-    axes: tuple[float, ...]
 
 
 def read_header(path: Path) -> FileDataset | None:
@@ -93,58 +34,16 @@ def read_header(path: Path) -> FileDataset | None:
     with without_warnings():
         try:
             itk_path(path)
-            header = dcmread(path, defer_size=_KEPT_BYTES, force=_lacks_preamble(path))
+            header = dcmread(path, defer_size=_KEPT_BYTES, force=lacks_preamble(path))
             return header if _fits(header, path.stat().st_size) else None
         except Exception:  # pydicom raises many kinds on what is damaged
             return None
 
 
-def slice_of(path: Path, header: Dataset) -> Slice | None:
-    """Return what the header of a file says of an image.
-
-    Returns:
-        None if there is no image, or one larger than the file can hold.
-    """
-    with without_warnings():
-        try:
-            slice_ = _slice_of(path, header) if "PixelData" in header else None
-        except Exception:  # as above
-            return None
-    if slice_ is None:
-        return None
-    pixels = math.prod(slice_.size) * slice_.frames
-    return slice_ if 0 < pixels <= MOST_PIXELS_PER_BYTE * path.stat().st_size else None
-
-
-def copy_pixels(path: Path, copy: Path) -> None:
-    """Write a DICOM file with the pixels of another and what says how they are stored, and nothing else of it.
-
-    The library that decodes pixels takes memory for whatever a length claims, in places where pydicom sees no length.
-
-    Raises:
-        RectalError: The file cannot be read.
-    """
-    with without_warnings():
-        try:
-            source = dcmread(path, force=_lacks_preamble(path))
-            kept = FileDataset(copy, {}, file_meta=FileMetaDataset(), preamble=bytes(128))
-            for keyword in _OF_PIXELS:
-                if keyword in source:
-                    kept[keyword] = source[keyword]
-            told = source.file_meta.get("TransferSyntaxUID")
-            found = ImplicitVRLittleEndian if source.original_encoding[0] else ExplicitVRLittleEndian
-            kept.file_meta.TransferSyntaxUID = told or found
-            kept.file_meta.MediaStorageSOPClassUID = UID(source.get("SOPClassUID") or MR_STORAGE[0])
-            kept.file_meta.MediaStorageSOPInstanceUID = source.get("SOPInstanceUID") or generate_uid()
-            kept.save_as(copy, enforce_file_format=True)
-        except Exception as error:  # pydicom raises many kinds on what is damaged
-            raise RectalError(f"{path} cannot be read ({error}); copy it again") from None
-
-
 def text_of(header: Dataset, keyword: str) -> str:
     """Return a value as text, several separated by backslashes, without padding; empty if there is none."""
     value = header.get(keyword)
-    parts = value if isinstance(value, MultiValue) else [value]
+    parts = value if isinstance(value, MultiValue | list) else [value]
     return "\\".join("" if part is None else str(part) for part in parts).strip(" \0")
 
 
@@ -155,28 +54,6 @@ def numbers_of(header: Dataset, keyword: str, count: int) -> tuple[float, ...]:
     except ValueError:
         return ()
     return values if len(values) == count and np.isfinite(values).all() else ()
-
-
-def _slice_of(path: Path, header: Dataset) -> Slice:
-    spacing = next(filter(None, (numbers_of(header, keyword, 2) for keyword in SPACINGS)), ())
-    return Slice(
-        path=path,
-        class_uid=text_of(header, "SOPClassUID"),
-        instance_uid=text_of(header, "SOPInstanceUID"),
-        series_uid=text_of(header, "SeriesInstanceUID"),
-        frame_of_reference=text_of(header, "FrameOfReferenceUID"),
-        patient=text_of(header, "PatientID"),
-        patient_name=text_of(header, "PatientName"),
-        modality=text_of(header, "Modality"),
-        image_type=text_of(header, "ImageType").upper(),
-        description=text_of(header, "SeriesDescription"),
-        photometric=text_of(header, "PhotometricInterpretation"),
-        size=(int(header.Columns), int(header.Rows)),
-        frames=int(header.get("NumberOfFrames") or 1),
-        spacing=spacing[::-1],
-        position=numbers_of(header, "ImagePositionPatient", 3),
-        axes=numbers_of(header, "ImageOrientationPatient", 6),
-    )
 
 
 def functional_group(header: Dataset, frame: int, macro: str) -> Dataset:
@@ -210,7 +87,7 @@ def without_warnings() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _lacks_preamble(path: Path) -> bool:
+def lacks_preamble(path: Path) -> bool:
     """Return whether a file begins as a data set does without the preamble that says DICM."""
     with path.open("rb") as file:
         head = file.read(132)

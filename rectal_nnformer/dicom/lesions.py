@@ -86,14 +86,19 @@ def source_images(series: DicomSeries) -> list[Dataset]:
         for keyword in _ALWAYS_THERE:
             if keyword not in header:
                 setattr(header, keyword, "")
-        # Slices of one stack may differ in the last digit, and exports lack one or another of these.
-        first, gap = series.slices[0], DS(series.spacing[2], auto_format=True)
-        header.ImageOrientationPatient = [DS(value, auto_format=True) for value in first.axes]
-        header.PixelSpacing = [DS(value, auto_format=True) for value in first.spacing[::-1]]
-        header.SpacingBetweenSlices = gap
-        header.SliceThickness = header.get("SliceThickness") or gap
+        if series.slices[0].frame is None:
+            _complete_geometry(header, series)
         headers.append(header)
     return headers
+
+
+def _complete_geometry(header: Dataset, series: DicomSeries) -> None:
+    """Make single-frame headers agree: they may differ in the last digit, and exports lack one or another of these."""
+    first, gap = series.slices[0], DS(series.spacing[2], auto_format=True)
+    header.ImageOrientationPatient = [DS(value, auto_format=True) for value in first.axes]
+    header.PixelSpacing = [DS(value, auto_format=True) for value in first.spacing[::-1]]
+    header.SpacingBetweenSlices = gap
+    header.SliceThickness = header.get("SliceThickness") or gap
 
 
 @contextmanager

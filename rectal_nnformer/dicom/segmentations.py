@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+from highdicom import CoordinateSystemNames, Volume
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription, segread
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
@@ -100,6 +101,17 @@ def _lay(
     mask[z, y, x] = True
 
 
+def _volume(masks: NDArray[np.bool_], series: DicomSeries) -> Volume:
+    """Return masks (z, y, x, lesion) with their place, since frames of one file may be more, and in another order."""
+    return Volume(
+        masks.astype(np.uint8),
+        series.affine[:, [2, 1, 0, 3]],
+        CoordinateSystemNames.PATIENT,
+        frame_of_reference_uid=series.frame_of_reference,
+        channels={"SegmentNumber": list(range(1, masks.shape[-1] + 1))},
+    )
+
+
 def write_segmentation(path: Path, series: DicomSeries, lesions: Sequence[Lesion], algorithm: Algorithm) -> None:
     """Write lesions as DICOM-SEG with a segment each, bound to the images of their series.
 
@@ -127,7 +139,7 @@ def write_segmentation(path: Path, series: DicomSeries, lesions: Sequence[Lesion
     with derived_from(series):
         segmentation = Segmentation(
             images,
-            masks,
+            masks if series.slices[0].frame is None else _volume(masks, series),
             SegmentationTypeValues.BINARY,
             descriptions,
             series_instance_uid=generate_uid(),

@@ -15,15 +15,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rectal_nnformer.dicom.files import (
-    Slice,
-    copy_pixels,
-    files_below,
-    read_header,
-    should_be_slice,
-    slice_of,
-)
+from rectal_nnformer.dicom.files import files_below, read_header, should_be_slice
 from rectal_nnformer.dicom.outlines import Outlines, outlines_of
+from rectal_nnformer.dicom.parts import parts_of
+from rectal_nnformer.dicom.slices import Slice, copy_pixels, slices_of
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message
 from rectal_nnformer.nnunet.names import PLANES
@@ -42,7 +37,7 @@ MODALITIES = ("MR", "OT", "")
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """A stack of slices in the order of their positions along the normal (row x column), a file per slice.
+    """A stack of slices in the order of their positions along the normal (row x column), from a file each or from one.
 
     Attributes:
         slices: What the header of each slice says.
@@ -113,9 +108,12 @@ class DicomSeries:
         # The first file's type would cut off or wrap what slices of another slope, intercept, depth or sign hold.
         reader.SetOutputPixelType(sitk.sitkFloat32)
         with TemporaryDirectory(prefix="rectal_nnformer_") as folder:
-            copies = [Path(folder) / f"{number}.dcm" for number in range(len(self.files))]
-            for path, copy in zip(self.files, copies, strict=True):
-                copy_pixels(path, copy)
+            copies = [Path(folder) / f"{number}.dcm" for number in range(len(self.slices))]
+            wanted: defaultdict[Path, dict[Path, int | None]] = defaultdict(dict)
+            for s, copy in zip(self.slices, copies, strict=True):
+                wanted[s.path][copy] = s.frame
+            for path, frames in wanted.items():
+                copy_pixels(path, frames)
             reader.SetFileNames(list(map(str, copies)))
             try:
                 image = reader.Execute()
@@ -174,7 +172,7 @@ def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: s
     """Look through a folder and all folders in it for stacks of MR slices.
 
     Oblique planes count as the nearest. With `description` only series are taken whose SeriesDescription matches this
-    regular expression, in any case.
+    regular expression, in any case; of series with several images of each place `parts_of` says what is added to it.
 
     Raises:
         RectalError: A folder is missing or cannot be read, or `description` is not a regular expression.
@@ -191,8 +189,8 @@ def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: s
         header = read_header(path)
         if header is not None and (outlines := outlines_of(path, header)) is not None:
             findings.outlines.append(outlines)
-        elif header is not None and (slice_ := slice_of(path, header)) is not None:
-            groups[slice_.series_uid].append(slice_)
+        elif header is not None and (slices := slices_of(path, header)):
+            groups[slices[0].series_uid] += slices
         elif should_be_slice(path):
             findings.unreadable.append(path)
         else:
@@ -200,13 +198,34 @@ def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: s
     for uid, slices in sorted(groups.items(), key=lambda item: item[1][0].path):
         where = slices[0].path.parent
         try:
-            if reason := _reason_to_ignore(slices, planes, description):
-                findings.ignored[uid] = where, reason
+            found = _wanted_part(slices, planes, description)
+            if isinstance(found, str):
+                findings.ignored[uid] = where, found
             else:
-                findings.series.append(stack(slices))
+                findings.series.append(stack(found))
         except RectalError as error:
             findings.broken[uid] = where, str(error)
     return findings
+
+
+def _wanted_part(slices: Sequence[Slice], planes: Sequence[str], description: str | None) -> Sequence[Slice] | str:
+    """Return the slices of a series to stack, with several images of each place those that are chosen, or why none.
+
+    Raises:
+        RectalError: Several parts of the series are chosen, or what is chosen cannot be right.
+    """
+    parts = parts_of(slices)
+    reasons = [_reason_to_ignore(part, planes, description) for part in parts]
+    chosen = [part for part, reason in zip(parts, reasons, strict=True) if not reason]
+    if not chosen:
+        return reasons[0]
+    if len(chosen) > 1:
+        names = [part[0].description for part in chosen]
+        told_apart = re.escape(names[-1].rpartition("[")[2]).replace(r"\ ", " ")
+        raise RectalError(
+            f"{len(chosen)} images of each place: {', '.join(names)}; choose with --description, say '{told_apart}'"
+        )
+    return chosen[0]
 
 
 def plane_of(axes: Sequence[float]) -> str:
@@ -232,9 +251,9 @@ def stack(slices: Sequence[Slice]) -> DicomSeries:
         raise RectalError(f"slices of one series differ in spacing ({first.spacing} and others); export it again")
     axes = np.array(first.axes).reshape(2, 3)
     normal = _normal(axes)
-    ordered = sorted(slices, key=lambda s: (float(np.dot(normal, s.position)), s.path))
+    ordered = sorted(slices, key=lambda s: (float(np.dot(normal, s.position)), s.path, s.frame or 0))
     positions = np.array([s.position for s in ordered])
-    gap = _check_gaps(positions, normal, [s.path for s in ordered])
+    gap = _check_gaps(positions, normal, ordered)
     return DicomSeries(
         slices=tuple(ordered),
         spacing=(first.spacing[0], first.spacing[1], gap),
@@ -243,7 +262,7 @@ def stack(slices: Sequence[Slice]) -> DicomSeries:
     )
 
 
-def _check_gaps(positions: NDArray[np.float64], normal: NDArray[np.float64], paths: Sequence[Path]) -> float:
+def _check_gaps(positions: NDArray[np.float64], normal: NDArray[np.float64], slices: Sequence[Slice]) -> float:
     """Return the distance of neighbouring slices, mm; raise if it is not the same throughout and along the normal."""
     steps = np.diff(positions, axis=0)
     gaps = steps @ normal
@@ -252,13 +271,13 @@ def _check_gaps(positions: NDArray[np.float64], normal: NDArray[np.float64], pat
     for i, gap in enumerate(gaps):
         if gap < 0.01:
             raise RectalError(
-                f"{paths[i]} and {paths[i + 1]} lie in the same place: a copy, or a series with several images per "
-                "slice (diffusion, dynamic); take it away, or choose series with --description"
+                f"{slices[i].where} and {slices[i + 1].where} lie in the same place: a copy, or a series with several "
+                "images per slice (diffusion, dynamic); take it away, or choose series with --description"
             )
         if abs(gap - median) > tolerance:
             raise RectalError(
-                f"slices are missing or unevenly spaced: {gap:.2f} mm between {paths[i].name} and {paths[i + 1].name}, "
-                f"elsewhere {median:.2f} mm; export it again"
+                f"slices are missing or unevenly spaced: {gap:.2f} mm between {slices[i].name} and "
+                f"{slices[i + 1].name}, elsewhere {median:.2f} mm; export it again"
             )
     if np.abs(steps - gaps[:, None] * normal).max() > tolerance:
         raise RectalError("slices do not lie straight above each other (sheared stack); export it again")
@@ -279,12 +298,12 @@ def _reason_to_ignore(slices: Sequence[Slice], planes: Sequence[str], descriptio
         return Counter(reasons.values()).most_common(1)[0][0]
     if any(s.frames > 1 for s in wanted):
         raise RectalError(
-            "multi-frame DICOM is not read; convert it to NIfTI and use convert nifti, or choose other series with "
-            "--description"
+            "multi-frame DICOM is not read where it does not tell the place of each frame; convert it to NIfTI and use "
+            "convert nifti, or choose other series with --description"
         )
     if not slices[0].series_uid:
         raise RectalError(
-            f"{plural(len(wanted), 'MR slice')} without SeriesInstanceUID, such as {wanted[0].path.name}, so that it "
+            f"{plural(len(wanted), 'MR slice')} without SeriesInstanceUID, such as {wanted[0].name}, so that it "
             "is unknown where they belong; export them again, or take them away"
         )
     groups: list[list[Slice]] = []
@@ -301,7 +320,7 @@ def _reason_to_ignore(slices: Sequence[Slice], planes: Sequence[str], descriptio
     odd = [s for s in slices if s not in parallel]
     if odd:
         raise RectalError(
-            f"{len(parallel)} of its {len(slices)} slices make a stack, and the rest does not fit ({odd[0].path.name}: "
+            f"{len(parallel)} of its {len(slices)} slices make a stack, and the rest does not fit ({odd[0].name}: "
             f"{reasons[odd[0]] or 'another orientation'}); take that away, or choose series with --description"
         )
     return ""
@@ -315,9 +334,11 @@ def _why_unwanted(s: Slice, planes: Sequence[str], description: str | None) -> s
         return f"description '{s.description}' does not match"
     if "LOCALIZER" in s.image_type:
         return "localizer"
+    computed = (s.frames > 1 or s.frame is not None) and re.search("DERIVED|SECONDARY", s.image_type)
     if s.frames > 1:
-        computed = re.search("DERIVED|SECONDARY", s.image_type)
         return "multi-frame and not original (ImageType); convert it to NIfTI if it is meant" if computed else ""
+    if computed and description is None:
+        return "multi-frame and not original (ImageType); choose it with --description if it is meant"
     if not (s.position and s.axes and s.spacing):
         return "no slice position, orientation or pixel spacing"
     plane = plane_of(s.axes)
