@@ -53,17 +53,20 @@ class Outlines:
 
 def outlines_of(path: Path, header: Dataset) -> Outlines | None:
     """Return what the header of a file says of the outlines in it; None if it is another kind of object."""
-    kind = KINDS.get(text_of(header, "SOPClassUID"))
-    if kind is None:
-        return None
     with without_warnings():
         try:
+            kind = KINDS.get(text_of(header, "SOPClassUID"))
+        except Exception:  # pydicom raises many kinds on what is damaged
+            kind = None
+        if kind is None:
+            return None
+        try:
             found = list(_references(header))
+            own_frame = {text_of(header, "FrameOfReferenceUID")} - {""}
             structures = tuple(_segments(header) if kind == SEGMENTATION else _regions(header))
-        except Exception as error:  # pydicom raises many kinds on what is damaged
+        except Exception as error:  # as above
             return Outlines(path, kind, problem=f"cannot be read ({error}); export it again")
     uids = {keyword: frozenset(uid for key, uid in found if key == keyword) for keyword in _REFERENCES}
-    own_frame = {text_of(header, "FrameOfReferenceUID")} - {""}
     return Outlines(
         path,
         kind,
