@@ -36,6 +36,7 @@ setup(
         "pillow>=9.1",
         "pydantic>=2.12",
         "pydicom>=3.0.1",
+        "requests>=2.31",
         "safetensors>=0.4",
         "scikit-image>=0.20",
         "scikit-learn>=1.2",

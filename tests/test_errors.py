@@ -124,8 +124,14 @@ ROWS = (
     Row("train", "the fold is no number", nothing, "The fold is a number or 'all', not x", lambda w: (7, "3d_fullres", "x", "-tr", TRAINER, "-p", PLANS)),
     Row("train", "plans of another network", nothing, "needs plans with the backbone 'swin_unetr'", lambda w: (7, "3d_fullres", 0, "-tr", "nnUNetTrainerSwinUNETR_Base", "-p", PLANS)),
     Row("train", "no file to start from", nothing, "There is no weights file", lambda w: (7, "3d_fullres", 0, "-tr", TRAINER, "-p", PLANS, "-pretrained_weights", "no.pth", "-device", "cpu")),
+    Row("train", "the pretrained file is missing", lambda w: of_published_size(w), "The pretrained weights of 'smit' are needed, but ... is not set ... download model_smit_ct10k.pth from https", lambda w: (7, "3d_fullres", 0, "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")),
+    Row("train", "a trainer of the user's, and the pretrained file is missing", lambda w: of_published_size(w), "The pretrained weights of 'smit' are needed, but", lambda w: (7, "3d_fullres", 0, "-tr", "ShortMaskedSMIT", "-p", PLANS, "-device", "cpu")),
+    Row("train", "no pretrained file fits plans for smit_small", nothing, "No published pretrained file fits this network ... (embed_dim 16, depths [2, 2], num_heads [2, 4])", lambda w: (7, "3d_fullres", 0, "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")),
     Row("train", "no GPU", nothing, "PyTorch sees no GPU on this machine", lambda w: (7, "3d_fullres", 0, "-tr", TRAINER, "-p", PLANS)),
     Row("crossval", "a fold that the dataset does not have", nothing, "has the folds 0 to 4", lambda w: (*MODEL_OPTIONS, "-f", 7, "-device", "cpu")),
+    Row("crossval", "the pretrained file is missing", lambda w: of_published_size(w), "The pretrained weights of 'smit' are needed, but", lambda w: ("-d", 7, "-tr", "nnUNetTrainerSMIT_ACT", "-p", PLANS, "-device", "cpu")),
+    Row("crossval", "a trainer of the user's, and the pretrained file is missing", lambda w: of_published_size(w), "The pretrained weights of 'smit' are needed, but", lambda w: ("-d", 7, "-tr", "ShortMaskedSMIT", "-p", PLANS, "-device", "cpu")),
+    Row("crossval", "no pretrained file fits plans for smit_small", nothing, "No published pretrained file fits this network", lambda w: ("-d", 7, "-tr", "nnUNetTrainerSMIT_ACT", "-p", PLANS, "-device", "cpu")),
     Row("crossval", "a reference mask is missing", lambda w: [p.unlink() for p in (w.preprocessed / "gt_segmentations").iterdir()], "lacks ... validation cases"),
     Row("predict", "there is no such folder", nothing, "There is no ...nowhere", lambda w: ("-i", w.base / "nowhere", "-o", w.base / "out", *MODEL_OPTIONS, "-f", 0, "-device", "cpu")),
     Row("predict", "no scan in the folder", lambda w: (w.scans / "a_0000.nii.gz").rename(w.scans / "a.txt"), "holds no scan ... but a.txt"),
@@ -146,12 +152,24 @@ ROWS = (
     Row("import_dataset", "the file is no bundle", lambda w: (w.base / "b.zip").write_bytes(b"text"), "b.zip", lambda w: (w.base / "b.zip",)),
     Row("inspect", "there is no such file", nothing, "There is no file", lambda w: (w.base / "nowhere.zip",)),
     Row("weights", "the download is a web page", lambda w: (w.base / "w.pt").write_text("<html>"), "it is a web page: the download failed", lambda w: ("verify", w.base / "w.pt")),
+    Row("weights", "no folder to download into", nothing, "RECTAL_NNFORMER_WEIGHTS is not set", lambda w: ("fetch", "model_swinvit.pt")),
+    Row("weights", "there is no such file to download", nothing, "there is no model_swinvit.pth, but ... Did you mean model_swinvit.pt", lambda w: ("fetch", "model_swinvit.pth")),
 )  # fmt: skip
 
 
 def link_to_nothing(path):
     path.unlink()
     path.symlink_to("gone.nii.gz")
+
+
+def of_published_size(world):
+    """Let the plans hold the published SMIT, which a pretrained file fits."""
+
+    def change(plans):
+        plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["backbone_kwargs"] = {}
+        return plans
+
+    edit_json(world.preprocessed / f"{PLANS}.json", change)
 
 
 USUAL = {

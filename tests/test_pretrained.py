@@ -5,6 +5,7 @@ import gzip
 import re
 import warnings
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from golden_networks import golden_shapes
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.networks import SMIT, SwinUNETR, find_pretrained, load_pretrained, pretrained
+from rectal_nnformer.networks import SMIT, SwinUNETR, find_pretrained, load_pretrained, pretrained, pretrained_files
 from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, PretrainedFile, md5_of
+from rectal_nnformer.planning.backbones import SMALL_SMIT
 
 torch.set_num_threads(1)
 
@@ -341,6 +343,36 @@ class TestFindPretrained:
         monkeypatch.delenv("RECTAL_NNFORMER_WEIGHTS", raising=False)
         with pytest.raises(RectalError, match=r"RECTAL_NNFORMER_WEIGHTS is not set.*model_swinvit\.pt"):
             find_pretrained("swin_unetr")
+
+    @pytest.mark.parametrize(
+        ("backbone", "arguments"),
+        [
+            ("smit", {"mask_padding": True, "window_reverse": "inverse", "drop_path_rate": 0.3}),
+            ("smit", {"embed_dim": 48, "depths": [2, 2, 12, 2], "num_heads": (4, 4, 8, 16), "window_size": 4}),
+            ("swin_unetr", {"merging": "corrected", "feature_size": 48}),
+            ("swin_unetr_v2", {"depths": [2, 2, 2, 2]}),
+        ],
+    )
+    def test_arguments_that_the_published_network_has_too_ask_for_its_file(
+        self, tmp_path, monkeypatch, backbone, arguments
+    ):
+        monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
+        with pytest.raises(RectalError, match="are missing: there is no"):
+            find_pretrained(backbone, arguments)
+
+    def test_no_published_file_is_asked_for_or_taken_for_another_network(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
+        with pytest.raises(RectalError, match=r"embed_dim 16, depths \[2, 2\], num_heads \[2, 4\]") as caught:
+            find_pretrained("smit", SMALL_SMIT)
+        assert "model_smit_ct10k.pth" not in str(caught.value)
+        own = tmp_path / "model_smit_ct10k.pth"
+        own.write_bytes(b"of the user's")
+        assert find_pretrained("smit", SMALL_SMIT) == own
+        published = [replace(file, md5=md5_of(own)) for file in PRETRAINED_FILES if file.name == own.name]
+        monkeypatch.setattr(pretrained_files, "PRETRAINED_FILES", published)
+        assert find_pretrained("smit", {}) == own
+        with pytest.raises(RectalError, match="No published pretrained file fits"):
+            find_pretrained("smit", SMALL_SMIT)
 
     def test_an_unknown_backbone(self):
         with pytest.raises(RectalError, match=r"'unet'.*smit"):

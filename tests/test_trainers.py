@@ -1,5 +1,6 @@
 """nnU-Net finds our trainers by name, they refuse what they cannot train, and one fold runs through its commands."""
 
+import copy
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.adapter import NETWORK_CLASSES
 from rectal_nnformer.nnunet.layout import trainers_folder
 from rectal_nnformer.nnunet.names import TRAINER_FAMILIES
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.nnunet.preflight import pretrained_network
 from rectal_nnformer.nnunet.source import names_in
 from rectal_nnformer.planning.backbones import SMALL_SMIT
@@ -141,16 +143,28 @@ def test_plans_of_another_backbone_are_refused(plans, monkeypatch):
 
 
 def test_missing_weights_are_named_with_file_folder_and_variable(small_dataset, plans, monkeypatch, tmp_path):
-    variables, _ = small_dataset
-    arguments = ("7", "3d_fullres", "0", "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")
-    unset = run(variables, "rectal_nnformer", "train", *arguments, code=2)
-    assert "RECTAL_NNFORMER_WEIGHTS" in unset and "model_smit_ct10k.pth" in unset
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
+    plans = copy.deepcopy(plans)
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["backbone_kwargs"] = {}
     trainer = prepared(plans, small_dataset, monkeypatch, "nnUNetTrainerSMIT_Base")
     trainer.initialize()
     with pytest.raises(RectalError) as elsewhere:
         trainer.on_train_start()
-    assert str(tmp_path) in str(elsewhere.value) and "model_smit_ct10k.pth" in str(elsewhere.value)
+    for word in (str(tmp_path), "model_smit_ct10k.pth", "RECTAL_NNFORMER_WEIGHTS"):
+        assert word in str(elsewhere.value)
+
+
+def test_a_file_that_does_not_fit_the_plans_is_not_asked_for(small_dataset, plans, monkeypatch, tmp_path):
+    """Through the console script, as a user; the small network of these plans is no published one."""
+    variables, _ = small_dataset
+    monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
+    arguments = ("7", "3d_fullres", "0", "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")
+    said = run({**variables, "RECTAL_NNFORMER_WEIGHTS": str(tmp_path)}, "rectal_nnformer", "train", *arguments, code=2)
+    assert "No published pretrained file fits this network" in said and "embed_dim 16, depths [2, 2]" in said
+    assert "model_smit_ct10k.pth" not in said and "Traceback" not in said
+    trainer = prepared(plans, small_dataset, monkeypatch, "nnUNetTrainerSMIT_Base")
+    (tmp_path / "model_smit_ct10k.pth").write_bytes(b"of the user's, for this network")
+    assert trainer.pretrained_file(Plans.of(plans), "3d_fullres") == tmp_path / "model_smit_ct10k.pth"
 
 
 @pytest.mark.slow

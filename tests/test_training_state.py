@@ -189,7 +189,7 @@ def test_weights_are_read_at_epoch_0_alone(trained, tmp_path):
     trainer.current_epoch = 1
     trainer.on_train_start()
     trainer.current_epoch = 0
-    with pytest.raises(RectalError, match="RECTAL_NNFORMER_WEIGHTS is not set"):
+    with pytest.raises(RectalError, match="No published pretrained file fits this network"):
         trainer.on_train_start()
 
 

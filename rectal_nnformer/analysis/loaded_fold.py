@@ -79,7 +79,10 @@ class LoadedFold:
         if weights == "random":
             return weights, network
         if weights == "pretrained":
-            path = recorded_pretrained_file(self.folder.path)[0] or find_pretrained(network.backbone_name)
+            planned = self.plans.configuration(self.folder.model.configuration).network
+            arguments = planned.backbone_kwargs if planned else {}
+            recorded = recorded_pretrained_file(self.folder.path)[0]
+            path = recorded or find_pretrained(network.backbone_name, arguments)
             load_pretrained(network.backbone, path)
             return path.name, network
         path = self.folder.path / (weights if weights.endswith(".pth") else f"{weights}.pth")

@@ -2,24 +2,35 @@
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rectal_nnformer.cli import options as shared
 from rectal_nnformer.cli.command import Command, Parser
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.networks.pretrained_files import find_pretrained
+from rectal_nnformer.networks.pretrained_files import (
+    PRETRAINED_FILES,
+    WEIGHTS_VARIABLE,
+    find_pretrained,
+    md5_of,
+    weights_folder,
+)
 from rectal_nnformer.nnunet import preflight
 from rectal_nnformer.nnunet.layout import (
     CHECKPOINT_FINAL,
     ModelFolder,
     check_weights_file,
     find_dataset,
+    find_plans,
     fold_name,
     nnunet_folder,
 )
 from rectal_nnformer.nnunet.names import FULLRES, NETWORKS
 from rectal_nnformer.nnunet.source import add_options
+
+ONLY_A_WEB_PAGE = 3
+"""Exit code of `weights fetch` for a file that has to be downloaded by hand."""
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -36,7 +47,7 @@ def train(arguments: argparse.Namespace) -> None:
     if given.pretrained_weights:
         check_weights_file(Path(given.pretrained_weights))
     elif not (given.val or (given.c and model.fold(given.fold).checkpoints())):
-        _check_pretrained_file(given.tr)
+        _check_pretrained_file(model)
     preflight.check_device(given.device)
     _check_opened(given)
     if given.fold != "all":
@@ -117,10 +128,32 @@ def _read(
     return given
 
 
-def _check_pretrained_file(trainer: str) -> None:
-    """Refuse to begin a training of a trainer of ours without the file that it starts from."""
+def _check_pretrained_file(model: ModelFolder) -> None:
+    """Refuse to begin a training without the file that it starts from, or with a network that none fits."""
+    from rectal_nnformer.nnunet.plans import Plans
+
+    if start := _start(model.trainer):
+        backbone, options = start
+        plans = Plans.read(find_plans(find_dataset("nnUNet_preprocessed", model.dataset), model.plans))
+        network = plans.configuration(model.configuration).network
+        find_pretrained(backbone, {**(network.backbone_kwargs if network else {}), **options})
+
+
+def _start(trainer: str) -> tuple[str, Mapping[str, Any]] | None:
+    """Return the network whose pretrained file a trainer starts from, with the options that the trainer sets.
+
+    None where it starts from none. A class of a user's is imported, which takes seconds.
+    """
     if network := preflight.pretrained_network(trainer):
-        find_pretrained(network)
+        return network, {}
+    if preflight.is_of_user(trainer):
+        from rectal_nnformer.nnunet.find_trainer import find_trainer
+        from rectal_nnformer.training.trainer import RectalTrainer
+
+        recipe = find_trainer(trainer)
+        if issubclass(recipe, RectalTrainer) and recipe.pretrained:
+            return recipe.backbone, recipe.backbone_options
+    return None
 
 
 def _run(command: str, passed: Sequence[str]) -> None:
@@ -140,7 +173,7 @@ def crossval(arguments: argparse.Namespace) -> None:
     preflight.check_gpus(arguments.gpus, arguments.device)
     folds = arguments.f or range(preflight.check_folds(find_dataset("nnUNet_preprocessed", arguments.d)))
     if not all(model.fold(fold).checkpoints() for fold in folds):
-        _check_pretrained_file(arguments.tr)
+        _check_pretrained_file(model)
     preflight.check_device(arguments.device)
     from rectal_nnformer.evaluation.summary import detection_line
     from rectal_nnformer.reporting.writing import try_report
@@ -177,7 +210,10 @@ def _add_crossval(parser: argparse.ArgumentParser) -> None:
 
 
 def weights(arguments: argparse.Namespace) -> None:
-    """List the pretrained files that each backbone expects, check one without training, or import a fine-tuned one."""
+    """List, check, download and verify the pretrained files that backbones start from, or import a fine-tuned one.
+
+    Nothing but 'fetch' uses the network.
+    """
     # A missing file is named at once; what follows takes seconds to import.
     if arguments.action == "verify":
         check_weights_file(arguments.file)
@@ -187,6 +223,11 @@ def weights(arguments: argparse.Namespace) -> None:
         if arguments.o:
             preflight.check_new_folder(arguments.o)
         _import(arguments, preflight.named_dataset(arguments.d) if arguments.d else "Dataset000_Imported")
+    elif arguments.action == "check":
+        preflight.check_trainer(arguments.tr)
+        _check(arguments.tr)
+    elif arguments.action == "fetch":
+        _fetch(arguments.name)
     else:
         _list()
 
@@ -194,8 +235,22 @@ def weights(arguments: argparse.Namespace) -> None:
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     """Add one subcommand per action; none means list."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    text = "list the expected files, where they are looked for, and what was found, with their MD5 checked"
+    text = (
+        "list the files: where and from whom each is had, its size, MD5 and licence, where it is looked for, and what "
+        "was found, with its MD5 checked"
+    )
     actions.add_parser("list", help=text + " (default)", description=text)
+    text = "tell whether the file that a trainer starts from is there and can be used: exit code 0, or 1 if not"
+    check = actions.add_parser("check", help=text, description=text)
+    check.add_argument("-tr", metavar="TRAINER", required=True, help="name of the trainer")
+    text = (
+        "download a file into the folder of weights, resumed after a cut, and verify it; exit code "
+        f"{ONLY_A_WEB_PAGE} and the address of the page for one that is had from a web page alone"
+    )
+    fetch = actions.add_parser("fetch", help=text, description=text)
+    fetch.add_argument(
+        "name", metavar="NAME", choices=[file.name for file in PRETRAINED_FILES], help="its name in 'list'"
+    )
     text = "load a file into a fresh network and print what was loaded, missing and ignored"
     verify = actions.add_parser("verify", help=text, description=text)
     verify.add_argument("file", metavar="FILE", type=Path)
@@ -238,8 +293,6 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def _list() -> None:
-    from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, WEIGHTS_VARIABLE, weights_folder
-
     folder = weights_folder()
     if folder is None:
         print(f"{WEIGHTS_VARIABLE} is not set; set it to the folder that holds your downloads")
@@ -247,15 +300,56 @@ def _list() -> None:
         print(f"{WEIGHTS_VARIABLE} is {folder}" + ("" if folder.is_dir() else ", WARNING: there is no such folder"))
     for file in PRETRAINED_FILES:
         print(f"{file.backbone:14s} {file.name:22s} {file.status(folder)}")
-        print(f"{'':14s} {file.origin}; released by {file.publisher}; MD5 {file.md5 or 'not known'}")
-    print("Terms of use are the publishers': read them there, this package does not know them.")
+        print(*(f"{'':14s} {line}" for line in file.description()), sep="\n")
+    print("Terms of use are the publishers': read them there.")
+
+
+def _check(trainer: str) -> None:
+    """Print whether a trainer's file is there and, unless it is the published one, fits; end with 1 if not."""
+    start = _start(trainer)
+    if start is None:
+        print(f"{trainer} starts from no pretrained file.")
+        return
+    try:
+        path = find_pretrained(*start)
+        if md5_of(path) in {file.md5 for file in PRETRAINED_FILES if file.name == path.name}:
+            print(f"{trainer} starts from {path}: found, MD5 correct.")
+        else:
+            _verify(path, start[0])
+    except RectalError as error:
+        print(error)
+        raise SystemExit(1) from None
+
+
+def _fetch(name: str) -> None:
+    """Download a file, unless it is there; end with `ONLY_A_WEB_PAGE` where that cannot be done."""
+    file = next(file for file in PRETRAINED_FILES if file.name == name)
+    folder = weights_folder()
+    if folder is not None and (folder / name).exists():
+        if file.md5 is not None and md5_of(folder / name) != file.md5:
+            raise RectalError(f"{folder / name} is there, but is not the published file. To download it, move it away.")
+        print(f"{folder / name} is there: {file.status(folder)}. Nothing was downloaded.")
+        return
+    if file.address is None:
+        place = f"the folder that {WEIGHTS_VARIABLE} names" if folder is None else str(folder)
+        print(f"{name} is had from a web page alone, so nothing was downloaded.", *file.description(), sep="\n")
+        print(f"Put it into {place}, under this name.")
+        raise SystemExit(ONLY_A_WEB_PAGE)
+    if folder is None:
+        raise RectalError(f"{WEIGHTS_VARIABLE} is not set. Set it to the folder that {name} shall be put into.")
+    from rectal_nnformer.networks.download import download
+
+    print(f"{name} from {file.publisher}: {file.address}")
+    path = download(file, folder)
+    print(f"{path}: {file.status(folder)}. Licence: {file.licence}.")
+    if file.md5 is None:
+        print(f"Its MD5 is {md5_of(path)}; none is published. Whether it fits: rectal_nnformer weights verify {path}")
 
 
 def _verify(path: Path, backbone: str | None) -> None:
     from rectal_nnformer.networks import load_pretrained
     from rectal_nnformer.networks.adapter import NETWORK_CLASSES
     from rectal_nnformer.networks.checkpoint_file import read_checkpoint
-    from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES
 
     read_checkpoint(path)  # first what it is, whatever it is called
     backbone = backbone or next((file.backbone for file in PRETRAINED_FILES if file.name == path.name), None)
@@ -294,7 +388,8 @@ COMMANDS = (
     ),
     Command(
         weights,
-        "list the pretrained files that are expected and found, verify one, or import a fine-tuned one",
+        "list, check, download and verify pretrained files, or import a fine-tuned one",
         _add_weights,
+        if_interrupted="What was downloaded is kept: 'weights fetch' goes on from there.",
     ),
 )

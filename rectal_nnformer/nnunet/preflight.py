@@ -28,7 +28,7 @@ from rectal_nnformer.nnunet.layout import (
     trainers_folder,
 )
 from rectal_nnformer.nnunet.names import CUBIC, NUM_FOLDS, TRAINER_FAMILIES
-from rectal_nnformer.nnunet.source import names_in, trainer_names
+from rectal_nnformer.nnunet.source import names_in, stock_trainers_folder, trainer_names
 from rectal_nnformer.utils.files import is_there
 from rectal_nnformer.utils.text import nearest, some
 
@@ -76,6 +76,11 @@ def pretrained_network(trainer: str) -> str | None:
     """
     recipe = _recipe(trainer)
     return _family(trainer) if recipe and not {"Scratch", "CPU"} & recipe else None
+
+
+def is_of_user(trainer: str) -> bool:
+    """Whether a trainer is a class of a user's, which tells only when it is imported what it needs."""
+    return trainer not in names_in(trainers_folder(), stock_trainers_folder())
 
 
 def check_planned_patch(trainer: str, configuration: str) -> None:

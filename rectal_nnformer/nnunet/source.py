@@ -43,7 +43,12 @@ def trainer_names() -> set[str]:
         RectalError: A module there is not Python.
     """
     folders = environment_with_trainers()[TRAINERS_VARIABLE].split(os.pathsep)
-    return names_in(package_folder() / "training/nnUNetTrainer", *map(Path, folders))
+    return names_in(stock_trainers_folder(), *map(Path, folders))
+
+
+def stock_trainers_folder() -> Path:
+    """Return the folder of nnU-Net's own trainers."""
+    return package_folder() / "training/nnUNetTrainer"
 
 
 def names_in(*folders: Path) -> set[str]:

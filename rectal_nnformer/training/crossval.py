@@ -13,7 +13,6 @@ from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, evaluate_fold, read_evaluation
 from rectal_nnformer.networks.checkpoint_file import check_checkpoints
-from rectal_nnformer.networks.pretrained_files import find_pretrained
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
 from rectal_nnformer.nnunet.case_files import check_properties
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
@@ -102,12 +101,13 @@ def _check_can_train(job: TrainingJob, folds: Sequence[int], dataset: Preprocess
     if not waiting:
         return
     trainer = find_trainer(job.model.trainer)
+    plans = Plans.read(find_plans(dataset.path, job.model.plans))
     if issubclass(trainer, RectalTrainer):
-        trainer.check_recipe(Plans.read(find_plans(dataset.path, job.model.plans)), job.model.configuration)
+        trainer.check_recipe(plans, job.model.configuration)
     check_device(job.device)
     to_start = [fold for fold in waiting if not job.model.fold(fold).checkpoints()]
-    if to_start and issubclass(trainer, RectalTrainer) and trainer.pretrained:
-        find_pretrained(trainer.backbone)
+    if to_start and issubclass(trainer, RectalTrainer):
+        trainer.pretrained_file(plans, job.model.configuration)
 
 
 def _check_opened(job: TrainingJob, folds: Sequence[int], data: Path) -> None:

@@ -150,6 +150,18 @@ class RectalTrainer(nnUNetTrainer):
         check_backbone(trainer, cls.backbone, network.backbone if network else None, plans.name, plans.dataset_name)
 
     @classmethod
+    def pretrained_file(cls, plans: Plans, configuration: str) -> Path | None:
+        """Return the file that a training starts from; None where it starts from random weights.
+
+        Raises:
+            RectalError: It is not there, or none fits the network.
+        """
+        network = plans.configuration(configuration).network
+        if not cls.pretrained or network is None:
+            return None
+        return find_pretrained(cls.backbone, {**network.backbone_kwargs, **cls.backbone_options})
+
+    @classmethod
     def build_network_architecture(
         cls,
         plans_manager: PlansManager,
@@ -402,8 +414,8 @@ class RectalTrainer(nnUNetTrainer):
         started = ["random"]
         if not torch.equal(next(network.parameters()), self._first_parameter_at_start):
             started = ["checkpoint"]
-        elif self.pretrained:
-            report = load_pretrained(network.backbone, find_pretrained(self.backbone))
+        elif (path := self.pretrained_file(self._plans, self.configuration_name)) is not None:
+            report = load_pretrained(network.backbone, path)
             self.print_to_log_file(str(report))
             started = ["pretrained", report.path.name, report.md5]
         if self.local_rank == 0:
