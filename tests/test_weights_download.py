@@ -305,6 +305,23 @@ class TestRefused:
         refused(folder, published(site, None), "gives a web page")
         assert not left(folder)
 
+    def test_what_could_not_be_checked(self, site, folder):
+        site.says_size = False
+        refused(folder, published(site, None), "could not be checked")
+        assert not left(folder)
+
+    def test_a_range_that_the_server_does_not_have(self, site, folder):
+        site.cuts, site.after_cut = [300_000], {"status": 416}
+        refused(folder, published(site), "answers 416")
+        assert not left(folder)
+
+    def test_a_server_in_trouble_while_going_on_loses_nothing(self, site, folder):
+        site.cuts, site.after_cut = [300_000], {"status": 503}
+        assert "What has come is kept" in refused(folder, published(site), "answers 503")
+        site.status = 200
+        download(published(site), folder)
+        assert (folder / NAME).read_bytes() == CONTENT and site.ranges[-1].startswith("bytes=")
+
     def test_another_size_than_the_published_one(self, site, folder):
         refused(folder, published(site, megabytes=393), r"offers 700\.0 KB, but model_swinvit\.pt has 393 MB")
         assert not left(folder)

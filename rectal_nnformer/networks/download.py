@@ -120,6 +120,8 @@ class _Transfer:
             if self._version.validator:
                 headers["If-Range"] = self._version.validator
         with session.get(self._address, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                self._partial.unlink()  # so that the next call begins anew
             response.raise_for_status()
             if response.status_code == requests.codes.partial_content:
                 self._check_range(response, present)
@@ -136,6 +138,11 @@ class _Transfer:
             raise RectalError(f"{self._address} gives a web page and not {self._file.name}. {_by_hand(self._file)}")
         self._version = _Version.of(response)
         size, published = self._version.size, self._file.megabytes
+        if size is None and self._file.md5 is None:
+            raise RectalError(
+                f"{self._address} does not say how large {self._file.name} is, and no MD5 is published, so that it could "
+                f"not be checked. {_by_hand(self._file)}"
+            )
         if size is not None and published and abs(size / (published * 1e6) - 1) > SIZE_TOLERANCE:
             raise RectalError(
                 f"{self._address} offers {file_size(size)}, but {self._file.name} has {published} MB: it is another "
