@@ -112,7 +112,7 @@ class _Transfer:
         return self._partial.stat().st_size if can_be_added_to and self._partial.is_file() else 0
 
     def _receive(self, session: requests.Session) -> bool:
-        """Ask for what is missing, write what comes, and return whether the file is whole."""
+        """Ask once and write what comes; return whether the file is whole, and not only known what is missing of it."""
         present = self._present()
         headers = {"Accept-Encoding": "identity"}
         if present:
@@ -121,16 +121,17 @@ class _Transfer:
                 headers["If-Range"] = self._version.validator
         with session.get(self._address, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                self._partial.unlink()  # so that the next call begins anew
+                self._partial.unlink(missing_ok=True)  # so that the next call begins anew
             response.raise_for_status()
-            if response.status_code == requests.codes.partial_content:
+            if present and response.status_code == requests.codes.partial_content:
                 self._check_range(response, present)
-                self._write(response, present)
             else:
                 self._begin(response)
-                if present or not self._present():  # the server sends all of it, whether asked to or not
-                    self._write(response, 0)
-        return self._partial.stat().st_size == self._version.size or self._version.size is None
+                if not present and self._present():  # from an earlier call
+                    return self._present() == self._version.size
+                present = 0
+            self._write(response, present)
+        return True
 
     def _begin(self, response: requests.Response) -> None:
         """Note which version a response holds the whole of; refuse what is not the file, and forget other versions."""
@@ -140,8 +141,8 @@ class _Transfer:
         size, published = self._version.size, self._file.megabytes
         if size is None and self._file.md5 is None:
             raise RectalError(
-                f"{self._address} does not say how large {self._file.name} is, and no MD5 is published, so that it could "
-                f"not be checked. {_by_hand(self._file)}"
+                f"{self._address} does not say how large {self._file.name} is, and no MD5 is published, so that it "
+                f"could not be checked. {_by_hand(self._file)}"
             )
         if size is not None and published and abs(size / (published * 1e6) - 1) > SIZE_TOLERANCE:
             raise RectalError(
@@ -173,6 +174,8 @@ class _Transfer:
             for chunk in response.iter_content(CHUNK_BYTES):
                 written.write(chunk)
                 progress.update(len(chunk))
+        if self._version.size is not None and self._partial.stat().st_size < self._version.size:
+            raise requests.ConnectionError("the connection ended early")  # as older versions of urllib3 do not tell
 
 
 def _check_md5(file: PretrainedFile, partial: Path) -> None:
