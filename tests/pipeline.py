@@ -13,6 +13,7 @@ from pathlib import Path
 
 import blosc2
 import numpy as np
+import PIL.Image
 import pytest
 import SimpleITK as sitk
 
@@ -187,6 +188,8 @@ def what_is_not_whole(folder):
                 assert not checkpoint_problem(path)
             elif path.suffix == ".zip":
                 assert zipfile.ZipFile(path).testzip() is None
+            elif path.suffix == ".png":
+                PIL.Image.open(path).load()
             elif path.suffix == ".html":
                 assert path.read_text().rstrip().endswith("</html>")
         except Exception as error:

@@ -1,5 +1,6 @@
 """A training that goes wrong, is stopped, or finds a damaged checkpoint: what it goes back to and what is kept."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -278,3 +279,28 @@ def test_a_checkpoint_of_another_network_is_refused(fine_tuned):
     torch.save(content, path)
     with pytest.raises(RectalError, match=rf"1 weight missing or of another shape, such as {name}"):
         fitted_checkpoint(path, fold).__enter__()
+
+
+def test_a_plot_that_fills_the_disk_is_named_and_not_left_half_drawn(new_trainer):
+    trainer = new_trainer()
+    plot = path_of(trainer) / "progress.png"
+
+    def fill_up(_):
+        plot.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    trainer.logger.plot_progress_png = fill_up
+    with pytest.raises(OSError, match=r"No space left on device: '.*fold_0/progress.png'"):
+        trainer.run_training()
+    assert not plot.exists() and not checkpoint_problem(path_of(trainer) / "checkpoint_latest.pth")
+
+
+def test_what_nnunet_cannot_write_is_named_by_the_fold(new_trainer):
+    trainer = new_trainer()
+
+    def fill_up():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    trainer._save_debug_information = fill_up
+    with pytest.raises(OSError, match=r"No space left on device: '.*fold_0'"):
+        trainer.run_training()

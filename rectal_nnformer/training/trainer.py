@@ -49,6 +49,7 @@ from rectal_nnformer.nnunet.layout import (
     CHECKPOINTS,
     IMAGE_DIGESTS,
     PLANS_JSON,
+    PROGRESS_PNG,
     VALIDATION,
     PreprocessedDataset,
     fold_name,
@@ -73,7 +74,15 @@ from rectal_nnformer.training.recovery import (
     whole_checkpoint,
     write_recoveries,
 )
-from rectal_nnformer.utils.files import check_space, copy_file, locked, remove_leftovers, space_left, staged_file
+from rectal_nnformer.utils.files import (
+    check_space,
+    copy_file,
+    locked,
+    naming,
+    remove_leftovers,
+    space_left,
+    staged_file,
+)
 from rectal_nnformer.utils.text import plural
 
 CHECKPOINTS_AT_ONCE = 3
@@ -204,7 +213,7 @@ class RectalTrainer(nnUNetTrainer):
         fold = Path(self.output_folder)
         self._recoveries = read_recoveries(fold) if self.current_epoch else []
         start = None if self.current_epoch else StartState.of(self._bare_network(), self.logger.get_checkpoint())
-        with self._claimed():
+        with self._claimed(), naming(fold):
             if self.local_rank == 0:
                 for name in (CHECKPOINT_LATEST, CHECKPOINT_BEST, CHECKPOINT_FINAL):
                     remove_leftovers(fold / name)
@@ -376,8 +385,13 @@ class RectalTrainer(nnUNetTrainer):
 
     def on_epoch_end(self) -> None:
         """End the epoch as nnU-Net does, then measure attention dilution if that was asked for."""
-        epoch = self.current_epoch
-        super().on_epoch_end()
+        epoch, plot = self.current_epoch, Path(self.output_folder) / PROGRESS_PNG
+        try:
+            with naming(plot):
+                super().on_epoch_end()
+        except OSError:
+            plot.unlink(missing_ok=True)  # which may be cut off; it is drawn after every epoch
+            raise
         if self._follower is not None:
             with only_logged("attention in training", self.print_to_log_file):
                 self._follower.after_epoch(epoch)

@@ -49,7 +49,7 @@ def staged_file(path: Path) -> Iterator[Path]:
     before, after = _temporary_names(path)[1]
     temporary = path.with_name(f"{before}{_process()}{after}")
     try:
-        with _naming(path):
+        with naming(path):
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -67,7 +67,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists() and any(path.iterdir()):
         raise FileExistsError(f"{path} exists and is not empty")
-    with scratch_folder(path) as temporary, _naming(path):
+    with scratch_folder(path) as temporary, naming(path):
         yield temporary
         temporary.replace(path)
 
@@ -136,7 +136,7 @@ def _has_ended(process: str) -> bool:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Let an error of the file system name what was written, which that of a full disk does not."""
     try:
         yield
