@@ -33,7 +33,7 @@ POINTS = 10
 SHARES_OF_LARGEST_FILE = (0.1, 0.5, 0.9)
 SECONDS_FULL = 0.3
 LEAST_FREE = 8192
-LOOK_FIRST = ("plan_and_preprocess", "train")
+LOOK_FIRST = ("convert", "plan_and_preprocess", "train")
 """Commands that look whether there is space enough before they begin."""
 
 
