@@ -169,12 +169,14 @@ def interrupt(workplace, command, name, number):
     share = random.Random(f"{SEED} {command} {name} {number}").random()
     while True:
         arguments, mark = workplace.prepare(command, number), uuid.uuid4().hex
+        begin = time.monotonic()
         process = workplace.start(arguments, mark)
-        time.sleep(share * seconds)
-        if process.poll() is None:
+        try:
+            process.wait(share * seconds)
+        except subprocess.TimeoutExpired:
             send(process, name, mark)
             return arguments, share, process.returncode
-        share *= 0.9  # it was quicker than the first time
+        seconds = time.monotonic() - begin  # the machine has less to do than the first time
 
 
 def test_a_killed_command_that_is_run_again_ends_as_if_nothing_had_been(workplace, command, signal_name, number):
