@@ -63,7 +63,11 @@ def convert_dicom(
     for uid, (folder, reason) in findings.broken.items():
         problems[place_of(uid, folder)].append(reason)
     if not findings.series and not problems:
-        ignored = f"{len(findings.ignored)} ignored, as listed above" if findings.ignored else "no DICOM image at all"
+        ignored = (
+            f"{len(findings.ignored)} ignored, as listed above"
+            if findings.ignored
+            else "no DICOM (NIfTI: convert nifti)"
+        )
         raise RectalError(f"No series to convert under {series}: {ignored}.")
     names = case_names(findings.series)
     found_masks = match_masks(findings, names, series, masks, labels) if training else SeriesMasks()

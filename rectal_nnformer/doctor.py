@@ -73,9 +73,10 @@ def _variables() -> Iterator[Finding]:
         if not folder:
             yield Finding(name, PROBLEM, "is not set", remedy)
         elif not Path(folder).is_dir():
-            yield Finding(
-                name, PROBLEM, f"names {folder}, which is no folder", f"Make it, or {remedy[0].lower()}{remedy[1:]}"
-            )
+            made = name != "nnUNet_raw"  # by planning and training
+            state = f"names {folder}, which is no folder{' yet' if made else ''}"
+            todo = "It is made when it is needed." if made else f"Make it, or {remedy[0].lower()}{remedy[1:]}"
+            yield Finding(name, NOTE if made else PROBLEM, state, todo)
         elif not os.access(folder, os.W_OK):
             yield Finding(name, NOTE, f"is {folder}, in which you may not write", "Ask for the right, or set another.")
         else:
@@ -192,7 +193,7 @@ def _preprocessed() -> Iterator[Finding]:
                 yield Finding(dataset.name, NOTE, note, "Look at the folds before you train.")
         except RectalError as error:
             problems.append(str(error))
-        remedy = "Run 'rectal_nnformer plan_and_preprocess' again."
+        remedy = "Run 'rectal_nnformer plan_and_preprocess'."
         for problem in problems:
             yield Finding(dataset.name, PROBLEM, problem, remedy)
         if not problems:

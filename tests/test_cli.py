@@ -112,6 +112,9 @@ def make_folders(base):
     configurations = {"3d_fullres": fullres, "3d_fullres_cubic": {"inherits_from": "3d_fullres"}}
     plans = json.dumps({"plans_name": "P", "dataset_name": folder.name, "configurations": configurations})
     (folder / "nnUNetRectalSMITPlans.json").write_text(plans)
+    (folder / "data").mkdir()
+    for case in "ab":
+        (folder / f"data/{case}.pkl").write_bytes(b"\x80\x04}\x94.")  # an empty dictionary
     (folder / "dataset.json").write_text('{"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}')
     (folder / "splits_final.json").write_text('[{"train": ["a"], "val": ["b"]}]')
     fold = base / "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT__nnUNetRectalSMITPlans__3d_fullres/fold_0"
@@ -155,14 +158,24 @@ def test_train_refuses_folds_that_part_a_patient_but_for_the_fold_all(monkeypatc
 
 
 def test_train_refuses_cases_that_the_preprocessed_data_lack(planned, capsys):
-    (planned / "data").mkdir()
-    (planned / "data/a.pkl").write_bytes(b"\x80\x04}\x94.")
+    (planned / "data/b.pkl").unlink()
     arguments = ["-tr", "nnUNetTrainerSMIT_Base_Scratch", *PLANS.split(), "-device", "cpu"]
     for configuration in ("3d_fullres", "3d_fullres_cubic"):
         with pytest.raises(SystemExit) as exit_:
             cli.main(["train", "501", configuration, "0", *arguments])
         assert exit_.value.code == 2
         assert "fold 0 names 1 case that are not there (b)" in capsys.readouterr().err
+
+
+def test_a_dataset_that_was_planned_and_not_preprocessed_is_told(planned, capsys):
+    for path in (planned / "data").iterdir():
+        path.unlink()
+    for command in (["train", "501", "3d_fullres", "0"], ["crossval", "-d", "501"]):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([*command, "-tr", "nnUNetTrainerSMIT_ACT_Scratch", *PLANS.split(), "-device", "cpu"])
+        assert exit_.value.code == 2
+        told = "Run 'rectal_nnformer plan_and_preprocess -d 501 -p nnUNetRectalSMITPlans'"
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -302,7 +315,7 @@ WRONG_INPUTS = {
     "crossval -d 501 -tr nnUNetTrainerSMIT_ACT -p OtherPlans": "OtherPlans.json does not exist",
     f"crossval -d 501 {SMIT_MODEL} -c 2d": "has no configuration '2d'",
     "crossval -d 501 -p nnUNetRectalSMITPlans -tr nnunettrainersmit_act": "Did you mean nnUNetTrainerSMIT_ACT",
-    f"crossval -d 501 {SMIT_MODEL} -f 0 7": "has the folds 0 to 0; -f names 7",
+    f"crossval -d 501 {SMIT_MODEL} -f 0 7": "has the folds 0 to 0, and no 7",
     f"crossval -d 501 {SMIT_MODEL} --gpus 0 1 -device cpu": "--gpus goes with -device cuda, not with -device cpu",
     f"crossval -d 501 {SMIT_MODEL} -c 3d_fullres_cubic": "refuses the configuration 3d_fullres_cubic",
     f"train 501 3d_fullres_cubic 0 {SMIT_MODEL}": "refuses the configuration 3d_fullres_cubic",
@@ -312,7 +325,7 @@ WRONG_INPUTS = {
     "attention -d 502 -tr T -p P": "No dataset is called 502",
     "attention -d 501 -tr T -p OtherPlans": "OtherPlans.json does not exist",
     "attention -d 501 -tr nnUNetTrainerSMIT_ATC -p nnUNetRectalSMITPlans": "Did you mean nnUNetTrainerSMIT_ACT",
-    f"attention -d 501 {SMIT_MODEL} -f 3": "has the folds 0 to 0; -f names 3",
+    f"attention -d 501 {SMIT_MODEL} -f 3": "has the folds 0 to 0, and no 3",
     f"attention -d 501 {SMIT_MODEL} --weights pretraned": "Did you mean pretrained?",
     f"attention -d 501 {SMIT_MODEL} --weights checkpoint_best": "checkpoints of this fold: checkpoint_final.pth",
     "attention -d 501 -tr nnUNetTrainerSMIT_TA -p nnUNetRectalSMITPlans": "the fold is not trained. Train it first",
@@ -338,6 +351,13 @@ WRONG_INPUTS = {
     "weights import weights.pth -o scans": "scans exists and is not an empty folder",
     "weights import weights.pth -d 502": "hold no dataset 502",
     "weights import weights.pth -d Rectal": "A dataset is called DatasetXXX_Name",
+    "convert nifti --imgs scans -d 502 --name A": "arguments are required: --images. Did you mean --images?",
+    "convert nifti --images scans -d 502 --name A --patient p.csv": "Did you mean --patients?",
+    "inspect scans": "scans is a folder, not a file",
+    "plan -d 501 --bakbone smit": "Did you mean --backbone?",
+    f"train 501 3d_fullres 7 -tr nnUNetTrainerSMIT_ACT_Scratch {PLANS}": "has the folds 0 to 0, and no 7",
+    f"train 501 3d_fullres 0 -tr nnUNetTrainer {PLANS}": "trains nnU-Net's own networks, but the plans "
+    "'nnUNetRectalSMITPlans' hold the backbone 'smit'",
     "convert nifty --images scans -d 502 --name A": "Did you mean nifti?",
     "convert nifti --images scams -d 502 --name A": "There is no folder scams. Check its name. Did you mean scans?",
     "convert nifti --images scans --masks absent -d 502 --name A": "There is no folder absent",
@@ -345,7 +365,7 @@ WRONG_INPUTS = {
     "convert dicom --series scans -d 1000 --name A": "must be a whole number from 1 to 999, not 1000",
     "convert dicom --series scans -d 502 --name A --planes axail": "Did you mean axial?",
     "export_dataset -d 502 -o out.zip": "No dataset is called 502",
-    "export_dataset -d 501 -o out.zip -f 3": "has the folds 0 to 0; -f names 3",
+    "export_dataset -d 501 -o out.zip -f 3": "has the folds 0 to 0, and no 3",
     "export_dataset -d 501 -o scans": "scans is a folder. Name a file with -o",
     f"export_model -d 501 -o out.zip -tr nnUNetTrainerSMIT_ATC {PLANS}": "Did you mean nnUNetTrainerSMIT_",
     f"export_model -d 501 -o out.zip {SMIT_MODEL} -f 1": "no checkpoint_final.pth of fold 1",

@@ -194,7 +194,7 @@ def test_nothing_to_convert_is_an_error(tmp_path):
     with pytest.raises(RectalError, match="is not a folder"):
         find_series(tmp_path / "nowhere")
     (tmp_path / "empty" / "dicom").mkdir(parents=True)
-    assert "no DICOM image at all" in refusal(tmp_path / "empty", masks=None)
+    assert "no DICOM (NIfTI: convert nifti)" in refusal(tmp_path / "empty", masks=None)
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):

@@ -171,7 +171,7 @@ def test_results_of_other_folds_are_not_taken_for_finished(preprocessed, trained
     [
         ({"plans": "OtherPlans"}, r"OtherPlans\.json does not exist\. Plans of this dataset: Plans, SwinPlans"),
         ({"configuration": "2d"}, "has no configuration '2d', but 3d_fullres"),
-        ({"folds": [5]}, r"folds 0 to 4; -f names 5"),
+        ({"folds": [5]}, r"folds 0 to 4, and no 5"),
         ({"gpus": ["0"]}, "--gpus goes with -device cuda"),
         ({"trainer": "nnUNetTrainerSMIT_ATC"}, "no trainer called nnUNetTrainerSMIT_ATC"),
         ({"trainer": "nnUNetTrainerSMIT_ACT"}, "RECTAL_NNFORMER_WEIGHTS is not set"),

@@ -41,7 +41,7 @@ def test_variables_that_are_missing_or_wrong(folders, capsys, monkeypatch):
     assert code == 1
     assert found["nnUNet_raw", "problem"]["text"] == "is not set"
     assert "rectal_nnformer env --base" in found["nnUNet_raw", "problem"]["remedy"]
-    assert "nowhere, which is no folder" in found["nnUNet_results", "problem"]["text"]
+    assert "nowhere, which is no folder yet" in found["nnUNet_results", "note"]["text"]
 
 
 def test_versions_that_do_not_fit_are_named(folders, capsys, monkeypatch):

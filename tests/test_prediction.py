@@ -234,12 +234,12 @@ def test_a_scan_that_the_model_was_trained_on_is_told_in_predict_and_evaluate(sc
     sitk.WriteImage(sitk.Cast(image, sitk.sitkFloat32), str(scans / "case_0000.nii.gz"))
     write_scan(scans / "new_0000.nii.gz", number=1)
     assert predict(*arguments) == 0
-    assert "case is case_07, which the model was trained on" in capsys.readouterr().out
+    assert "the model was trained on case as case_07: its result" in capsys.readouterr().out
     output = Path(arguments[3])
     for name in ("dataset.json",):
         (output / name).write_text((model / name).read_text())
     cli.main(["evaluate", "--pred", str(output), "--gt", str(output), "-o", str(scans.parent / "scored")])
-    assert "WARNING: the model was trained on 1 of these 2 cases (case)" in capsys.readouterr().out
+    assert "WARNING: of 2 cases the model was trained on 1 (case)" in capsys.readouterr().out
 
 
 def test_parts_share_the_cases_out(scans, predicted, arguments):

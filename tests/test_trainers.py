@@ -167,6 +167,11 @@ def test_a_file_that_does_not_fit_the_plans_is_not_asked_for(small_dataset, plan
     assert trainer.pretrained_file(Plans.of(plans), "3d_fullres") == tmp_path / "model_smit_ct10k.pth"
 
 
+def test_a_fold_that_does_not_exist_is_refused_and_not_made_up(plans, small_dataset, monkeypatch):
+    with pytest.raises(RectalError, match="has the folds 0 to 4, and no 5"):
+        prepared(plans, small_dataset, monkeypatch, fold=5).do_split()
+
+
 @pytest.mark.slow
 def test_a_fold_trains_validates_and_tells_its_lesions(small_dataset):
     """Through the stock command, with a trainer of the user's that subclasses ours."""

@@ -272,7 +272,7 @@ def place_in(argument, places):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["attention", "-d", "7", "-tr", TRAINER, "-p", PLANS, "-f", "9"], "has the folds 0 to 4; -f names 9"),
+        (["attention", "-d", "7", "-tr", TRAINER, "-p", PLANS, "-f", "9"], "has the folds 0 to 4, and no 9"),
         (["attention", "-d", "7", "-tr", TRAINER, "-p", "No", "-f", "0"], "No.json"),
         (["attention", "-d", "7", "-tr", TRAINER, "-p", PLANS, "-c", "2d"], "no configuration '2d'"),
         (["attention", "-d", "7", "-tr", TRAINER, "-p", PLANS, "--weights", "latest"], "checkpoints of this fold"),

@@ -1,6 +1,7 @@
 """A command and its parser, which brings the nearest name where one does not exist."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -35,6 +36,23 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
+        self._given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, and remember what was given."""
+        self._given = sys.argv[1:] if args is None else args
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """End with a message, to which what was meant is added where a required option is missing and one misspelt."""
+        if "required" in message:
+            message += self._hint([given.partition("=")[0] for given in self._given])
+        super().error(message)
+
+    def _hint(self, arguments: Sequence[str]) -> str:
+        known = [option for action in self._actions for option in action.option_strings]
+        unknown = [argument for argument in arguments if argument.startswith("--") and argument not in known]
+        return next((f".{hint}" for hint in (nearest(argument, known) for argument in unknown) if hint), "")
 
     def refuse(self, arguments: Sequence[str]) -> NoReturn:
         """End with a message on arguments that are none of this parser's."""

@@ -53,6 +53,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
     text = "one NIfTI, NRRD or MetaImage file per case and per mask, matched by name"
     nifti = formats.add_parser("nifti", help=text, description=text)
+    nifti.set_defaults(parser=nifti)
     nifti.add_argument("--images", metavar="DIR", type=Path, required=True, help="<case>.nii.gz or <case>_0000.nii.gz")
     nifti.add_argument(
         "--masks", metavar="DIR", type=Path, help="<case>.nii.gz, 1 is tumour; without it the cases go to imagesTs"
@@ -73,6 +74,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
     text = "DICOM series in any nesting of folders, found by SeriesInstanceUID"
     dicom = formats.add_parser("dicom", help=text, description=text)
+    dicom.set_defaults(parser=dicom)
     dicom.add_argument("--series", metavar="DIR", type=Path, required=True, help="folder to look through")
     dicom.add_argument(
         "--masks",

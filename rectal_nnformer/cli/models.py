@@ -43,7 +43,8 @@ def train(arguments: argparse.Namespace) -> None:
     given = _read("nnUNetv2_train", passed, arguments.parser)
     if given.fold != "all" and not given.fold.isdecimal():
         raise RectalError(f"The fold is a number or 'all', not {given.fold}: DATASET CONFIGURATION FOLD.")
-    model = preflight.check_training(given.dataset_name_or_id, given.tr, given.p, given.configuration)
+    folds = () if given.fold == "all" else (int(given.fold),)
+    model = preflight.check_training(given.dataset_name_or_id, given.tr, given.p, given.configuration, folds)
     if given.pretrained_weights:
         check_weights_file(Path(given.pretrained_weights))
     elif not (given.val or (given.c and model.fold(given.fold).checkpoints())):

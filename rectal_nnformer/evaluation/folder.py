@@ -55,6 +55,11 @@ def evaluate_folder(
             f"{cases[0]}{ending}, but {some([*(case + ending for case in predicted), *others]) or 'no mask'}. Name "
             f"and store the predictions as the references are, or fix --pred."
         )
+    if missing := [case for case in cases if case not in predicted]:
+        print(
+            f"WARNING: {len(missing)} of {plural(len(cases), 'reference')} without a prediction ({some(missing)}): "
+            "their tumours count as missed."
+        )
     if others:
         print(f"Not scored, {plural(len(others), 'file')} of another format than {ending}: {some(others)}")
     if unscored := sorted(set(predicted) - set(cases)):
@@ -63,7 +68,7 @@ def evaluate_folder(
     trained_on = read_json_if_whole(prediction_folder / TRAINED_ON)
     if isinstance(trained_on, dict) and (known := [case for case in cases if case in trained_on]):
         print(
-            f"WARNING: the model was trained on {len(known)} of these {plural(len(cases), 'case')} ({some(known)}): "
+            f"WARNING: of {plural(len(cases), 'case')} the model was trained on {len(known)} ({some(known)}): "
             "the rates are too good for them. Score others, or use the cross-validation."
         )
     patients = read_patients(path.parent)

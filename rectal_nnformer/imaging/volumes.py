@@ -17,6 +17,8 @@ from rectal_nnformer.utils.text import plural
 
 LEAST_SHARE = 1 / 3
 """Of the bytes of a scan and its mask, as many as compression leaves at least; 0.6 was measured on pelvic MRI."""
+QFORM_RADIANS = 2e-3
+"""How exactly a qform, a quaternion in single precision, tells a direction; worst near half a turn."""
 LARGEST_SKEW = 1e-3
 """How far from orthogonal, as a cosine, the axes of an image may be."""
 
@@ -118,7 +120,12 @@ def header_note(path: Path, image: sitk.Image) -> str:
     others = []
     for name, matrix in told.items():
         apart = max(float(np.linalg.norm((matrix - taken) @ point)) for point in (np.eye(4)[3], corner))
-        if apart > GRID_TOLERANCE_VOXELS * min(image.GetSpacing()):
+        tolerance = GRID_TOLERANCE_VOXELS * min(image.GetSpacing())
+        if name == "qform":
+            tolerance = max(
+                tolerance, QFORM_RADIANS * float(np.linalg.norm(np.multiply(corner[:3], image.GetSpacing())))
+            )
+        if apart > tolerance:
             others.append(f"its {name} has the spacing {_spacing(matrix)} mm, its corners up to {apart:.2g} mm apart")
     zooms = tuple(float(zoom) for zoom in header.get_zooms()[:3])
     if not np.allclose(zooms, image.GetSpacing(), rtol=1e-3):

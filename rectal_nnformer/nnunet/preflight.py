@@ -49,13 +49,28 @@ def check_training(
     check_configuration(plans_file, configuration)
     read_dataset_json(PreprocessedDataset(preprocessed).dataset_json, "Plan the dataset again.")
     check_trainer(trainer)
-    family = _family(trainer)
-    if family is not None:
-        network = Plans.read(plans_file).configuration(configuration).network
-        check_backbone(trainer, family, network.backbone if network else None, plans, preprocessed.name)
+    planned = Plans.read(plans_file).configuration(configuration)
+    backbone = planned.network.backbone if planned.network else None
+    if (family := _family(trainer)) is not None:
+        check_backbone(trainer, family, backbone, plans, preprocessed.name)
+    elif backbone is not None and trainer in names_in(stock_trainers_folder()):
+        number = int(dataset_number(preprocessed.name))
+        raise RectalError(
+            f"{trainer} trains nnU-Net's own networks, but the plans '{plans}' hold the backbone '{backbone}'. Run "
+            f"'nnUNetv2_plan_and_preprocess -d {number}' and name its plans with -p nnUNetPlans, or take a trainer of "
+            "documentation/reference/trainers.md."
+        )
     if "ACT" in _recipe(trainer):
         check_planned_patch(trainer, configuration)
     check_folds(preprocessed, folds)
+    data = PreprocessedDataset(preprocessed).data_folder(planned.settings)
+    if not any(data.glob("*.pkl")):
+        command = "rectal_nnformer plan_and_preprocess" if backbone else f"nnUNetv2_preprocess -c {configuration}"
+        option = "-p" if backbone else "-plans_name"
+        raise RectalError(
+            f"{preprocessed.name} has not been preprocessed for {configuration} of {plans}: {data} holds no case. Run "
+            f"'{command} -d {int(dataset_number(preprocessed.name))} {option} {plans}'."
+        )
     return ModelFolder.named(preprocessed.name, trainer, plans, configuration)
 
 
@@ -132,7 +147,7 @@ def check_folds(preprocessed: Path, folds: Sequence[int | str] = ()) -> int:
     number = len(read_splits(path))
     if outside := [fold for fold in folds if fold != ALL_CASES and int(fold) >= number]:
         raise RectalError(
-            f"{preprocessed.name} has the folds 0 to {number - 1}; -f names {', '.join(map(str, outside))}."
+            f"{preprocessed.name} has the folds 0 to {number - 1}, and no {', '.join(map(str, outside))}."
         )
     return number
 
@@ -226,6 +241,8 @@ def check_input(place: Path) -> None:
 
 def check_file(path: Path) -> None:
     """Refuse a file that does not exist."""
+    if path.is_dir():
+        raise RectalError(f"{path} is a folder, not a file. Name a file.")
     if not path.is_file():
         raise RectalError(f"There is no file {path}. Check its name.{most_alike(path)}")
 

@@ -71,7 +71,8 @@ def predict(job: PredictionJob) -> int:
                 print(f"Note: {check.note}")
         trained_on = _trained_on(job.model, checks)
         for case, name in trained_on.items():
-            print(f"Note: {case} is {name}, which the model was trained on: its result says nothing about new scans.")
+            known = f" as {name}" if name != case else ""
+            print(f"Note: the model was trained on {case}{known}: its result says nothing about new scans.")
         if not scans.cases:
             raise RectalError(f"None of the scans in {job.scans} can be used:\n{_listed(scans.unusable)}")
         masks = {case: job.output / f"{case}{ending}" for case in scans.cases}

@@ -56,7 +56,7 @@ from rectal_nnformer.nnunet.layout import (
 )
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.nnunet.plans import Plans
-from rectal_nnformer.nnunet.preflight import check_backbone, check_planned_patch
+from rectal_nnformer.nnunet.preflight import check_backbone, check_folds, check_planned_patch
 from rectal_nnformer.nnunet.splits import Fold, preprocessed_cases, refuse_split, settle_folds
 from rectal_nnformer.training.data_loader import BoundedDataLoader, start_augmenters
 from rectal_nnformer.training.learning_rate import WarmupCosineScheduler
@@ -300,8 +300,11 @@ class RectalTrainer(nnUNetTrainer):
         """Return the training and validation cases as nnU-Net does.
 
         Raises:
-            RectalError: A case or a patient is on both sides, as can be where nnU-Net splits by itself.
+            RectalError: There is no such fold, for which nnU-Net would make a random one, or a case or a patient is on
+                both sides, as can be where nnU-Net splits by itself.
         """
+        if self.fold != ALL_CASES:
+            check_folds(Path(self.preprocessed_dataset_folder_base), [self.fold])
         training, validation = super().do_split()
         if self.fold != ALL_CASES:
             dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))
