@@ -1,6 +1,6 @@
 """List, read and write image files."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,10 @@ VOXEL_SUFFIXES = (".raw", ".zraw")
 class ImageSource(Protocol):
     """Something that an image can be read from: a file, or a DICOM series."""
 
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that it is read from."""
+
     def read(self) -> sitk.Image:
         """Return the image; raise RectalError if it cannot be read."""
 
@@ -32,6 +36,11 @@ class ImageFile:
     """A NIfTI, NRRD or MetaImage file."""
 
     path: Path
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The file."""
+        return [self.path]
 
     def read(self) -> sitk.Image:
         """Return the image in the file; raise RectalError if it cannot be read whole."""
@@ -79,7 +88,7 @@ def lacks_orientation(path: Path) -> bool:
 
     False for other formats and for what cannot be read.
     """
-    if not is_nifti(path):
+    if not is_nifti(path) or not path.is_file():
         return False
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NiftiImageIO")

@@ -160,7 +160,12 @@ def test_labels_that_nnunet_does_not_take_are_refused(raw, capsys, labels, messa
 
 def test_labels_regions_and_ignore_give_the_values_of_masks():
     labels = {"background": 0, "wall": [1, 2], "tumor": 2, "ignore": 3}
-    assert label_values({"labels": labels}, "dataset.json") == {0, 1, 2, 3}
+    content = {"labels": labels, "regions_class_order": [1, 2]}
+    assert label_values(content, "dataset.json") == {0, 1, 2, 3}
+    with pytest.raises(RectalError, match="regions_class_order of 2 numbers, but has None"):
+        label_values({"labels": labels}, "dataset.json")
+    with pytest.raises(RectalError, match="needs it to be the highest"):
+        label_values({"labels": {"background": 0, "ignore": 1, "tumor": 2}}, "dataset.json")
     assert label_values({"labels": {"background": "0", "tumor": "1"}}, "dataset.json") == {0, 1}
 
 
@@ -172,3 +177,19 @@ def test_a_flipped_mask_is_refused_where_the_reader_would_lay_it_over_its_image_
     sitk.WriteImage(sitk.Flip(sitk.ReadImage(str(path)), (False, False, True)), str(path))
     code, printed = plan(capsys)
     assert (code == 2) == ("axes in another order than its image" in printed) == (reader == "SimpleITKIO")
+
+
+def test_files_of_no_case_are_listed_and_planning_goes_on(raw, capsys):
+    for name in ("imagesTr/scan.nrrd", "labelsTr/z.nii.gz"):
+        (raw / name).touch()
+    code, printed = plan(capsys)
+    assert code == 0
+    assert "imagesTr holds 1 file of no case, left aside: scan.nrrd" in printed
+    assert "labelsTr holds 1 file of no case, left aside: z.nii.gz" in printed
+
+
+@pytest.mark.parametrize("name", ["e.nii.gz", "._a_0000.nii.gz"])
+def test_what_nnunet_would_take_for_an_image_is_named(raw, capsys, name):
+    (raw / "imagesTr" / name).touch()
+    code, printed = plan(capsys)
+    assert code == 2 and f"is not called <case>_0000.nii.gz: {name}. Rename it, or take it away" in printed

@@ -20,7 +20,7 @@ from rectal_nnformer.training import crossval
 from rectal_nnformer.training.crossval import cross_validate
 
 CASES = [f"case_{i}" for i in range(5)]
-MODEL = {"trainer": "nnUNetTrainer", "plans": "Plans", "device": "cpu"}
+MODEL = {"trainer": "nnUNetTrainerSMIT_ACT_Scratch", "plans": "Plans", "device": "cpu"}
 
 
 @pytest.fixture
@@ -30,7 +30,8 @@ def preprocessed(tmp_path, monkeypatch):
     for name in ("nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
     folder = tmp_path / "nnUNet_preprocessed/Dataset501_Rectal"
-    (folder / "gt_segmentations").mkdir(parents=True)
+    for name in ("gt_segmentations", "data"):
+        (folder / name).mkdir(parents=True)
     (tmp_path / "nnUNet_results").mkdir()
     (folder / "dataset.json").write_text(
         json.dumps({"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz", "channel_names": {"0": "T2w"}})
@@ -48,13 +49,18 @@ def preprocessed(tmp_path, monkeypatch):
             "spacing": [1.0, 1.0, 1.0],
             "batch_size": 2,
             "normalization_schemes": ["ZScoreNormalization"],
-            "architecture": {"network_class_name": "Network", "arch_kwargs": arguments, "_kw_requires_import": []},
+            "architecture": {
+                "network_class_name": "rectal_nnformer.networks.adapter.PlannedNetwork",
+                "arch_kwargs": arguments,
+                "_kw_requires_import": [],
+            },
         }
         configurations = {"3d_fullres": fullres}
         plans = {"plans_name": name, "dataset_name": folder.name, "configurations": configurations}
         (folder / f"{name}.json").write_text(json.dumps(plans))
     for case in CASES:
         write_mask(folder / f"gt_segmentations/{case}.nii.gz")
+        (folder / f"data/{case}.pkl").write_bytes(b"\x80\x04}\x94.")  # an empty dictionary
     return folder
 
 
@@ -95,7 +101,7 @@ COMMAND = ["crossval", "-d", "501", "-tr", MODEL["trainer"], "-p", "Plans", "-de
 
 
 def test_the_command_ends_with_a_report(preprocessed, trained_by_nnunet, tmp_path, capsys):
-    model = tmp_path / "nnUNet_results/Dataset501_Rectal/nnUNetTrainer__Plans__3d_fullres"
+    model = tmp_path / "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT_Scratch__Plans__3d_fullres"
     model.mkdir(parents=True)
     shutil.copy(preprocessed / "dataset.json", model)
     shutil.copy(preprocessed / "Plans.json", model / "plans.json")
@@ -110,7 +116,7 @@ def test_trouble_with_the_report_does_not_lose_the_result(
     monkeypatch.setattr("rectal_nnformer.reporting.writing.read_results", lambda folder: 1 / 0)
     cli.main(COMMAND)
     printed = capsys.readouterr().out
-    model = tmp_path / "nnUNet_results/Dataset501_Rectal/nnUNetTrainer__Plans__3d_fullres"
+    model = tmp_path / "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT_Scratch__Plans__3d_fullres"
     assert "Detected 5 of 5 lesions" in printed and (model / "crossval_summary.md").is_file()
     assert "The report could not be written (division by zero)" in printed
     assert f"rectal_nnformer report {model}" in printed
@@ -188,7 +194,7 @@ def test_what_cannot_be_trained_is_refused_at_once(preprocessed, trained_by_nnun
 
 
 def test_folds_that_could_not_be_scored_are_not_trained(preprocessed, trained_by_nnunet):
-    splits = [{"train": list(CASES[1:]), "val": [CASES[0]]}, {"train": [], "val": []}]
+    splits = [{"train": list(CASES[1:]), "val": [CASES[0]]}, {"train": [CASES[0]], "val": list(CASES[1:])}]
     (preprocessed / "splits_final.json").write_text(json.dumps(splits))
     (preprocessed / f"gt_segmentations/{CASES[0]}.nii.gz").unlink()
     with pytest.raises(RectalError, match="could be trained but not scored"):
@@ -220,7 +226,7 @@ def test_folds_and_patients_come_along_from_the_raw_dataset(
     (raw / "patients.csv").write_text("case,patient\ncase_0,P\ncase_1,P\n")
     _, summary = cross_validate("501", **MODEL)
     assert json.loads((preprocessed / "splits_final.json").read_text()) == folds
-    assert capsys.readouterr().out.count("was missing and was copied from") == 2
+    assert capsys.readouterr().out.count("was missing; that of") == 2
     assert trained_by_nnunet == [0, 1] and summary.pooled.n_patients == 4
 
 

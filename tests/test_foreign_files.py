@@ -16,6 +16,7 @@ from rectal_nnformer.networks.checkpoint_file import check_checkpoint, check_che
 from rectal_nnformer.nnunet import commands
 from rectal_nnformer.nnunet.case_files import check_properties, read_arrays, read_blosc2
 from rectal_nnformer.nnunet.layout import ModelFolder
+from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.training.crossval import cross_validate
 
 TRAINER = "nnUNetTrainer"
@@ -169,3 +170,51 @@ def test_data_outside_of_the_dataset_are_not_trained_on(dataset, run, capsys):
     with pytest.raises(RectalError, match="data_identifier"):
         cross_validate(501, trainer=TRAINER, plans=PLANS, device="cpu")
     assert run == []
+
+
+@pytest.mark.parametrize(
+    ("architecture", "named"),
+    [
+        (
+            {
+                "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                "arch_kwargs": {"conv_op": "torch.nn.modules.conv.Conv3d", "nonlin": "subprocess.Popen"},
+                "_kw_requires_import": ["conv_op", "nonlin"],
+            },
+            "subprocess.Popen",
+        ),
+        ({"network_class_name": "subprocess.Popen", "arch_kwargs": {}, "_kw_requires_import": []}, "subprocess.Popen"),
+        (
+            {
+                "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                "arch_kwargs": {"nonlin": "torch.os.system"},
+                "_kw_requires_import": ["nonlin"],
+            },
+            "torch.os.system",
+        ),
+    ],
+)
+def test_plans_name_nothing_but_networks_and_layers(dataset, model, run, tmp_path, capsys, architecture, named):
+    """nnU-Net imports and calls what they name."""
+    for path in (dataset / f"{PLANS}.json", model.plans_file):
+        plans = json.loads(path.read_text())
+        plans["configurations"]["3d_fullres"]["architecture"] = architecture
+        path.write_text(json.dumps(plans))
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans/a_0000.nii.gz").touch()
+    names = ("-tr", TRAINER, "-p", PLANS, "-device", "cpu")
+    folders = ("-i", str(tmp_path / "scans"), "-o", str(tmp_path / "out"))
+    for command in (("train", "501", "3d_fullres", "0"), ("crossval", "-d", "501"), ("predict", *folders, "-d", "501")):
+        fold = ("-f", "0") if command[0] == "predict" else ()
+        assert f"names {named}, which is no layer" in refused(capsys, *command, *names, *fold)
+    assert run == []
+
+
+def test_plans_of_nnunets_own_networks_are_taken():
+    layers = {"conv_op": "torch.nn.modules.conv.Conv3d", "nonlin": "torch.nn.LeakyReLU", "dropout_op": None}
+    name = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+    settings = {"network_class_name": name, "arch_kwargs": layers, "_kw_requires_import": list(layers)}
+    base = {"patch_size": [8, 8, 8], "spacing": [1, 1, 1], "batch_size": 2, "data_identifier": "data"}
+    configuration = {**base, "normalization_schemes": ["ZScoreNormalization"], "architecture": settings}
+    content = {"plans_name": "P", "dataset_name": "D", "configurations": {"3d_fullres": configuration}}
+    assert Plans.of(content).configuration("3d_fullres").network is None

@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
+from checkpoints import write_checkpoint
 from conversion_inputs import SAGITTAL, scan, write_series
 
 from rectal_nnformer import cli
@@ -25,9 +27,11 @@ def scans(tmp_path, monkeypatch):
     for fold in (0, 2):
         folder = tmp_path / f"results/Dataset501_Rectal/Trainer__Plans__3d_fullres/fold_{fold}"
         folder.mkdir(parents=True)
-        torch.save({"network_weights": {}}, folder / "checkpoint_final.pth")
+        write_checkpoint(folder / "checkpoint_final.pth", "Trainer")
     description = {"channel_names": {"0": "T2w"}, "labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}
     (folder.parent / "dataset.json").write_text(json.dumps(description))
+    plans = {"plans_name": "Plans", "dataset_name": "Dataset501_Rectal", "configurations": {}}
+    (folder.parent / "plans.json").write_text(json.dumps(plans))
     write_scan(tmp_path / "scans/case_0000.nii.gz")
     return tmp_path / "scans"
 
@@ -322,3 +326,79 @@ def test_nothing_of_a_patient_is_printed(study, predicted, arguments, capsys):
     predict("-i", study, *arguments[2:])
     printed = capsys.readouterr()
     assert not [word for word in ("SECRET", "Doe", "Jane") if word in printed.out + printed.err]
+
+
+# What is there stays
+
+
+def test_a_mask_never_takes_the_place_of_its_scan(scans, predicted, arguments, capsys):
+    path = write_scan(scans / "anna.nii.gz", number=4)
+    before = path.read_bytes()
+    assert predict("-i", scans, "-o", scans, *arguments[4:]) == 2
+    assert "would take the place of the scan" in capsys.readouterr().err
+    assert path.read_bytes() == before and not predicted
+
+
+def test_other_json_files_beside_the_masks_stay(scans, predicted, arguments):
+    output = Path(arguments[3])
+    (output / "deep.json").mkdir(parents=True)
+    (output / "marks.json").write_text("[1, 2, 3]")
+    (output / "plans.json").write_text('{"half')
+    assert predict(*arguments) == 0
+    assert (output / "marks.json").read_text() == "[1, 2, 3]" and (output / "deep.json").is_dir()
+    assert not (output / "plans.json").exists()
+
+
+def test_what_is_called_like_a_scan_and_cannot_be_reached_counts(scans, predicted, arguments, capsys):
+    (scans / "gone_0000.nii.gz").symlink_to(scans / "nowhere")
+    os.mkfifo(scans / "pipe_0000.nii.gz")
+    assert predict(*arguments) == 1
+    printed = capsys.readouterr().out
+    assert "gone_0000.nii.gz: is a link to nothing" in printed and "pipe_0000.nii.gz: is no file" in printed
+
+
+def test_a_scan_in_the_place_of_a_mask_is_predicted_again(scans, predicted, arguments, capsys):
+    assert predict(*arguments) == 0
+    shutil.copy(scans / "case_0000.nii.gz", Path(arguments[3]) / "case.nii.gz")
+    assert predict(*arguments, "--continue_prediction") == 0
+    assert "is no mask: it holds values that are no labels" in capsys.readouterr().out
+
+
+def test_a_damaged_or_foreign_checkpoint_does_not_predict(scans, predicted, arguments, capsys):
+    checkpoint = scans.parent / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres/fold_0/checkpoint_final.pth"
+    write_checkpoint(checkpoint, "Other")
+    assert predict(*arguments) == 2
+    assert "checkpoint_final.pth is of Other and not of Trainer" in capsys.readouterr().err
+    content = bytearray(write_checkpoint(checkpoint, "Trainer").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 200] = bytes([7]) * 200
+    checkpoint.write_bytes(content)
+    assert predict(*arguments) == 2
+    assert "checkpoint_final.pth is damaged inside" in capsys.readouterr().err
+    assert not predicted
+
+
+def test_what_the_model_was_trained_on_is_noted_over_parts_and_forgotten_for_new_scans(scans, predicted, arguments):
+    model = scans.parent / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    paths = [scans / "case_0000.nii.gz", write_scan(scans / "other_0000.nii.gz", number=1)]
+    (model / "image_digests.json").write_text(
+        json.dumps({f"known_{number}": check_volume(path).digest for number, path in enumerate(paths)})
+    )
+    for part in (0, 1):
+        assert predict(*arguments, "-num_parts", "2", "-part_id", part) == 0
+    noted = Path(arguments[3]) / "trained_on.json"
+    assert json.loads(noted.read_text()) == {"case": "known_0", "other": "known_1"}
+    write_scan(scans / "case_0000.nii.gz", number=9)
+    assert predict(*arguments) == 0
+    assert json.loads(noted.read_text()) == {"other": "known_1"}
+
+
+def test_a_case_that_the_fold_was_validated_on_is_none_that_it_was_trained_on(scans, predicted, arguments, capsys):
+    model = scans.parent / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    digest = check_volume(scans / "case_0000.nii.gz").digest
+    (model / "image_digests.json").write_text(json.dumps({"case_07": digest}))
+    (model / "fold_0/validation").mkdir()
+    (model / "fold_0/validation/case_07.nii.gz").touch()
+    assert predict(*arguments) == 0
+    assert "was trained on" not in capsys.readouterr().out
+    assert predict(*arguments, "2") == 0
+    assert "was trained on case as case_07" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from small_datasets import set_folders, write_raw_dataset
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.layout import PreprocessedDataset
+from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset
 from rectal_nnformer.nnunet.splits import (
     Fold,
     check_folds_of,
@@ -46,6 +46,7 @@ def test_folds_by_patient_have_nothing_wrong():
     [
         ((CASES, CASES[:2]), "fold 0 has 2 cases in training and validation (case_0, case_1)"),
         (([*CASES[2:], "x"], CASES[:2]), "fold 0 names 1 case that are not there (x)"),
+        (([], CASES[:2]), "fold 0 has no case in training"),
         ((CASES[1:], CASES[:1]), "fold 0 has 1 patient in training and validation (P0 with case_1 and case_0)"),
     ],
 )
@@ -54,7 +55,7 @@ def test_what_folds_must_not_be(fold, problem):
 
 
 def test_what_users_may_want_is_a_note():
-    found = findings((CASES[2:], CASES[:2]), (CASES[2:], CASES[:2]), ((), ()))
+    found = findings((CASES[2:], CASES[:2]), (CASES[2:], CASES[:2]))
     assert found.problems == ()
     assert found.notes == (
         "2 cases validated more than once (case_0, case_1)",
@@ -119,7 +120,7 @@ def test_what_did_not_come_along_is_copied_and_said(dataset, tmp_path):
     notes = settle_folds(dataset, CASES)
     assert folds_there(dataset) == BY_PATIENT
     assert (dataset.path / "patients.csv").read_bytes() == (tmp_path / f"nnUNet_raw/{NAME}/patients.csv").read_bytes()
-    assert len(notes) == 2 and all("was missing and was copied from" in note for note in notes)
+    assert len(notes) == 2 and all("was missing; that of" in note for note in notes)
     assert settle_folds(dataset, CASES) == []
 
 
@@ -132,7 +133,7 @@ def test_looking_alone_copies_nothing(dataset):
 def test_wrong_folds_give_way_to_those_of_the_raw_dataset(dataset, folds):
     write_folds(dataset.path, folds)
     train_fold(dataset.path.parents[1], "fold_all")  # reads no folds
-    assert "and was copied from" in settle_folds(dataset, CASES)[-1]
+    assert "; that of" in settle_folds(dataset, CASES)[-1]
     assert folds_there(dataset) == BY_PATIENT
 
 
@@ -278,3 +279,18 @@ def test_doctor_names_wrong_folds_of_preprocessed_data(dataset, capsys):
     train_fold(dataset.path.parents[1])
     code, printed = command(capsys, "doctor")
     assert code == 1 and "fold 0 has 2 patients in training and validation (P0 with case_1 and case_0" in printed
+
+
+def test_a_list_of_patients_that_names_no_case_is_refused(dataset):
+    raw = RawDataset.at(dataset.name)
+    (raw.path / "patients.csv").write_text("case,patient\na.nii.gz,P\nb.nii.gz,P\n")
+    with pytest.raises(RectalError, match=r"names none of the \d cases of .*, but a.nii.gz, b.nii.gz"):
+        settle_folds(dataset, CASES)
+
+
+def test_cases_that_the_list_of_patients_lacks_are_told(dataset):
+    raw = RawDataset.at(dataset.name)
+    first = sorted(CASES)[0]
+    (raw.path / "patients.csv").write_text(f"case,patient\n{first},P\n")
+    (raw.path / "splits_final.json").unlink(missing_ok=True)
+    assert any("names no patient of" in note for note in check_folds_of(dataset, CASES))

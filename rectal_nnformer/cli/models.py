@@ -97,10 +97,17 @@ def predict(arguments: argparse.Namespace) -> None:
     model = preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
     preflight.check_device(given.device)
     from rectal_nnformer.networks.checkpoint_file import check_checkpoint
+    from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
+    from rectal_nnformer.nnunet.plans import Plans
     from rectal_nnformer.prediction import run
 
+    Plans.read(model.plans_file)  # refuses those that name anything but layers, which nnU-Net would import
+
     for fold in given.f:
-        check_checkpoint(model.fold(fold).path / given.chk)
+        path = model.fold(fold).path / given.chk
+        check_checkpoint(path)
+        if problem := checkpoint_problem(path, model.trainer):
+            raise RectalError(f"{path} {problem}. Restore it, or predict with other folds (-f).")
     job = run.PredictionJob(
         model,
         Path(given.i),
@@ -108,6 +115,7 @@ def predict(arguments: argparse.Namespace) -> None:
         passed if given.c else [*passed, "-c", configuration],
         continued=given.continue_prediction,
         part=(given.num_parts, given.part_id),
+        folds=list(map(str, given.f)),
         planes=own.planes,
         description=own.description,
     )

@@ -31,6 +31,8 @@ def read_header(path: Path) -> FileDataset | None:
     Returns:
         None if it is not DICOM, or claims what cannot be in it.
     """
+    if not path.is_file():  # a pipe would be waited for
+        return None
     with without_warnings():
         try:
             itk_path(path)
@@ -112,6 +114,8 @@ def _fits(header: Dataset, bytes_in_file: int) -> bool:
 
 def should_be_slice(path: Path) -> bool:
     """Return whether a file that cannot be read as an image claims to be an MR slice, by its meta header or suffix."""
+    if path.exists() and not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             head = file.read(2048)

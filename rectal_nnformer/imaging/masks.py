@@ -64,6 +64,14 @@ def label_values(dataset_json: Mapping[str, Any], source: str) -> set[int]:
         if name == "ignore" and (not isinstance(value, int) or value in values):
             raise RectalError(f"The label ignore of {source} is {value!r}; it must be a number of no other label.")
         values.update(map(int, parts))
+    if "ignore" in labels and int(labels["ignore"]) != max(values):
+        raise RectalError(f"The label ignore of {source} is {labels['ignore']}; nnU-Net needs it to be the highest.")
+    classes = [value for name, value in labels.items() if name not in ("background", "ignore")]
+    order = dataset_json.get("regions_class_order")
+    if any(isinstance(value, list | tuple) for value in classes) and len(order or ()) != len(classes):
+        raise RectalError(
+            f"{source} has regions and so needs a regions_class_order of {len(classes)} numbers, but has {order}."
+        )
     if sorted(values) != list(range(len(values))):
         raise RectalError(f"The labels of {source} are {sorted(values)}; nnU-Net needs 0, 1, 2 and so on without gaps.")
     return values

@@ -55,7 +55,7 @@ def check_checkpoints(fold: FoldFolder) -> None:
     Raises:
         RectalError: As for `read_checkpoint`.
     """
-    for path in fold.checkpoints():
+    for path in filter(Path.is_file, fold.checkpoints()):
         with path.open("rb") as file:
             start = file.read(len(_ZIP_START))
         if start and (start != _ZIP_START or zipfile.is_zipfile(path)):

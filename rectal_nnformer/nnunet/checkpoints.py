@@ -17,6 +17,8 @@ def checkpoint_problem(path: Path, trainer: str | None = None) -> str:
         path: An existing file.
         trainer: Name of the trainer that must have written it; None takes any.
     """
+    if not path.is_file():
+        return "is no file"
     state = path.stat()
     return _problem(path, trainer, state.st_size, state.st_mtime_ns)
 

@@ -1,5 +1,6 @@
 """nnU-Net's plans as types: read and checked once, then passed on; nnU-Net itself gets the content as it was read."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,6 +81,7 @@ class Plans:
             name, dataset_name = content["plans_name"], content["dataset_name"]
             for key in content["configurations"]:
                 settings = _with_inherited(content["configurations"], key, source)
+                _refuse_imports(settings, f"{source}, {key}")
                 configurations[key] = TypeAdapter(Configuration).validate_python({**settings, "settings": settings})
                 _ = configurations[key].network  # checked here, not where it is used
         except ValidationError as error:
@@ -105,6 +107,28 @@ class Plans:
         """What this project's planner noted; empty in plans of others."""
         record = self.content.get(RECORD_KEY, {})
         return record if isinstance(record, dict) else {}
+
+
+_LAYER = re.compile(r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*")
+_NETWORK = re.compile(r"(dynamic_network_architectures|rectal_nnformer|monai)\.[\w.]*\.[A-Z]\w*")
+
+
+def _refuse_imports(settings: Mapping[str, Any], source: str) -> None:
+    """Refuse an architecture that names anything but a network and its layers: nnU-Net imports and calls it.
+
+    Raises:
+        RectalError: Names it.
+    """
+    architecture = settings.get("architecture", {})
+    arguments = architecture.get("arch_kwargs", {})
+    named = [(architecture.get("network_class_name"), _NETWORK)]
+    named += [(arguments.get(key), _LAYER) for key in architecture.get("_kw_requires_import", ())]
+    for name, allowed in named:
+        if name is not None and not allowed.fullmatch(str(name)):
+            raise RectalError(
+                f"{source} names {name}, which is no layer of PyTorch and no network of nnU-Net, MONAI or this "
+                "project. nnU-Net would import and call it. Use its own commands if you trust who made the plans."
+            )
 
 
 def ancestry(name: str, parent_of: Callable[[str], str | None], present: Collection[str]) -> list[str]:

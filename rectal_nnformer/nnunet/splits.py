@@ -63,6 +63,8 @@ def inspect_folds(
     problems: list[str] = []
     notes: list[str] = []
     for number, fold in enumerate(folds):
+        if empty := [name for name, side in (("training", fold.train), ("validation", fold.val)) if not side]:
+            problems.append(f"fold {number} has no case in {' and '.join(empty)}")
         both = sorted(set(fold.train) & set(fold.val))
         if both:
             problems.append(f"fold {number} has {plural(len(both), 'case')} in training and validation ({some(both)})")
@@ -146,7 +148,19 @@ def _patients(
     """Return the patients that the raw dataset tells, else those of the preprocessed one."""
     source, target = raw.path / PATIENTS_FILE, dataset.path / PATIENTS_FILE
     theirs = read_patients(raw.path)
-    if not theirs or (cases is not None and theirs.keys().isdisjoint(cases)):
+    if theirs and cases and theirs.keys().isdisjoint(cases):
+        ours = read_patients(dataset.path)  # of a dataset from elsewhere that has the same name
+        if ours.keys().isdisjoint(cases):
+            raise RectalError(
+                f"{source} names none of the {plural(len(cases), 'case')} of {dataset.name}, but "
+                f"{some(sorted(theirs))}. Name cases as they are called, such as {min(cases)}, or remove the file."
+            )
+        return ours
+    if theirs and cases and (without := sorted(set(cases) - theirs.keys())):
+        checked.notes.append(
+            f"{source} names no patient of {plural(len(without), 'case')} ({some(without)}); each is taken for one."
+        )
+    if not theirs:
         return read_patients(dataset.path)
     try:
         state = "was missing" if not is_there(target) else "differed" if read_patient_list(target) != theirs else ""
@@ -154,7 +168,7 @@ def _patients(
         state = "was damaged"
     if state:
         checked.copies.append(source)
-        checked.notes.append(f"{target} {state} and was copied from {source}.")
+        checked.notes.append(f"{target} {state}; that of {source.parent} is used.")
     return theirs
 
 
@@ -186,7 +200,7 @@ def _splits_file(
             return target
     state = "was missing" if not is_there(target) else "was damaged" if ours is None else "held folds that are wrong"
     checked.copies.append(source)
-    checked.notes.append(f"{target} {state} and was copied from {source}.")
+    checked.notes.append(f"{target} {state}; that of {source.parent} is used.")
     return source
 
 

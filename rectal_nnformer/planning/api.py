@@ -88,12 +88,12 @@ def plan_dataset(
         lesion_wise=lesion_wise,
     )
     plans = planner.make_plans()
-    if preprocess and not clean and is_preprocessed(dataset, plans, FULLRES):
+    processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
+    if preprocess and not clean and is_preprocessed(dataset, plans, FULLRES, processes):
         identifier = plans.configuration(FULLRES).data_identifier
         print(f"{dataset.name} has been preprocessed already: {identifier} is complete and up to date.")
     elif preprocess:
         # The data of `3d_fullres`; `3d_fullres_cubic` reads the same.
-        processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
         with _failing_as(f"nnU-Net's preprocessing of {dataset.name}", dataset):
             preprocess_configuration(dataset, plans, FULLRES, processes)
     planner.save_plans(plans, warn)

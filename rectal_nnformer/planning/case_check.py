@@ -15,7 +15,7 @@ from rectal_nnformer.imaging.volumes import CaseReport, check_volume, same_image
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.utils.parallel import map_with_progress
-from rectal_nnformer.utils.text import plural
+from rectal_nnformer.utils.text import plural, some
 
 MOST_TOLD = 20
 
@@ -40,9 +40,19 @@ def check_cases(dataset: TrainingDataset, num_processes: int) -> tuple[list[str]
         more = [f"and {len(problems) - MOST_TOLD} more"] if len(problems) > MOST_TOLD else []
         listed = "\n  ".join(problems[:MOST_TOLD] + more)
         raise RectalError(f"{dataset.name} cannot be planned; nothing was written. Put right:\n  {listed}")
-    notes = [note for report in reports.values() for note in report.notes]
+    notes = [*_left_aside(dataset), *(note for report in reports.values() for note in report.notes)]
     digests = {name: report.digest for name, report in reports.items()}
     return notes + same_images(digests, read_patients(dataset.raw.path)), digests
+
+
+def _left_aside(dataset: TrainingDataset) -> list[str]:
+    """Return a line for each folder of the raw dataset in which files lie that belong to no case."""
+    used = {path for files in dataset.cases.values() for path in (*map(Path, files["images"]), Path(files["label"]))}
+    lines = []
+    for folder in sorted({path.parent for path in used}):
+        if others := [path.name for path in sorted(folder.iterdir()) if path not in used]:
+            lines.append(f"{folder} holds {plural(len(others), 'file')} of no case, left aside: {some(others)}.")
+    return lines
 
 
 def check_case(files: tuple[Sequence[Path], Path], labels: set[int], reoriented: bool) -> CaseReport:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, dataset_number, dataset_prefix, nnunet_folder
+from rectal_nnformer.utils.text import some
 
 REORIENTING_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 """Readers that bring every image to RAS, the orientation in which the pretrained weights know directions."""
@@ -117,6 +119,12 @@ def _training_cases(raw: RawDataset, dataset_json: dict[str, Any]) -> dict[str, 
     if not images.is_dir():
         return {}
     files = sorted(path.name for path in images.iterdir())
+    numbered = re.compile(rf"[^.].*_\d{{4}}{re.escape(ending)}")
+    if odd := [name for name in files if name.endswith(ending) and not numbered.fullmatch(name)]:
+        raise RectalError(
+            f"{images} holds what nnU-Net would take for an image and is not called <case>_0000{ending}: {some(odd)}. "
+            "Rename it, or take it away."
+        )
     return {
         str(case): {"images": create_paths_fn(str(images), files, ending, case), "label": str(raw.label(case, ending))}
         for case in get_identifiers_from_splitted_dataset_folder(str(images), ending)

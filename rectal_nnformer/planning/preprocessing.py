@@ -45,14 +45,17 @@ def copy_descriptions(dataset: TrainingDataset) -> None:
             copy_file(dataset.raw.path / name, dataset.preprocessed.path / name)
 
 
-def is_preprocessed(dataset: TrainingDataset, plans: Plans, configuration: str) -> bool:
-    """Whether the data that a configuration refers to are complete and made from the raw dataset as it is now."""
+def is_preprocessed(dataset: TrainingDataset, plans: Plans, configuration: str, num_processes: int = 1) -> bool:
+    """Whether the data that a configuration refers to are whole and made from the raw dataset as it is now."""
     folder = dataset.preprocessed.data_folder(plans.configuration(configuration).settings)
     if read_json_if_whole(_record_file(folder)) != _record(dataset, plans, configuration):
         return False
     files = [path for case in dataset.cases for path in case_files(folder, case)]
     whole = all(path.is_file() and path.stat().st_size for path in files)
-    return whole and not _outdated_references(dataset, missing_counts=True)
+    if not whole or _outdated_references(dataset, missing_counts=True):
+        return False
+    cases = [folder / case for case in dataset.cases]
+    return not any(map_with_progress(_data_problem, cases, num_processes, "Checking preprocessed data"))
 
 
 def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configuration: str, num_processes: int) -> None:

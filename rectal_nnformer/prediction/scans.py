@@ -60,10 +60,10 @@ def find_scans(
         numbered = re.fullmatch(r"(.+)_(\d{4})", stem(path))
         if path.name.startswith("."):
             scans.left_aside[path.name] = "a hidden file of the system"
-        elif not path.is_file():
-            scans.left_aside[path.name] = "no file"
         elif not path.name.lower().endswith(IMAGE_SUFFIXES):
-            scans.left_aside[path.name] = f"not one of {' '.join(IMAGE_SUFFIXES)}"
+            scans.left_aside[path.name] = f"not one of {' '.join(IMAGE_SUFFIXES)}" if path.is_file() else "no file"
+        elif not path.is_file():
+            scans.unusable[path.name] = "is a link to nothing" if path.is_symlink() else "is no file"
         elif numbered is None and num_channels > 1:
             scans.left_aside[path.name] = "without the number of a channel at the end of its name, as in <case>_0000"
         else:
@@ -76,14 +76,17 @@ def find_scans(
             scans.cases[case] = [ImageFile(found[number]) for number in range(num_channels)]
         else:
             numbers = ", ".join(f"{number:04d}" for number in sorted(found))
-            scans.unusable[case] = f"has the channels {numbers}, but the model reads {num_channels}, from 0000 on"
+            scans.unusable[case] = (
+                f"has the channels {numbers}, but the model reads {num_channels}, from 0000 on; four digits at the end "
+                "of a name are a channel: rename it if they are not meant so"
+            )
     for case in scans.unusable.keys() & scans.cases.keys():
         del scans.cases[case]
-    if not channels and place.is_dir() and num_channels == 1:
+    if not channels and not scans.unusable and place.is_dir() and num_channels == 1:
         series = _find_series(place, planes, description)
         if series.cases or series.unusable or series.left_aside:
             return series
-    if not channels:
+    if not channels and not scans.unusable:
         others = some(list(scans.left_aside)) or "nothing"
         raise RectalError(
             f"{place} holds no scan ({' '.join(IMAGE_SUFFIXES)}), but {others}, and no DICOM series. "

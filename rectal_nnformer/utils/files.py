@@ -290,10 +290,19 @@ def is_too_deep(content: Any, most: int = MAX_DEPTH) -> bool:
     return bool(level)
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; refuse, as a ValueError, one that has a key twice, of which one would be lost."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return content
+
+
 def _parse_json(path: Path, remedy: str) -> Any:
     data = read_bytes(path, remedy)
     try:
-        content = json.loads(data.decode("utf-8"))
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:  # text that cannot be decoded is a ValueError, too
         raise RectalError(f"{path} cannot be read as JSON ({error}). {remedy}") from error
     if is_too_deep(content):

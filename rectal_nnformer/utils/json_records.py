@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.utils.files import MAX_DEPTH, is_too_deep, read_bytes
+from rectal_nnformer.utils.files import MAX_DEPTH, is_too_deep, read_bytes, unique_keys
 
 MAX_BYTES = 16 << 20
 """Of 1000 cases the fingerprint of lesions takes 3.9 MB, the manifest for two configurations 1.1 MB."""
@@ -73,7 +73,7 @@ def _load(data: bytes, name: str, strict: bool) -> Any:
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise RectalError(f"{name} holds more than the {MAX_VALUES} values that are read of JSON.")
     try:
-        content = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse if strict else _none)
+        content = json.loads(data.decode(), object_pairs_hook=unique_keys, parse_constant=_refuse if strict else _none)
     except (ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0]
         raise RectalError(f"{name} cannot be read as JSON: {reason}. Have it sent again.") from None
@@ -98,13 +98,6 @@ def described(error: ValidationError) -> str:
     """Return the first value that is wrong, by its place, and why."""
     first = error.errors(include_url=False, include_context=False)[0]
     return ": ".join(filter(None, (".".join(map(str, first["loc"]))[:200], first["msg"])))
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a key appears twice")
-    return content
 
 
 def _none(constant: str) -> None:
