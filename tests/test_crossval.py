@@ -194,12 +194,13 @@ def test_what_cannot_be_trained_is_refused_at_once(preprocessed, trained_by_nnun
 
 
 def test_folds_that_could_not_be_scored_are_not_trained(preprocessed, trained_by_nnunet):
-    splits = [{"train": list(CASES[1:]), "val": [CASES[0]]}, {"train": [CASES[0]], "val": list(CASES[1:])}]
-    (preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    path = preprocessed / "splits_final.json"
+    path.write_text(json.dumps([{"train": CASES[1:], "val": CASES[:1]}]))
     (preprocessed / f"gt_segmentations/{CASES[0]}.nii.gz").unlink()
     with pytest.raises(RectalError, match="could be trained but not scored"):
         cross_validate("501", **MODEL, folds=[0])
-    with pytest.raises(RectalError, match="are empty"):
+    path.write_text(json.dumps([{"train": CASES[1:], "val": CASES[:1]}, {"train": [], "val": []}]))
+    with pytest.raises(RectalError, match="fold 1 has no case in training and validation"):
         cross_validate("501", **MODEL, folds=[1])
     assert trained_by_nnunet == []
 
