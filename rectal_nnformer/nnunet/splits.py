@@ -63,8 +63,8 @@ def inspect_folds(
     problems: list[str] = []
     notes: list[str] = []
     for number, fold in enumerate(folds):
-        if empty := [name for name, side in (("training", fold.train), ("validation", fold.val)) if not side]:
-            problems.append(f"fold {number} has no case in {' and '.join(empty)}")
+        if bool(fold.train) != bool(fold.val):
+            problems.append(f"fold {number} has no case in {'validation' if fold.train else 'training'}")
         both = sorted(set(fold.train) & set(fold.val))
         if both:
             problems.append(f"fold {number} has {plural(len(both), 'case')} in training and validation ({some(both)})")
