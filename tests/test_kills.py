@@ -231,7 +231,7 @@ def what_is_always_the_same(path):
     if path.name == "report.html":
         return re.sub(r"\d\d \w+ 20\d\d, \d\d:\d\d", "", path.read_text())
     if path.name == "predict_from_raw_data_args.json":
-        return {**json.loads(path.read_text()), "list_of_lists_or_source_folder": None}
+        return {**json.loads(path.read_text()), "list_of_lists_or_source_folder": None, "overwrite": None}
     return path.read_bytes()
 
 

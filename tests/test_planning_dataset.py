@@ -1,5 +1,6 @@
 """Planning and preprocessing raw datasets through nnU-Net, on six tiny volumes."""
 
+import errno
 import json
 import os
 import re
@@ -441,6 +442,20 @@ def test_half_copied_references_are_removed_so_that_nnunet_copies_them_again(pla
     cut_reference(planned)
     plan_dataset(501, "smit_small", num_processes=1)
     assert reference.read_bytes() == whole
+
+
+def test_a_reference_that_a_full_disk_cuts_off_is_not_left(planned, stock_preprocessing, monkeypatch):
+    remove_record(planned)
+
+    def fill_up(*_):
+        cut_reference(planned)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(preprocessing, "preprocess_dataset", fill_up)
+    with pytest.raises(RectalError, match="No space left on device"):
+        plan_dataset(501, "smit_small", num_processes=1)
+    left = {path.name for path in (planned / "gt_segmentations").iterdir()}
+    assert left == {f"{case}.nii.gz" for case in CASES} - {"case3.nii.gz"}
 
 
 def test_leftovers_of_a_killed_run_are_removed(planned, stock_preprocessing):

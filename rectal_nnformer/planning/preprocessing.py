@@ -83,11 +83,11 @@ def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configurati
             preprocess_dataset(dataset.dataset_id, staged.name, [configuration], [num_processes])
         finally:
             temporary.unlink(missing_ok=True)
+            cut_off = _outdated_references(dataset, missing_counts=True)
+            for reference in cut_off:
+                reference.unlink(missing_ok=True)
         cases = [staged / case for case in dataset.cases]
         problems = map_with_progress(_data_problem, cases, num_processes, "Checking what was written")
-        cut_off = _outdated_references(dataset, missing_counts=True)
-        for reference in cut_off:
-            reference.unlink(missing_ok=True)
         found = [problem for problem in problems if problem] + [f"{path} was not copied whole" for path in cut_off]
         if found:
             raise RectalError(
