@@ -181,7 +181,7 @@ def what_is_not_whole(folder):
             if path.name.endswith(".nii.gz"):
                 read_image(path)
             elif path.suffix == ".json":
-                json.loads(path.read_text())
+                json.loads(path.read_text(encoding="utf-8"))
             elif path.suffix == ".b2nd":
                 blosc2.open(str(path), mode="r")[:]
             elif path.suffix == ".pth":
@@ -191,7 +191,7 @@ def what_is_not_whole(folder):
             elif path.suffix == ".png":
                 PIL.Image.open(path).load()
             elif path.suffix == ".html":
-                assert path.read_text().rstrip().endswith("</html>")
+                assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
         except Exception as error:
             broken.append(f"{path.relative_to(folder)}: {error}")
     return broken

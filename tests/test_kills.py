@@ -112,7 +112,7 @@ class Workplace:
     def finish(self, arguments):
         """Run a command to its end; return its exit code and what it printed."""
         code = self.start(arguments, "none").wait()
-        return code, (self.root / "printed.txt").read_text()
+        return code, (self.root / "printed.txt").read_text(encoding="utf-8")
 
     def uninterrupted(self, command):
         """Run a command once in peace; return the folder that it left, and the seconds it took."""
@@ -205,7 +205,7 @@ def test_a_killed_command_that_is_run_again_ends_as_if_nothing_had_been(workplac
 def epochs(folder):
     """Return the epochs that the training of the fold has begun, in their order."""
     logs = list(folder.glob(f"{RESULTS}/*/*/fold_0/crossval_log.txt"))
-    return [int(number) for log in logs for number in re.findall(r"\bEpoch (\d+)\b", log.read_text())]
+    return [int(number) for log in logs for number in re.findall(r"\bEpoch (\d+)\b", log.read_text(encoding="utf-8"))]
 
 
 def assert_same(command, folder, expected):
@@ -229,9 +229,13 @@ def what_is_always_the_same(path):
         array = blosc2.open(str(path), mode="r")[:]
         return array.shape, array.dtype, array.tobytes()
     if path.name == "report.html":
-        return re.sub(r"\d\d \w+ 20\d\d, \d\d:\d\d", "", path.read_text())
+        return re.sub(r"\d\d \w+ 20\d\d, \d\d:\d\d", "", path.read_text(encoding="utf-8"))
     if path.name == "predict_from_raw_data_args.json":
-        return {**json.loads(path.read_text()), "list_of_lists_or_source_folder": None, "overwrite": None}
+        return {
+            **json.loads(path.read_text(encoding="utf-8")),
+            "list_of_lists_or_source_folder": None,
+            "overwrite": None,
+        }
     return path.read_bytes()
 
 
@@ -251,9 +255,11 @@ def what_a_training_wrote(path):
         image = read_image(path)
         return image.GetSize(), image.GetSpacing(), image.GetDirection()
     if path.suffix == ".json":
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         cases = sorted(set(re.findall(r"case_\d\d", json.dumps(content))))
         return cases, list(content) if isinstance(content, dict) else len(content)
     if path.suffix == ".csv":
-        return re.findall(r"case_\d\d", path.read_text())[:1], path.read_text().splitlines()[0]
+        return re.findall(r"case_\d\d", path.read_text(encoding="utf-8"))[:1], path.read_text(
+            encoding="utf-8"
+        ).splitlines()[0]
     return path.stat().st_size > 0

@@ -47,8 +47,11 @@ def with_trainers(variables):
 def test_the_summary_pools_five_folds_and_loses_no_lesion(trained):
     _, base, printed = trained
     folder = model_folder(base)
-    summary = json.loads((folder / "crossval_summary.json").read_text())
-    folds = [json.loads((folder / f"fold_{fold}/validation/lesion_detection.json").read_text()) for fold in range(5)]
+    summary = json.loads((folder / "crossval_summary.json").read_text(encoding="utf-8"))
+    folds = [
+        json.loads((folder / f"fold_{fold}/validation/lesion_detection.json").read_text(encoding="utf-8"))
+        for fold in range(5)
+    ]
     for key in ("n_reference", "n_detected", "n_missed", "n_false_positive"):
         assert isinstance(summary[key], int)
         assert summary[key] == sum(fold[key] for fold in folds)

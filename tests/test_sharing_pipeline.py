@@ -123,13 +123,13 @@ def test_memory_does_not_grow_with_the_bundle(tmp_path):
 @pytest.mark.slow
 def test_plans_and_folds_of_the_partner_are_those_sent(partner, small_dataset):
     theirs, ours = (base / "nnUNet_preprocessed/Dataset007_Small" for base in (partner[1], small_dataset[1]))
-    one, other = (json.loads(Path(folder / f"{PLANS}.json").read_text()) for folder in (ours, theirs))
+    one, other = (json.loads(Path(folder / f"{PLANS}.json").read_text(encoding="utf-8")) for folder in (ours, theirs))
     for plans in (one, other):
         # These name cases, the partner's by pseudonyms.
         del plans["rectal_nnformer"]["warnings"], plans["rectal_nnformer"]["largest_lesion"]["cases"]
     assert one == other
     sizes = [
-        [len(fold["val"]) for fold in json.loads((folder / "splits_final.json").read_text())]
+        [len(fold["val"]) for fold in json.loads((folder / "splits_final.json").read_text(encoding="utf-8"))]
         for folder in (ours, theirs)
     ]
     assert sizes[0] == sizes[1]
