@@ -450,6 +450,13 @@ def test_a_mask_whose_slices_are_stored_the_other_way_round_is_turned(tmp_path):
     assert np.array_equal(sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(tumor()))
 
 
+def test_a_pipe_among_the_files_is_not_waited_for(tmp_path):
+    write_series(tmp_path / "t2", scan(), "1.2")
+    os.mkfifo(tmp_path / "t2/pipe.dcm")
+    findings = find_series(tmp_path)
+    assert len(findings.series) == 1 and findings.others == [tmp_path / "t2/pipe.dcm"]
+
+
 # Headers that vary from slice to slice
 
 

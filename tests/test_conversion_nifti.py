@@ -359,6 +359,11 @@ def _second_label(images, masks):
     write_array(masks / "case_b.nii.gz", 2 * sitk.GetArrayFromImage(tumor()))
 
 
+def _pipe(images, masks):
+    (images / "case_b_0000.nii.gz").unlink()
+    os.mkfifo(images / "case_b_0000.nii.gz")
+
+
 def _header_without_voxels(images, masks):
     (images / "case_b_0000.nii.gz").unlink()
     sitk.WriteImage(scan(), str(images / "case_b.mhd"))
@@ -452,6 +457,7 @@ def _twice(images, masks):
         (_nan, "case_b_0000.nii.gz holds NaN or infinite values (3 voxels)"),
         (_nan_big_endian, "case_b.nii holds NaN or infinite values (1 voxel)"),
         (_nan_in_nrrd, "NaN or infinite values (1 voxel)"),
+        (_pipe, "there is no file"),
         (_header_without_voxels, "case_b.mhd cannot be read"),
         (_cut_off_voxels, "case_b.mhd cannot be read"),
         (_nan_in_mask, "case_b.nii.gz holds NaN or infinite values (1 voxel)"),

@@ -416,6 +416,13 @@ def cut_case(planned):
     (planned / DATA / "case3_seg.b2nd").write_bytes(b"")
 
 
+def overwrite_within_case(planned):
+    path = planned / DATA / "case3.b2nd"
+    content = bytearray(path.read_bytes())
+    content[-400:-200] = bytes(200)
+    path.write_bytes(content)
+
+
 def remove_record(planned):
     (planned / f"{DATA}_source.json").unlink()
 
@@ -429,7 +436,9 @@ def remove_reference(planned):
     (planned / "gt_segmentations" / "case3.nii.gz").unlink()
 
 
-@pytest.mark.parametrize("damage", [remove_case, cut_case, remove_record, cut_reference, remove_reference])
+@pytest.mark.parametrize(
+    "damage", [remove_case, cut_case, overwrite_within_case, remove_record, cut_reference, remove_reference]
+)
 def test_incomplete_data_are_made_again(planned, stock_preprocessing, damage):
     damage(planned)
     plan_dataset(501, "smit_small", num_processes=1)

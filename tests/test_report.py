@@ -340,7 +340,7 @@ def test_a_damaged_analysis_is_named_and_an_older_report_stays(tmp_path):
     folder = write_run(tmp_path)
     (folder / "report.html").write_text("older")
     (folder / "fold_1/validation/feature_reuse.json").write_text("{")
-    with pytest.raises(RectalError, match=r"fold_1/validation/feature_reuse\.json cannot be used"):
+    with pytest.raises(RectalError, match=r"fold_1/validation/feature_reuse\.json cannot be read as JSON"):
         write_report(folder)
     assert (folder / "report.html").read_text() == "older"
     note = try_report(folder)

@@ -78,12 +78,13 @@ def test_folds_that_are_meant_to_part_patients_are_a_note():
         b'[{"train": ["a"]}]',
         b'[{"train": "a", "val": []}]',
         b'[{"train": [1], "val": []}]',
+        b'[{"train": ["a"], "train": ["b"], "val": ["c"]}]',
         *(b"", b"\xff", b"\xef\xbb\xbf[]", b'[{"train": [', b"[" * 100000, b'[{"train": [NaN], "val": [null]}]'),
     ],
 )
 def test_a_damaged_file_of_folds_is_named(tmp_path, content):
     (tmp_path / "splits_final.json").write_bytes(content)
-    with pytest.raises(RectalError, match=f"{tmp_path}/splits_final.json cannot be used"):
+    with pytest.raises(RectalError, match=f"{tmp_path}/splits_final.json cannot be (used|read as JSON)"):
         read_splits(tmp_path / "splits_final.json")
 
 

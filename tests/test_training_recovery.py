@@ -231,6 +231,9 @@ def test_what_is_wrong_with_a_checkpoint(tmp_path):
     ):
         path.write_bytes(content)
         assert checkpoint_problem(path) == problem
+    path.unlink()
+    os.mkfifo(path)
+    assert checkpoint_problem(path) == "is no file"
 
 
 def test_a_fold_with_a_damaged_or_foreign_checkpoint_is_not_trained(tmp_path):

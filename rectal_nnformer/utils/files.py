@@ -265,7 +265,7 @@ def read_json(path: Path, keys: Collection[str] = (), remedy: str = "Restore the
         RectalError: It is missing, damaged or no object, or lacks one of the keys. `remedy` says, as a sentence, what
             the user can do then.
     """
-    content = _parse_json(path, remedy)
+    content = parse_json(path, remedy)
     if not isinstance(content, dict):
         raise RectalError(f"{path} cannot be used: it holds {_type_name(content)} instead of an object. {remedy}")
     if missing := [key for key in keys if key not in content]:
@@ -299,7 +299,12 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _parse_json(path: Path, remedy: str) -> Any:
+def parse_json(path: Path, remedy: str) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        RectalError: It is missing, damaged, too large or too deep, or has a key twice; ends with `remedy`.
+    """
     data = read_bytes(path, remedy)
     try:
         content = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.utils.files import MAX_DEPTH, is_too_deep, read_bytes, unique_keys
+from rectal_nnformer.utils.files import MAX_DEPTH, is_too_deep, parse_json, read_bytes, unique_keys
 
 MAX_BYTES = 16 << 20
 """Of 1000 cases the fingerprint of lesions takes 3.9 MB, the manifest for two configurations 1.1 MB."""
@@ -35,7 +35,7 @@ def read_own(kind: type[T], path: Path, remedy: str) -> T:
         RectalError: It is missing or no JSON, or lacks a key, or a value is of another type; ends with `remedy`.
     """
     try:
-        return TypeAdapter(kind).validate_json(read_bytes(path, remedy))
+        return TypeAdapter(kind).validate_python(parse_json(path, remedy))
     except ValidationError as error:
         raise RectalError(f"{path} cannot be used ({described(error)}). {remedy}") from error
 
