@@ -34,14 +34,13 @@ def job(tmp_path):
 def fake_training(tmp_path, monkeypatch):
     """Install a stand-in for nnUNetv2_train with the given body; return the file in which it notes its calls."""
     calls = tmp_path / "calls.txt"
+    checkpoint = write_checkpoint(tmp_path / "finished.pth", "Trainer")  # here, as importing PyTorch takes seconds
 
     def install(body="finish()"):
         script = tmp_path / "fake_train.py"
         functions = f"""
-            import os, sys, time
+            import os, shutil, sys, time
             from pathlib import Path
-            sys.path.append({str(Path(__file__).parent)!r})
-            from checkpoints import write_checkpoint
             dataset, configuration, fold = sys.argv[1:4]
             folder = Path({str(tmp_path)!r}) / dataset / f"Trainer__Plans__{{configuration}}" / f"fold_{{fold}}"
             with open({str(calls)!r}, "a") as file:
@@ -50,7 +49,7 @@ def fake_training(tmp_path, monkeypatch):
             def finish():
                 (folder / "validation").mkdir(parents=True, exist_ok=True)
                 (folder / "validation/summary.json").write_text("{{}}")
-                write_checkpoint(folder / "checkpoint_final.pth", "Trainer")
+                shutil.copy({str(checkpoint)!r}, folder / "checkpoint_final.pth")
         """
         script.write_text(f"#!{sys.executable}\n" + textwrap.dedent(functions) + "\n" + body)
         script.chmod(0o755)

@@ -35,7 +35,8 @@ def read_own(kind: type[T], path: Path, remedy: str) -> T:
         RectalError: It is missing or no JSON, or lacks a key, or a value is of another type; ends with `remedy`.
     """
     try:
-        return TypeAdapter(kind).validate_python(parse_json(path, remedy))
+        # As text again, for messages in JSON's words.
+        return TypeAdapter(kind).validate_json(json.dumps(parse_json(path, remedy)))
     except ValidationError as error:
         raise RectalError(f"{path} cannot be used ({described(error)}). {remedy}") from error
 
