@@ -4,7 +4,9 @@ import itertools
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +14,9 @@ import SimpleITK as sitk
 from checkpoints import write_checkpoint
 from conversion_inputs import SAGITTAL, scan, write_series
 
-from rectal_nnformer import cli
+from rectal_nnformer import cli, prediction
 from rectal_nnformer.imaging.reading import grid_differences
 from rectal_nnformer.imaging.volumes import check_volume
-from rectal_nnformer.nnunet import commands as nnunet_commands
 
 MODEL = ["-c", "3d_fullres", "-tr", "Trainer", "-p", "Plans"]
 
@@ -45,10 +46,10 @@ def write_scan(path, size=(20, 16, 8), number=0):
 
 @pytest.fixture
 def predicted(monkeypatch):
-    """The cases of each call of nnU-Net, which predicts an empty mask for each, on a machine with a GPU."""
+    """The cases of each call of the predictor, which writes an empty mask for each, on a machine with a GPU."""
     calls = []
 
-    def run_command(name, arguments):
+    def predict_folder(model, arguments):
         given = dict(itertools.pairwise(arguments))  # of several values the last, as argparse takes it
         images = sorted(Path(given["-i"]).iterdir())
         calls.append(([path.name for path in images], arguments))
@@ -60,7 +61,9 @@ def predicted(monkeypatch):
         return 0
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(nnunet_commands, "run_command", run_command)
+    predictor = SimpleNamespace(predict_folder=predict_folder)
+    monkeypatch.setitem(sys.modules, "rectal_nnformer.prediction.predictor", predictor)
+    monkeypatch.setattr(prediction, "predictor", predictor, raising=False)
     return calls
 
 
@@ -204,16 +207,16 @@ def test_nothing_is_started_where_no_scan_can_be_used(scans, predicted, argument
 
 
 def test_a_mask_that_was_not_written_whole_is_named_and_removed(scans, predicted, arguments, capsys, monkeypatch):
-    """As on a full disk, where nnU-Net ends with exit code 0."""
-    write = nnunet_commands.run_command
+    """As where the disk loses what was written."""
+    write = prediction.predictor.predict_folder
 
-    def write_half(name, given):
-        code = write(name, given)
+    def write_half(model, given):
+        code = write(model, given)
         spoil = Path(arguments[3]) / "case.nii.gz"
         spoil.write_bytes(spoil.read_bytes()[:50])
         return code
 
-    monkeypatch.setattr(nnunet_commands, "run_command", write_half)
+    monkeypatch.setattr(prediction.predictor, "predict_folder", write_half)
     write_scan(scans / "other_0000.nii.gz", number=1)
     assert predict(*arguments) == 1
     printed = capsys.readouterr().out

@@ -3,7 +3,8 @@
 import os
 import re
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
 
@@ -22,15 +23,23 @@ def find_trainer(name: str) -> Any:
         RectalError: There is no trainer of that name.
     """
     check_trainer(name)
-    before = os.environ.get(TRAINERS_VARIABLE)
-    os.environ[TRAINERS_VARIABLE] = environment_with_trainers()[TRAINERS_VARIABLE]
     try:
-        with redirect_stdout(StringIO()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", re.escape(WARNING_OF_TIMM), FutureWarning)
+        with redirect_stdout(StringIO()), trainers_within_reach():
             return recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
         # One of the modules that were searched failed on import.
         raise RectalError(f"Looking for the trainer {name}, nnU-Net met an error: {error}") from error
+
+
+@contextmanager
+def trainers_within_reach() -> Iterator[None]:
+    """Let nnU-Net find our trainers in this process, without the warning of what it imports on its way."""
+    before = os.environ.get(TRAINERS_VARIABLE)
+    os.environ[TRAINERS_VARIABLE] = environment_with_trainers()[TRAINERS_VARIABLE]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", re.escape(WARNING_OF_TIMM), FutureWarning)
+            yield
     finally:
         os.environ.pop(TRAINERS_VARIABLE)
         if before is not None:

@@ -1,1 +1,1 @@
-"""Prediction of scans as they come, through nnU-Net's command, with what goes in and what comes out checked."""
+"""Prediction of scans as they come, with nnU-Net's predictor sped up, and all that goes in and comes out checked."""

@@ -1,4 +1,4 @@
-"""nnUNetv2_predict with what goes in and what comes out checked: nnU-Net itself trusts both."""
+"""Prediction with what goes in and what comes out checked: nnU-Net itself trusts both."""
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +13,6 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import label_values
 from rectal_nnformer.imaging.reading import by, read_image
 from rectal_nnformer.imaging.volumes import VolumeCheck
-from rectal_nnformer.nnunet import commands
 from rectal_nnformer.nnunet.dataset_json import num_channels, read_dataset_json
 from rectal_nnformer.nnunet.layout import IMAGE_DIGESTS, TRAINED_ON, ModelFolder
 from rectal_nnformer.prediction.scans import Scans, find_scans, prepare_scans
@@ -92,9 +91,10 @@ def predict(job: PredictionJob) -> int:
         _refuse_overwriting(scans, masks)
         if job.continued:
             _remove_damaged(masks, checks, labels)
-        code = commands.run_command(
-            "nnUNetv2_predict", [*job.arguments, "-i", folder, "-num_parts", "1", "-part_id", "0"]
-        )
+        from rectal_nnformer.prediction import predictor  # imports nnU-Net
+
+        arguments = [*job.arguments, "-i", folder, "-num_parts", "1", "-part_id", "0"]
+        code = predictor.predict_folder(job.model.path, arguments)
     damaged = {
         case: problem for case, path in masks.items() if (problem := check_mask(path, checks[case][0].size, labels))
     }

@@ -1,0 +1,117 @@
+"""Labels on a scan's own grid from logits on the network's, as nnU-Net's resampling gives them, on any device.
+
+nnU-Net resamples the logits of all classes in double precision, slice by slice on one core, and compares them
+afterwards. Here they are resampled where a label other than background can come out, some rows at a time.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    determine_do_sep_z_and_axis,
+    resample_data_or_seg_to_shape,
+)
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from numpy.typing import NDArray
+from torch import Tensor
+
+SLAB_BYTES = 2**27
+"""What the resampled logits of a slab may take."""
+
+
+def interpolation_orders(
+    configuration: Mapping[str, Any], spacing: Sequence[float], new_spacing: Sequence[float]
+) -> list[int] | None:
+    """Return the order of interpolation along each axis by which a plan's logits are resampled: 0 or 1.
+
+    None if the plan names another function than nnU-Net's default, or splines.
+
+    Args:
+        configuration: The plan's configuration.
+        spacing: Of the logits, mm along the axes of the array.
+        new_spacing: Of the labels.
+    """
+    options = dict(configuration["resampling_fn_probabilities_kwargs"])
+    known = {"is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"}
+    named = configuration["resampling_fn_probabilities"] == resample_data_or_seg_to_shape.__name__
+    order, order_z = options.get("order", 3), options.get("order_z", 0)
+    if not named or options.get("is_seg") or set(options) - known or order != 1 or order_z not in (0, 1):
+        return None
+    threshold = {key: options[key] for key in ("separate_z_anisotropy_threshold",) if key in options}
+    _, apart = determine_do_sep_z_and_axis(options.get("force_separate_z", False), spacing, new_spacing, **threshold)
+    return [order_z if axis == apart else order for axis in range(len(spacing))]
+
+
+def interpolation_matrix(size: int, new_size: int, order: int) -> NDArray[np.float64]:
+    """Return the matrix (new_size, size) that interpolates along an axis.
+
+    Centres of voxels are at (i + 1/2) / size of the axis, and the border continues outwards: skimage's `resize` with
+    the mode "edge", and scipy's `map_coordinates` with "nearest" as nnU-Net calls it. Order 1 is linear, 0 the nearest
+    voxel, the upper one halfway. Rows are weights: not negative, at most two, with a sum of 1.
+    """
+    position = (size / new_size * (np.arange(new_size) + 0.5) - 0.5).clip(0, size - 1)
+    lower = np.floor(position if order else position + 0.5).astype(int)
+    upper_weight = (position - lower) * order
+    matrix = np.zeros((new_size, size))
+    rows = np.arange(new_size)
+    matrix[rows, lower] = 1 - upper_weight
+    matrix[rows, (lower + 1).clip(max=size - 1)] += upper_weight
+    return matrix
+
+
+def resample_labels(
+    logits: Tensor, shape: Sequence[int], orders: Sequence[int], label_manager: LabelManager
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return the labels (*shape) of logits (head, *grid) resampled to a shape, with `orders` of 0 or 1 along the axes.
+
+    Only the voxels that draw on one where a class exceeds the background, or a region's logit exceeds 0, are computed.
+    Elsewhere the label is background: with weights w >= 0 that are the same for every class, l0 >= lc at all voxels
+    drawn on gives sum(w l0) >= sum(w lc) for each class c, and of equal ones the first, background, is taken; with
+    l0 = 0 the same holds for a region. Rounding keeps the order, since products and sums are rounded monotonically.
+    """
+    shape = [int(size) for size in shape]
+    labels = np.zeros(shape, np.uint8 if len(label_manager.foreground_labels) < 255 else np.uint16)
+    foreground = (logits > 0 if label_manager.has_regions else logits[1:] > logits[:1]).any(0)
+    matrices, used, box = [], [], []
+    for axis, order in enumerate(orders):
+        others = [other for other in range(len(orders)) if other != axis]
+        (inside,) = foreground.cpu().numpy().any(tuple(others)).nonzero()
+        if not len(inside):
+            return labels
+        matrix = interpolation_matrix(logits.shape[axis + 1], shape[axis], order)
+        (rows,) = matrix[:, inside[0] : inside[-1] + 1].any(1).nonzero()
+        if not len(rows):
+            return labels  # downsampling passes over it
+        box.append(slice(rows[0], rows[-1] + 1))
+        (columns,) = matrix[box[-1]].any(0).nonzero()
+        used.append(slice(columns[0], columns[-1] + 1))
+        matrices.append(torch.from_numpy(matrix[box[-1], used[-1]]).to(logits.device, torch.float32))
+    labels[tuple(box)] = _labels_of_box(logits[:, used[0], used[1], used[2]], matrices, label_manager)
+    return labels
+
+
+def _labels_of_box(logits: Tensor, matrices: Sequence[Tensor], label_manager: LabelManager) -> NDArray[Any]:
+    """Return the labels of resampled logits, a slab of rows of the first axis at a time."""
+    first, second, third = matrices
+    row_bytes = 4 * len(logits) * len(second) * max(len(third), third.shape[1])
+    slabs = []
+    for rows in first.split(max(1, SLAB_BYTES // row_bytes)):
+        columns = rows.any(0).nonzero()[:, 0]
+        part = logits[:, columns[0] : columns[-1] + 1].float()
+        part = torch.einsum("ij,cjyx->ciyx", rows[:, columns[0] : columns[-1] + 1], part)
+        slabs.append(_labels(second @ part @ third.T, label_manager).cpu().numpy())
+    return np.concatenate(slabs)
+
+
+def _labels(logits: Tensor, label_manager: LabelManager) -> Tensor:
+    """Return the labels as nnU-Net's label manager does, for tensors on any device."""
+    if label_manager.has_regions:
+        return label_manager.convert_logits_to_segmentation(logits)
+    # PyTorch's argmax over the first axis is a hundred times as slow on a CPU.
+    largest, labels = logits[0].clone(), torch.zeros(logits.shape[1:], dtype=torch.int16, device=logits.device)
+    for label, values in enumerate(logits[1:], start=1):
+        labels.masked_fill_(values > largest, label)
+        torch.maximum(largest, values, out=largest)
+    return labels
