@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prepared import LIFTED_ZERO
-from rectal_nnformer.imaging.reading import is_nifti, itk_path, read_image
+from rectal_nnformer.imaging.reading import is_nifti, itk_path, read_to_rewrite
 from rectal_nnformer.imaging.writing import write_volume
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.utils.text import some
@@ -44,7 +44,7 @@ class ImageFile:
 
     def read(self) -> sitk.Image:
         """Return the image in the file; raise RectalError if it cannot be read whole."""
-        return read_image(self.path)
+        return read_to_rewrite(self.path)
 
 
 def stem(path: Path) -> str:

@@ -15,7 +15,7 @@ from rectal_nnformer.dicom.segmentations import read_segments
 from rectal_nnformer.dicom.series import DicomSeries
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import tumor_labels
-from rectal_nnformer.imaging.reading import read_image
+from rectal_nnformer.imaging.reading import read_to_rewrite
 from rectal_nnformer.utils.text import plural, some
 
 
@@ -39,7 +39,7 @@ class MaskFile:
         Raises:
             RectalError: The file cannot be read, or holds no tumour.
         """
-        image = read_image(self.path)
+        image = read_to_rewrite(self.path)
         if not self.labels:
             return image, []
         values = sitk.GetArrayViewFromImage(image)

@@ -23,7 +23,7 @@ from rectal_nnformer.cli import main
 from rectal_nnformer.dataset_conversion import raw_dataset
 from rectal_nnformer.dataset_conversion.nifti import convert_nifti
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.reading import grid_differences
+from rectal_nnformer.imaging.reading import grid_differences, read_image
 from rectal_nnformer.nnunet.patients import read_patients
 
 
@@ -223,6 +223,86 @@ def test_a_big_endian_image_is_read_with_its_own_byte_order(tmp_path):
     folder = convert(tmp_path, images, masks)
     image = sitk.ReadImage(str(folder / "imagesTr" / "case_a_0000.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(image), array)
+
+
+GRID = np.array([[-0.5, 0, 0, 10], [0, -0.75, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]], float)
+"""What NIfTI tells of the test scans if they lie straight (RAS)."""
+
+
+def write_nifti(path, affine=GRID, slope=None, inter=None, qform=None):
+    """Write case_a's voxels by nibabel, the grid in the sform alone unless a qform is given; return them (x, y, z)."""
+    array = sitk.GetArrayFromImage(scan()).T
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_sform(affine, 1)
+    image.header.set_qform(qform, 0 if qform is None else 1)
+    image.header["pixdim"][1:4] = np.linalg.norm((affine if qform is None else qform)[:3, :3], axis=0)
+    image.to_filename(path)
+    if slope is not None:
+        content = bytearray(path.read_bytes())
+        content[112:120] = np.array([slope, inter], "<f4").tobytes()
+        path.write_bytes(content)
+    return array
+
+
+@pytest.mark.parametrize(
+    ("slope", "inter", "expected"),
+    [
+        (2.5, -10, lambda a: 2.5 * a - 10),
+        (1, -5, lambda a: a - 5),
+        (-1, 0, lambda a: -a),
+        (np.nan, np.nan, lambda a: a),
+    ],
+)
+def test_scale_factors_are_applied(tmp_path, slope, inter, expected):
+    images, _ = write_cohort(tmp_path, count=1)
+    array = write_nifti(images / "case_b.nii", slope=slope, inter=inter)
+    written = sitk.ReadImage(str(convert(tmp_path, images, None) / "imagesTs/case_b_0000.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(written).T, expected(array.astype(np.float64)))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_fourth_axis_of_one_volume_is_dropped_and_one_of_two_refused(tmp_path, suffix):
+    images, _ = write_cohort(tmp_path, count=1)
+    path = images / f"case_b{suffix}"
+    sitk.WriteImage(sitk.JoinSeries([scan()]), str(path))
+    written = sitk.ReadImage(str(convert(tmp_path, images, None) / "imagesTs/case_b_0000.nii.gz"))
+    assert not grid_differences(scan(), written)
+    assert np.array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(scan()))
+    shutil.rmtree(tmp_path / "raw")
+    sitk.WriteImage(sitk.JoinSeries([scan(), scan()]), str(path))
+    message = line_of(refusal(tmp_path, images, None), "case_b")
+    assert "(size 12 x 10 x 9 x 2); it holds 2 volumes: write each as a file of its own" in message
+
+
+def test_axes_that_are_not_quite_orthogonal_are_straightened_and_skewed_ones_refused(tmp_path):
+    images, _ = write_cohort(tmp_path, count=1)
+    askew = GRID.copy()
+    askew[0, 2] = 0.0008 * 3
+    array = write_nifti(images / "case_b.nii.gz", askew)
+    with pytest.raises(RectalError, match="not quite at right angles, which nnU-Net cannot read"):
+        read_image(images / "case_b.nii.gz")
+    written = sitk.ReadImage(str(convert(tmp_path, images, None) / "imagesTs/case_b_0000.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(written).T, array)
+    assert written.GetOrigin() == pytest.approx((-10, 20, 5)) and written.GetSpacing() == pytest.approx((0.5, 0.75, 3))
+    axes = np.reshape(written.GetDirection(), (3, 3))
+    assert np.allclose(axes.T @ axes, np.eye(3), atol=1e-6) and np.allclose(axes, np.eye(3), atol=0.0009)
+    shutil.rmtree(tmp_path / "raw")
+    askew[0, 2] = 0.05 * 3
+    write_nifti(images / "case_b.nii.gz", askew)
+    message = line_of(refusal(tmp_path, images, None), "case_b")
+    assert "not at right angles (by its sform 87.1 degrees); resample it onto straight axes" in message
+
+
+def test_of_sform_and_qform_that_disagree_the_one_taken_is_told(tmp_path, capsys):
+    images, _ = write_cohort(tmp_path, count=1)
+    moved = GRID.copy()
+    moved[0, 3] = 55
+    write_nifti(images / "case_b.nii.gz", qform=moved)
+    written = sitk.ReadImage(str(convert(tmp_path, images, None) / "imagesTs/case_b_0000.nii.gz"))
+    assert written.GetOrigin() == pytest.approx((-10, 20, 5))
+    assert (
+        "case_b.nii.gz: the grid was taken with the spacing 0.5 x 0.75 x 3 mm, but its qform" in capsys.readouterr().out
+    )
 
 
 def test_free_text_of_headers_is_not_carried_over(tmp_path):

@@ -3,12 +3,14 @@
 import gzip
 import itertools
 import math
+import os
 import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 from nibabel.nifti1 import data_type_codes
@@ -18,6 +20,10 @@ from rectal_nnformer.utils.text import plural
 
 # Headers hold single-precision or decimal numbers; grids that agree to a tenth of a voxel are the same grid.
 GRID_TOLERANCE_VOXELS = 0.1
+LARGEST_SKEW = 1e-3
+"""How far from orthogonal, as a cosine, the axes of an image may be."""
+STRAIGHTEN = "ITK_NIFTI_SFORM_PERMISSIVE"
+"""The variable that lets ITK take the nearest straight axes instead of refusing a NIfTI file whose axes are askew."""
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 FORMATS = {
@@ -36,8 +42,36 @@ NIFTI_HEADER_SIZES = (348, 540)
 NIFTI_FLOATS = {16: "f4", 64: "f8"}
 
 
+class SkewedAxesError(RectalError):
+    """A NIfTI file tells axes that are not at right angles."""
+
+
+def read_to_rewrite(path: Path) -> sitk.Image:
+    """Return the image in a file as viewers show it, also where nnU-Net cannot read the file itself.
+
+    Axes of NIfTI that are askew by at most `LARGEST_SKEW` are straightened, and a fourth axis of one volume is dropped.
+
+    Raises:
+        RectalError: As `read_image`, or the axes are more askew.
+    """
+    try:
+        image = read_image(path)
+    except SkewedAxesError:
+        if (skew := _skew(path)) > LARGEST_SKEW:
+            raise RectalError(
+                f"{path} has axes that are not at right angles (by its sform {math.degrees(math.acos(skew)):.1f} "
+                "degrees); resample it onto straight axes, and its mask with it"
+            ) from None
+        os.environ[STRAIGHTEN] = "1"
+        try:
+            image = read_image(path)
+        finally:
+            del os.environ[STRAIGHTEN]
+    return image[..., 0] if image.GetDimension() == 4 and image.GetSize()[3] == 1 else image
+
+
 def read_image(path: Path) -> sitk.Image:
-    """Return the image in a file.
+    """Return the image in a file as it is.
 
     What its header claims is checked before memory is taken for it.
 
@@ -59,6 +93,11 @@ def read_image(path: Path) -> sitk.Image:
             _check_nifti(path, reader)
         return reader.Execute()
     except RuntimeError as error:
+        if "orthonormal" in itk_message(error):
+            raise SkewedAxesError(
+                f"{path} has axes that are not quite at right angles, which nnU-Net cannot read: 'rectal_nnformer "
+                "convert nifti' writes it anew with straight ones"
+            ) from None
         raise RectalError(f"{path} cannot be read ({itk_message(error)}); copy or export it again") from None
 
 
@@ -132,6 +171,14 @@ def by(values: Sequence[float], number_format: str = ".5g") -> str:
 
 def _corners(image: sitk.Image) -> list[tuple[float, ...]]:
     return [image.TransformIndexToPhysicalPoint(c) for c in itertools.product(*((0, n - 1) for n in image.GetSize()))]
+
+
+def _skew(path: Path) -> float:
+    """Return the largest cosine between two axes that the sform of a NIfTI file tells."""
+    header: Any = nibabel.load(path).header
+    axes = header.get_sform()[:3, :3]
+    axes /= np.linalg.norm(axes, axis=0)
+    return float(np.abs(np.triu(axes.T @ axes, 1)).max())
 
 
 def _check_nifti(path: Path, reader: sitk.ImageFileReader) -> None:

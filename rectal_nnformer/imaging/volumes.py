@@ -1,6 +1,7 @@
 """Whether an image file is a volume that can be used: the one check of every command that reads images."""
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.reading import GRID_TOLERANCE_VOXELS, by, is_nifti, read_image
+from rectal_nnformer.imaging.reading import GRID_TOLERANCE_VOXELS, LARGEST_SKEW, by, is_nifti, read_image
 from rectal_nnformer.utils.text import plural
 
 LEAST_SHARE = 1 / 3
 """Of the bytes of a scan and its mask, as many as compression leaves at least; 0.6 was measured on pelvic MRI."""
 QFORM_RADIANS = 2e-3
 """How exactly a qform, a quaternion in single precision, tells a direction; worst near half a turn."""
-LARGEST_SKEW = 1e-3
-"""How far from orthogonal, as a cosine, the axes of an image may be."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,9 @@ def image_problems(image: sitk.Image) -> list[str]:
 def shape_problems(image: sitk.Image, what: str) -> list[str]:
     """Return why an image or mask is no single volume of one number per voxel on a usable grid."""
     if image.GetDimension() != 3 or min(image.GetSize()) < 2:
-        return [f"{what} is not a 3D volume (size {by(image.GetSize())})"]
+        volumes = math.prod(image.GetSize()[3:])
+        several = f"; it holds {volumes} volumes: write each as a file of its own" if volumes > 1 else ""
+        return [f"{what} is not a 3D volume (size {by(image.GetSize())}){several}"]
     if image.GetNumberOfComponentsPerPixel() != 1 or "complex" in image.GetPixelIDTypeAsString():
         return [f"{what} does not have one real number per voxel ({image.GetPixelIDTypeAsString()})"]
     spacing, axes = np.array(image.GetSpacing()), np.reshape(image.GetDirection(), (3, 3))
