@@ -3,13 +3,18 @@
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rectal_nnformer.dataset_conversion.raw_dataset import Case, convert_cases
+from rectal_nnformer.dataset_conversion.adding import case_names_in
+from rectal_nnformer.dataset_conversion.cases import Case
+from rectal_nnformer.dataset_conversion.channels import check_channels, images_of_studies
+from rectal_nnformer.dataset_conversion.images import ImageSource
+from rectal_nnformer.dataset_conversion.raw_dataset import convert_cases
 from rectal_nnformer.dataset_conversion.series_masks import SeriesMasks, match_masks
-from rectal_nnformer.dataset_conversion.target import Options, Target, dataset_folder
+from rectal_nnformer.dataset_conversion.target import Options, make_target
 from rectal_nnformer.dicom.series import DicomSeries, Findings, find_series
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.utils.text import plural
@@ -22,11 +27,11 @@ def convert_dicom(
     series: Path,
     masks: Path | None,
     dataset_id: int,
-    name: str,
+    name: str | None,
     *,
-    raw: Path | None = None,
     planes: Sequence[str] = ("axial",),
     description: str | None = None,
+    channels: Mapping[str, str] | None = None,
     **options: "Unpack[Options]",
 ) -> Path:
     """Convert all DICOM series under a folder, and a folder of masks, to `DatasetXXX_Name`; return that folder.
@@ -38,21 +43,30 @@ def convert_dicom(
             SeriesInstanceUID. DICOM-SEG and RTSTRUCT among the series count as well. None, and no labels: the cases go
             to imagesTs, to be predicted.
         dataset_id: 1 to 999.
-        name: Name of the dataset, without number.
-        raw: Where to write it; default is where the variable nnUNet_raw points.
+        name: Name of the dataset, without number. None: cases are added to the dataset of the id.
         planes: Which acquisition planes to take: axial, sagittal, coronal.
         description: Take only series whose SeriesDescription matches this regular expression, in any case.
+        channels: The series of every study that become the channels of a case: names, and regular expressions for their
+            SeriesDescription in place of `description`. All are brought onto the grid of the first, on which masks lie.
         **options: See `Options`. Without a list of patients the PatientID of the DICOM headers tells them.
 
     Raises:
         RectalError: Anything that cannot be right, for all series at once; nothing is written then.
     """
-    labels = options.get("labels", ())
-    training = masks is not None or bool(labels)
-    target = Target(dataset_folder(dataset_id, name, raw, training), training, **options)
+    if channels:
+        if description is not None:
+            raise RectalError("--channels chooses series by their description: leave --description out.")
+        check_channels(channels)
+        description = "|".join(f"(?:{choice})" for choice in channels.values())
+    labelled = masks is not None or bool(options.get("labels")) or options.get("test", False) or name is None
+    target = make_target(dataset_id, name, labelled, options, tuple(channels or ()))
+    if len(target.channels) != len(channels or "1"):
+        raise RectalError(
+            f"The dataset has the channels {', '.join(target.channels)}: choose their series with --channels."
+        )
     findings = find_series(series, planes, description)
     _print_ignored(findings)
-    if findings.outlines and not training:
+    if findings.outlines and not labelled:
         print(
             f"Note: {plural(len(findings.outlines), 'DICOM-SEG or RTSTRUCT file')} not used; to take them as masks, "
             "name this folder with --masks, too."
@@ -69,30 +83,51 @@ def convert_dicom(
             else "no DICOM (NIfTI: convert nifti)"
         )
         raise RectalError(f"No series to convert under {series}: {ignored}.")
-    names = case_names(findings.series)
-    found_masks = match_masks(findings, names, series, masks, labels) if training else SeriesMasks()
+    images: dict[str, tuple[ImageSource, ...]] = {s.uid: (s,) for s in findings.series}
+    if channels:
+        images = images_of_studies(findings.series, channels, problems)
+        findings = _of_first_channel(findings, images, next(iter(channels)))
+    names = case_names(findings.series, case_names_in(target))
+    found_masks = match_masks(findings, names, series, masks, target) if labelled else SeriesMasks()
     for key, reasons in found_masks.problems.items():
         problems[key] += reasons
     cases = [
-        Case(names[s.uid], s, found_masks.sources.get(s.uid), s.patient)
+        Case(
+            names[s.uid],
+            images[s.uid],
+            found_masks.sources.get(s.uid),
+            s.patient,
+            place_of(s.uid, s.folder),
+            test=target.test or not labelled,
+        )
         for s in sorted(findings.series, key=lambda s: names[s.uid])
     ]
     _comment_on_names(names, findings.series)
-    return convert_cases(cases, problems, target, found_masks.unmatched)
+    return convert_cases(cases, problems, replace(target, are_channels_named=True), found_masks.unmatched)
 
 
-def case_names(series: Sequence[DicomSeries]) -> dict[str, str]:
+def case_names(series: Sequence[DicomSeries], taken: Collection[str] = ()) -> dict[str, str]:
     """Return the case name of each SeriesInstanceUID: the name of its folder.
 
-    Where several series would have the same name, each gets eight digits of a hash of its UID added: the same on any
-    machine and whatever else is converted, and without a parent folder's name, which often is the patient's.
+    Where several series would have the same name, or one that is taken, each gets eight digits of a hash of its UID
+    added: the same on any machine and whatever else is converted, and without a parent folder's name, which often is
+    the patient's.
     """
     names = {s.uid: _plain(s.folder.resolve().name) or "series" for s in series}
-    count = Counter(names.values())
+    count = Counter([*names.values(), *taken])
     return {
         uid: name if count[name] == 1 else f"{name}_{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
         for uid, name in names.items()
     }
+
+
+def _of_first_channel(findings: Findings, images: Mapping[str, Sequence[ImageSource]], name: str) -> Findings:
+    """Return what was found with the series of other channels among the ignored ones: no mask lies on them."""
+    others = {
+        s.uid: (s.folder, f"masks must lie on the channel {name}") for s in findings.series if s.uid not in images
+    }
+    first = [s for s in findings.series if s.uid in images]
+    return replace(findings, series=first, ignored={**findings.ignored, **others})
 
 
 def _print_ignored(findings: Findings) -> None:
@@ -103,15 +138,10 @@ def _print_ignored(findings: Findings) -> None:
 
 
 def _comment_on_names(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:
-    """Say which series a case is, where its name is not the folder's, and which names may tell a patient's.
-
-    It is written nowhere, since paths tell names.
-    """
+    """Say which names of cases may tell a patient's."""
     telling = []
     for s in sorted(series, key=lambda s: names[s.uid]):
         name = names[s.uid]
-        if name != s.folder.resolve().name:
-            print(f"Case {name}: {place_of(s.uid, s.folder)}")
         # One or two letters are in many a name by chance. Case names hold ASCII letters alone.
         words = [_plain(s.patient), *re.findall("[A-Za-z]+", s.patient_name)]
         if any(word.lower() in name.lower() for word in words if len(word) > 2):

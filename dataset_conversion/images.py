@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.prepared import LIFTED_ZERO
+from rectal_nnformer.imaging.prepared import LIFTED_ZERO, is_prepared
 from rectal_nnformer.imaging.reading import is_nifti, itk_path, read_to_rewrite
 from rectal_nnformer.imaging.writing import write_volume
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
@@ -115,6 +115,16 @@ def write_image(image: sitk.Image, path: Path) -> None:
 def write_mask(mask: sitk.Image, path: Path) -> None:
     """Write a mask as compressed NIfTI, uint8, with nothing but voxels and geometry."""
     _write_array(sitk.GetArrayViewFromImage(mask).astype(np.uint8), mask, path)
+
+
+def read_channel(source: ImageSource, name: str) -> sitk.Image:
+    """Return the image of a channel as it is to be written: zeros of a prepared one are lifted.
+
+    Raises:
+        RectalError: It cannot be read.
+    """
+    image = source.read()
+    return lift_zeros(image) if is_prepared(name) else image
 
 
 def lift_zeros(image: sitk.Image) -> sitk.Image:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import SimpleITK as sitk
 
-from rectal_nnformer.dataset_conversion.labels import Label, numbers_of_labels
+from rectal_nnformer.dataset_conversion.labels import TUMOR, Label, numbers_of_labels
 from rectal_nnformer.dicom.contours import read_regions
 from rectal_nnformer.dicom.outlines import SEGMENTATION, Outlines, Structure
 from rectal_nnformer.dicom.segmentations import read_segments
@@ -22,6 +22,10 @@ from rectal_nnformer.utils.text import plural, some
 class MaskSource(Protocol):
     """Something that a mask can be read from."""
 
+    @property
+    def origin(self) -> str:
+        """Where it is read from, for people."""
+
     def read(self) -> tuple[sitk.Image, list[str]]:
         """Return a mask with the dataset's numbers of labels, and what to know; raise RectalError if it cannot be."""
 
@@ -32,6 +36,11 @@ class MaskFile:
 
     path: Path
     labels: tuple[Label, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """The file."""
+        return str(self.path)
 
     def read(self) -> tuple[sitk.Image, list[str]]:
         """Return the mask with the numbers of the labels for their values, 0 for all other values.
@@ -89,6 +98,11 @@ class OutlinedMask:
     series: DicomSeries
     chosen: tuple[Chosen, ...]
 
+    @property
+    def origin(self) -> str:
+        """The objects, and the structures in each."""
+        return ", ".join(f"{one.outlines.path} ({', '.join(s.name for s in one.structures)})" for one in self.chosen)
+
     def read(self) -> tuple[sitk.Image, list[str]]:
         """Return the mask on the grid of the series; where structures overlap, the first label has the voxel.
 
@@ -109,15 +123,19 @@ class OutlinedMask:
                     names = f"{before.label.name} and {one.label.name}"
                     notes.append(f"{path.name}: {plural(shared, 'voxel')} of {names}, taken for {before.label.name}")
             numbers[mask & (numbers == 0)] = one.label.number
-        image = sitk.GetImageFromArray(numbers)
-        image.SetOrigin(self.series.origin)
-        image.SetSpacing(self.series.spacing)
-        image.SetDirection(self.series.direction)
-        return image, notes
+        return self.series.image_of(numbers), notes
 
 
-def choose_structures(series: DicomSeries, objects: Sequence[Outlines], labels: Sequence[Label]) -> OutlinedMask:
+def choose_structures(
+    series: DicomSeries, objects: Sequence[Outlines], labels: Sequence[Label], tumor: Sequence[int]
+) -> OutlinedMask:
     """Return the mask that objects on a series make, by labels; without labels they hold the tumour alone.
+
+    Args:
+        series: The series.
+        objects: Those that lie on it.
+        labels: What stands for each label.
+        tumor: The numbers of tumour labels in the dataset.
 
     Raises:
         RectalError: Nothing matches a label, or too much: structures of several objects, or one structure for several
@@ -125,10 +143,10 @@ def choose_structures(series: DicomSeries, objects: Sequence[Outlines], labels: 
     """
     found = "; ".join(f"{o.path} ({o.kind}) holds {_names(o.structures)}" for o in objects)
     if not labels:
-        if sum(len(o.structures) for o in objects) == 1:
-            tumor = Label(*next((name, number) for name, number in numbers_of_labels(()).items() if number), "")
-            return OutlinedMask(series, (Chosen(tumor, objects[0], objects[0].structures),))
-        raise RectalError(f"several structures, and no word which is the tumour: {found}; give --labels tumor='NAME'")
+        if (count := sum(len(o.structures) for o in objects)) == len(tumor) == 1:
+            return OutlinedMask(series, (Chosen(Label(TUMOR, tumor[0], ""), objects[0], objects[0].structures),))
+        what = "structures" if count > 1 else "labels of tumour"
+        raise RectalError(f"several {what}, and no word which is the tumour: {found}; give --labels tumor='NAME'")
     chosen = []
     taken: dict[tuple[Path, int], Label] = {}
     for label in labels:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rectal_nnformer.dataset_conversion.images import list_images, stem
-from rectal_nnformer.dataset_conversion.labels import Label
 from rectal_nnformer.dataset_conversion.masks import MaskFile, MaskSource, check_values, choose_structures
+from rectal_nnformer.dataset_conversion.target import Target
 from rectal_nnformer.dicom.outlines import Outlines
 from rectal_nnformer.dicom.series import Findings, find_outlines, series_of
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.utils.text import some
 
 
@@ -30,7 +31,7 @@ class SeriesMasks:
 
 
 def match_masks(
-    findings: Findings, names: Mapping[str, str], folder: Path, masks: Path | None, labels: tuple[Label, ...]
+    findings: Findings, names: Mapping[str, str], folder: Path, masks: Path | None, target: Target
 ) -> SeriesMasks:
     """Look for the mask of every series that was found in `folder`.
 
@@ -39,12 +40,12 @@ def match_masks(
         names: The case name of each SeriesInstanceUID.
         folder: The folder of the series.
         masks: A folder with image files directly in it, and with segmentations and structure sets at any depth.
-        labels: What stands for each label; see `masks`.
+        target: What stands for each label; see `masks`.
 
     Raises:
         RectalError: A folder cannot be read, or labels are chosen by name where a mask is an image file.
     """
-    result = SeriesMasks()
+    result, labels, tumor = SeriesMasks(), target.labels, tumor_labels(target.content)
     apart = masks is not None and folder.resolve() not in (masks.resolve(), *masks.resolve().parents)
     given = find_outlines(masks) if masks is not None and apart else []
     objects = _by_series([*findings.outlines, *given], findings, names, result)
@@ -61,7 +62,7 @@ def match_masks(
             elif file:
                 result.sources[series.uid] = MaskFile(file, labels)
             elif outlines:
-                result.sources[series.uid] = choose_structures(series, outlines, labels)
+                result.sources[series.uid] = choose_structures(series, outlines, labels, tumor)
             else:
                 result.problems[name].append(
                     f"no mask {name}.nii.gz or {series.uid}.nii.gz for the series in {series.folder}, and no DICOM-SEG "

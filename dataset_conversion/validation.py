@@ -1,52 +1,86 @@
 """Validate images and masks."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from rectal_nnformer.dataset_conversion.images import ImageFile
-from rectal_nnformer.dataset_conversion.labels import numbers_of_labels
+from rectal_nnformer.dataset_conversion.cases import Case
+from rectal_nnformer.dataset_conversion.channels import ResampledSeries
+from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, lift_zeros
+from rectal_nnformer.dataset_conversion.target import Target
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.masks import tumor_labels
-from rectal_nnformer.imaging.prepared import PREPARED_WINDOW, within_window
+from rectal_nnformer.imaging.masks import label_values, tumor_labels
+from rectal_nnformer.imaging.prepared import PREPARED_WINDOW, is_prepared, within_window
 from rectal_nnformer.imaging.reading import grid_differences, in_order_of
 from rectal_nnformer.imaging.volumes import CaseReport, digest_of, header_note, image_problems, shape_problems
-
-if TYPE_CHECKING:
-    from rectal_nnformer.dataset_conversion.raw_dataset import Case
-    from rectal_nnformer.dataset_conversion.target import Target
+from rectal_nnformer.utils.text import percent
 
 
-def check_case(case: "Case", target: "Target") -> CaseReport:
-    """Read an image and its mask, if there is one, and return what is wrong with them and what to know.
+def check_case(case: Case, target: Target) -> CaseReport:
+    """Read the images of a case and its mask, if there is one, and return what is wrong with them and what to know.
 
-    For a prepared `target` the image must hold intensities that were scaled to 0 to 800 beforehand.
+    A channel called as a prepared one must hold intensities that were scaled to 0 to 800 beforehand.
     """
-    problems: list[str] = []
-    notes: list[str] = []
-    note = digest = ""
-    volume: sitk.Image | None = None
-    outline: sitk.Image | None = None
-    try:
-        volume = case.image.read()
-        problems += image_problems(volume) or (prepared_problems(volume) if target.prepared else [])
-        if not problems:
-            note = header_note(case.image.path, volume) if isinstance(case.image, ImageFile) else ""
-            digest = digest_of(volume)
-    except RectalError as error:
-        problems.append(str(error))
+    checks = [_check_channel(*channel) for channel in zip(case.images, target.channels, strict=True)]
+    problems = [problem for check in checks for problem in check.problems]
+    notes = [note for check in checks for note in check.notes]
+    volumes = [check.volume for check in checks]
+    for name, volume in zip(target.channels[1:], volumes[1:], strict=True):
+        if volume and volumes[0]:
+            problems += geometry_problems(volumes[0], volume, f"channel {name}", f"channel {target.channels[0]}")
     if case.mask is not None:
         try:
-            outline, notes = case.mask.read()
-            problems += mask_problems(outline, numbers_of_labels(target.labels))
+            mask, told = case.mask.read()
+            problems += mask_problems(mask, target.content)
+            if volumes[0] and (moved := geometry_problems(volumes[0], mask)):
+                problems += [*moved, *checks[0].notes]  # the header may be the cause
+            notes += told
         except RectalError as error:
             problems.append(str(error))
-    if volume is not None and outline is not None and (moved := geometry_problems(volume, outline)):
-        problems += [*moved, note] if note else moved  # the header may be the cause
-    notes = [*filter(None, [note]), *notes]
-    return CaseReport(problems, notes, digest, volume.GetNumberOfPixels() if volume else 0)
+    return CaseReport(
+        problems,
+        notes,
+        "".join(check.digest for check in checks),
+        sum(volume.GetNumberOfPixels() for volume in volumes if volume),
+        looks_prepared=all(check.looks_prepared for check in checks),
+    )
+
+
+@dataclass(frozen=True)
+class _Channel:
+    """What was found in an image: None for one that cannot be read."""
+
+    volume: sitk.Image | None
+    problems: Sequence[str]
+    notes: Sequence[str] = ()
+    digest: str = ""
+    looks_prepared: bool = False
+
+
+def _check_channel(source: ImageSource, name: str) -> _Channel:
+    notes = []
+    try:
+        if isinstance(source, ResampledSeries):
+            volume, covered = source.resample()
+            if covered < 1:
+                notes.append(
+                    f"{source.files[0].parent}: {name} covers {percent(covered)} of the grid, and is 0 elsewhere."
+                )
+        else:
+            volume = source.read()
+    except RectalError as error:
+        return _Channel(None, [str(error)])
+    if problems := image_problems(volume) or (prepared_problems(volume) if is_prepared(name) else []):
+        return _Channel(volume, problems)
+    if isinstance(source, ImageFile) and (note := header_note(source.path, volume)):
+        notes.append(note)
+    array = sitk.GetArrayViewFromImage(volume)
+    extremes = float(array.min()), float(array.max())
+    digest = digest_of(lift_zeros(volume) if is_prepared(name) else volume)
+    return _Channel(volume, (), notes, digest, extremes == PREPARED_WINDOW)
 
 
 def prepared_problems(image: sitk.Image) -> list[str]:
@@ -60,32 +94,32 @@ def prepared_problems(image: sitk.Image) -> list[str]:
     ]
 
 
-def mask_problems(mask: sitk.Image, labels: Mapping[str, int]) -> list[str]:
+def mask_problems(mask: sitk.Image, dataset_json: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with a mask: not one 3D volume, other values than those of the labels, or no tumour."""
     shape = shape_problems(mask, "mask")
     if shape:
         return shape
-    found = np.unique(sitk.GetArrayViewFromImage(mask))
-    foreign = [str(value).removesuffix(".0") for value in found if value not in labels.values()]
+    found, values = np.unique(sitk.GetArrayViewFromImage(mask)), label_values(dataset_json, "dataset.json")
+    foreign = [str(value).removesuffix(".0") for value in found if value not in values]
     if foreign:
         shown = ", ".join(foreign[:5]) + (" ..." if len(foreign) > 5 else "")
+        known = "0 is background, 1 tumour" if values == {0, 1} else f"dataset.json has {', '.join(map(str, values))}"
         return [
-            f"mask has foreign labels {shown} (0 is background, 1 tumour, nothing else); relabel it, or say with "
-            "--labels which is what"
+            f"mask has foreign labels {shown} ({known}, nothing else); relabel it, or say with --labels which is what"
         ]
-    tumor = tumor_labels({"labels": labels})
+    tumor = tumor_labels(dataset_json)
     if not np.isin(tumor, found).any():
         return [f"mask has no tumour (no voxel is {' or '.join(map(str, tumor))}); outline it, or leave the case out"]
     return []
 
 
-def geometry_problems(image: sitk.Image, mask: sitk.Image) -> list[str]:
-    """Return how the grid of a mask differs from that of its image; empty if it does not, or either is not 3D.
+def geometry_problems(image: sitk.Image, other: sitk.Image, what: str = "mask", whose: str = "its image") -> list[str]:
+    """Return how the grid of a mask or channel differs from that of its image; empty if neither, or either is not 3D.
 
-    Axes that are flipped or permuted are no difference: the mask is written in the order of its image.
+    Axes that are flipped or permuted are no difference: the other is written in the order of the image.
     """
-    if not image.GetDimension() == mask.GetDimension() == 3:
+    if not image.GetDimension() == other.GetDimension() == 3:
         return []
-    if differences := grid_differences(image, in_order_of(mask, image)):
-        return [f"mask has another geometry than its image ({'; '.join(differences)}); resample it onto the image"]
+    if differences := grid_differences(image, in_order_of(other, image)):
+        return [f"{what} has another geometry than {whose} ({'; '.join(differences)}); resample it onto that"]
     return []

@@ -24,28 +24,46 @@ AUGMENTATIONS = ("published", "planned")
 
 def convert(arguments: argparse.Namespace) -> None:
     """Turn scans and tumour masks into an nnU-Net raw dataset with folds by patient and a contact sheet."""
-    source = arguments.images if arguments.format == "nifti" else arguments.series
+    of_files = arguments.format == "nifti"
+    source = arguments.images if of_files else arguments.series
+    if of_files and arguments.manifest and arguments.masks:
+        arguments.parser.error("--manifest lists the masks, too: leave --masks out")
+    if of_files and not (arguments.images or arguments.manifest):
+        arguments.parser.error("one of the arguments --images --manifest is required")
     for folder in filter(None, (source, arguments.masks)):
         check_folder(folder)
-    if arguments.patients:
-        preflight.check_file(arguments.patients)
+    for file in filter(None, (arguments.patients, arguments.dataset_json, arguments.manifest if of_files else None)):
+        preflight.check_file(file)
     from rectal_nnformer.dataset_conversion.labels import parse_labels
-    from rectal_nnformer.dataset_conversion.target import Options, dataset_folder
+    from rectal_nnformer.dataset_conversion.target import Options
 
-    labels = parse_labels(arguments.labels or ())
-    dataset_folder(arguments.d, arguments.name, None, arguments.masks is not None or bool(labels))
-    where = source, arguments.masks, arguments.d, arguments.name
     common = Options(
-        patients=arguments.patients, split_by_case=arguments.split_by_case, workers=arguments.np, labels=labels
+        labels=parse_labels(arguments.labels or ()),
+        dataset_json=arguments.dataset_json,
+        patients=arguments.patients,
+        split_by_case=arguments.split_by_case,
+        test=arguments.test,
+        dry_run=arguments.dry_run,
+        workers=arguments.np,
     )
-    if arguments.format == "nifti":
-        from rectal_nnformer.dataset_conversion.nifti import convert_nifti
-
-        convert_nifti(*where, prepared=arguments.prepared, **common)
-    else:
+    dataset = arguments.d, arguments.name
+    if not of_files:
+        from rectal_nnformer.dataset_conversion.channels import parse_channels
         from rectal_nnformer.dataset_conversion.dicom import convert_dicom
 
-        convert_dicom(*where, planes=arguments.planes, description=arguments.description, **common)
+        chosen = {"planes": arguments.planes, "description": arguments.description}
+        channels = parse_channels(arguments.channels)
+        convert_dicom(source, arguments.masks, *dataset, **chosen, channels=channels, **common)
+        return
+    kind = {"prepared": arguments.prepared, "channels": arguments.channels}
+    if arguments.manifest:
+        from rectal_nnformer.dataset_conversion.manifest import convert_manifest
+
+        convert_manifest(arguments.manifest, source, *dataset, **kind, **common)
+    else:
+        from rectal_nnformer.dataset_conversion.nifti import convert_nifti
+
+        convert_nifti(source, arguments.masks, *dataset, **kind, **common)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -54,14 +72,37 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     text = "one NIfTI, NRRD or MetaImage file per case and per mask, matched by name"
     nifti = formats.add_parser("nifti", help=text, description=text)
     nifti.set_defaults(parser=nifti)
-    nifti.add_argument("--images", metavar="DIR", type=Path, required=True, help="<case>.nii.gz or <case>_0000.nii.gz")
+    nifti.add_argument(
+        "--images",
+        metavar="DIR",
+        type=Path,
+        help="<case>.nii.gz or <case>_0000.nii.gz; with --manifest the folder that its paths are relative to (default: "
+        "its own)",
+    )
     nifti.add_argument(
         "--masks", metavar="DIR", type=Path, help="<case>.nii.gz, 1 is tumour; without it the cases go to imagesTs"
     )
     nifti.add_argument(
+        "--manifest",
+        metavar="FILE",
+        type=Path,
+        help="JSON that lists image and label under training, as of the Medical Segmentation Decathlon and MONAI, in "
+        "place of --masks; 'fold' of an entry is kept; without, validation is what the only fold validates; testing "
+        "goes to imagesTs",
+    )
+    nifti.add_argument(
+        "--channels",
+        nargs="+",
+        metavar="NAME",
+        default=(),
+        help="names of the channels, say T2 ADC for <case>_0000.nii.gz and <case>_0001.nii.gz, which lie on one grid "
+        "(default: T2w alone)",
+    )
+    nifti.add_argument(
         "--prepared",
         action="store_true",
-        help="images were scaled to 0 to 800 beforehand, as the method's authors do; nothing normalizes them again",
+        help="images were scaled to 0 to 800 beforehand, as the method's authors do; nothing normalizes them again; "
+        "images that all reach from 0 to 800 are recognized",
     )
     nifti.add_argument(
         "--labels",
@@ -92,6 +133,14 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "tumor='gtv.*|tumou?r' rectum='rect.*' (the whole name, in any case), or their values in mask files, say "
         "tumor=1,2 rectum=3; where two overlap, the first has the voxel (default: the only structure is the tumour)",
     )
+    dicom.add_argument(
+        "--channels",
+        nargs="+",
+        metavar="NAME=REGEX",
+        default=(),
+        help="series of a study that become the channels of a case, by their SeriesDescription, say T2='t2.*tra' "
+        "ADC='adc', in place of --description; masks lie on the first, onto which the others are resampled",
+    )
     add_series(dicom)
     _add_target(dicom, "default: the PatientID in the DICOM headers")
 
@@ -99,7 +148,27 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 def _add_target(parser: argparse.ArgumentParser, default_patients: str) -> None:
     """Add the options of every format: the dataset to write, and how its folds are made."""
     parser.add_argument("-d", metavar="ID", type=dataset_number, required=True, help="dataset id, 1 to 999")
-    parser.add_argument("--name", required=True, help="dataset name: Rectal makes DatasetXXX_Rectal")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--name", help="name of a new dataset: Rectal makes DatasetXXX_Rectal")
+    which.add_argument(
+        "--add",
+        action="store_true",
+        help="add training cases to the dataset of this id: old ones keep their names and folds, known patients theirs",
+    )
+    parser.add_argument(
+        "--test",
+        action="store_true",
+        help="make a labelled test cohort for 'rectal_nnformer evaluate', in imagesTs and labelsTs: no folds needed",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check all, print which case would be made of what, and write nothing"
+    )
+    parser.add_argument(
+        "--dataset-json",
+        metavar="FILE",
+        type=Path,
+        help="dataset.json whose labels, with regions and the ignore label, and names of channels are kept",
+    )
     parser.add_argument(
         "--patients",
         metavar="CSV",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -67,6 +68,16 @@ class DicomSeries:
         return self.slices[0].patient_name
 
     @property
+    def study(self) -> str:
+        """StudyInstanceUID; empty if the header has none."""
+        return self.slices[0].study_uid
+
+    @property
+    def description(self) -> str:
+        """SeriesDescription, and what tells this part of the series from others of the same places."""
+        return self.slices[0].description
+
+    @property
     def frame_of_reference(self) -> str:
         """FrameOfReferenceUID: series that share it lie in one space. Empty if the header has none."""
         return self.slices[0].frame_of_reference
@@ -119,6 +130,13 @@ class DicomSeries:
                 image = reader.Execute()
             except RuntimeError as error:
                 raise RectalError(f"series in {self.folder} cannot be read ({itk_message(error)})") from None
+        return self._on_grid(image)
+
+    def image_of(self, array: NDArray[Any]) -> sitk.Image:
+        """Return an array (z, y, x) of the shape of the series as an image on its grid."""
+        return self._on_grid(sitk.GetImageFromArray(array))
+
+    def _on_grid(self, image: sitk.Image) -> sitk.Image:
         image.SetOrigin(self.origin)
         image.SetSpacing(self.spacing)
         image.SetDirection(self.direction)

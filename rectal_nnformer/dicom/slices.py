@@ -77,6 +77,7 @@ class Slice:
     class_uid: str
     instance_uid: str
     series_uid: str
+    study_uid: str
     frame_of_reference: str
     patient: str
     patient_name: str
@@ -133,6 +134,7 @@ def _single(path: Path, header: Dataset, frames: int) -> Slice:
         class_uid=text_of(header, "SOPClassUID"),
         instance_uid=text_of(header, "SOPInstanceUID"),
         series_uid=text_of(header, "SeriesInstanceUID"),
+        study_uid=text_of(header, "StudyInstanceUID"),
         frame_of_reference=text_of(header, "FrameOfReferenceUID"),
         patient=text_of(header, "PatientID"),
         patient_name=text_of(header, "PatientName"),

@@ -26,7 +26,7 @@ def evaluate_folder(
 
     Predictions without a reference are not scored; they are named on the standard output. Without `dataset_file`,
     nnU-Net's `dataset.json` is looked for in the folder of predictions, where nnU-Net's prediction puts it, then in the
-    folder of references and the one above.
+    folder of references and the one above; `patients.csv` beside it, then above the references.
 
     Raises:
         RectalError: A folder or `dataset.json` is missing, or a case cannot be scored.
@@ -71,7 +71,7 @@ def evaluate_folder(
             f"WARNING: of {plural(len(cases), 'case')} the model was trained on {len(known)} ({some(known)}): "
             "the rates are too good for them. Score others, or use the cross-validation."
         )
-    patients = read_patients(path.parent)
+    patients = read_patients(path.parent) or read_patients(reference_folder.resolve().parent)
     return evaluate_fold(
         prediction_folder, reference_folder, dataset_json, cases, patients, num_processes, output_folder
     )

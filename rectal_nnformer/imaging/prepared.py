@@ -20,3 +20,8 @@ def within_window(lowest: float, highest: float) -> bool:
     """
     low, high = PREPARED_WINDOW
     return bool(low <= lowest and 1 < highest <= high)
+
+
+def is_prepared(channel: str) -> bool:
+    """Return whether the name of a channel in dataset.json stands for intensities scaled to [0, 800]."""
+    return channel.casefold() == PREPARED_CHANNEL.casefold()

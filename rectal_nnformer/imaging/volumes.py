@@ -49,13 +49,15 @@ class CaseReport:
         problems: Why they cannot be used.
         notes: What to know.
         digest: Of its images.
-        voxels: Of one of its images.
+        voxels: Of its images.
+        looks_prepared: Whether each of them reaches from exactly 0 to 800, where that was looked at.
     """
 
     problems: Sequence[str]
     notes: Sequence[str]
     digest: str
     voxels: int
+    looks_prepared: bool = False
 
 
 def check_volume(path: Path) -> VolumeCheck:

@@ -29,8 +29,8 @@ REMEDIES = {
 """What fills each of nnU-Net's folders."""
 
 DATASET_JSON = "dataset.json"
-IMAGES_TR, LABELS_TR, IMAGES_TS = "imagesTr", "labelsTr", "imagesTs"
-"""Training images, their masks, and images to predict, in a raw dataset."""
+IMAGES_TR, LABELS_TR, IMAGES_TS, LABELS_TS = "imagesTr", "labelsTr", "imagesTs", "labelsTs"
+"""Training images and their masks, and images to predict with their masks, if there are any, in a raw dataset."""
 GT_SEGMENTATIONS = "gt_segmentations"
 """Reference masks of the training cases in a preprocessed dataset."""
 SPLITS_FINAL = "splits_final.json"

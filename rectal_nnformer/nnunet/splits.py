@@ -188,6 +188,17 @@ def _splits_file(
     if ours is not None and _as_sets(ours)[: len(theirs)] == theirs:
         return target
     trained = _trained_folds(dataset.name)
+    if ours is not None and _extend(theirs, _as_sets(ours)):
+        if not planning:
+            checked.notes.append(
+                f"{source} has cases that were added since: to train on them, run 'rectal_nnformer "
+                "plan_and_preprocess' again."
+            )
+            return target
+        fewer = f" Trained on fewer cases: {some(trained)}." if trained else ""
+        checked.copies.append(source)
+        checked.notes.append(f"{target} lacked cases that were added; that of {source.parent} is used.{fewer}")
+        return source
     if ours is not None:
         is_wrong = inspect_folds(ours, cases, patients, _is_by_case(raw.path)).problems
         if planning and not (is_wrong and not trained):
@@ -246,6 +257,16 @@ def _is_by_case(folder: Path) -> bool:
 
 def _as_sets(folds: Sequence[Fold]) -> list[tuple[frozenset[str], frozenset[str]]]:
     return [(frozenset(fold.train), frozenset(fold.val)) for fold in folds]
+
+
+def _extend(
+    longer: Sequence[tuple[frozenset[str], frozenset[str]]], folds: Sequence[tuple[frozenset[str], frozenset[str]]]
+) -> bool:
+    """Whether folds are others with cases added, none moved."""
+    return len(longer) == len(folds) and all(
+        train <= more_train and val <= more_val
+        for (more_train, more_val), (train, val) in zip(longer, folds, strict=True)
+    )
 
 
 def _folds_or_none(path: Path) -> tuple[Fold, ...] | None:

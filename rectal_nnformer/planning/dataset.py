@@ -16,7 +16,7 @@ from nnunetv2.utilities.utils import (
 )
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL
+from rectal_nnformer.imaging.prepared import is_prepared
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, dataset_number, dataset_prefix, nnunet_folder
 from rectal_nnformer.utils.text import some
@@ -53,7 +53,7 @@ class TrainingDataset:
     @property
     def prepared_channels(self) -> list[bool]:
         """Whether each channel holds intensities prepared to [0, 800], as its name in dataset.json says."""
-        return [name.casefold() == PREPARED_CHANNEL.casefold() for name in self.channel_names]
+        return [is_prepared(name) for name in self.channel_names]
 
     @property
     def is_reoriented(self) -> bool:

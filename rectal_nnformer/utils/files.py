@@ -1,6 +1,7 @@
 """Writing files and folders so that an interruption never leaves a half-written one behind; reading JSON."""
 
 import csv
+import ctypes
 import errno
 import fcntl
 import glob
@@ -27,6 +28,8 @@ MAX_DEPTH = 64
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """How cells begin that spreadsheets take for formulas, which can run programs."""
 
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of Linux's renameat2: paths are relative to the working folder, and both are there."""
 _NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( [-+]?[\d.]+(e[-+]?\d+)?)*")
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -70,6 +73,48 @@ def staged_folder(path: Path) -> Iterator[Path]:
     with scratch_folder(path) as temporary, naming(path):
         yield temporary
         temporary.replace(path)
+
+
+@contextmanager
+def updated_folder(path: Path) -> Iterator[Path]:
+    """Yield a copy of a folder beside it, of hard links where there can be; exchange both after the block.
+
+    Files in the copy must be replaced, as all functions here do, and not be written into. An exception leaves the
+    folder as it was. So does a killed process, except where the file system cannot exchange folders (NFS): there the
+    folder is called as `set_aside` says for a moment.
+    """
+    with scratch_folder(path) as temporary, naming(path):
+        shutil.copytree(path, temporary, symlinks=True, copy_function=_link_or_copy, dirs_exist_ok=True)
+        yield temporary
+        if not _exchanged(path, temporary):
+            aside = set_aside(path)
+            path.rename(aside)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                aside.rename(path)
+                raise
+            aside.rename(temporary)
+
+
+def set_aside(path: Path) -> Path:
+    """Return what a folder is called while it is replaced: no temporary name, so that nothing removes it."""
+    return path.with_name(f".{path.name}.before")
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; return whether system and file system can."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, bytes(one), _AT_FDCWD, bytes(other), _RENAME_EXCHANGE) == 0)
 
 
 @contextmanager
