@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from rectal_nnformer.dataset_conversion.images import ImageSource
 from rectal_nnformer.dicom.series import DicomSeries
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import grid_differences
@@ -21,6 +20,16 @@ class ResampledSeries:
 
     series: DicomSeries
     onto: DicomSeries
+
+    @property
+    def uid(self) -> str:
+        """SeriesInstanceUID."""
+        return self.series.uid
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the first slice."""
+        return self.series.folder
 
     @property
     def files(self) -> Sequence[Path]:
@@ -82,7 +91,7 @@ def check_channels(channels: Mapping[str, str]) -> None:
 
 def images_of_studies(
     series: Sequence[DicomSeries], channels: Mapping[str, str], problems: defaultdict[str, list[str]]
-) -> dict[str, tuple[ImageSource, ...]]:
+) -> dict[str, tuple[DicomSeries | ResampledSeries, ...]]:
     """Return the images of every study, one for each channel, by the SeriesInstanceUID of the first.
 
     Args:
@@ -93,7 +102,7 @@ def images_of_studies(
     studies: defaultdict[tuple[str, str], list[DicomSeries]] = defaultdict(list)
     for one in series:
         studies[one.patient, one.study].append(one)
-    images: dict[str, tuple[ImageSource, ...]] = {}
+    images: dict[str, tuple[DicomSeries | ResampledSeries, ...]] = {}
     for members in studies.values():
         try:
             first, *others = _choose(members, channels)

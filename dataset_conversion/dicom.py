@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from rectal_nnformer.dataset_conversion.adding import case_names_in
 from rectal_nnformer.dataset_conversion.cases import Case
-from rectal_nnformer.dataset_conversion.channels import check_channels, images_of_studies
-from rectal_nnformer.dataset_conversion.images import ImageSource
+from rectal_nnformer.dataset_conversion.channels import ResampledSeries, check_channels, images_of_studies
 from rectal_nnformer.dataset_conversion.raw_dataset import convert_cases
 from rectal_nnformer.dataset_conversion.series_masks import SeriesMasks, match_masks
 from rectal_nnformer.dataset_conversion.target import Options, make_target
@@ -83,7 +82,7 @@ def convert_dicom(
             else "no DICOM (NIfTI: convert nifti)"
         )
         raise RectalError(f"No series to convert under {series}: {ignored}.")
-    images: dict[str, tuple[ImageSource, ...]] = {s.uid: (s,) for s in findings.series}
+    images: dict[str, tuple[DicomSeries | ResampledSeries, ...]] = {s.uid: (s,) for s in findings.series}
     if channels:
         images = images_of_studies(findings.series, channels, problems)
         findings = _of_first_channel(findings, images, next(iter(channels)))
@@ -97,7 +96,7 @@ def convert_dicom(
             images[s.uid],
             found_masks.sources.get(s.uid),
             s.patient,
-            place_of(s.uid, s.folder),
+            ", ".join(place_of(one.uid, one.folder) for one in images[s.uid]),
             test=target.test or not labelled,
         )
         for s in sorted(findings.series, key=lambda s: names[s.uid])
@@ -121,7 +120,7 @@ def case_names(series: Sequence[DicomSeries], taken: Collection[str] = ()) -> di
     }
 
 
-def _of_first_channel(findings: Findings, images: Mapping[str, Sequence[ImageSource]], name: str) -> Findings:
+def _of_first_channel(findings: Findings, images: Collection[str], name: str) -> Findings:
     """Return what was found with the series of other channels among the ignored ones: no mask lies on them."""
     others = {
         s.uid: (s.folder, f"masks must lie on the channel {name}") for s in findings.series if s.uid not in images

@@ -1,5 +1,6 @@
 """Masks as they come, as files of voxels or as structures in DICOM objects, turned into the labels of a dataset."""
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,11 @@ class OutlinedMask:
 
     @property
     def origin(self) -> str:
-        """The objects, and the structures in each."""
-        return ", ".join(f"{one.outlines.path} ({', '.join(s.name for s in one.structures)})" for one in self.chosen)
+        """The objects, and what is taken of each."""
+        taken = defaultdict(list)
+        for one in self.chosen:
+            taken[one.outlines.path].append(f"{one.label.name}: {', '.join(s.name for s in one.structures)}")
+        return ", ".join(f"{path} ({'; '.join(of_path)})" for path, of_path in taken.items())
 
     def read(self) -> tuple[sitk.Image, list[str]]:
         """Return the mask on the grid of the series; where structures overlap, the first label has the voxel.
@@ -121,7 +125,7 @@ class OutlinedMask:
             for before in self.chosen:
                 if shared := int((mask & (numbers == before.label.number)).sum()):
                     names = f"{before.label.name} and {one.label.name}"
-                    notes.append(f"{path.name}: {plural(shared, 'voxel')} of {names}, taken for {before.label.name}")
+                    notes.append(f"{path}: {plural(shared, 'voxel')} of {names}, taken for {before.label.name}")
             numbers[mask & (numbers == 0)] = one.label.number
         return self.series.image_of(numbers), notes
 

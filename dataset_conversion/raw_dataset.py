@@ -92,7 +92,7 @@ def convert_cases(
             write_json(staged / layout.SPLITS_FINAL, splits)
         if patients:
             pseudonyms = patients if target.adding else patient_pseudonyms(patients)
-            write_text(staged / PATIENTS_FILE, patient_list(pseudonyms))
+            write_text(staged / PATIENTS_FILE, patient_list(dict(sorted(pseudonyms.items()))))
     print(_summary(taken, patients, splits, target))
     print(f"Before anything else, look at {target.folder / CONTACT_SHEET}")
     return target.folder
@@ -134,14 +134,14 @@ def _tell(
 ) -> Target:
     """Print what to know of cases that can be used; return the target, its channel being that of prepared images."""
     for case in checked:
-        if not case.is_old and case.name not in case.origin:
+        if not (case.is_old or target.dry_run) and case.name not in case.origin:
             print(f"Case {case.name}: {case.origin}")
     same = same_images({case.name: report.digest for case, report in checked.items()}, patients)
     for note in (*(note for report in checked.values() for note in report.notes), *same):
         print(f"Note: {note}")
     if there:
         names = some(sorted(there.values()))
-        print(f"Note: {plural(len(there), 'case')} are in the dataset already and stay as they are: {names}.")
+        print(f"Note: in the dataset already, and left as it is: {plural(len(there), 'case')} ({names}).")
     check_space(
         target.folder,
         LEAST_SHARE * BYTES_PER_VOXEL * sum(report.voxels for case, report in checked.items() if not case.is_old),

@@ -66,9 +66,7 @@ def _check_channel(source: ImageSource, name: str) -> _Channel:
         if isinstance(source, ResampledSeries):
             volume, covered = source.resample()
             if covered < 1:
-                notes.append(
-                    f"{source.files[0].parent}: {name} covers {percent(covered)} of the grid, and is 0 elsewhere."
-                )
+                notes.append(f"{source.folder}: {name} covers {percent(covered)} of the grid, and is 0 elsewhere.")
         else:
             volume = source.read()
     except RectalError as error:
