@@ -123,17 +123,15 @@ def _images_by_case(
 def _case_and_channel(path: Path, masks: Collection[str], channels: Sequence[str]) -> tuple[str, int]:
     """Return case and number of the channel of an image, by nnU-Net's four digits at the end of its name.
 
-    Of one channel these need not be there, and belong to the name of the case where a mask has it.
+    Without them it is the first, as it is of one channel where a mask has the whole name.
 
     Raises:
         RectalError: No case is left, or the channel has no name.
     """
     name = stem(path)
     found = re.search(r"_(\d{4})$", name)
-    if len(channels) == 1 and (found is None or name in masks):
+    if found is None or (len(channels) == 1 and name in masks):
         return name, 0
-    if found is None:
-        raise RectalError(f"its name does not end in the number of a channel, _0000 to _{len(channels) - 1:04d}")
     case, number = name[: found.start()], int(found[1])
     if number >= len(channels):
         raise RectalError(

@@ -225,7 +225,7 @@ def _on_another_grid(images):
     [
         (_lost, "case_b: no image case_b_0001 of channel ADC, but case_b_0000.nii.gz"),
         (_one_too_many, "case_b_0002.nii.gz: the ending _0002 means channel 2 to nnU-Net, and only T2, ADC is used"),
-        (_without_number, "case_b.nii.gz: its name does not end in the number of a channel, _0000 to _0001"),
+        (_without_number, "case_b: case_b.nii.gz and case_b_0000.nii.gz are the same case; take one away"),
         (_on_another_grid, "case_b: channel ADC has another geometry than channel T2 (size "),
     ],
 )

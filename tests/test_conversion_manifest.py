@@ -168,7 +168,7 @@ def _some_folds(entries):
 )
 def test_manifests_that_cannot_be_right_are_refused(tmp_path, content, reason):
     message = refusal(tmp_path, content(write_files(tmp_path, 5)))
-    assert (reason in message and "manifest" in message) or reason.startswith("p0_image")
+    assert reason in message
 
 
 def test_a_patient_of_two_folds_is_refused(tmp_path):

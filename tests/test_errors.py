@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from checkpoints import write_checkpoint
+from conversion_inputs import scan, write_series
 
 from rectal_nnformer import cli
 
@@ -104,6 +106,25 @@ ROWS = (
         lambda w: ("nifti", "--images", w.cohort / "images", "--masks", w.cohort / "masks", "-d", 7, "--name", "New")),
     Row("convert", "the list of patients lacks a case", lambda w: (w.cohort / "p.csv").write_text("case,patient\ncase_00,A\n"), "not in p.csv; add a line for it",
         lambda w: ("nifti", "--images", w.cohort / "images", "--masks", w.cohort / "masks", "-d", 9, "--name", "New", "--patients", w.cohort / "p.csv")),
+    Row("convert", "an image holds two volumes", lambda w: double(w.cohort / IMAGE), "it holds 2 volumes: write each as a file of its own"),
+    Row("convert", "the axes of an image are askew", lambda w: skew(w.cohort / IMAGE), "has axes that are not at right angles (by its sform"),
+    Row("convert", "an image is a further channel", lambda w: shutil.copy(w.cohort / IMAGE, w.cohort / IMAGE.replace("02", "02_0001")), "the ending _0001 means channel 1 to nnU-Net, and only T2w is used; name all with --channels"),
+    Row("convert", "a case lacks a channel", nothing, "no image case_00_0001 of channel ADC, but case_00.nii.gz",
+        lambda w: (*USUAL["convert"](w), "--channels", "T2", "ADC")),
+    Row("convert", "a channel is on another grid", lambda w: two_channels(w.cohort), "channel ADC has another geometry than channel T2",
+        lambda w: (*USUAL["convert"](w), "--channels", "T2", "ADC")),
+    Row("convert", "a study has no series for a channel", lambda w: write_series(w.base / "dicom", scan(), "1.2"), "no series of its study fits --channels ADC=adc, but there is 't2_tse_tra'",
+        lambda w: ("dicom", "--series", w.base / "dicom", "--channels", "T2=t2", "ADC=adc", "-d", 9, "--name", "New")),
+    Row("convert", "a manifest lists a case without label", lambda w: (w.base / "m.json").write_text('{"training": [{"image": "a.nii.gz"}]}'), "a: no label for ...a.nii.gz in ...m.json",
+        lambda w: ("nifti", "--manifest", w.base / "m.json", "-d", 9, "--name", "New")),
+    Row("convert", "a dataset.json whose labels have a gap", lambda w: edit_json(w.masks / "dataset.json", with_keys(labels={"background": 0, "tumor": 2})), "needs 0, 1, 2 and so on without gaps",
+        lambda w: (*USUAL["convert"](w), "--dataset-json", w.masks / "dataset.json")),
+    Row("convert", "fewer patients than folds", lambda w: (w.cohort / "p.csv").write_text("case,patient\n" + "".join(f"{path.name[:7]},A\n" for path in (w.cohort / "masks").iterdir())), "Only 1 patient for 5 folds ... (--test), ... (--add)",
+        lambda w: (*USUAL["convert"](w), "--patients", w.cohort / "p.csv")),
+    Row("convert", "there is no dataset to add to", nothing, "holds no Dataset009 to add cases to",
+        lambda w: (*USUAL["convert"](w)[:-2], "--add")),
+    Row("convert", "an added case has the name of another", lambda w: changed(w.cohort / IMAGE, lambda a: a + 1), "case_02: the dataset has a case of this name with other voxels",
+        lambda w: (*USUAL["convert"](w)[:-3], 7, "--add")),
     Row("plan_and_preprocess", "an image is cut off", lambda w: cut(w.raw / RAW_IMAGE), "case case_02: ... cannot be read"),
     Row("plan_and_preprocess", "an image holds NaN", lambda w: changed(w.raw / RAW_IMAGE, put(np.nan)), "NaN or infinite values"),
     Row("plan_and_preprocess", "an image is constant", lambda w: changed(w.raw / RAW_IMAGE, lambda a: 0 * a), "image is constant"),
@@ -155,6 +176,28 @@ ROWS = (
     Row("weights", "no folder to download into", nothing, "RECTAL_NNFORMER_WEIGHTS is not set", lambda w: ("fetch", "model_swinvit.pt")),
     Row("weights", "there is no such file to download", nothing, "there is no model_swinvit.pth, but ... Did you mean model_swinvit.pt", lambda w: ("fetch", "model_swinvit.pth")),
 )  # fmt: skip
+
+
+def double(path):
+    image = sitk.ReadImage(str(path))
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(path))
+
+
+def skew(path):
+    """Let the sform of an image tell axes that are not at right angles."""
+    image = nibabel.load(path)
+    affine = image.affine
+    affine[0, 2] += 0.1 * np.linalg.norm(affine[:3, 2])
+    nibabel.Nifti1Image(np.asarray(image.dataobj), affine).to_filename(path)
+
+
+def two_channels(cohort):
+    """Give every case a second channel, of one slice less."""
+    for path in list((cohort / "images").iterdir()):
+        second = path.with_name(path.name.replace(".nii", "_0001.nii"))
+        path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
+        shutil.copy(path.with_name(path.name.replace(".nii", "_0000.nii")), second)
+        changed(second, lambda a: a[1:])
 
 
 def link_to_nothing(path):

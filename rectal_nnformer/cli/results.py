@@ -13,7 +13,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     Every reference is a case; one without a prediction of the same name is reported and its lesions count as missed.
     Predictions without a reference are not scored, and named. dataset.json, for labels and file ending, is looked for
-    in the folder of predictions and in and above that of references; patients.csv, if there is one, beside it.
+    in the folder of predictions and in and above that of references; patients.csv beside it or above the references.
     """
     output = arguments.o or arguments.pred
     for folder in (arguments.pred, arguments.gt):
