@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conversion_inputs import as_image, every_byte_of, write_cohort
+from conversion_inputs import TILT, as_image, every_byte_of, write_cohort
 from dicom_scenes import ALGORITHM, DIRECTIONS, PLANES, hand, write_scene
+from test_documentation import DOCUMENTATION, blocks, command_lines
 
 from rectal_nnformer import cli
 from rectal_nnformer.dataset_conversion.dicom import convert_dicom
@@ -18,6 +21,7 @@ from rectal_nnformer.dicom.contours import write_contours
 from rectal_nnformer.dicom.lesions import Lesion
 from rectal_nnformer.dicom.segmentations import write_segmentation
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.layout import folder_variables
 
 WAYS = list(DIRECTIONS.values())
 
@@ -211,6 +215,26 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     arguments += ["--labels", "tumor=gtv.*|tumou?r"]
     assert not cli.main(arguments)
     assert np.array_equal(label_of(tmp_path, "t2_4"), expected[4][1])
+
+
+@pytest.mark.parametrize(
+    ("page", "folder", "datasets"),
+    [("pacs-to-folds", "pacs", ["501_Rectal"]), ("rtstruct-cohort", "clinic", ["501_Rectal", "502_Clinic"])],
+)
+def test_the_pages_can_be_typed_as_they_stand(tmp_path, monkeypatch, capsys, page, folder, datasets):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable, place in folder_variables(tmp_path / "rectal").items():
+        monkeypatch.setenv(variable, place)
+    monkeypatch.setattr(sys.modules[__name__], "WAYS", [TILT] * 5)
+    write_outlined(tmp_path, masks="dicom", ball="Rectum", bar="GTV")
+    (tmp_path / "dicom").rename(tmp_path / folder)
+    lines = [line for block in blocks(DOCUMENTATION / f"how-to/{page}.md", "bash") for line in command_lines(block)]
+    for arguments in (line for line in lines if line[0] == "convert"):
+        typed = [str(Path(word).expanduser()) if word[0] == "~" else word for word in arguments]
+        assert not cli.main([*typed, "-np", "1"])
+        if "--dry-run" in arguments:
+            assert "t2_4" in capsys.readouterr().out and not (tmp_path / "rectal").exists()
+    assert sorted(path.name for path in (tmp_path / "rectal/nnUNet_raw").iterdir()) == [f"Dataset{d}" for d in datasets]
 
 
 # Values in mask files
