@@ -1,7 +1,6 @@
 """Model folders as a training leaves them, with networks of random weights."""
 
 import torch
-from small_networks import SMALL
 
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.nnunet.layout import trainers_folder
@@ -12,15 +11,15 @@ TRAINER = "nnUNetTrainerSMIT_Base"
 
 
 def write_random_model(
-    folder, patch_size=(32, 32, 16), spacing=(1.0, 1.0, 3.0), folds=1, options=None, labels=None, **resampling
+    folder, options, patch_size=(32, 32, 16), spacing=(1.0, 1.0, 3.0), folds=1, labels=None, **resampling
 ):
     """Write a SMIT for volumes of 0 to 1000 and return its folder; sizes and mm are (x, y, z).
 
-    `options` are those of the network, by default a small one; `resampling` those of the logits.
+    `options` are those of the network, `resampling` those of the logits.
     """
     configuration = prepared_configuration("smit", patch_size, spacing, [[0.0, 1000.0]])
     arguments = configuration["architecture"]["arch_kwargs"]
-    arguments["backbone_kwargs"] = SMALL["smit"] if options is None else options
+    arguments["backbone_kwargs"] = options
     configuration["resampling_fn_probabilities_kwargs"] |= resampling
     plans = {**prepared_plans("smit", configuration, {"imported_from": "random numbers"}), "dataset_name": "Dataset501"}
     description = prepared_dataset_json(1, 2)

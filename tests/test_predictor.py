@@ -10,6 +10,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from random_models import set_trainers, write_random_model
+from small_networks import SMALL
 
 from rectal_nnformer.prediction import resampling
 from rectal_nnformer.prediction.predictor import BatchedPredictor, predict_folder
@@ -41,10 +42,10 @@ def predictor_of(kind, model, folds=(0,), **options):
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     return {
-        "classes": write_random_model(folder / "classes", folds=2),
-        "regions": write_random_model(folder / "regions", labels=REGIONS),
-        "thick": write_random_model(folder / "thick", force_separate_z=None, order_z=0),
-        "splines": write_random_model(folder / "splines", order=3),
+        "classes": write_random_model(folder / "classes", SMALL["smit"], folds=2),
+        "regions": write_random_model(folder / "regions", SMALL["smit"], labels=REGIONS),
+        "thick": write_random_model(folder / "thick", SMALL["smit"], force_separate_z=None, order_z=0),
+        "splines": write_random_model(folder / "splines", SMALL["smit"], order=3),
     }
 
 
@@ -179,7 +180,7 @@ def test_labels_are_those_of_nnunets_resampling(
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
         "resampling_fn_probabilities_kwargs": options,
     }
-    orders = interpolation_orders(named, spacing, new_spacing)
+    orders = interpolation_orders(named, "probabilities", spacing, new_spacing)
     expected = resample_data_or_seg_to_shape(logits.double().numpy(), new_shape, spacing, new_spacing, **options)
     expected = manager.convert_logits_to_segmentation(expected)
     assert len(np.unique(expected)) == 3

@@ -8,7 +8,7 @@ through the network.
 import argparse
 import itertools
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from multiprocessing import cpu_count
@@ -23,6 +23,8 @@ from nnunetv2.inference.data_iterators import PreprocessAdapter
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.preprocessing.resampling.no_resampling import no_resampling_hack
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 from torch import Tensor
 from torch._dynamo import OptimizedModule
@@ -32,7 +34,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.commands import interruptible
 from rectal_nnformer.nnunet.find_trainer import trainers_within_reach
 from rectal_nnformer.nnunet.source import add_options
-from rectal_nnformer.prediction.resampling import interpolation_orders, resample_labels
+from rectal_nnformer.prediction.resampling import interpolation_orders, resample_image, resample_labels
 from rectal_nnformer.utils.files import staged_file
 
 MOST_ON_GPU = 4
@@ -44,6 +46,34 @@ CERTAIN = 10.0
 Tile = tuple[slice | int, ...]
 Pass = tuple[Tile, tuple[int, ...]]
 """A window, (channel, *axes), and the axes of a batch along which it is mirrored."""
+
+
+class ImageResampling(ConfigurationManager):
+    """A configuration that resamples images by PyTorch where it wants them linear.
+
+    Labels are left alone unless a cascade needs them: nnU-Net's preprocessing resamples them in vain.
+    """
+
+    def __init__(self, configuration: dict[str, Any], cascaded: bool) -> None:
+        super().__init__(configuration)
+        self.cascaded = cascaded
+
+    @property
+    def resampling_fn_data(self) -> Callable[..., NDArray[np.float32]]:
+        """Return what resamples an image (channel, *axes) to a shape, given it and both spacings."""
+        return self._resample
+
+    def _resample(self, image: NDArray[np.float32], *target: Sequence[float]) -> NDArray[np.float32]:
+        shape, spacing, new_spacing = target
+        orders = interpolation_orders(self.configuration, "data", spacing, new_spacing)
+        if orders is None:
+            return super().resampling_fn_data(image, *target)
+        return resample_image(image, list(map(int, shape)), orders)
+
+    @property
+    def resampling_fn_seg(self) -> Callable[..., NDArray[np.int8]]:
+        """Return what resamples labels."""
+        return super().resampling_fn_seg if self.cascaded else no_resampling_hack
 
 
 class BatchedPredictor(nnUNetPredictor):
@@ -80,7 +110,9 @@ class BatchedPredictor(nnUNetPredictor):
             output_filenames_truncated,
             self.plans_manager,
             self.dataset_json,
-            self.configuration_manager,
+            ImageResampling(
+                self.configuration_manager.configuration, cascaded=seg_from_prev_stage_files[0] is not None
+            ),
         )
         with ThreadPoolExecutor(1) as thread:
             coming = thread.submit(next, cases, None)
@@ -93,25 +125,20 @@ class BatchedPredictor(nnUNetPredictor):
     ) -> None:
         """Predict preprocessed cases and write their masks."""
         for case in data_iterator:
-            output = Path(case["ofile"])
-            print(f"Predicting {output.name}:", flush=True)
+            print(f"Predicting {Path(case['ofile']).name}:", flush=True)
             logits = self.predict_logits_from_preprocessed_data(case["data"].float())
-            properties = case["data_properties"]
-            labels = None if save_probabilities else self._labels(logits, properties)
-            if labels is None:
-                export_prediction_from_logits(
-                    logits.cpu(),
-                    properties,
-                    self.configuration_manager,
-                    self.plans_manager,
-                    self.dataset_json,
-                    str(output),
-                    save_probabilities,
-                )
-            else:
-                with staged_file(output.with_name(output.name + self.dataset_json["file_ending"])) as path:
-                    self.plans_manager.image_reader_writer_class().write_seg(labels, str(path), properties)
+            self.write(logits, case["data_properties"], case["ofile"], save_probabilities)
         compute_gaussian.cache_clear()
+
+    def write(self, logits: Tensor, properties: dict[str, Any], output: str, save_probabilities: bool) -> None:
+        """Write the mask of a case, and its probabilities if asked for, to a path that lacks its ending."""
+        labels = None if save_probabilities else self._labels(logits, properties)
+        if labels is None:
+            managers = (self.configuration_manager, self.plans_manager, self.dataset_json)
+            export_prediction_from_logits(logits.cpu(), properties, *managers, output, save_probabilities)
+        else:
+            with staged_file(Path(output + self.dataset_json["file_ending"])) as path:
+                self.plans_manager.image_reader_writer_class().write_seg(labels, str(path), properties)
 
     def _labels(self, logits: Tensor, properties: Mapping[str, Any]) -> NDArray[Any] | None:
         """Return the labels on the grid of the image as it was read; None if only nnU-Net resamples as the plan asks.
@@ -121,7 +148,7 @@ class BatchedPredictor(nnUNetPredictor):
         image_spacing = [properties["spacing"][axis] for axis in self.plans_manager.transpose_forward]
         spacing = self.configuration_manager.spacing
         spacing = [*image_spacing[: 3 - len(spacing)], *spacing]
-        orders = interpolation_orders(self.configuration_manager.configuration, spacing, image_spacing)
+        orders = interpolation_orders(self.configuration_manager.configuration, "probabilities", spacing, image_spacing)
         if orders is None:
             return None
         shape = properties["shape_after_cropping_and_before_resampling"]

@@ -1,10 +1,12 @@
-"""Labels on a scan's own grid from logits on the network's, as nnU-Net's resampling gives them, on any device.
+"""Images on a network's grid, and labels on the scan's own from its logits, as nnU-Net's resampling gives them.
 
-nnU-Net resamples the logits of all classes in double precision, slice by slice on one core, and compares them
-afterwards. Here they are resampled where a label other than background can come out, some rows at a time.
+nnU-Net resamples in double precision on one core, the logits of all classes everywhere, and compares them afterwards.
+Here PyTorch does it on any device, and logits are resampled where a label other than background can come out, some rows
+at a time.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,20 +24,21 @@ SLAB_BYTES = 2**27
 
 
 def interpolation_orders(
-    configuration: Mapping[str, Any], spacing: Sequence[float], new_spacing: Sequence[float]
+    configuration: Mapping[str, Any], what: str, spacing: Sequence[float], new_spacing: Sequence[float]
 ) -> list[int] | None:
-    """Return the order of interpolation along each axis by which a plan's logits are resampled: 0 or 1.
+    """Return the order of interpolation along each axis by which a plan has images or logits resampled: 0 or 1.
 
     None if the plan names another function than nnU-Net's default, or splines.
 
     Args:
         configuration: The plan's configuration.
-        spacing: Of the logits, mm along the axes of the array.
-        new_spacing: Of the labels.
+        what: "data" or "probabilities".
+        spacing: Of the array, mm along its axes.
+        new_spacing: Of the result.
     """
-    options = dict(configuration["resampling_fn_probabilities_kwargs"])
+    options = dict(configuration[f"resampling_fn_{what}_kwargs"])
     known = {"is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"}
-    named = configuration["resampling_fn_probabilities"] == resample_data_or_seg_to_shape.__name__
+    named = configuration[f"resampling_fn_{what}"] == resample_data_or_seg_to_shape.__name__
     order, order_z = options.get("order", 3), options.get("order_z", 0)
     if not named or options.get("is_seg") or set(options) - known or order != 1 or order_z not in (0, 1):
         return None
@@ -61,6 +64,13 @@ def interpolation_matrix(size: int, new_size: int, order: int) -> NDArray[np.flo
     return matrix
 
 
+def resample_image(image: NDArray[np.float32], shape: Sequence[int], orders: Sequence[int]) -> NDArray[np.float32]:
+    """Return an image (channel, *axes) of another shape, interpolated with `orders` of 0 or 1 along the axes."""
+    sizes = zip(image.shape[1:], map(int, shape), orders, strict=True)
+    matrices = [torch.from_numpy(interpolation_matrix(*axis)).float() for axis in sizes]
+    return _interpolate(torch.from_numpy(image), matrices).contiguous().numpy()
+
+
 def resample_labels(
     logits: Tensor, shape: Sequence[int], orders: Sequence[int], label_manager: LabelManager
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -71,19 +81,15 @@ def resample_labels(
     drawn on gives sum(w l0) >= sum(w lc) for each class c, and of equal ones the first, background, is taken; with
     l0 = 0 the same holds for a region. Rounding keeps the order, since products and sums are rounded monotonically.
     """
-    shape = [int(size) for size in shape]
-    labels = np.zeros(shape, np.uint8 if len(label_manager.foreground_labels) < 255 else np.uint16)
+    labels = np.zeros(list(map(int, shape)), np.uint8 if len(label_manager.foreground_labels) < 255 else np.uint16)
     foreground = (logits > 0 if label_manager.has_regions else logits[1:] > logits[:1]).any(0)
     matrices, used, box = [], [], []
-    for axis, order in enumerate(orders):
-        others = [other for other in range(len(orders)) if other != axis]
-        (inside,) = foreground.cpu().numpy().any(tuple(others)).nonzero()
-        if not len(inside):
+    for axis, (size, order) in enumerate(zip(labels.shape, orders, strict=True)):
+        inside = foreground.any([other for other in range(len(orders)) if other != axis]).nonzero().cpu().numpy()
+        matrix = interpolation_matrix(logits.shape[axis + 1], size, order)
+        (rows,) = matrix[:, inside.min(initial=len(matrix)) : inside.max(initial=-1) + 1].any(1).nonzero()
+        if not len(rows):  # no foreground, or downsampling passes over it
             return labels
-        matrix = interpolation_matrix(logits.shape[axis + 1], shape[axis], order)
-        (rows,) = matrix[:, inside[0] : inside[-1] + 1].any(1).nonzero()
-        if not len(rows):
-            return labels  # downsampling passes over it
         box.append(slice(rows[0], rows[-1] + 1))
         (columns,) = matrix[box[-1]].any(0).nonzero()
         used.append(slice(columns[0], columns[-1] + 1))
@@ -94,15 +100,21 @@ def resample_labels(
 
 def _labels_of_box(logits: Tensor, matrices: Sequence[Tensor], label_manager: LabelManager) -> NDArray[Any]:
     """Return the labels of resampled logits, a slab of rows of the first axis at a time."""
-    first, second, third = matrices
-    row_bytes = 4 * len(logits) * len(second) * max(len(third), third.shape[1])
+    first, *others = matrices
     slabs = []
-    for rows in first.split(max(1, SLAB_BYTES // row_bytes)):
-        columns = rows.any(0).nonzero()[:, 0]
-        part = logits[:, columns[0] : columns[-1] + 1].float()
-        part = torch.einsum("ij,cjyx->ciyx", rows[:, columns[0] : columns[-1] + 1], part)
-        slabs.append(_labels(second @ part @ third.T, label_manager).cpu().numpy())
+    for rows in first.split(max(1, SLAB_BYTES // (4 * len(logits) * prod(max(m.shape) for m in others)))):
+        columns = rows.any(0).nonzero()
+        drawn_on = slice(int(columns.min()), int(columns.max()) + 1)
+        resampled = _interpolate(logits[:, drawn_on].float(), [rows[:, drawn_on], *others])
+        slabs.append(_labels(resampled, label_manager).cpu().numpy())
     return np.concatenate(slabs)
+
+
+def _interpolate(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Return values (channel, *axes), each axis multiplied by a matrix (new_size, size), the shrinking ones first."""
+    for axis in sorted(range(len(matrices)), key=lambda axis: len(matrices[axis]) / matrices[axis].shape[1]):
+        values = torch.tensordot(matrices[axis], values, ([1], [axis + 1])).movedim(0, axis + 1)
+    return values
 
 
 def _labels(logits: Tensor, label_manager: LabelManager) -> Tensor:
