@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
 from rectal_nnformer.networks import window_attention as attention
+from rectal_nnformer.networks.residual import use_residual_blocks
 
 MERGING_OFFSETS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 1, 1))
 """Offsets (x, y, z) of the eight tokens that become one, in the order in which their channels are joined."""
@@ -249,6 +250,7 @@ class SMIT(nn.Module):
         self.encoder10 = _skip_block(bottleneck, bottleneck)
         self.decoder1 = _up_block(embed_dim, embed_dim)
         self.out = UnetOutBlock(spatial_dims=3, in_channels=embed_dim, out_channels=out_channels)
+        use_residual_blocks(self)
 
     def forward(self, x: Tensor, real_voxels: Tensor | None = None) -> Tensor:
         """Return logits (batch, class, x, y, z).

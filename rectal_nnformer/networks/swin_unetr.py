@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks import window_attention as attention
+from rectal_nnformer.networks.residual import use_residual_blocks
 
 WINDOW = 7
 SIZE_MULTIPLE = 32
@@ -99,6 +100,7 @@ class SwinUNETR(MonaiSwinUNETR):
         for stage in self._stages():
             for block in stage.blocks:
                 block.attn = attention.WindowAttention(block.dim, block.num_heads, WINDOW)
+        use_residual_blocks(self)
 
     def forward(self, x: Tensor, real_voxels: Tensor | None = None) -> Tensor:
         """Return logits (batch, class, x, y, z); arguments are as for `rectal_nnformer.networks.smit.SMIT`.

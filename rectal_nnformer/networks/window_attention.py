@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rectal_nnformer.geometry import Size
 
@@ -25,6 +26,9 @@ window axes before the three axes inside a window."""
 REVERSE_ORDERS: dict[WindowReverse, tuple[int, ...]] = {"published": CUT_ORDER, "inverse": (0, 1, 4, 2, 5, 3, 6, 7)}
 """Axes that put windows back. The inverse of `CUT_ORDER` restores every token to its place; SMIT, in pretraining as in
 fine-tuning, applies `CUT_ORDER` a second time, so that a token's update lands on another token."""
+
+HEAD_MULTIPLE = 8
+"""The fused attention of a GPU takes heads of a multiple of so many channels."""
 
 SHIFT_PENALTY = -100.0
 """Added to the logits of pairs of tokens that are neighbours only because the grid was rolled."""
@@ -64,12 +68,33 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(windows).reshape(batch * count, tokens, 3, self.num_heads, channels // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if self._watcher is None:
-            bias = self.logit_bias(tokens, mask, batch, query.dtype)
-            update = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)
+            update = self._attend(query, key, value, mask, batch).transpose(1, 2)
         else:
             flat_mask = None if mask is None else mask.expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1)
             update = self._attend_watched(query, key, value, flat_mask, *self._watcher)
         return self.proj(update.reshape(windows.shape))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, batch: int) -> Tensor:
+        """Return updates (batch * windows, heads, tokens, channel of a head).
+
+        On a GPU they are computed again in the backward pass: the bias of shifted windows takes as much memory as the
+        attention that the fused kernel does not keep.
+        """
+        tokens, channels = query.shape[2:]
+
+        def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            bias = self.logit_bias(tokens, mask, batch, query.dtype)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=channels**-0.5)
+
+        if query.device.type == "cpu":
+            return fused(query, key, value)
+        if missing := -channels % HEAD_MULTIPLE:
+            query, key, value = (F.pad(part, (0, missing)) for part in (query, key, value))
+        if query.is_cuda:
+            update: Tensor = checkpoint(fused, query, key, value, use_reentrant=False, preserve_rng_state=False)
+        else:
+            update = fused(query, key, value)
+        return update[..., :channels]
 
     @contextmanager
     def watched(self, callback: PartCallback, elements: int) -> Iterator[None]:
@@ -114,7 +139,7 @@ class WindowAttention(nn.Module):
         """Return position bias and mask in one tensor: (1 or batch * windows, heads, tokens, tokens)."""
         index = self.relative_position_index[:tokens, :tokens].flatten()
         rows = self.relative_position_bias_table.to(dtype)[index].reshape(tokens, tokens, self.num_heads)
-        bias = rows.permute(2, 0, 1).unsqueeze(0)
+        bias = rows.permute(2, 0, 1).contiguous().unsqueeze(0)  # as the fused kernel needs it
         if mask is None:
             return bias
         return (mask.to(dtype).unsqueeze(2) + bias).expand(batch, -1, -1, -1, -1).flatten(0, 1)

@@ -118,6 +118,7 @@ class RectalTrainer(nnUNetTrainer):
     planned_patch_only: ClassVar[bool] = False
     attention_every: ClassVar[int] = 0
     current_epoch: int
+    network: Any
 
     def __init__(
         self,
@@ -192,12 +193,18 @@ class RectalTrainer(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[Optimizer, WarmupCosineScheduler]:
         """Return AdamW and the schedule by epoch."""
-        optimizer = AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        fused = self.device.type == "cuda"  # one kernel over all weights
+        optimizer = AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay, fused=fused)
         return optimizer, WarmupCosineScheduler(optimizer, self.num_epochs, self.warmup_epochs, self.initial_lr)
 
     def initialize(self) -> None:
-        """Build network, optimizer and loss, and remember a parameter, to see later whether weights were loaded."""
+        """Build network, optimizer and loss, and remember a parameter, to see later whether weights were loaded.
+
+        A compiled network is recorded as CUDA graphs: its many small kernels take longer to launch than to run.
+        """
         super().initialize()
+        if isinstance(self.network, OptimizedModule):
+            self.network = torch.compile(self._bare_network(), mode="reduce-overhead")
         self._first_parameter_at_start = next(self._bare_network().parameters()).detach().clone()
 
     def run_training(self) -> None:
@@ -532,6 +539,9 @@ class RectalTrainer(nnUNetTrainer):
         if self._damaged is not None:
             raise RectalError(f"{self._damaged} is damaged; nothing was validated. Train the fold to its end with --c.")
         check_properties(Path(self.preprocessed_dataset_folder))
+        if not self.is_ddp:
+            # A recorded CUDA graph overwrites its last output, to which nnU-Net's predictor adds the next.
+            self.network = self._bare_network()
         super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
             dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))

@@ -1,6 +1,6 @@
 """Compare the counted memory of a training step with that of a GPU.
 
-    python -m tests.benchmarks.training_memory [--modes MODE ...] [--output FILE] [--minutes N]
+    python -m tests.benchmarks.training_memory [--modes MODE ...] [-b BACKBONE ...] [--output FILE] [--minutes N]
 
 runs three real training steps of each network with several patches and batches, as nnU-Net's trainer does them: mixed
 precision, gradient scaling, clipping, AdamW. It needs a GPU, no data, and no nnU-Net variables. Modes are "eager",
@@ -90,10 +90,10 @@ class Measurement:
     seconds: float
 
 
-def trials(modes: Sequence[str]) -> Iterator[Trial]:
-    """Yield the trials of some modes in their order."""
+def trials(modes: Sequence[str], backbones: Sequence[str]) -> Iterator[Trial]:
+    """Yield the trials of some modes and backbones in their order."""
     for mode in modes:
-        for backbone, sizes in MODES[mode].items():
+        for backbone, sizes in ((name, sizes) for name, sizes in MODES[mode].items() if name in backbones):
             for patch_size, batch_size in sizes:
                 yield Trial(backbone, patch_size, batch_size, mode)
 
@@ -114,8 +114,8 @@ def measure(trial: Trial, limit: float) -> Measurement:
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(limit / total if trial.mode == "limited" else 1.0)
     if trial.mode == "compiled":
-        network, loss.dc = torch.compile(network), torch.compile(loss.dc)
-    optimizer = AdamW(network.parameters(), lr=3e-4, weight_decay=1e-5)
+        network, loss.dc = torch.compile(network, mode="reduce-overhead"), torch.compile(loss.dc)
+    optimizer = AdamW(network.parameters(), lr=3e-4, weight_decay=1e-5, fused=True)
     scaler = torch.amp.GradScaler("cuda")
     shape = (trial.batch_size, 1, *reversed(trial.patch_size))
     allocated, seconds = [], 0.0
@@ -180,6 +180,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="which trials (default: all)")
+    parser.add_argument("-b", nargs="+", choices=EAGER, default=list(EAGER), help="backbones (default: all)")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the table to a file, too")
     parser.add_argument("--minutes", metavar="N", type=float, default=9, help="start no trial after this time (9)")
     arguments = parser.parse_args()
@@ -192,7 +193,7 @@ def main() -> None:
     lines.append(f"before any trial the device has {_device_bytes() / GIB:.2f} GiB in use")
     lines.append(ROW.format(*COLUMNS.split()))
     print(*lines, sep="\n", flush=True)
-    for trial in trials(arguments.modes):
+    for trial in trials(arguments.modes, arguments.b):
         over = time.monotonic() - start > 60 * arguments.minutes
         lines.append(_line(trial, ["no time", *"------"]) if over else _report(trial))
         print(lines[-1], flush=True)
