@@ -142,11 +142,8 @@ def test_count_agrees_with_a_gpu_for_other_patches_and_batches(case):
 
 def check_against_gpu(case):
     memory = step_memory(case["network"], case["patch_size"], case["batch_size"])
-    assert 0.94 < memory.peak / GIB / case["allocated"] < 1
-    assert memory.reserved / GIB > case["allocated"]
-    # Of what the process held in the end, SMIT needs all; Swin UNETR's allocator held on to more than it needed.
-    if case["network"] == "smit":
-        assert memory.required / GIB == pytest.approx(case["device"], rel=0.05)
+    assert 1 < memory.peak / GIB / case["allocated"] < 1.12  # attention counts as kept
+    assert memory.reserved / GIB > case["reserved"]
 
 
 def test_largest_batch_fills_the_target_and_no_more():

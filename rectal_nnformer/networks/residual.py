@@ -45,13 +45,20 @@ def instance_norm(x: Tensor) -> Tensor:
     The numbers are those of `torch.nn.functional.instance_norm` (Ulyanov et al. 2016, without affine parameters), which
     copies channels-last maps on a GPU and is slow on a CPU.
     """
-    if torch.compiler.is_compiling():  # fused with what follows
-        values = x.float()
-        variance, mean = torch.var_mean(values, dim=(2, 3, 4), keepdim=True, correction=0)
-        return ((values - mean) * torch.rsqrt(variance + EPSILON)).to(x.dtype)
-    if x.device.type == "cpu":
-        return F.group_norm(x, x.shape[1], eps=EPSILON)
-    # Batch norm of a single sample is instance norm, and has kernels for channels-last.
+    if torch.compiler.is_compiling():
+        return norm_to_fuse(x)
+    return F.group_norm(x, x.shape[1], eps=EPSILON) if x.device.type == "cpu" else norm_by_sample(x)
+
+
+def norm_to_fuse(x: Tensor) -> Tensor:
+    """Return `instance_norm` in plain operations, which a compiler fuses with what follows."""
+    values = x.float()
+    variance, mean = torch.var_mean(values, dim=(2, 3, 4), keepdim=True, correction=0)
+    return ((values - mean) * torch.rsqrt(variance + EPSILON)).to(x.dtype)
+
+
+def norm_by_sample(x: Tensor) -> Tensor:
+    """Return `instance_norm` as batch norm of each sample, which has kernels for channels-last maps."""
     samples = [F.batch_norm(sample, None, None, training=True, eps=EPSILON) for sample in x.split(1)]
     return samples[0] if len(samples) == 1 else torch.cat(samples)
 
