@@ -282,7 +282,7 @@ class MixedPrecision(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, scale: float) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, scale: float | None = None) -> Tensor:
     """Attend as PyTorch does on a GPU: by its memory-efficient kernel where that can, else by plain operations."""
     query, key, value, bias = (tensor.half() for tensor in (query, key, value, attn_mask))
     if query.shape[-1] % ALIGNMENT or bias.stride(-1) != 1:
