@@ -181,6 +181,17 @@ def test_a_resumed_training_has_the_learning_rates_of_an_uninterrupted_one_and_r
     assert folder != resumed.output_folder
 
 
+def test_a_compiled_network_runs_as_cuda_graphs_and_its_optimizer_holds_the_same_weights(environment, monkeypatch):
+    modes, compile_network = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **o: modes.append(o.get("mode")) or compile_network(model, **o))
+    trainer = new_trainer()
+    monkeypatch.setattr(trainer, "_do_i_compile", lambda: True)
+    trainer.initialize()
+    assert modes[-1] == "reduce-overhead"
+    held = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    assert held == {id(parameter) for parameter in trainer.network.parameters()}
+
+
 def test_weights_are_read_at_epoch_0_alone(trained, tmp_path):
     """Even by a network in its initial state, as one that a loaded checkpoint has not changed."""
     trainer = new_trainer()
