@@ -48,10 +48,10 @@ def write_cohort(folder, count=6, suffix="_0000.nii.gz"):
     return images, masks
 
 
-def write_series(folder, image, uid, patient="SECRET-17", file_name="IM{:04d}", **tags):
+def write_series(folder, image, uid, patient="SECRET-17", file_name="IM{:04d}", compressor="", **tags):
     """Write a volume as one DICOM file per slice, the files in reverse order of position and without a suffix.
 
-    Further tags are given as `T0008_0060="CT"`.
+    The compressor is JPEG (Lossless) or JPEG2000. Further tags are given as `T0008_0060="CT"`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     direction = np.array(image.GetDirection()).reshape(3, 3)
@@ -69,6 +69,8 @@ def write_series(folder, image, uid, patient="SECRET-17", file_name="IM{:04d}", 
     writer = sitk.ImageFileWriter()
     writer.SetImageIO("GDCMImageIO")
     writer.KeepOriginalImageUIDOn()
+    writer.SetUseCompression(bool(compressor))
+    writer.SetCompressor(compressor)
     depth = image.GetDepth()
     for z in range(depth):
         slice_ = image[:, :, z : z + 1]

@@ -1,4 +1,7 @@
-"""The files by which pydicom tests itself: read or refused by name, and compressed ones with the same pixels."""
+"""The files by which pydicom tests itself: read or refused by name, and compressed ones with the same pixels.
+
+Neither highdicom nor rt-utils has any DICOM file in its packages, wheel or source.
+"""
 
 import shutil
 from pathlib import Path
@@ -7,7 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from conversion_inputs import scan, write_series
 from dicom_scenes import PLANES, write_scene
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 
 from rectal_nnformer.dicom.contours import read_regions
 from rectal_nnformer.dicom.outlines import SEGMENTATION
@@ -15,11 +20,13 @@ from rectal_nnformer.dicom.segmentations import read_segments
 from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.dicom.slices import copy_pixels
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.reading import grid_differences
 
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
-pytestmark = pytest.mark.skipif(not (FILES / "MR_small.dcm").is_file(), reason="pydicom came without its test files")
+needs_files = pytest.mark.skipif(not (FILES / "MR_small.dcm").is_file(), reason="pydicom came without its test files")
 
 
+@needs_files
 def test_none_of_them_crashes_us(tmp_path):
     findings = find_series(FILES, PLANES)
     assert not findings.series and all(reason for _, reason in (*findings.ignored.values(), *findings.broken.values()))
@@ -32,6 +39,7 @@ def test_none_of_them_crashes_us(tmp_path):
             read(outlines.path, series, [s.number for s in outlines.structures])
 
 
+@needs_files
 @pytest.mark.parametrize("kind", ["RLE", "jp2klossless", "jpeg_ls_lossless", "implicit"])
 def test_compressed_slices_have_the_pixels_of_the_others(tmp_path, kind):
     path = FILES / f"MR_small_{kind}.dcm"
@@ -44,6 +52,7 @@ def test_compressed_slices_have_the_pixels_of_the_others(tmp_path, kind):
     assert np.array_equal(*arrays) and arrays[0].any()
 
 
+@needs_files
 @pytest.mark.parametrize("kind", ["bigendian", "expb"])
 def test_big_endian_files_are_refused_by_name(tmp_path, kind):
     path = FILES / f"MR_small_{kind}.dcm"
@@ -53,6 +62,7 @@ def test_big_endian_files_are_refused_by_name(tmp_path, kind):
         copy_pixels(path, {tmp_path / "copy.dcm": None})
 
 
+@needs_files
 def test_a_stack_of_slices_compressed_in_different_ways_is_one_volume(tmp_path):
     kinds = ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm"]
     if not all((FILES / kind).is_file() for kind in kinds):
@@ -65,3 +75,23 @@ def test_a_stack_of_slices_compressed_in_different_ways_is_one_volume(tmp_path):
     (series,) = find_series(tmp_path, PLANES).series
     volume = sitk.GetArrayFromImage(series.read())
     assert all(np.array_equal(plane, pydicom.dcmread(FILES / kinds[0]).pixel_array) for plane in volume)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "syntax"),
+    [("JPEG", JPEGLosslessSV1), ("JPEG2000", JPEG2000Lossless), ("", RLELossless)],
+    ids=["JPEG Lossless", "JPEG 2000", "RLE"],
+)
+def test_a_compressed_series_is_the_volume_of_the_uncompressed_one(tmp_path, compressor, syntax):
+    volumes = []
+    for name, how in (("native", ""), ("compressed", compressor)):
+        folder = write_series(tmp_path / name, scan(), "1.2.3", compressor=how)
+        for path in folder.iterdir() if syntax == RLELossless and name == "compressed" else ():
+            header = pydicom.dcmread(path)
+            header.compress(RLELossless, generate_instance_uid=False)
+            header.save_as(path)
+        (series,) = find_series(folder, PLANES).series
+        volumes.append(series.read())
+    assert {pydicom.dcmread(path).file_meta.TransferSyntaxUID for path in series.files} == {syntax}
+    native, compressed = volumes
+    assert np.array_equal(*map(sitk.GetArrayFromImage, volumes)) and not grid_differences(native, compressed)
