@@ -1,76 +1,35 @@
 """Predicting: what is missing is refused in words, scans and masks are checked, the rest is nnU-Net's."""
 
-import itertools
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from checkpoints import write_checkpoint
 from conversion_inputs import SAGITTAL, scan, write_series
+from prediction_runs import MODEL, predict, stand_in_for_nnunet, write_model, write_scan
 
 from rectal_nnformer import cli, prediction
 from rectal_nnformer.imaging.reading import grid_differences
 from rectal_nnformer.imaging.volumes import check_volume
-
-MODEL = ["-c", "3d_fullres", "-tr", "Trainer", "-p", "Plans"]
 
 
 @pytest.fixture
 def scans(tmp_path, monkeypatch):
     """A folder with a scan, and results of one model with folds 0 and 2 and one channel."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    for fold in (0, 2):
-        folder = tmp_path / f"results/Dataset501_Rectal/Trainer__Plans__3d_fullres/fold_{fold}"
-        folder.mkdir(parents=True)
-        write_checkpoint(folder / "checkpoint_final.pth", "Trainer")
-    description = {"channel_names": {"0": "T2w"}, "labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}
-    (folder.parent / "dataset.json").write_text(json.dumps(description))
-    plans = {"plans_name": "Plans", "dataset_name": "Dataset501_Rectal", "configurations": {}}
-    (folder.parent / "plans.json").write_text(json.dumps(plans))
+    write_model(tmp_path / "results")
     write_scan(tmp_path / "scans/case_0000.nii.gz")
     return tmp_path / "scans"
-
-
-def write_scan(path, size=(20, 16, 8), number=0):
-    path.parent.mkdir(exist_ok=True)
-    values = np.random.default_rng(number).integers(0, 1000, size[::-1]).astype(np.int16)
-    sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
-    return path
 
 
 @pytest.fixture
 def predicted(monkeypatch):
     """The cases of each call of the predictor, which writes an empty mask for each, on a machine with a GPU."""
-    calls = []
-
-    def predict_folder(model, arguments):
-        given = dict(itertools.pairwise(arguments))  # of several values the last, as argparse takes it
-        images = sorted(Path(given["-i"]).iterdir())
-        calls.append(([path.name for path in images], arguments))
-        for path in images:
-            mask = Path(given["-o"]) / path.name.replace("_0000", "")
-            mask.parent.mkdir(exist_ok=True)
-            if not ("--continue_prediction" in arguments and mask.exists()):
-                sitk.WriteImage(sitk.Cast(sitk.ReadImage(str(path)) * 0, sitk.sitkUInt8), str(mask))
-        return 0
-
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    predictor = SimpleNamespace(predict_folder=predict_folder)
-    monkeypatch.setitem(sys.modules, "rectal_nnformer.prediction.predictor", predictor)
-    monkeypatch.setattr(prediction, "predictor", predictor, raising=False)
-    return calls
-
-
-def predict(*arguments):
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(["predict", *map(str, arguments)])
-    return exit_.value.code
+    return stand_in_for_nnunet(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +155,7 @@ def test_a_bad_scan_is_named_and_the_others_are_predicted(scans, predicted, argu
     printed = capsys.readouterr().out
     assert "1 scan not predicted:\n  bad: " in printed and message in printed
     assert predicted[0][0] == ["case_0000.nii.gz"]
-    assert [path.name for path in Path(arguments[3]).iterdir()] == ["case.nii.gz"]
+    assert [path.name for path in Path(arguments[3]).glob("*.nii.gz")] == ["case.nii.gz"]
 
 
 def test_nothing_is_started_where_no_scan_can_be_used(scans, predicted, arguments, capsys):
@@ -221,7 +180,7 @@ def test_a_mask_that_was_not_written_whole_is_named_and_removed(scans, predicted
     assert predict(*arguments) == 1
     printed = capsys.readouterr().out
     assert "1 scan predicted" in printed and "case.nii.gz cannot be read" in printed
-    assert [path.name for path in Path(arguments[3]).iterdir()] == ["other.nii.gz"]
+    assert [path.name for path in Path(arguments[3]).glob("*.nii.gz")] == ["other.nii.gz"]
 
 
 def test_a_continued_prediction_repeats_masks_that_are_not_whole(scans, predicted, arguments, capsys):
@@ -305,7 +264,7 @@ def study(tmp_path, monkeypatch):
 
 
 def test_dicom_series_are_predicted_on_their_own_grid(study, predicted, arguments, capsys):
-    assert predict("-i", study, *arguments[2:]) == 0
+    assert predict("-i", study, *arguments[2:], "--keep-names") == 0
     assert predicted[0][0] == ["t2_tra_0000.nii.gz", "t2_tra_late_0000.nii.gz"]
     mask = sitk.ReadImage(f"{arguments[3]}/t2_tra.nii.gz")
     assert not grid_differences(scan(1), mask)
@@ -313,14 +272,15 @@ def test_dicom_series_are_predicted_on_their_own_grid(study, predicted, argument
 
 
 def test_series_can_be_chosen(study, predicted, arguments):
-    assert predict("-i", study, *arguments[2:], "--planes", "sagittal", "axial", "--description", "late|sag") == 0
+    options = ("--planes", "sagittal", "axial", "--description", "late|sag", "--keep-names")
+    assert predict("-i", study, *arguments[2:], *options) == 0
     assert predicted[0][0] == ["t2_tra_late_0000.nii.gz"]
-    assert not {"--planes", "--description"} & set(predicted[0][1])
+    assert not {"--planes", "--description", "--keep-names"} & set(predicted[0][1])
 
 
 def test_a_broken_series_is_named_and_the_others_are_predicted(study, predicted, arguments, capsys):
     (study / "t2_tra/IM0005").unlink()
-    assert predict("-i", study, *arguments[2:]) == 1
+    assert predict("-i", study, *arguments[2:], "--keep-names") == 1
     assert "slices are missing or unevenly spaced" in capsys.readouterr().out
     assert predicted[0][0] == ["t2_tra_late_0000.nii.gz"]
 

@@ -26,7 +26,7 @@ from rectal_nnformer.nnunet.layout import (
     fold_name,
     nnunet_folder,
 )
-from rectal_nnformer.nnunet.names import FULLRES, NETWORKS
+from rectal_nnformer.nnunet.names import DICOM_OBJECTS, FULLRES, NETWORKS, NIFTI
 from rectal_nnformer.nnunet.source import add_options
 
 ONLY_A_WEB_PAGE = 3
@@ -86,14 +86,17 @@ def predict(arguments: argparse.Namespace) -> None:
     Scans are NIfTI, NRRD or MetaImage files in a folder, or one file; or, for a model of one channel, DICOM series
     anywhere below a folder. For such a model files may have any name. Every scan is checked before; one that cannot be
     used is named and the others are predicted. Without -c it is 3d_fullres. --help lists the options.
+    What was found is written beside the masks: findings.html, findings.csv and findings.json.
     """
     ours = Parser(prog=arguments.parser.prog, add_help=False)
     shared.add_series(ours)
+    _add_formats(ours)
     own, passed = ours.parse_known_args(arguments.passed)
     given = _read("nnUNetv2_predict", passed, arguments.parser, optional=["c"], parents=[ours])
     configuration = given.c or FULLRES
     preflight.check_input(Path(given.i))
     preflight.check_output_folder(Path(given.o))
+    _check_formats(own.formats, given)
     model = preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
     preflight.check_device(given.device)
     from rectal_nnformer.networks.checkpoint_file import check_checkpoint
@@ -116,10 +119,45 @@ def predict(arguments: argparse.Namespace) -> None:
         continued=given.continue_prediction,
         part=(given.num_parts, given.part_id),
         folds=list(map(str, given.f)),
+        checkpoint=given.chk,
         planes=own.planes,
         description=own.description,
+        formats=own.formats,
+        keep_names=own.keep_names,
     )
     raise SystemExit(run.predict(job))
+
+
+def _add_formats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--as",
+        dest="formats",
+        nargs="+",
+        choices=(NIFTI, *DICOM_OBJECTS),
+        default=[NIFTI],
+        help="what to write of each scan, several at once (default: nifti): masks; on DICOM series also objects for "
+        "viewers, with a segment or ROI per lesion. Without nifti no mask is kept, so that --continue_prediction and "
+        "--save_probabilities need it",
+    )
+    parser.add_argument(
+        "--keep-names",
+        action="store_true",
+        help="call DICOM series by their folders, and name folders and files in messages, which may tell patients' "
+        "names; without it series are called by a hash of their SeriesInstanceUID, and series.csv says which is which",
+    )
+
+
+def _check_formats(formats: Sequence[str], given: argparse.Namespace) -> None:
+    """Refuse DICOM objects on what is no DICOM, and options of nnU-Net's that need masks to stay."""
+    objects = " and ".join(kind for kind in formats if kind != NIFTI)
+    if objects and (image := preflight.find_image(Path(given.i))):
+        raise RectalError(
+            f"{image} is no DICOM series, and only on these {objects} can lie. Name a folder of DICOM with -i, or take "
+            "--as nifti."
+        )
+    for option in ("continue_prediction", "save_probabilities"):
+        if NIFTI not in formats and getattr(given, option):
+            raise RectalError(f"--{option} needs masks that stay: add nifti to --as.")
 
 
 def _read(
@@ -388,7 +426,11 @@ def _import(arguments: argparse.Namespace, dataset_name: str) -> None:
 
 COMMANDS = (
     Command(train, "nnUNetv2_train with our trainers"),
-    Command(predict, "nnUNetv2_predict with our trainers"),
+    Command(
+        predict,
+        "nnUNetv2_predict with our trainers, on files or DICOM, with a page of what was found",
+        if_interrupted="Masks that are in -o already are kept: --continue_prediction goes on from there.",
+    ),
     Command(
         crossval,
         "train, validate and summarize the folds of a cross-validation, with a report",

@@ -109,7 +109,7 @@ def write_contours(path: Path, series: DicomSeries, lesions: Sequence[Lesion], a
     images = source_images(series)
     references = [_image_reference(image) for image in images]
     now = datetime.datetime.now()
-    with derived_from(series):
+    with derived_from(series, images[0]):
         structures = _common_modules(images[0], algorithm)
     structures.StructureSetLabel = "RECTAL_TUMOUR"
     structures.StructureSetName = SERIES_DESCRIPTION

@@ -128,7 +128,13 @@ def should_be_slice(path: Path) -> bool:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and below it in a fixed order; links to folders are followed, each folder once."""
+    """Yield the files in a folder and below it in a fixed order; links to folders are followed, each folder once.
+
+    Of a file it is the file.
+    """
+    if folder.is_file():
+        yield folder
+        return
     seen = set()
     for root, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -1,5 +1,6 @@
 """What is written of lesions: what DICOM calls them, who found them, and the images on which they lie."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DS
 
-from rectal_nnformer.dicom.files import without_warnings
+from rectal_nnformer.dicom.files import text_of, without_warnings
 from rectal_nnformer.dicom.series import DicomSeries
 from rectal_nnformer.errors import RectalError
 
@@ -102,18 +103,21 @@ def _complete_geometry(header: Dataset, series: DicomSeries) -> None:
 
 
 @contextmanager
-def derived_from(series: DicomSeries) -> Iterator[None]:
+def derived_from(series: DicomSeries, image: Dataset) -> Iterator[None]:
     """Make an object that repeats what the headers of a series say: silently, and refusing by name what it must not.
 
     Raises:
-        RectalError: A value in the headers is not allowed.
+        RectalError: A value in the headers is not allowed; instead of values of the patient it has their keywords.
     """
     with without_warnings():
         try:
             yield
         except (AttributeError, LookupError, TypeError, ValueError) as error:  # highdicom's refusals
+            reason = str(error)
+            for keyword in _ALWAYS_THERE:
+                reason = re.sub(rf"""(['"]){re.escape(text_of(image, keyword))}\1""", keyword, reason)
             raise RectalError(
-                f"{series.folder}: no object can be derived from this series ({error}); correct the header, or export "
+                f"{series.folder}: no object can be derived from this series ({reason}); correct the header, or export "
                 "the series again"
             ) from None
 

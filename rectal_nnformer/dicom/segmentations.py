@@ -136,7 +136,7 @@ def write_segmentation(path: Path, series: DicomSeries, lesions: Sequence[Lesion
         )
         for number, lesion in enumerate(lesions, start=1)
     ]
-    with derived_from(series):
+    with derived_from(series, images[0]):
         segmentation = Segmentation(
             images,
             masks if series.slices[0].frame is None else _volume(masks, series),

@@ -88,6 +88,12 @@ class DicomSeries:
         return tuple(s.path for s in self.slices)
 
     @property
+    def numbers(self) -> list[int]:
+        """How viewers number the slices: by InstanceNumber or frame, or from 1 where that does not tell them apart."""
+        told = [s.number for s in self.slices if s.number is not None]
+        return told if len(set(told)) == len(self.slices) else list(range(1, len(self.slices) + 1))
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Number of slices, rows and columns: the shape of an array of the voxels (z, y, x)."""
         columns, rows = self.slices[0].size
@@ -187,7 +193,7 @@ def series_of(outlines: Outlines, series: Sequence[DicomSeries]) -> list[DicomSe
 
 
 def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: str | None = None) -> Findings:
-    """Look through a folder and all folders in it for stacks of MR slices.
+    """Look through a folder and all folders in it, or a single file, for stacks of MR slices.
 
     Oblique planes count as the nearest. With `description` only series are taken whose SeriesDescription matches this
     regular expression, in any case; of series with several images of each place `parts_of` says what is added to it.
@@ -195,7 +201,7 @@ def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: s
     Raises:
         RectalError: A folder is missing or cannot be read, or `description` is not a regular expression.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise RectalError(f"{folder} is not a folder.")
     try:
         re.compile(description or "")

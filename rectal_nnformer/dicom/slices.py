@@ -67,6 +67,7 @@ class Slice:
         size: Columns, rows.
         frame: Its number in its file, from 0; None for the only image in a file.
         frames: Number of images in its file of which nothing is said apart; 1 if each has a header of its own.
+        number: InstanceNumber, or that of the frame, from 1; None if there is none.
         spacing: Distance of columns and of rows, mm.
         position: Centre of the first voxel in patient coordinates (LPS), mm.
         axes: Unit vectors along a row, then along a column.
@@ -88,6 +89,7 @@ class Slice:
     size: tuple[int, int]
     frame: int | None
     frames: int
+    number: int | None
     spacing: tuple[float, ...]
     position: tuple[float, ...]
     axes: tuple[float, ...]
@@ -145,6 +147,7 @@ def _single(path: Path, header: Dataset, frames: int) -> Slice:
         size=(int(header.Columns), int(header.Rows)),
         frame=None,
         frames=frames,
+        number=next(map(int, numbers_of(header, "InstanceNumber", 1)), None),
         spacing=spacing[::-1],
         position=numbers_of(header, "ImagePositionPatient", 3),
         axes=numbers_of(header, "ImageOrientationPatient", 6),
@@ -170,6 +173,7 @@ def _enhanced(path: Path, header: Dataset, frames: int) -> Iterator[Slice]:
         yield replace(
             common,
             frame=frame,
+            number=frame + 1,
             image_type=text_of(functional_group(header, frame, "MRImageFrameType"), "FrameType").upper()
             or common.image_type,
             spacing=numbers_of(functional_group(header, frame, "PixelMeasures"), "PixelSpacing", 2)[::-1],

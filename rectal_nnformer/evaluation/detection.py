@@ -149,11 +149,11 @@ def detect_lesions(
         for group in (np.flatnonzero(grouping.iou > min_iou) + 1).tolist()
     }
     offset = [axis.start for axis in box]
-    predicted = _describe_components(predictions, offset, spacing)
+    predicted = describe_components(predictions, offset, spacing)
     n_strict = len(strict_pairs)
     groups = zip(predicted, grouping.prediction_group.tolist(), strict=True)
     return LesionDetection(
-        lesions=_lesion_records(_describe_components(lesions, offset, spacing), grouping, agreements, strict_pairs),
+        lesions=_lesion_records(describe_components(lesions, offset, spacing), grouping, agreements, strict_pairs),
         false_positives=tuple(component for component, group in groups if group not in agreements),
         n_predicted=len(predicted),
         strict=StrictCounts(n_strict, len(lesions.boxes) - n_strict, len(predicted) - n_strict),
@@ -204,8 +204,11 @@ def _group_agreement(
     }
 
 
-def _describe_components(components: Components, offset: Sequence[int], spacing: Sequence[float]) -> list[Component]:
-    """Return number, size and centroid of each component; `offset` is where its array starts in the whole one."""
+def describe_components(components: Components, offset: Sequence[int], spacing: Sequence[float]) -> list[Component]:
+    """Return number, size and centroid of each component; `offset` is where its array starts in the whole one.
+
+    The spacing is in mm, in the order of the array's axes.
+    """
     voxel_cm3 = math.prod(spacing) / 1000
     described = []
     for label, box in enumerate(components.boxes, start=1):

@@ -1,9 +1,10 @@
-"""Showing axial slices as radiologists hang them: patient right on the image's left, anterior up, true proportions.
+"""Showing slices as radiologists hang them: patient right on the image's left, anterior up, true proportions.
 
 Arrays here have axes (slices, rows, columns). Drawing goes onto a matplotlib Axes that the caller owns, so that nothing
 depends on pyplot's global state.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,54 @@ REFERENCE_COLOR = "#56B4E9"
 PREDICTION_COLOR = "#E69F00"
 
 
-def radiological_array(image: sitk.Image) -> tuple[NDArray[Any], float]:
-    """Return a volume as a stack of axial slices in radiological display.
+@dataclass(frozen=True)
+class Hanging:
+    """How slices of a plane are hung.
 
-    Axes are permuted and flipped to the orientation nearest to LPS by the direction cosines, whatever plane the series
-    was acquired in; nothing is resampled.
+    Attributes:
+        orientation: Where columns, rows and slices go, as sitk.DICOMOrient takes it.
+        sides: Letters for what is at the left, at the right and at the top.
+    """
+
+    orientation: str
+    sides: str
+
+
+AXIAL = Hanging("LPS", "RLA")
+SAGITTAL = Hanging("PIR", "APH")
+CORONAL = Hanging("LIP", "RLH")
+LONGER = 1.5
+"""How many times longer than along z voxels are along the axis across the slices, if that is another."""
+
+
+def slice_axis(image: sitk.Image) -> int:
+    """Return the axis across the slices of the image's array (z, y, x): z, unless voxels are longer along another."""
+    spacing = image.GetSpacing()[::-1]
+    longest = int(np.argmax(spacing))
+    return longest if spacing[longest] > LONGER * spacing[0] else 0
+
+
+def hanging_of(image: sitk.Image, axis: int) -> Hanging:
+    """Return how the slices across an axis of the image's array are hung, by the plane that they are nearest to."""
+    to = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())[2 - axis]
+    return {"R": SAGITTAL, "L": SAGITTAL, "A": CORONAL, "P": CORONAL}.get(to, AXIAL)
+
+
+def radiological_array(image: sitk.Image, hanging: Hanging = AXIAL) -> tuple[NDArray[Any], float]:
+    """Return a volume as a stack of slices in radiological display.
+
+    Axes are permuted and flipped to the orientation nearest to that of the hanging by the direction cosines, whatever
+    plane the series was acquired in; nothing is resampled.
 
     Args:
         image: 3D image or mask.
+        hanging: Which slices, and which way up.
 
     Returns:
-        The array (slices from inferior to superior, rows from anterior to posterior, columns from patient right to
-        patient left), and the pixel aspect: height of a row over width of a column, for `draw_slice`.
+        The array (axial: slices from inferior to superior, rows from anterior to posterior, columns from patient right
+        to patient left), and the pixel aspect: height of a row over width of a column, for `draw_slice`.
     """
-    oriented = sitk.DICOMOrient(image, "LPS")
+    oriented = sitk.DICOMOrient(image, hanging.orientation)
     width, height, _ = oriented.GetSpacing()
     return sitk.GetArrayFromImage(oriented), height / width
 

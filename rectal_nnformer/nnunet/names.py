@@ -30,3 +30,6 @@ RECORD_KEY = "rectal_nnformer"
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 """Files that are taken for images where a folder of them is given."""
+
+NIFTI, DICOM_OBJECTS = "nifti", ("dicom-seg", "rtstruct")
+"""Formats in which predictions are had; objects lie on the series that was predicted."""

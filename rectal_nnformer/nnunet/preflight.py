@@ -27,7 +27,7 @@ from rectal_nnformer.nnunet.layout import (
     planned_model,
     trainers_folder,
 )
-from rectal_nnformer.nnunet.names import CUBIC, NUM_FOLDS, TRAINER_FAMILIES
+from rectal_nnformer.nnunet.names import CUBIC, IMAGE_SUFFIXES, NUM_FOLDS, TRAINER_FAMILIES
 from rectal_nnformer.nnunet.source import names_in, stock_trainers_folder, trainer_names
 from rectal_nnformer.utils.files import is_there
 from rectal_nnformer.utils.text import nearest, some
@@ -237,6 +237,13 @@ def check_input(place: Path) -> None:
         raise RectalError(f"There is no {place}. Name by -i a folder of scans, or one scan.{most_alike(place)}")
     if place.is_dir() and not any(place.iterdir()):
         raise RectalError(f"{place} is empty. Name by -i a folder of scans, or one scan.")
+
+
+def find_image(place: Path) -> Path | None:
+    """Return an image file, by its name, that a folder holds or that a place is; None where there is none."""
+    paths = sorted(place.iterdir()) if place.is_dir() else [place]
+    images = (p for p in paths if p.name.lower().endswith(IMAGE_SUFFIXES) and not p.name.startswith("."))
+    return next(images, None)
 
 
 def check_file(path: Path) -> None:

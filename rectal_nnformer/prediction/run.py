@@ -1,22 +1,31 @@
 """Prediction with what goes in and what comes out checked: nnU-Net itself trusts both."""
 
+import hashlib
 import itertools
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import SimpleITK as sitk
 
+from rectal_nnformer.dicom.series import DicomSeries
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.masks import label_values
+from rectal_nnformer.imaging.masks import label_values, tumor_labels
 from rectal_nnformer.imaging.reading import by, read_image
 from rectal_nnformer.imaging.volumes import VolumeCheck
 from rectal_nnformer.nnunet.dataset_json import num_channels, read_dataset_json
-from rectal_nnformer.nnunet.layout import IMAGE_DIGESTS, TRAINED_ON, ModelFolder
-from rectal_nnformer.prediction.scans import Scans, find_scans, prepare_scans
-from rectal_nnformer.utils.files import read_json_if_whole, write_json
+from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, IMAGE_DIGESTS, TRAINED_ON, ModelFolder, image_name
+from rectal_nnformer.nnunet.names import NIFTI
+from rectal_nnformer.prediction.findings import PredictedScan, describe_scan
+from rectal_nnformer.prediction.scans import Scans, find_scans, prepare_scans, processes_for
+from rectal_nnformer.reporting.findings import NOTHING_FOUND, Predictor, ScanFindings
+from rectal_nnformer.reporting.writing import write_findings
+from rectal_nnformer.utils.files import csv_text, read_json_if_whole, read_table, write_json, write_text
+from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
 
 
@@ -36,6 +45,10 @@ NNUNETS_NOTES = ("dataset.json", "plans.json", "predict_from_raw_data_args.json"
 """What nnU-Net writes beside masks."""
 
 
+SERIES_FILE, SERIES_COLUMNS = "series.csv", ("scan", "series_uid")
+"""Which DICOM series each scan is."""
+
+
 @dataclass(frozen=True)
 class PredictionJob:
     """What is to be predicted.
@@ -43,13 +56,16 @@ class PredictionJob:
     Attributes:
         model: The model.
         scans: Folder of the scans, or a single one.
-        output: Folder of the masks.
+        output: Folder of what was predicted.
         arguments: Those of nnUNetv2_predict.
         continued: Whether masks that are there already are kept.
         part: Every so many-th case, from which one on: nnU-Net's -num_parts and -part_id.
         folds: Those of the model that predict together.
+        checkpoint: Name of the file of each fold.
         planes: Which planes of DICOM series to take.
         description: Regular expression for the SeriesDescription of DICOM series to take.
+        formats: What to write: NIfTI masks, DICOM objects. Masks are made in any case, but do not stay else.
+        keep_names: Whether DICOM series are called by their folders, whose names often are patients'.
     """
 
     model: ModelFolder
@@ -59,56 +75,150 @@ class PredictionJob:
     continued: bool
     part: tuple[int, int]
     folds: Sequence[str]
+    checkpoint: str = CHECKPOINT_FINAL
     planes: Sequence[str] = ("axial",)
     description: str | None = None
+    formats: Sequence[str] = (NIFTI,)
+    keep_names: bool = False
+
+    def predictor(self) -> Predictor:
+        """Return what predicts, with the SHA-256 of the folds' checkpoints, one after the other."""
+        digest = hashlib.sha256()
+        for fold in self.folds:
+            with (self.model.fold(fold).path / self.checkpoint).open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        return Predictor(self.model, self.folds, self.checkpoint, digest.hexdigest())
 
 
 def predict(job: PredictionJob) -> int:
     """Predict the scans that can be used, name the others, make sure of every mask, and return an exit code.
+
+    What was found is written as a page, a table and JSON, and as DICOM objects where they are asked for.
 
     Raises:
         RectalError: No scan can be used.
     """
     dataset_json = read_dataset_json(job.model.dataset_json, "Import or train the model again.")
     ending, labels = dataset_json["file_ending"], label_values(dataset_json, str(job.model.dataset_json))
-    scans = find_scans(job.scans, num_channels(dataset_json), job.planes, job.description)
+    scans = find_scans(job.scans, num_channels(dataset_json), job.planes, job.description, job.keep_names)
     step, first = job.part
     scans.cases = dict(list(scans.cases.items())[first::step])
     if scans.left_aside:
-        print(f"Left aside in {job.scans}:\n{_listed(scans.left_aside)}")
-    with TemporaryDirectory(prefix="rectal_nnformer_") as folder:
-        checks = prepare_scans(scans, Path(folder), ending)
-        for check in itertools.chain(*checks.values()):
-            if check.note:
-                print(f"Note: {check.note}")
-        trained_on = _trained_on(job, checks)
-        for case, name in trained_on.items():
-            known = f" as {name}" if name != case else ""
-            print(f"Note: the model was trained on {case}{known}: its result says nothing about new scans.")
+        print(f"Left aside{'' if scans.untold else f' in {job.scans}'}:\n{_listed(scans.left_aside)}")
+    with TemporaryDirectory(prefix="rectal_nnformer_") as temporary:
+        images = Path(temporary) / "images"
+        images.mkdir()
+        checks = prepare_scans(scans, images, ending)
+        trained_on = _tell_notes(job, checks)
         if not scans.cases:
-            raise RectalError(f"None of the scans in {job.scans} can be used:\n{_listed(scans.unusable)}")
-        masks = {case: job.output / f"{case}{ending}" for case in scans.cases}
+            reasons = _listed(scans.unusable or scans.left_aside)
+            raise RectalError(f"None of the scans in {job.scans} can be used:\n{reasons}")
+        folder = job.output if NIFTI in job.formats else Path(temporary) / "masks"
+        masks = {case: folder / f"{case}{ending}" for case in scans.cases}
         _refuse_overwriting(scans, masks)
         if job.continued:
             _remove_damaged(masks, checks, labels)
+        here = ["-i", str(images), "-o", str(folder), "-num_parts", "1", "-part_id", "0"]
+        job.output.mkdir(parents=True, exist_ok=True)
         from rectal_nnformer.prediction import predictor  # imports nnU-Net
 
-        arguments = [*job.arguments, "-i", folder, "-num_parts", "1", "-part_id", "0"]
-        code = predictor.predict_folder(job.model.path, arguments)
-    damaged = {
-        case: problem for case, path in masks.items() if (problem := check_mask(path, checks[case][0].size, labels))
-    }
-    for case in damaged:
-        masks[case].unlink(missing_ok=True)
-    for path in (job.output / name for name in NNUNETS_NOTES):
-        if path.is_file() and read_json_if_whole(path) is None:
-            path.unlink()
-    _note_trained_on(job.output / TRAINED_ON, scans.cases, trained_on)
-    failed = {**scans.unusable, **damaged}
-    print(f"{plural(len(masks) - len(damaged), 'scan')} predicted into {job.output}.")
+        code = predictor.predict_folder(job.model.path, [*job.arguments, *here])
+        _give_up_damaged(scans, masks, checks, labels)
+        _note_trained_on(folder / TRAINED_ON, masks, trained_on)
+        predicted = [
+            PredictedScan(
+                scan=case,
+                image=images / image_name(case, ending),
+                mask=masks[case],
+                series=next((image for image in sources if isinstance(image, DicomSeries)), None),
+                objects={kind: job.output / f"{case}_{kind}.dcm" for kind in job.formats if kind != NIFTI},
+                note="the model was trained on this scan" if case in trained_on else "",
+            )
+            for case, sources in scans.cases.items()
+        ]
+        predictor = job.predictor()
+        findings = _describe(scans, predicted, tumor_labels(dataset_json), predictor)
+    _tell(job, findings)
+    untold = (job.scans, job.output, temporary)
+    _write(job, scans.series, [_without_folders(scan, untold) for scan in findings], predictor)
+    return code or int(any(scan.problem or scan.unwritten for scan in findings))
+
+
+def _tell_notes(job: PredictionJob, checks: Mapping[str, list[VolumeCheck]]) -> dict[str, str]:
+    """Print what is to be known of scans before they are predicted; return those that the model was trained on."""
+    for check in itertools.chain(*checks.values()):
+        if check.note:
+            print(f"Note: {check.note}")
+    trained_on = _trained_on(job, checks)
+    for case, name in trained_on.items():
+        known = f" as {name}" if name != case else ""
+        print(f"Note: the model was trained on {case}{known}: its result says nothing about new scans.")
+    return trained_on
+
+
+def _give_up_damaged(
+    scans: Scans, masks: Mapping[str, Path], checks: Mapping[str, list[VolumeCheck]], labels: Collection[int]
+) -> None:
+    """Remove what nnU-Net did not write whole, and take the cases for unusable."""
+    for case, path in masks.items():
+        if problem := check_mask(path, checks[case][0].size, labels):
+            path.unlink(missing_ok=True)
+            del scans.cases[case]
+            scans.unusable[case] = problem
+    for folder, name in itertools.product({path.parent for path in masks.values()}, NNUNETS_NOTES):
+        if (folder / name).is_file() and read_json_if_whole(folder / name) is None:
+            (folder / name).unlink()
+
+
+def _describe(
+    scans: Scans, predicted: Sequence[PredictedScan], labels: Sequence[int], predictor: Predictor
+) -> list[ScanFindings]:
+    """Return what was found in scans, and why nothing could be in others; write their DICOM objects."""
+    describe = partial(describe_scan, labels=labels, predictor=predictor)
+    described = map_with_progress(describe, predicted, processes_for(len(predicted)), "Findings")
+    failed = [ScanFindings(name, problem=reason) for name, reason in scans.unusable.items()]
+    return [*(replace(scan, unwritten=scans.told(scan.unwritten)) for scan in described), *failed]
+
+
+def _tell(job: PredictionJob, findings: Sequence[ScanFindings]) -> None:
+    """Print what was predicted, what was not, and why."""
+    failed = {scan.scan: scan.problem for scan in findings if scan.problem}
+    unwritten = {scan.scan: scan.unwritten for scan in findings if scan.unwritten}
+    print(f"{plural(len(findings) - len(failed), 'scan')} predicted into {job.output}.")
+    if without := [scan.scan for scan in findings if scan.outcome == NOTHING_FOUND]:
+        objects = [kind for kind in job.formats if kind != NIFTI]
+        print(f"No lesion{', so no ' if objects else ''}{' or '.join(objects)}: {some(without)}.")
     if failed:
         print(f"{plural(len(failed), 'scan')} not predicted:\n{_listed(failed)}")
-    return code or int(bool(failed))
+    if unwritten:
+        print(f"{plural(len(unwritten), 'scan')} without a DICOM object:\n{_listed(unwritten)}")
+
+
+def _without_folders(scan: ScanFindings, folders: Iterable[Path | str]) -> ScanFindings:
+    """Return findings for pages, which are passed on, and tell no folders of this computer."""
+    for folder in map(Path, folders):
+        beginning = f"{folder if folder.is_dir() else folder.parent}/"
+        told = {name: getattr(scan, name).replace(beginning, "") for name in ("scan", "problem", "unwritten")}
+        scan = replace(scan, **told)
+    return scan
+
+
+def _write(
+    job: PredictionJob, series: Mapping[str, str], findings: Sequence[ScanFindings], predictor: Predictor
+) -> None:
+    """Write what was found, and which DICOM series each scan is; those of earlier runs stay known."""
+    step, first = job.part
+    name = "findings" if step == 1 else f"findings_{first}_of_{step}"
+    write_findings(findings, predictor, job.output, name)
+    print(f"What was found: {job.output / name}.html")
+    if not series:
+        return
+    path = job.output / SERIES_FILE
+    with suppress(RectalError):
+        series = {row["scan"]: row["series_uid"] for _, row in read_table(path, SERIES_COLUMNS, "", "")} | {**series}
+    write_text(path, csv_text(SERIES_COLUMNS, (dict(zip(SERIES_COLUMNS, row, strict=True)) for row in series.items())))
+    print(f"Which series each scan is: {path}")
 
 
 def _refuse_overwriting(scans: Scans, masks: Mapping[str, Path]) -> None:

@@ -1,8 +1,9 @@
 """Scans to predict: image files of any name or DICOM series, found, checked, and brought into nnU-Net's form."""
 
+import hashlib
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from rectal_nnformer.dataset_conversion.dicom import case_names, place_of
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, stem, write_image
+from rectal_nnformer.dicom.files import files_below
 from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import by
@@ -17,7 +19,7 @@ from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume, digest_of
 from rectal_nnformer.nnunet.layout import image_name
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.utils.parallel import map_with_progress
-from rectal_nnformer.utils.text import some
+from rectal_nnformer.utils.text import plural, some
 
 SCANS_PER_PROCESS = 8
 """Starting a process takes as long as checking so many scans."""
@@ -31,15 +33,27 @@ class Scans:
         cases: Images of each case that is complete, one per channel.
         unusable: Why each other case is not predicted.
         left_aside: Why each other entry of the folder is no scan.
+        series: SeriesInstanceUID of each name here that stands for a DICOM series.
+        untold: Folder whose files and folders no message names; None if all may be named.
     """
 
     cases: dict[str, list[ImageSource]] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     left_aside: dict[str, str] = field(default_factory=dict)
+    series: dict[str, str] = field(default_factory=dict)
+    untold: Path | None = None
+
+    def told(self, message: str, where: Path | None = None) -> str:
+        """Return a message, of files in some folder, without the names that are not to be told."""
+        return without_names(message, self.untold, where) if message and self.untold else message
 
 
 def find_scans(
-    place: Path, num_channels: int, planes: Sequence[str] = ("axial",), description: str | None = None
+    place: Path,
+    num_channels: int,
+    planes: Sequence[str] = ("axial",),
+    description: str | None = None,
+    keep_names: bool = False,
 ) -> Scans:
     """Sort what lies in a folder, or take a single file.
 
@@ -51,6 +65,7 @@ def find_scans(
         num_channels: How many images a case has.
         planes: Which acquisition planes of DICOM series to take: axial, sagittal, coronal.
         description: Take only DICOM series whose SeriesDescription matches this regular expression, in any case.
+        keep_names: Whether DICOM series are called by their folders, whose names often are patients'.
 
     Raises:
         RectalError: There is no image; says what is there and what would fit.
@@ -82,27 +97,69 @@ def find_scans(
             )
     for case in scans.unusable.keys() & scans.cases.keys():
         del scans.cases[case]
-    if not channels and not scans.unusable and place.is_dir() and num_channels == 1:
-        series = _find_series(place, planes, description)
+    if not channels and not scans.unusable and num_channels == 1:
+        series = _find_series(place, planes, description, keep_names)
         if series.cases or series.unusable or series.left_aside:
             return series
     if not channels and not scans.unusable:
         others = some(list(scans.left_aside)) or "nothing"
+        dicom = "and no DICOM series" if num_channels == 1 else "and DICOM is for models of one channel alone"
         raise RectalError(
-            f"{place} holds no scan ({' '.join(IMAGE_SUFFIXES)}), but {others}, and no DICOM series. "
+            f"{place} holds no scan ({' '.join(IMAGE_SUFFIXES)}), but {others}, {dicom}. "
             "Name a folder of scans, or one scan, with -i."
         )
     return scans
 
 
-def _find_series(folder: Path, planes: Sequence[str], description: str | None) -> Scans:
+def series_name(uid: str) -> str:
+    """Return what a series is called without telling whose it is: the same anywhere, and whatever is beside it."""
+    return f"series_{hashlib.sha256(uid.encode()).hexdigest()[:12]}" if uid else "series without SeriesInstanceUID"
+
+
+def _find_series(folder: Path, planes: Sequence[str], description: str | None, keep_names: bool) -> Scans:
     findings = find_series(folder, planes, description)
-    names = case_names(findings.series)
-    scans = Scans({names[series.uid]: [series] for series in findings.series})
-    scans.unusable = {place_of(uid, where): reason for uid, (where, reason) in findings.broken.items()}
-    scans.unusable |= {str(path): "cannot be read as DICOM" for path in findings.unreadable}
-    scans.left_aside = {place_of(uid, where): reason for uid, (where, reason) in findings.ignored.items()}
+    others = {**findings.ignored, **findings.broken}
+    if keep_names:
+        names = case_names(findings.series) | {uid: place_of(uid, where) for uid, (where, _) in others.items()}
+    else:
+        names = {uid: series_name(uid) for uid in (*(s.uid for s in findings.series), *others)}
+    scans = Scans(
+        cases={names[series.uid]: [series] for series in findings.series},
+        left_aside={names[uid]: reason for uid, (_, reason) in findings.ignored.items()},
+        series={name: uid for uid, name in names.items()},
+        untold=None if keep_names else folder,
+    )
+    scans.unusable = {names[uid]: scans.told(reason, where) for uid, (where, reason) in findings.broken.items()}
+    if findings.unreadable and not keep_names:
+        number = plural(len(findings.unreadable), "file")
+        scans.unusable[number] = "cannot be read as DICOM; --keep-names tells which"
+    elif findings.unreadable:
+        scans.unusable |= {str(path): "cannot be read as DICOM" for path in findings.unreadable}
     return scans
+
+
+def without_names(message: str, folder: Path, where: Path | None = None) -> str:
+    """Return a message without names from below a folder: they become 'its folder' and 'file 3', counted by name.
+
+    Files that a message names without their folder are counted in the folder `where`.
+    """
+    names: dict[str, str] = {}
+    count: Counter[Path] = Counter()
+    for path in files_below(folder):
+        count[path.parent] += 1
+        number = f"file {count[path.parent]}"
+        names |= {str(path.parent): "its folder", str(path): number}
+        names[path.name] = number if path.parent == where else names.get(path.name, "a file")
+    for name in sorted(names, key=len, reverse=True):
+        # Numbers of a few digits tell nobody, and stand in messages for other things.
+        if name in message and (len(name) > 4 or re.search(r"[^\d.]", name)):
+            message = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", names[name], message)
+    return message
+
+
+def processes_for(num_scans: int) -> int:
+    """Return how many processes go through so many scans."""
+    return min(os.cpu_count() or 1, num_scans // SCANS_PER_PROCESS)
 
 
 def prepare_scans(scans: Scans, folder: Path, ending: str) -> dict[str, list[VolumeCheck]]:
@@ -110,14 +167,13 @@ def prepare_scans(scans: Scans, folder: Path, ending: str) -> dict[str, list[Vol
 
     Cases that cannot be used are moved to `scans.unusable`; returned is what was found in the others.
     """
-    num_images = sum(map(len, scans.cases.values()))
     found = dict(
         zip(
             scans.cases,
             map_with_progress(
                 partial(_prepare, folder=folder, ending=ending),
                 list(scans.cases.items()),
-                min(os.cpu_count() or 1, num_images // SCANS_PER_PROCESS),
+                processes_for(sum(map(len, scans.cases.values()))),
                 "Checking scans",
             ),
             strict=True,
@@ -129,7 +185,7 @@ def prepare_scans(scans: Scans, folder: Path, ending: str) -> dict[str, list[Vol
         if not problems and len(sizes) > 1:
             problems = [f"its channels have the sizes {' and '.join(map(by, sorted(sizes)))}"]
         if problems:
-            scans.unusable[case] = "; ".join(problems)
+            scans.unusable[case] = scans.told("; ".join(problems))
             del scans.cases[case]
             for channel in range(len(checks)):
                 (folder / image_name(case, ending, channel)).unlink(missing_ok=True)

@@ -17,7 +17,14 @@ from skimage.measure import approximate_polygon, find_contours
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Component
-from rectal_nnformer.imaging.display import grey_window, radiological_array, slice_with_most
+from rectal_nnformer.imaging.display import (
+    AXIAL,
+    Hanging,
+    grey_window,
+    hanging_of,
+    radiological_array,
+    slice_with_most,
+)
 from rectal_nnformer.imaging.masks import find_components, tumor_labels
 from rectal_nnformer.imaging.reading import read_image
 from rectal_nnformer.reporting.overlays import displayed, read_mask
@@ -36,8 +43,9 @@ LARGEST_PIXELS = 240
 WEBP_QUALITY = 70
 OUTLINE_TOLERANCE = 0.5  # voxels
 
-Kind = Literal["missed", "detected", "false positive"]
-KINDS: tuple[Kind, ...] = ("missed", "detected", "false positive")
+Kind = Literal["missed", "detected", "false positive", "found"]
+KINDS: tuple[Kind, ...] = ("missed", "detected", "false positive", "found")
+PREDICTED = ("false positive", "found")
 Square = tuple[tuple[int, int], tuple[int, int]]
 """First row and the one after the last, and the same of columns; they may lie beyond the image."""
 Files = tuple[Path, Path, Path]
@@ -46,7 +54,10 @@ Files = tuple[Path, Path, Path]
 
 @dataclass(frozen=True)
 class Subject:
-    """What one card shows: a reference lesion with the numbers of those it was scored with, or a false positive."""
+    """What one card shows: a reference lesion with the numbers of those it was scored with, or a predicted one.
+
+    Predicted ones are false positives, or found where there is no reference; then the fold says nothing.
+    """
 
     kind: Kind
     fold: int
@@ -57,7 +68,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Picture:
-    """One slice, numbered from 1 from the feet up, with SVG paths by class name, in voxels of the picture."""
+    """One slice and its number, with SVG paths by class name, in voxels of the picture."""
 
     number: int
     webp: bytes
@@ -84,7 +95,8 @@ class Picture:
 class Clip:
     """The slices of one subject, ascending; `problem` says why there are none.
 
-    `shape` is rows and columns of voxels in each picture, the coordinates of outlines; `pixels` its width and height.
+    `shape` is rows and columns of voxels in each picture, the coordinates of outlines; `pixels` its width and height;
+    `sides` what is at its left, right and top.
     """
 
     subject: Subject
@@ -95,21 +107,25 @@ class Clip:
     width_mm: float = 0
     slice_mm: float = 0
     largest: int = 0
+    sides: str = AXIAL.sides
     problem: str = ""
 
 
 @dataclass(frozen=True)
 class _Volume:
-    """One case in radiological display, (slices, rows, columns); components are numbered as in the evaluation."""
+    """One case in radiological display, (slices, rows, columns); components are numbered as in the evaluation.
+
+    `spacing` is the distance of slices, of rows and of columns, mm; `numbers` are those of the slices.
+    """
 
     grey: NDArray[Any]
     reference: NDArray[np.bool_]
     prediction: NDArray[np.bool_]
     lesions: NDArray[np.int32]
     predictions: NDArray[np.int32]
-    slice_mm: float
-    row_mm: float
-    column_mm: float
+    spacing: tuple[float, float, float]
+    numbers: Sequence[int]
+    hanging: Hanging = AXIAL
 
 
 def subjects_of(model: ModelResults) -> list[Subject]:
@@ -230,25 +246,61 @@ def _load(files: Files, labels: Sequence[int], ignore_label: int | None) -> _Vol
     prediction = read_mask(files[2], image, labels) if files[2].is_file() else np.zeros_like(reference)
     if ignore_label is not None:
         prediction &= ~read_mask(files[1], image, (ignore_label,))
-    column_mm, row_mm, slice_mm = sitk.DICOMOrient(image, "LPS").GetSpacing()
     return _Volume(
         grey=grey,
         reference=displayed(reference, image) > 0,
         prediction=displayed(prediction, image) > 0,
         lesions=displayed(find_components(reference).labels, image),
         predictions=displayed(find_components(prediction).labels, image),
-        slice_mm=slice_mm,
-        row_mm=row_mm,
-        column_mm=column_mm,
+        spacing=sitk.DICOMOrient(image, AXIAL.orientation).GetSpacing()[::-1],
+        numbers=range(1, len(grey) + 1),
     )
 
 
+def draw_found(
+    case: str,
+    image: sitk.Image,
+    labels: NDArray[np.int32],
+    found: Sequence[Component],
+    axis: int,
+    numbers: Sequence[int],
+) -> list[Clip]:
+    """Return a clip for each lesion that was found in a scan, in the plane of its slices.
+
+    Args:
+        case: Name of the scan.
+        image: The scan.
+        labels: The number of each voxel's lesion, 0 elsewhere, (z, y, x) as stored.
+        found: The lesions.
+        axis: Axis of `labels` across the slices.
+        numbers: How viewers number the slices, along that axis.
+    """
+    if not found:
+        return []
+    hanging = hanging_of(image, axis)
+    places = np.arange(labels.shape[axis]).reshape([-1 if other == axis else 1 for other in range(3)])
+    shown = displayed(labels, image, hanging)
+    nothing = np.zeros(shown.shape, np.int32)
+    volume = _Volume(
+        grey=radiological_array(image, hanging)[0],
+        reference=nothing > 0,
+        prediction=shown > 0,
+        lesions=nothing,
+        predictions=shown,
+        spacing=sitk.DICOMOrient(image, hanging.orientation).GetSpacing()[::-1],
+        numbers=[numbers[place] for place in displayed(np.broadcast_to(places, labels.shape), image, hanging)[:, 0, 0]],
+        hanging=hanging,
+    )
+    return [_draw(Subject("found", 0, case, component), volume, MOST_SLICES) for component in found]
+
+
 def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:
-    numbered = volume.predictions if subject.kind == "false positive" else volume.lesions
+    numbered = volume.predictions if subject.kind in PREDICTED else volume.lesions
     own = numbered == subject.component.label
     if int(own.sum()) != subject.component.voxels:
         return Clip(subject, problem="the masks have changed since they were evaluated")
-    box = _close_up(own, volume.row_mm, volume.column_mm)
+    slice_mm, row_mm, column_mm = volume.spacing
+    box = _close_up(own, row_mm, column_mm)
     largest = slice_with_most(own)
     used = np.flatnonzero(own.any(axis=(1, 2)))
     first, last = max(int(used[0]) - 1, 0), min(int(used[-1]) + 1, len(own) - 1)
@@ -256,25 +308,26 @@ def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:
     window = grey_window(np.stack([_cut(plane, box) for plane in volume.grey[first : last + 1]]))
     shape = box[0][1] - box[0][0], box[1][1] - box[1][0]
     # Square pixels, no more than the voxels give and at most `LARGEST_PIXELS`.
-    height_mm, width_mm = shape[0] * volume.row_mm, shape[1] * volume.column_mm
-    pixel_mm = max(min(volume.row_mm, volume.column_mm), max(height_mm, width_mm) / LARGEST_PIXELS)
+    height_mm, width_mm = shape[0] * row_mm, shape[1] * column_mm
+    pixel_mm = max(min(row_mm, column_mm), max(height_mm, width_mm) / LARGEST_PIXELS)
     pixels = max(round(width_mm / pixel_mm), 1), max(round(height_mm / pixel_mm), 1)
     return Clip(
         subject=subject,
         pictures=tuple(
             Picture(
-                number=z + 1,
+                number=volume.numbers[z],
                 webp=_webp(_cut(volume.grey[z], box), window, pixels),
                 outlines=_outlines(subject, _cut(own[z], box), volume, z, box),
             )
             for z in numbers
         ),
-        num_slices=len(own),
+        num_slices=max(volume.numbers),
         shape=shape,
         pixels=pixels,
         width_mm=width_mm,
-        slice_mm=volume.slice_mm,
-        largest=largest + 1,
+        slice_mm=slice_mm,
+        largest=volume.numbers[largest],
+        sides=volume.hanging.sides,
     )
 
 
@@ -315,7 +368,7 @@ def _webp(grey: NDArray[Any], window: tuple[float, float], pixels: tuple[int, in
 def _outlines(subject: Subject, own: NDArray[np.bool_], volume: _Volume, z: int, box: Square) -> dict[str, str]:
     """Return the paths of one slice by class; `other` is tumour that the card is not about."""
     reference, prediction = _cut(volume.reference[z], box), _cut(volume.prediction[z], box)
-    if subject.kind == "false positive":
+    if subject.kind in PREDICTED:
         masks = {"reference other": reference, "prediction": own, "prediction other": prediction & ~own}
     else:
         masks = {"reference": own, "reference other": reference & ~own, "prediction": prediction}

@@ -80,13 +80,13 @@ def read_mask(path: Path, image: sitk.Image, labels: Sequence[int]) -> NDArray[n
     return np.isin(sitk.GetArrayViewFromImage(mask), labels)
 
 
-def displayed(array: NDArray[Any], image: sitk.Image) -> NDArray[np.int32]:
+def displayed(array: NDArray[Any], image: sitk.Image, hanging: display.Hanging = display.AXIAL) -> NDArray[np.int32]:
     """Return an array as stored on the grid of an image in radiological display, (slices, rows, columns)."""
     stored = sitk.GetImageFromArray(array.astype(np.int32))
     # Of the image, not of the mask's own file: near a tilt of 45 degrees, cosines that differ by rounding would turn
     # the mask to another plane than the image.
     stored.CopyInformation(image)
-    return display.radiological_array(stored)[0]
+    return display.radiological_array(stored, hanging)[0]
 
 
 def _mark_sides(axes: Axes) -> None:

@@ -3,18 +3,25 @@
 Templates of HTML escape whatever they are given; those of Markdown escape cells of tables, and names by `plain`.
 """
 
+import base64
+import hashlib
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import patient_interval_words, rate_words
+from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.reporting import tables
 from rectal_nnformer.reporting.comparison import Comparison
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
 from rectal_nnformer.utils.text import number, numbered, percent, percent_interval, plain, plural, some
 
+SCALE_MM = 20
+"""Length of the bar in pictures."""
 ENVIRONMENT = Environment(
     loader=PackageLoader("rectal_nnformer.reporting"),
     autoescape=select_autoescape(["html"]),
@@ -25,7 +32,7 @@ ENVIRONMENT = Environment(
 )
 WORDS = (number, numbered, patient_interval_words, percent, percent_interval, plural, rate_words)
 ENVIRONMENT.globals.update({function.__name__: function for function in WORDS})
-ENVIRONMENT.globals.update(MIN_IOU=MIN_IOU, MIN_VOXELS=MIN_VOXELS, tables=tables)
+ENVIRONMENT.globals.update(MIN_IOU=MIN_IOU, MIN_VOXELS=MIN_VOXELS, SCALE_MM=SCALE_MM, tables=tables)
 ENVIRONMENT.filters.update(plain=plain, markdown=tables.markdown)
 
 
@@ -33,6 +40,24 @@ def render(template: str, **context: Any) -> str:
     """Return a page; characters that UTF-8 cannot hold, which file names may have, become question marks."""
     page = ENVIRONMENT.get_template(template).render(context)
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def html_page(template: str, folder: ModelFolder, date: str, **context: Any) -> str:
+    """Return a page about a model, with the date as given, that needs no other file and no network."""
+    # Parts of this package, which hold nothing that would end their elements.
+    assets = resources.files("rectal_nnformer.reporting") / "assets"
+    style, script = ((assets / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{_hash(style)}'; "
+        f"script-src 'sha256-{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    return render(
+        template, folder=folder, date=date, policy=policy, style=Markup(style), script=Markup(script), **context
+    )
+
+
+def _hash(content: str) -> str:
+    return base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
 
 
 def crossval_page(summary: CrossvalSummary, picture: str) -> str:

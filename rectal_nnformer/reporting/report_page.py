@@ -1,7 +1,5 @@
 """What the template of the report shows of one trained model; the page needs no other file and no network."""
 
-import base64
-import hashlib
 import inspect
 import itertools
 import math
@@ -9,7 +7,7 @@ import platform
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import metadata, resources
+from importlib import metadata
 from typing import Any
 
 from markupsafe import Markup
@@ -24,14 +22,13 @@ from rectal_nnformer.reporting import tables
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, attention_over_folds, reuse_over_folds
 from rectal_nnformer.reporting.charts import Series, heat_map, interval_chart, profile_chart
 from rectal_nnformer.reporting.gallery import Clip
-from rectal_nnformer.reporting.pages import render
+from rectal_nnformer.reporting.pages import html_page
 from rectal_nnformer.reporting.results import ModelResults, count_shared_patients, cubic_siblings, scans_seen_twice
 from rectal_nnformer.utils.files import read_json_if_whole
 from rectal_nnformer.utils.text import number, percent
 
 OPEN_AT_MOST = 30
 """Groups of more cards than this are closed at first, except that of the missed tumours."""
-SCALE_MM = 20
 MOST_EPOCHS = 40
 TRIAL = "_CPU"
 """How trainers are called that are for trying things out."""
@@ -53,28 +50,19 @@ SETTINGS = {
 
 def report_page(model: ModelResults, clips: Sequence[Clip], date: str) -> str:
     """Return the report as HTML, with the date as given."""
-    # Parts of this package, which hold nothing that would end their elements.
-    assets = resources.files("rectal_nnformer.reporting") / "assets"
-    style, script = ((assets / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     cards = [(f"card-{place}", clip) for place, clip in enumerate(clips, start=1)]
-    return render(
+    return html_page(
         "report.html",
+        model.folder,
+        date,
         model=model,
         pooled=model.pooled,
-        date=date,
-        policy=(
-            f"default-src 'none'; img-src data:; style-src 'sha256-{_hash(style)}'; "
-            f"script-src 'sha256-{_hash(script)}'; base-uri 'none'; form-action 'none'"
-        ),
-        style=Markup(style),
-        script=Markup(script),
         detection_line=detection_line(model.pooled),
         **_detection(model),
         cards=cards,
         card_of={clip.subject.case: ident for ident, clip in reversed(cards)},
         without_picture=sum(not clip.pictures for clip in clips),
         open_at_most=OPEN_AT_MOST,
-        SCALE_MM=SCALE_MM,
         **_attention(model),
         **_features(model),
         plan=_planned(model),
@@ -246,7 +234,3 @@ def _version(package: str) -> str | None:
     with suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
     return None
-
-
-def _hash(content: str) -> str:
-    return base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")

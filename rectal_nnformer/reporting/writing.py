@@ -1,4 +1,4 @@
-"""The files that commands write about trained models: report.html, crossval_summary.* and compare.*."""
+"""The files that commands write about models and predictions: report.html, crossval_summary, compare, findings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,7 +13,15 @@ from rectal_nnformer.nnunet.layout import VALIDATION, fold_name
 from rectal_nnformer.reporting.comparison import Comparison
 from rectal_nnformer.reporting.comparison_figure import comparison_figure
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary, examples_of, summarize_folds
-from rectal_nnformer.reporting.gallery import draw_clips
+from rectal_nnformer.reporting.findings import (
+    CSV_COLUMNS,
+    Predictor,
+    ScanFindings,
+    findings_json,
+    findings_page,
+    findings_rows,
+)
+from rectal_nnformer.reporting.gallery import BUDGET, draw_clips, fit_to_budget
 from rectal_nnformer.reporting.overlays import Example, draw_examples
 from rectal_nnformer.reporting.pages import comparison_page, crossval_page
 from rectal_nnformer.reporting.report_page import report_page
@@ -24,6 +32,7 @@ from rectal_nnformer.utils.files import csv_text, staged_file, write_json, write
 REPORT_FILE = "report.html"
 SUMMARY_NAME = "crossval_summary"
 COMPARISON_NAME = "compare"
+DATE_FORMAT = "%d %B %Y, %H:%M"
 
 
 def write_report(model_folder: Path, output: Path | None = None, num_processes: int = 1) -> Path:
@@ -50,7 +59,7 @@ def write_report(model_folder: Path, output: Path | None = None, num_processes: 
     model = read_results(model_folder)
     path = output or model.folder.path / REPORT_FILE
     clips = draw_clips(model, num_processes)
-    write_text(path, report_page(model, clips, datetime.now().astimezone().strftime("%d %B %Y, %H:%M")))
+    write_text(path, report_page(model, clips, datetime.now().astimezone().strftime(DATE_FORMAT)))
     return path
 
 
@@ -131,6 +140,18 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     write_json(paths["json"], {"runs": models, **content})
     write_text(paths["md"], page)
     return list(paths.values())
+
+
+def write_findings(scans: Sequence[ScanFindings], predictor: Predictor, folder: Path, name: str = "findings") -> None:
+    """Write what was found in scans as `findings.html`, `.csv` and `.json`, each whole or not at all.
+
+    The page needs no other file and no network, and has less than 25 MB.
+    """
+    date = datetime.now().astimezone().strftime(DATE_FORMAT)
+    clips = fit_to_budget([clip for scan in scans for clip in scan.clips], BUDGET)
+    write_json(folder / f"{name}.json", findings_json(scans, predictor, date))
+    write_text(folder / f"{name}.csv", csv_text(CSV_COLUMNS, findings_rows(scans)))
+    write_text(folder / f"{name}.html", findings_page(scans, clips, predictor, date))
 
 
 def _try_picture(examples: Sequence[Example], labels: Sequence[int], path: Path) -> str:

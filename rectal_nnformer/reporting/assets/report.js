@@ -45,7 +45,8 @@ function filterRows() {
   const outcome = document.getElementById("case-outcome").value;
   for (const row of rows) row.hidden = !contains(row, text) || !(outcome === "" || row.dataset.outcome.split(" ").includes(outcome));
   const shown = rows.filter((row) => !row.hidden).length;
-  document.getElementById("case-count").textContent = `${shown} of ${rows.length} case${rows.length === 1 ? "" : "s"}`;
+  const count = document.getElementById("case-count");
+  count.textContent = `${shown} of ${rows.length} ${count.dataset.noun ?? "case"}${rows.length === 1 ? "" : "s"}`;
 }
 
 const caseControls = document.getElementById("case-controls");
