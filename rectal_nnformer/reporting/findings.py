@@ -89,7 +89,7 @@ class Predictor:
             "folds": ", ".join(self.folds),
             "checkpoint": self.checkpoint,
             "model_digest": self.digest,
-            "rectal_nnformer": __version__,
+            "version": __version__,
         }
 
 
