@@ -1,12 +1,21 @@
 """Whole pipelines by real commands: five folds, what nnU-Net does with them, stock nnU-Net."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conversion_inputs import write_series
 from pipeline import converted_cohort, run
+
+from rectal_nnformer.dicom.contours import read_regions
+from rectal_nnformer.dicom.segmentations import read_segments
+from rectal_nnformer.dicom.series import find_series
+from rectal_nnformer.imaging.masks import find_components
+from rectal_nnformer.prediction.scans import series_name
 
 PLANS = "nnUNetRectalSMITSmallPlans"
 DATASET = "Dataset501_Rectal"
@@ -79,10 +88,10 @@ def test_nnunets_model_selection_and_accumulation_work(trained):
     assert len(list(accumulated.glob("case_*.nii.gz"))) == 10
 
 
-def predict(variables, images, output):
-    run(
+def predict(variables, images, output, *options):
+    return run(
         variables, "rectal_nnformer", "predict", "-i", images, "-o", output, *MODEL,
-        "-c", "3d_fullres", "-f", 0, 1, "-device", "cpu", "-npp", 1, "-nps", 1,
+        "-c", "3d_fullres", "-f", 0, 1, "-device", "cpu", "-npp", 1, "-nps", 1, *options,
     )  # fmt: skip
 
 
@@ -124,6 +133,27 @@ def test_predictions_come_in_the_geometry_of_the_image_whatever_its_orientation(
     for orientation in ("RAI", "SAL"):
         disagreement = np.mean(masks[orientation] != masks["LPS"])
         assert disagreement < 1e-3
+
+
+def test_three_dicom_studies_get_their_objects_in_one_command(trained, tmp_path):
+    variables, base, _ = trained
+    for number in range(3):
+        image = sitk.ReadImage(str(base / f"nnUNet_raw/{DATASET}/imagesTr/case_0{number}_0000.nii.gz"), sitk.sitkInt16)
+        study = {"T0020_000d": f"1.2.826.0.2.{number}", "T0020_0052": f"1.2.826.0.3.{number}"}
+        write_series(tmp_path / f"in/DOE^JANE_{number}/t2", image, f"1.2.826.1.{number}", **study)
+    formats = ("--as", "nifti", "dicom-seg", "rtstruct")
+    printed = predict(variables, tmp_path / "in", tmp_path / "out", *formats)
+    assert not re.search("doe|jane|secret-17", printed, re.IGNORECASE)
+    for series in find_series(tmp_path / "in").series:
+        name = tmp_path / "out" / series_name(series.uid)
+        components = find_components(sitk.GetArrayFromImage(sitk.ReadImage(f"{name}.nii.gz")))
+        numbers = range(1, len(components.boxes) + 1)
+        for kind, read in (("dicom-seg", read_segments), ("rtstruct", read_regions)):
+            path = Path(f"{name}_{kind}.dcm")
+            assert path.exists() == bool(numbers)
+            for number, mask in read(path, series, numbers).items() if numbers else ():
+                assert np.array_equal(mask, components.labels == number)
+    assert len(list((tmp_path / "out").glob("*_dicom-seg.dcm"))) > 0
 
 
 def test_stock_nnunet_plans_preprocesses_and_trains_on_the_converted_dataset(converted):

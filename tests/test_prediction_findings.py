@@ -24,7 +24,7 @@ from rectal_nnformer.imaging.display import SAGITTAL as HUNG_SAGITTAL
 from rectal_nnformer.nnunet import commands as nnunet_commands
 
 SHAPE, SPACING = (10, 30, 28), (0.8, 0.9, 3.0)
-SECRETS = ("mueller", "hans", "secret-17", "19510203")
+SECRETS = ("mueller", "hansjoerg", "secret-17", "19510203")
 
 
 def noise(*boxes):
@@ -172,8 +172,8 @@ def test_one_enhanced_file_can_be_named(tmp_path, studies, predicted, options):
 @pytest.fixture
 def telling(tmp_path):
     """Series whose headers, folders and files hold who the patient is; some are broken."""
-    folder = tmp_path / "in/MUELLER^HANS_19510203/Secret-17"
-    tags = {"T0010_0010": "Mueller^Hans", "T0010_0030": "19510203", "file_name": "Mueller_{:04d}"}
+    folder = tmp_path / "in/MUELLER^HANSJOERG_19510203/Secret-17"
+    tags = {"T0010_0010": "Mueller^Hansjoerg", "T0010_0030": "19510203", "file_name": "Mueller_{:04d}"}
     write_study(folder / "t2", 0, noise(NEAR), **tags)
     write_study(folder / "broken", 1, noise(), **tags)
     (folder / "broken/Mueller_0005").unlink()
@@ -185,7 +185,7 @@ def telling(tmp_path):
         header = pydicom.dcmread(path)
         del header.FrameOfReferenceUID
         header.save_as(path)
-    (folder / "Hans.dcm").write_bytes(b"damaged")
+    (folder / "Hansjoerg.dcm").write_bytes(b"damaged")
     return tmp_path / "in"
 
 
@@ -210,9 +210,9 @@ def test_nothing_tells_who_the_patient_is(tmp_path, telling, predicted, options,
 
 
 def test_names_are_kept_if_asked_for(tmp_path, telling, predicted, options, capsys):
-    assert predict("-i", telling, *options, "--as", "nifti", "dicom-seg", "--keep-names") == 1
+    assert predict("-i", telling, *options, "--as", "nifti", "dicom-seg", "--keep-name") == 1  # abbreviated
     printed = capsys.readouterr().out
-    assert "between Mueller_0006 and Mueller_0004" in printed and "Hans.dcm: cannot be read as DICOM" in printed
+    assert "between Mueller_0006 and Mueller_0004" in printed and "Hansjoerg.dcm: cannot be read as DICOM" in printed
     assert (tmp_path / "out/t2.nii.gz").is_file() and (tmp_path / "out/t2_dicom-seg.dcm").is_file()
     assert str(tmp_path) not in (tmp_path / "out/findings.csv").read_text(encoding="utf-8")
 
@@ -328,3 +328,9 @@ def test_an_interrupted_prediction_writes_no_findings(tmp_path, studies, predict
     assert predict("-i", tmp_path / "in", *options) == 130
     assert "--continue_prediction goes on from there" in capsys.readouterr().err
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_where_nnunet_fails_nothing_is_told_to_be_found(tmp_path, studies, predicted, options, monkeypatch, capsys):
+    monkeypatch.setattr(nnunet_commands, "run_command", lambda name, arguments: 1)
+    assert predict("-i", tmp_path / "in", *options) == 1
+    assert "0 scans predicted" in capsys.readouterr().out and not list((tmp_path / "out").iterdir())

@@ -88,7 +88,8 @@ def predict(arguments: argparse.Namespace) -> None:
     used is named and the others are predicted. Without -c it is 3d_fullres. --help lists the options.
     What was found is written beside the masks: findings.html, findings.csv and findings.json.
     """
-    ours = Parser(prog=arguments.parser.prog, add_help=False)
+    # Abbreviations are taken as nnU-Net takes them, or one of ours would be passed on to it.
+    ours = Parser(prog=arguments.parser.prog, add_help=False, allow_abbrev=True)
     shared.add_series(ours)
     _add_formats(ours)
     own, passed = ours.parse_known_args(arguments.passed)

@@ -140,6 +140,8 @@ def predict(job: PredictionJob) -> int:
         predictor = job.predictor()
         findings = _describe(scans, predicted, tumor_labels(dataset_json), predictor)
     _tell(job, findings)
+    if code and not scans.cases:
+        return code
     untold = (job.scans, job.output, temporary)
     _write(job, scans.series, [_without_folders(scan, untold) for scan in findings], predictor)
     return code or int(any(scan.problem or scan.unwritten for scan in findings))
