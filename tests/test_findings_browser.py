@@ -9,7 +9,7 @@ from test_report_browser import CONTRASTS, HOSTILE, RUN_OVER, choose, find, text
 
 from rectal_nnformer.evaluation.findings import find_lesions
 from rectal_nnformer.nnunet.layout import ModelFolder
-from rectal_nnformer.reporting.findings import Predictor, ScanFindings
+from rectal_nnformer.reporting.findings import PredictingModel, ScanFindings
 from rectal_nnformer.reporting.gallery import draw_found
 from rectal_nnformer.reporting.writing import write_findings
 
@@ -35,7 +35,7 @@ def address(tmp_path_factory):
         ScanFindings("gone", problem=f"cannot be read: {HOSTILE}"),
     ]
     model = ModelFolder(folder, DATASET, "nnUNetTrainerSMIT_ACT", "nnUNetRectalSMITPlans", "3d_fullres")
-    write_findings(scans, Predictor(model, ["0", "1"], "checkpoint_final.pth", "0123456789abcdef" * 4), folder)
+    write_findings(scans, PredictingModel(model, ["0", "1"], "checkpoint_final.pth", "0123456789abcdef" * 4), folder)
     return (folder / "findings.html").as_uri()
 
 

@@ -14,14 +14,13 @@ from conversion_inputs import SAGITTAL, TILT, as_image, every_byte_of, write_ser
 from prediction_runs import MODEL, predict, stand_in_for_nnunet, write_model
 from test_dicom_frames import write_enhanced
 
-from rectal_nnformer import __version__
+from rectal_nnformer import __version__, prediction
 from rectal_nnformer.dicom.contours import read_regions
 from rectal_nnformer.dicom.segmentations import read_segments
 from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.evaluation.findings import largest_diameter
 from rectal_nnformer.imaging.display import AXIAL, hanging_of, slice_axis
 from rectal_nnformer.imaging.display import SAGITTAL as HUNG_SAGITTAL
-from rectal_nnformer.nnunet import commands as nnunet_commands
 
 SHAPE, SPACING = (10, 30, 28), (0.8, 0.9, 3.0)
 SECRETS = ("mueller", "hansjoerg", "secret-17", "19510203")
@@ -321,16 +320,16 @@ def test_voxels_in_one_plane_one_line_and_alone_have_a_diameter():
 
 
 def test_an_interrupted_prediction_writes_no_findings(tmp_path, studies, predicted, options, monkeypatch, capsys):
-    def interrupted(name, arguments):
+    def interrupted(model, arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nnunet_commands, "run_command", interrupted)
+    monkeypatch.setattr(prediction.predictor, "predict_folder", interrupted)
     assert predict("-i", tmp_path / "in", *options) == 130
     assert "--continue_prediction goes on from there" in capsys.readouterr().err
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_where_nnunet_fails_nothing_is_told_to_be_found(tmp_path, studies, predicted, options, monkeypatch, capsys):
-    monkeypatch.setattr(nnunet_commands, "run_command", lambda name, arguments: 1)
+    monkeypatch.setattr(prediction.predictor, "predict_folder", lambda model, arguments: 1)
     assert predict("-i", tmp_path / "in", *options) == 1
     assert "0 scans predicted" in capsys.readouterr().out and not list((tmp_path / "out").iterdir())

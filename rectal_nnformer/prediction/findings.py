@@ -19,7 +19,7 @@ from rectal_nnformer.imaging.display import slice_axis
 from rectal_nnformer.imaging.masks import MIN_VOXELS
 from rectal_nnformer.imaging.reading import grid_differences, in_order_of, read_image
 from rectal_nnformer.nnunet.names import DICOM_OBJECTS
-from rectal_nnformer.reporting.findings import Predictor, ScanFindings
+from rectal_nnformer.reporting.findings import PredictingModel, ScanFindings
 from rectal_nnformer.reporting.gallery import draw_found
 from rectal_nnformer.utils.text import plural
 
@@ -46,7 +46,7 @@ class PredictedScan:
     note: str
 
 
-def describe_scan(scan: PredictedScan, labels: Sequence[int], predictor: Predictor) -> ScanFindings:
+def describe_scan(scan: PredictedScan, labels: Sequence[int], model: PredictingModel) -> ScanFindings:
     """Return the lesions in a mask, voxels of some labels, with pictures, and write its DICOM objects.
 
     Where there is no lesion no object is left, not even of an earlier run.
@@ -61,7 +61,7 @@ def describe_scan(scan: PredictedScan, labels: Sequence[int], predictor: Predict
     lesions, found = find_lesions(tumor, image, axis, numbers)
     if left_out := int(tumor.sum()) - sum(lesion.voxels for lesion in found):
         small = f"{plural(left_out, 'voxel')} in parts of fewer than {MIN_VOXELS} are no lesion"
-    problems = _write_objects(scan, lesions, predictor)
+    problems = _write_objects(scan, lesions, model)
     return ScanFindings(
         scan.scan,
         found,
@@ -72,10 +72,10 @@ def describe_scan(scan: PredictedScan, labels: Sequence[int], predictor: Predict
     )
 
 
-def _write_objects(scan: PredictedScan, lesions: NDArray[np.int32], predictor: Predictor) -> list[str]:
+def _write_objects(scan: PredictedScan, lesions: NDArray[np.int32], model: PredictingModel) -> list[str]:
     """Write the DICOM objects of a scan whose lesions are numbered voxel by voxel; return why one was not written."""
     outlined = [Lesion(f"lesion {number}", lesions == number) for number in range(1, lesions.max() + 1)]
-    algorithm = Algorithm(predictor.model.trainer, __version__, predictor.digest)
+    algorithm = Algorithm(model.folder.trainer, __version__, model.digest)
     problems = []
     for kind, path in scan.objects.items():
         path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, IMAGE_DIGESTS, TRAIN
 from rectal_nnformer.nnunet.names import NIFTI
 from rectal_nnformer.prediction.findings import PredictedScan, describe_scan
 from rectal_nnformer.prediction.scans import Scans, find_scans, prepare_scans, processes_for
-from rectal_nnformer.reporting.findings import NOTHING_FOUND, Predictor, ScanFindings
+from rectal_nnformer.reporting.findings import NOTHING_FOUND, PredictingModel, ScanFindings
 from rectal_nnformer.reporting.writing import write_findings
 from rectal_nnformer.utils.files import csv_text, read_json_if_whole, read_table, write_json, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -81,14 +81,14 @@ class PredictionJob:
     formats: Sequence[str] = (NIFTI,)
     keep_names: bool = False
 
-    def predictor(self) -> Predictor:
+    def predicting_model(self) -> PredictingModel:
         """Return what predicts, with the SHA-256 of the folds' checkpoints, one after the other."""
         digest = hashlib.sha256()
         for fold in self.folds:
             with (self.model.fold(fold).path / self.checkpoint).open("rb") as file:
                 while chunk := file.read(1 << 20):
                     digest.update(chunk)
-        return Predictor(self.model, self.folds, self.checkpoint, digest.hexdigest())
+        return PredictingModel(self.model, self.folds, self.checkpoint, digest.hexdigest())
 
 
 def predict(job: PredictionJob) -> int:
@@ -137,13 +137,13 @@ def predict(job: PredictionJob) -> int:
             )
             for case, sources in scans.cases.items()
         ]
-        predictor = job.predictor()
-        findings = _describe(scans, predicted, tumor_labels(dataset_json), predictor)
+        model = job.predicting_model()
+        findings = _describe(scans, predicted, tumor_labels(dataset_json), model)
     _tell(job, findings)
     if code and not scans.cases:
         return code
     untold = (job.scans, job.output, temporary)
-    _write(job, scans.series, [_without_folders(scan, untold) for scan in findings], predictor)
+    _write(job, scans.series, [_without_folders(scan, untold) for scan in findings], model)
     return code or int(any(scan.problem or scan.unwritten for scan in findings))
 
 
@@ -174,10 +174,10 @@ def _give_up_damaged(
 
 
 def _describe(
-    scans: Scans, predicted: Sequence[PredictedScan], labels: Sequence[int], predictor: Predictor
+    scans: Scans, predicted: Sequence[PredictedScan], labels: Sequence[int], model: PredictingModel
 ) -> list[ScanFindings]:
     """Return what was found in scans, and why nothing could be in others; write their DICOM objects."""
-    describe = partial(describe_scan, labels=labels, predictor=predictor)
+    describe = partial(describe_scan, labels=labels, model=model)
     described = map_with_progress(describe, predicted, processes_for(len(predicted)), "Findings")
     failed = [ScanFindings(name, problem=reason) for name, reason in scans.unusable.items()]
     return [*(replace(scan, unwritten=scans.told(scan.unwritten)) for scan in described), *failed]
@@ -207,12 +207,12 @@ def _without_folders(scan: ScanFindings, folders: Iterable[Path | str]) -> ScanF
 
 
 def _write(
-    job: PredictionJob, series: Mapping[str, str], findings: Sequence[ScanFindings], predictor: Predictor
+    job: PredictionJob, series: Mapping[str, str], findings: Sequence[ScanFindings], model: PredictingModel
 ) -> None:
     """Write what was found, and which DICOM series each scan is; those of earlier runs stay known."""
     step, first = job.part
     name = "findings" if step == 1 else f"findings_{first}_of_{step}"
-    write_findings(findings, predictor, job.output, name)
+    write_findings(findings, model, job.output, name)
     print(f"What was found: {job.output / name}.html")
     if not series:
         return

@@ -71,10 +71,10 @@ class ScanFindings:
 
 
 @dataclass(frozen=True)
-class Predictor:
+class PredictingModel:
     """The model that predicted: its folds and their checkpoint, and a digest of these files."""
 
-    model: ModelFolder
+    folder: ModelFolder
     folds: Sequence[str]
     checkpoint: str
     digest: str
@@ -82,10 +82,10 @@ class Predictor:
     def described(self) -> dict[str, str]:
         """Return all that tells it from others, for people."""
         return {
-            "dataset": self.model.dataset,
-            "trainer": self.model.trainer,
-            "plans": self.model.plans,
-            "configuration": self.model.configuration,
+            "dataset": self.folder.dataset,
+            "trainer": self.folder.trainer,
+            "plans": self.folder.plans,
+            "configuration": self.folder.configuration,
             "folds": ", ".join(self.folds),
             "checkpoint": self.checkpoint,
             "model_digest": self.digest,
@@ -110,12 +110,12 @@ def _numbers(lesion: Finding) -> dict[str, float]:
     return dict(zip(NUMBERS, (lesion.label, volume, diameter, first, last, left, back, head), strict=True))
 
 
-def findings_json(scans: Sequence[ScanFindings], predictor: Predictor, date: str) -> dict[str, Any]:
+def findings_json(scans: Sequence[ScanFindings], model: PredictingModel, date: str) -> dict[str, Any]:
     """Return what `findings.json` holds."""
     return {
         "notice": NOTICE,
         "date": date,
-        "model": predictor.described(),
+        "model": model.described(),
         "scans": [
             {
                 "scan": scan.scan,
@@ -131,13 +131,13 @@ def findings_json(scans: Sequence[ScanFindings], predictor: Predictor, date: str
     }
 
 
-def findings_page(scans: Sequence[ScanFindings], clips: Sequence[Clip], predictor: Predictor, date: str) -> str:
+def findings_page(scans: Sequence[ScanFindings], clips: Sequence[Clip], model: PredictingModel, date: str) -> str:
     """Return what was found as HTML, with the clips of all scans, and the date as given."""
     cards = [(f"card-{place}", clip) for place, clip in enumerate(clips, start=1)]
     outcomes = [scan.outcome for scan in scans]
     return html_page(
         "findings.html",
-        predictor.model,
+        model.folder,
         date,
         scans=scans,
         rows=findings_rows(scans),
@@ -145,7 +145,7 @@ def findings_page(scans: Sequence[ScanFindings], clips: Sequence[Clip], predicto
         counts={outcome: outcomes.count(outcome) for outcome in OUTCOMES},
         cards=cards,
         card_of=_cards_by_lesion(cards),
-        about=[(name.replace("_", " "), value) for name, value in predictor.described().items()],
+        about=[(name.replace("_", " "), value) for name, value in model.described().items()],
         HEADERS=HEADERS,
         NOTICE=NOTICE,
         TERMS=TERMS,

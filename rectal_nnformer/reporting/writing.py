@@ -15,7 +15,7 @@ from rectal_nnformer.reporting.comparison_figure import comparison_figure
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary, examples_of, summarize_folds
 from rectal_nnformer.reporting.findings import (
     CSV_COLUMNS,
-    Predictor,
+    PredictingModel,
     ScanFindings,
     findings_json,
     findings_page,
@@ -142,16 +142,16 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     return list(paths.values())
 
 
-def write_findings(scans: Sequence[ScanFindings], predictor: Predictor, folder: Path, name: str = "findings") -> None:
+def write_findings(scans: Sequence[ScanFindings], model: PredictingModel, folder: Path, name: str = "findings") -> None:
     """Write what was found in scans as `findings.html`, `.csv` and `.json`, each whole or not at all.
 
     The page needs no other file and no network, and has less than 25 MB.
     """
     date = datetime.now().astimezone().strftime(DATE_FORMAT)
     clips = fit_to_budget([clip for scan in scans for clip in scan.clips], BUDGET)
-    write_json(folder / f"{name}.json", findings_json(scans, predictor, date))
+    write_json(folder / f"{name}.json", findings_json(scans, model, date))
     write_text(folder / f"{name}.csv", csv_text(CSV_COLUMNS, findings_rows(scans)))
-    write_text(folder / f"{name}.html", findings_page(scans, clips, predictor, date))
+    write_text(folder / f"{name}.html", findings_page(scans, clips, model, date))
 
 
 def _try_picture(examples: Sequence[Example], labels: Sequence[int], path: Path) -> str:
