@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,9 +61,22 @@ def convert_cases(
         RectalError: Something is wrong with any case, all of them listed, or the folds cannot be made. Nothing is
             written then.
     """
-    found = defaultdict(list, {name: list(reasons) for name, reasons in problems.items()})
     if (not target.labelled and target.patients) or (target.split_by_case and (target.test or not target.labelled)):
         raise RectalError("--patients and --split-by-case concern the folds, and without --masks there are none.")
+    found = defaultdict(list, {name: list(reasons) for name, reasons in problems.items()})
+    # A dataset that cases are added to must not change between reading and writing.
+    with layout.claimed_id(target.folder) if target.adding and not target.dry_run else nullcontext():
+        _convert(cases, found, target, unmatched or {})
+    return target.folder
+
+
+def _convert(
+    cases: Sequence[Case],
+    found: defaultdict[str, list[str]],
+    target: Target,
+    unmatched: Mapping[str, Sequence[str]],
+) -> None:
+    """Do what `convert_cases` says, problems being added to those that are `found`."""
     existing = open_existing(target)
     both = [*existing.cases, *cases]
     reports = map_with_progress(partial(check_case, target=target), both, target.workers, "checking")
@@ -76,15 +90,15 @@ def convert_cases(
     patients = patients_of(cases, there, existing, target, found)
     if target.dry_run:
         print(_table([case for case in checked if not case.is_old and not found.get(case.name)], there))
-    _refuse(found, unmatched or {})
+    _refuse(found, unmatched)
     target = _tell(checked, there, patients, target)
     taken = list(checked)
     splits = _folds(taken, existing, patients, target)
     if target.dry_run or all(case.is_old for case in taken):
         print(f"{_summary(taken, patients, splits, target)}\nNothing was written.")
-        return target.folder
+        return
     with (
-        layout.claimed_id(target.folder),
+        nullcontext() if target.adding else layout.claimed_id(target.folder),
         (updated_folder if target.adding else staged_folder)(target.folder) as staged,
     ):
         _write(taken, staged, target)
@@ -95,7 +109,6 @@ def convert_cases(
             write_text(staged / PATIENTS_FILE, patient_list(dict(sorted(pseudonyms.items()))))
     print(_summary(taken, patients, splits, target))
     print(f"Before anything else, look at {target.folder / CONTACT_SHEET}")
-    return target.folder
 
 
 def _found_again(cases: Sequence[Case], reports: Sequence[CaseReport]) -> dict[str, str]:

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -256,6 +259,21 @@ def test_cases_of_a_dataset_by_case_are_added_by_case(tmp_path):
     add(tmp_path, more(tmp_path, "new_a", "new_b", "new_c", "new_d"))
     assert sorted(map(len, validated(folder))) == [2] * 5
     assert json.loads((folder / "dataset.json").read_text())["split_by_case"] is True
+
+
+def test_two_processes_do_not_add_to_one_dataset(tmp_path):
+    folder = convert(tmp_path, write_cohort(tmp_path))
+    places = more(tmp_path, "new_a")
+    holding = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+    holding += "from pathlib import Path; from rectal_nnformer.nnunet.layout import claimed_id\n"
+    holding += f"with claimed_id(Path({str(folder)!r})): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        assert "Another process is writing a Dataset501" in refusal(tmp_path, add, places)
+        process.stdin.close()
+    add(tmp_path, places)
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])

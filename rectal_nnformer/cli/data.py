@@ -332,7 +332,7 @@ COMMANDS = (
         convert,
         "convert NIfTI, NRRD or MetaImage files or DICOM series to nnUNet_raw/DatasetXXX_Name",
         _add_convert,
-        if_interrupted="No dataset was written.",
+        if_interrupted="No dataset was written, and none was changed.",
     ),
     Command(
         plan,

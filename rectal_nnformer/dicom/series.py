@@ -247,7 +247,8 @@ def _wanted_part(slices: Sequence[Slice], planes: Sequence[str], description: st
         names = [part[0].description for part in chosen]
         told_apart = re.escape(names[-1].rpartition("[")[2]).replace(r"\ ", " ")
         raise RectalError(
-            f"{len(chosen)} images of each place: {', '.join(names)}; choose with --description, say '{told_apart}'"
+            f"{len(chosen)} images of each place: {', '.join(names)}; choose with --description or --channels, say "
+            f"'{told_apart}'"
         )
     return chosen[0]
 
