@@ -11,7 +11,7 @@ TRAINER = "nnUNetTrainerSMIT_Base"
 
 
 def write_random_model(
-    folder, options, patch_size=(32, 32, 16), spacing=(1.0, 1.0, 3.0), folds=1, labels=None, **resampling
+    folder, options, patch_size=(16, 16, 8), spacing=(1.0, 1.0, 3.0), folds=1, labels=None, **resampling
 ):
     """Write a SMIT for volumes of 0 to 1000 and return its folder; sizes and mm are (x, y, z).
 

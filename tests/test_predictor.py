@@ -10,13 +10,13 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from random_models import set_trainers, write_random_model
-from small_networks import SMALL
 
-from rectal_nnformer.prediction import resampling
+from rectal_nnformer.prediction import predictor, resampling
 from rectal_nnformer.prediction.predictor import BatchedPredictor, predict_folder
 from rectal_nnformer.prediction.resampling import interpolation_orders, resample_labels
 
 CPU = torch.device("cpu")
+TINY = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}
 REGIONS = {"background": 0, "whole": [1, 2], "core": 2}
 
 
@@ -33,34 +33,35 @@ def write_scan(folder, size, spacing=(1.0, 1.0, 3.0), name="case"):
 
 
 def predictor_of(kind, model, folds=(0,), **options):
-    predictor = kind(device=CPU, allow_tqdm=False, **options)
-    predictor.initialize_from_trained_model_folder(str(model), folds)
-    return predictor
+    made = kind(device=CPU, allow_tqdm=False, **options)
+    made.initialize_from_trained_model_folder(str(model), folds)
+    return made
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     return {
-        "classes": write_random_model(folder / "classes", SMALL["smit"], folds=2),
-        "regions": write_random_model(folder / "regions", SMALL["smit"], labels=REGIONS),
-        "thick": write_random_model(folder / "thick", SMALL["smit"], force_separate_z=None, order_z=0),
-        "splines": write_random_model(folder / "splines", SMALL["smit"], order=3),
+        "classes": write_random_model(folder / "classes", TINY, folds=2),
+        "regions": write_random_model(folder / "regions", TINY, labels=REGIONS),
+        "thick": write_random_model(folder / "thick", TINY, force_separate_z=None, order_z=0),
+        "splines": write_random_model(folder / "splines", TINY, order=3),
     }
 
 
 @pytest.fixture(autouse=True)
 def _trainers(monkeypatch):
     set_trainers(monkeypatch)
+    monkeypatch.setattr(predictor, "cpu_count", lambda: 1)
 
 
 @pytest.mark.parametrize("mirroring", [True, False])
-@pytest.mark.parametrize(("size", "folds"), [((40, 36, 20), (0, 1)), ((20, 30, 8), (0,))])
+@pytest.mark.parametrize(("size", "folds"), [((24, 18, 10), (0, 1)), ((12, 17, 5), (0,))])
 def test_logits_are_those_of_nnunet(models, monkeypatch, mirroring, size, folds):
     image = torch.rand(1, *size[::-1]) * 1000
     options = {"use_mirroring": mirroring, "folds": folds}
     logits = predictor_of(BatchedPredictor, models["classes"], **options).predict_logits_from_preprocessed_data(image)
-    # Its sums have half precision, which hides differences.
+    # Its sums have half precision, in which the outermost weights of a window are all but lost.
     monkeypatch.setattr(torch, "half", torch.float32)
     expected = predictor_of(nnUNetPredictor, models["classes"], **options).predict_logits_from_preprocessed_data(image)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
@@ -68,8 +69,8 @@ def test_logits_are_those_of_nnunet(models, monkeypatch, mirroring, size, folds)
 
 @pytest.mark.parametrize(
     ("model", "size"),
-    [("classes", (60, 50, 14)), ("classes", (25, 31, 6)), ("regions", (60, 50, 6)), ("thick", (40, 62, 6)),
-     ("splines", (40, 31, 6))],
+    [("classes", (40, 30, 10)), ("classes", (20, 21, 4)), ("regions", (40, 20, 6)), ("thick", (20, 40, 6)),
+     ("splines", (20, 21, 6))],
 )  # fmt: skip
 def test_masks_are_those_of_nnunet(models, tmp_path, monkeypatch, model, size):
     scans = write_scan(tmp_path / "scans", size, (0.6, 0.7, 4.0))
@@ -87,22 +88,23 @@ def test_masks_are_those_of_nnunet(models, tmp_path, monkeypatch, model, size):
     assert np.mean(mask != expected) < 1e-4
 
 
-def test_all_files_of_nnunet_are_written(models, tmp_path):
-    scans = write_scan(tmp_path / "scans", (20, 24, 8))
-    write_scan(scans, (20, 24, 8), name="second")
+def test_all_files_of_nnunet_are_written(models, tmp_path, monkeypatch):
+    scans = write_scan(tmp_path / "scans", (16, 14, 8))
+    write_scan(scans, (16, 14, 8), name="second")
     arguments = ["-i", str(scans), "-o", str(tmp_path / "ours"), "-f", "0", "1", "-device", "cpu", "--disable_tta"]
     assert predict_folder(models["classes"], [*arguments, "--save_probabilities"]) == 0
     notes = {"dataset.json", "plans.json", "predict_from_raw_data_args.json"}
     cases = {f"{case}{end}" for case in ("case", "second") for end in (".nii.gz", ".npz", ".pkl")}
     assert {path.name for path in (tmp_path / "ours").iterdir()} == notes | cases
     assert json.loads((tmp_path / "ours/dataset.json").read_text())["labels"] == {"background": 0, "tumor": 1}
+    monkeypatch.setattr(torch, "half", torch.float32)  # see above
     stock = predictor_of(nnUNetPredictor, models["classes"], (0, 1), use_mirroring=False)
     (tmp_path / "stock").mkdir()
     stock.predict_from_files_sequential(
         [[str(scans / "second_0000.nii.gz")]], [str(tmp_path / "stock/second")], save_probabilities=True
     )
     ours, theirs = (np.load(tmp_path / name / "second.npz")["probabilities"] for name in ("ours", "stock"))
-    np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
     before = (tmp_path / "ours/second.nii.gz").stat().st_mtime_ns
     (tmp_path / "ours/case.nii.gz").unlink()
     assert predict_folder(models["classes"], [*arguments, "--continue_prediction"]) == 0
@@ -111,23 +113,23 @@ def test_all_files_of_nnunet_are_written(models, tmp_path):
 
 
 def test_windows_of_padding_are_background_and_not_predicted(models):
-    image = torch.rand(1, 16, 32, 96) * 1000
-    image[..., 40:] = 0
-    predictor = predictor_of(BatchedPredictor, models["classes"], use_mirroring=False)
+    image = torch.rand(1, 8, 16, 48) * 1000
+    image[..., 20:] = 0
+    ours = predictor_of(BatchedPredictor, models["classes"], use_mirroring=False)
     seen = []
-    predictor.network.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0]))
-    logits = predictor.predict_logits_from_preprocessed_data(image)
-    assert len(seen) == 3  # from 0, 16 and 32 on; those from 48 and 64 on are empty
-    assert (logits[:, ..., 64:].argmax(0) == 0).all()
-    assert logits[:, ..., 64:].softmax(0)[0].min() > 0.9999
+    ours.network.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0]))
+    logits = ours.predict_logits_from_preprocessed_data(image)
+    assert len(seen) == 3  # from 0, 8 and 16 on; those from 24 and 32 on are empty
+    assert (logits[:, ..., 32:].argmax(0) == 0).all()
+    assert logits[:, ..., 32:].softmax(0)[0].min() > 0.9999
     assert logits.isfinite().all()
 
 
 def test_a_full_gpu_halves_the_batch_down_to_one_window(models, monkeypatch):
-    image = torch.rand(1, 16, 36, 40) * 1000
-    predictor = predictor_of(BatchedPredictor, models["classes"])
-    expected = predictor.predict_logits_from_preprocessed_data(image)
-    network, tried = predictor.network, []
+    image = torch.rand(1, 8, 18, 20) * 1000
+    ours = predictor_of(BatchedPredictor, models["classes"])
+    expected = ours.predict_logits_from_preprocessed_data(image)
+    network, tried = ours.network, []
 
     class Full(torch.nn.Module):
         def forward(self, inputs):
@@ -136,16 +138,16 @@ def test_a_full_gpu_halves_the_batch_down_to_one_window(models, monkeypatch):
                 raise torch.OutOfMemoryError
             return network(inputs)
 
-    most, predictor.network, predictor.batch_size = 2, Full(), 8
-    torch.testing.assert_close(predictor.predict_logits_from_preprocessed_data(image), expected)
+    most, ours.network, ours.batch_size = 2, Full(), 8
+    torch.testing.assert_close(ours.predict_logits_from_preprocessed_data(image), expected)
     assert (tried[:3], set(tried[3:])) == ([8, 4, 2], {2})
     most = 0
     with pytest.raises(torch.OutOfMemoryError):
-        predictor.predict_logits_from_preprocessed_data(image)
+        ours.predict_logits_from_preprocessed_data(image)
 
 
 def test_what_fails_is_told_by_the_exit_code(models, tmp_path, capsys):
-    scans = write_scan(tmp_path / "scans", (20, 24, 8))
+    scans = write_scan(tmp_path / "scans", (16, 14, 8))
     (scans / "case_0000.nii.gz").write_bytes(b"")
     arguments = ["-i", str(scans), "-o", str(tmp_path / "ours"), "-f", "0", "-device", "cpu"]
     assert predict_folder(models["classes"], arguments) == 1
