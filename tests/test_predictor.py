@@ -9,7 +9,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from random_models import set_trainers, write_random_model
+from random_models import set_trainers, write_random_model, write_stock_model_2d
 
 from rectal_nnformer.prediction import predictor, resampling
 from rectal_nnformer.prediction.predictor import BatchedPredictor, predict_folder
@@ -45,6 +45,7 @@ def models(tmp_path_factory):
         "classes": write_random_model(folder / "classes", TINY, folds=2),
         "regions": write_random_model(folder / "regions", TINY, labels=REGIONS),
         "thick": write_random_model(folder / "thick", TINY, force_separate_z=None, order_z=0),
+        "stock": write_stock_model_2d(folder / "stock"),
         "splines": write_random_model(folder / "splines", TINY, order=3),
     }
 
@@ -70,7 +71,7 @@ def test_logits_are_those_of_nnunet(models, monkeypatch, mirroring, size, folds)
 @pytest.mark.parametrize(
     ("model", "size"),
     [("classes", (40, 30, 10)), ("classes", (20, 21, 4)), ("regions", (40, 20, 6)), ("thick", (20, 40, 6)),
-     ("splines", (20, 21, 6))],
+     ("splines", (20, 21, 6)), ("stock", (30, 40, 3))],
 )  # fmt: skip
 def test_masks_are_those_of_nnunet(models, tmp_path, monkeypatch, model, size):
     scans = write_scan(tmp_path / "scans", size, (0.6, 0.7, 4.0))

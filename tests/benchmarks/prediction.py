@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from nnunetv2.inference.data_iterators import PreprocessAdapter
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from torch import nn
 
 from rectal_nnformer.nnunet.find_trainer import trainers_within_reach
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, TRAINERS_VARIABLE, trainers_folder
@@ -179,22 +180,25 @@ def run_warm(way: str, predictor: Any, base: Path) -> dict[str, float]:
     return {**dict(zip(("preprocessing", "network", "labels"), steps, strict=True)), "gpu": memory}
 
 
-def batches(model: Path, base: Path, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Yield milliseconds per window and GPU memory of the network's pass for several sizes of batches."""
-    predictor = predictor_of(BatchedPredictor, model, device, False)
+def batches(model: Path, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Yield milliseconds per window and GPU memory of the network's pass, for several ways of running it."""
     data = torch.rand(1, 120, 256, 256) * 600 + 1
-    for tuned in (True, False):
+    for size, tuned, last in ((1, True, False), (4, True, False), (8, True, False), (4, False, False), (4, True, True)):
+        predictor = predictor_of(BatchedPredictor, model, device, False)
+        predictor.network.to(device)
+        for module in predictor.network.modules():
+            if last and isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
         torch.backends.cudnn.benchmark = tuned
-        for size in (1, 2, 4, 8):
-            predictor.batch_size, seconds = size, []
-            for _ in range(2):
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-                seconds.append(_seconds(predictor.predict_logits_from_preprocessed_data, data))
-            windows = len(predictor._internal_get_sliding_window_slicers(data.shape[1:]))
-            memory = torch.cuda.max_memory_allocated() / GIB
-            times = [1000 * value / windows for value in seconds]
-            yield {"batch": size, "cudnn_benchmark": tuned, "first_ms": times[0], "ms": times[1], "gpu_gib": memory}
+        predictor.batch_size, seconds = size, []
+        for _ in range(2):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            seconds.append(_seconds(predictor.predict_logits_from_preprocessed_data, data))
+        windows = len(predictor._internal_get_sliding_window_slicers(data.shape[1:]))
+        times = [1000 * value / windows for value in seconds]
+        settings = {"batch": size, "cudnn_benchmark": tuned, "channels_last": last}
+        yield {**settings, "first_ms": times[0], "ms": times[1], "gpu_gib": torch.cuda.max_memory_allocated() / GIB}
 
 
 def _seconds(work: Any, *arguments: Any) -> float:
@@ -214,7 +218,7 @@ def measure(base: Path, device: torch.device, small: bool, deadline: float) -> d
     shape: dict[str, Any] = SMALL if small else FULL
     model = write_random_model(base / FOLDER, **shape)
     write_scan(base / "scans/case_0000.nii.gz", *SCANS[small])
-    loss = teach(model, shape["patch_size"], device, 40 if device.type == "cuda" else 12)
+    loss = teach(model, shape["patch_size"], device, 25 if device.type == "cuda" else 12)
     print(f"taught to a loss of {loss:.3f}", flush=True)
     found: dict[str, Any] = {"loss": loss, "command": [], "warm": [], "batches": []}
     predictors = {
@@ -239,7 +243,7 @@ def measure(base: Path, device: torch.device, small: bool, deadline: float) -> d
                 print(f"warm {way}, mirrored {mirrored}: {parts}", flush=True)
         longest = max(longest, time.monotonic() - start)
     if device.type == "cuda":
-        found["batches"] = list(batches(model, base, device))
+        found["batches"] = list(batches(model, device))
     return found
 
 
@@ -272,9 +276,11 @@ def markdown(found: dict[str, Any], device: str) -> str:
                 f"{dice_ if row == 'command' else ''} |"
             )
     if found["batches"]:
-        lines += ["", "| batch | cuDNN tunes | ms per window, first | then | GPU GiB |", "|---|---|---|---|---|"]
+        lines += ["", "| batch | cuDNN tunes | channels last | ms per window, first | then | GPU GiB |"]
+        lines += ["|---|---|---|---|---|---|"]
         lines += [
-            f"| {b['batch']} | {b['cudnn_benchmark']} | {b['first_ms']:.1f} | {b['ms']:.1f} | {b['gpu_gib']:.2f} |"
+            f"| {b['batch']} | {b['cudnn_benchmark']} | {b['channels_last']} | {b['first_ms']:.1f} | {b['ms']:.1f} "
+            f"| {b['gpu_gib']:.2f} |"
             for b in found["batches"]
         ]
     return "\n".join(lines) + "\n"
