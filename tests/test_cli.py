@@ -21,6 +21,7 @@ from rectal_nnformer.nnunet import commands as nnunet_commands
 from rectal_nnformer.nnunet.layout import environment_with_trainers, find_dataset
 from rectal_nnformer.nnunet.preflight import check_trainer
 from rectal_nnformer.nnunet.source import add_options, trainer_names
+from rectal_nnformer.training import run_folds
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer")
 
@@ -136,6 +137,7 @@ def passed_to_nnunet(monkeypatch, *arguments):
     """Return the command of nnU-Net that a command runs, and its arguments."""
     calls = []
     monkeypatch.setattr(nnunet_commands, "run_command", lambda name, passed: calls.append((name, passed)) or 7)
+    monkeypatch.setattr(run_folds, "train_fold", lambda fold, passed: calls.append(("nnUNetv2_train", passed)) or 7)
     with pytest.raises(SystemExit) as exit_:
         cli.main(arguments)
     assert exit_.value.code == 7

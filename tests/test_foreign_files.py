@@ -17,6 +17,7 @@ from rectal_nnformer.nnunet import commands
 from rectal_nnformer.nnunet.case_files import check_properties, read_arrays, read_blosc2
 from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.training import run_folds
 from rectal_nnformer.training.crossval import cross_validate
 
 TRAINER = "nnUNetTrainer"
@@ -48,6 +49,7 @@ def run(monkeypatch):
     """Commands of nnU-Net that were run, none of which is."""
     calls = []
     monkeypatch.setattr(commands, "run_command", lambda name, arguments: calls.append(name) or 0)
+    monkeypatch.setattr(run_folds, "train_fold", lambda fold, arguments: calls.append("train") or 0)
     return calls
 
 

@@ -22,7 +22,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import commands as nnunet_commands
 from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.training import run_folds
-from rectal_nnformer.training.run_folds import TrainingJob, train_folds
+from rectal_nnformer.training.run_folds import TrainingJob, claim_log, train_fold, train_folds
 
 
 @pytest.fixture
@@ -229,6 +229,57 @@ def test_a_fold_is_not_trained_by_two_processes(job, fake_training):
         with pytest.raises(RectalError, match="fold 0 is being trained by another process"):
             train_folds(job, [0])
     assert not calls.exists()
+
+
+def test_what_a_killed_training_held_is_free_and_its_sign_gone(job, fake_training):
+    """Whether the fold was trained further or was finished; what a process holds stays."""
+    fake_training("(folder / '.training.lock').touch(); finish()")
+    finish(job, 1)
+    signs = [job.model.fold(fold).path / ".training.lock" for fold in (0, 1)]
+    signs[1].touch()
+    train_folds(job, [0, 1])
+    assert not any(sign.exists() for sign in signs)
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom rectal_nnformer.utils.files import locked\n"
+        "with locked(Path(sys.argv[1]), ''): print(flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program, str(signs[1])], **pipes) as holder:
+        holder.stdout.readline()
+        train_folds(job, [1])
+        assert signs[1].exists()
+        holder.stdin.close()
+
+
+def test_a_training_in_the_foreground_holds_its_fold_and_leaves_no_log(job, fake_training):
+    calls = fake_training()
+    fold = job.model.fold(0)
+    with claim_log(fold), pytest.raises(RectalError, match="fold 0 is being trained by another process"):
+        train_fold(fold, job.arguments(0))
+    assert not calls.exists()
+    program = "subprocess.Popen(['flock', '--nonblock', str(folder / 'crossval_log.txt'), 'true']).wait()"
+    fake_training(f"import subprocess; sys.exit(10 + {program})")
+    assert train_fold(fold, job.arguments(0)) == 11  # the training itself is one that holds it
+    assert not list(fold.path.iterdir())
+
+
+def test_a_training_in_the_foreground_tells_the_first_error_last(job, fake_training, capfd):
+    """As it is printed on stderr, and once more below, where there were others."""
+    worker = "Traceback:\\n  in worker\\nFileNotFoundError: case_07.b2nd is missing\\n" + "between\\n" * 40
+    fake_training(
+        f"print('epoch'); print('{worker}RuntimeError: background workers are no longer alive', file=sys.stderr)\n"
+        "sys.exit(1)"
+    )
+    assert train_fold(job.model.fold(0), job.arguments(0)) == 1
+    printed = capfd.readouterr()
+    assert printed.out == "epoch\n"
+    shown, _, told = printed.err.partition("fold 0 failed. The first error was:\n")
+    assert shown == worker.replace("\\n", "\n") + "RuntimeError: background workers are no longer alive\n"
+    assert told.splitlines()[0] == "  FileNotFoundError: case_07.b2nd is missing"
+    assert told.splitlines()[-1] == "  RuntimeError: background workers are no longer alive"
+    fake_training("print('ValueError: alone', file=sys.stderr); sys.exit(3)")
+    assert train_fold(job.model.fold(0), job.arguments(0)) == 3
+    assert capfd.readouterr().err == "ValueError: alone\n"
 
 
 def test_probabilities_asked_for_later_are_made_by_validating_again(job, tmp_path):

@@ -54,15 +54,16 @@ def train(arguments: argparse.Namespace) -> None:
     if given.fold != "all":
         for note in preflight.settle_training_folds(given.dataset_name_or_id, given.p, given.configuration):
             print(f"Note: {note}", flush=True)
+    from rectal_nnformer.training.run_folds import train_fold
+
+    fold = model.fold(given.fold)
     if not given.pretrained_weights:
-        _run("nnUNetv2_train", passed)
+        raise SystemExit(train_fold(fold, passed))
     from rectal_nnformer.training.starting_checkpoint import fitted_checkpoint
 
-    dataset = find_dataset("nnUNet_preprocessed", given.dataset_name_or_id)
-    fold = ModelFolder.named(dataset.name, given.tr, given.p, given.configuration).fold(given.fold)
     with fitted_checkpoint(Path(given.pretrained_weights), fold) as path:
         exchanged = [] if path == Path(given.pretrained_weights) else ["-pretrained_weights", str(path)]
-        _run("nnUNetv2_train", [*passed, *exchanged])  # the last one counts
+        raise SystemExit(train_fold(fold, [*passed, *exchanged]))  # the last one counts
 
 
 def _check_opened(given: argparse.Namespace) -> None:
@@ -202,12 +203,6 @@ def _start(trainer: str) -> tuple[str, Mapping[str, Any]] | None:
         if issubclass(recipe, RectalTrainer) and recipe.pretrained:
             return recipe.backbone, recipe.backbone_options
     return None
-
-
-def _run(command: str, passed: Sequence[str]) -> None:
-    from rectal_nnformer.nnunet.commands import run_command
-
-    raise SystemExit(run_command(command, passed))
 
 
 def crossval(arguments: argparse.Namespace) -> None:

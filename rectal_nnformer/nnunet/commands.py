@@ -34,11 +34,18 @@ def command_path(name: str) -> str:
 
 
 def start_command(
-    name: str, arguments: Sequence[str], *, variables: Mapping[str, str] | None = None, output: IO[bytes] | None = None
+    name: str,
+    arguments: Sequence[str],
+    *,
+    variables: Mapping[str, str] | None = None,
+    output: IO[bytes] | None = None,
+    errors: IO[bytes] | None = None,
+    inherited: Sequence[IO[bytes]] = (),
 ) -> subprocess.Popen:
     """Start one of nnU-Net's commands in a process group of its own, which `stop_groups` ends as a whole.
 
-    Variables are set on top of the current ones; an open file receives stdout and stderr.
+    Variables are set on top of the current ones. An open file `output` receives stdout, and stderr unless that has one
+    of its own, `errors`. Files that are inherited are open in the command, too.
     """
     # Of several filters that match, Python takes the last, so that what users set themselves wins.
     filters = filter(None, (f"ignore:{WARNING_OF_TIMM}:FutureWarning", os.environ.get("PYTHONWARNINGS")))
@@ -46,7 +53,8 @@ def start_command(
         [command_path(name), *arguments],
         env={**environment_with_trainers(), "PYTHONWARNINGS": ",".join(filters), **(variables or {})},
         stdout=output,
-        stderr=subprocess.STDOUT if output is not None else None,
+        stderr=errors or (subprocess.STDOUT if output is not None else None),
+        pass_fds=[file.fileno() for file in inherited],
         start_new_session=True,
     )
 

@@ -56,6 +56,8 @@ CHECKPOINT_FINAL, CHECKPOINT_LATEST, CHECKPOINT_BEST = (
     "checkpoint_best.pth",
 )
 CHECKPOINTS = "checkpoint_*.pth"
+TRAINING_LOCK = ".training.lock"
+"""What a training of this project's holds in its fold."""
 
 FOLD_NAME = re.compile(rf"{FOLD_PREFIX}(\d+|{ALL_CASES})", re.ASCII)
 

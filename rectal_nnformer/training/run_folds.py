@@ -1,22 +1,30 @@
 """Running the folds of a training: one process of nnU-Net's command each, resumable, on one or more devices."""
 
 import fcntl
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from tempfile import TemporaryFile
 from time import sleep
+from typing import IO
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.commands import interruptible, start_command, stop_groups
-from rectal_nnformer.nnunet.layout import ModelFolder
+from rectal_nnformer.nnunet.layout import TRAINING_LOCK, FoldFolder, ModelFolder
 from rectal_nnformer.training.fold_progress import FoldProgress
+from rectal_nnformer.utils.files import is_same, remove_free_lock
 
 LOG_NAME = "crossval_log.txt"
 LINES_IN_ERROR = 12
 NAMED_ERROR = re.compile(r"[\w.]*(Error|Exception): ")
 """The last line of a traceback."""
 POLL_SECONDS = 0.5
+MOST_SHOWN = 1 << 24
+"""Bytes that a command prints in that time, at most."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +61,9 @@ class FoldRun:
         self.fold = fold
         self.slot = slot
         self.gpu = gpu
-        self.log = job.model.fold(fold).path / LOG_NAME
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._output = self.log.open("ab")
-        try:
-            # Held by this process and the training that inherits it, so that no other one trains the fold.
-            fcntl.flock(self._output, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._output.close()
-            raise RectalError(
-                f"fold {fold} is being trained by another process, which holds {self.log}. Wait for it or end it."
-            ) from None
+        self._folder = job.model.fold(fold)
+        self._output = claim_log(self._folder)
+        self.log = self._folder.path / LOG_NAME
         self._reader = self.log.open("rb")
         self._start = self._reader.seek(0, 2)
         # Bars would be unreadable in the log, and nnU-Net says by itself which case it is at.
@@ -89,22 +89,88 @@ class FoldRun:
         self.update()
         self._progress.close(outcome)
         self._reader.close()
+        remove_free_lock(self._folder.path / TRAINING_LOCK)
         self._output.close()
 
     def error(self) -> str:
-        """Return how the process failed: the first error of its log, which the later ones follow from, and the last.
-
-        Where nnU-Net's processes fail, the main one only says that they are no longer alive.
-        """
+        """Return how the process failed: the first error of its log, and the last."""
         with self.log.open("rb") as file:
             file.seek(self._start)
             lines = file.read().decode(errors="replace").splitlines()
-        named = [number for number, line in enumerate(lines) if NAMED_ERROR.match(line)]
-        shown = lines[named[0] :][:LINES_IN_ERROR] if named else lines[-LINES_IN_ERROR:]
-        if named and lines[named[-1]] not in shown:
-            shown += ["...", lines[named[-1]]]
-        tail = "\n  ".join(shown)
+        tail = "\n  ".join(first_and_last_error(lines) or lines[-LINES_IN_ERROR:])
         return f"fold {self.fold} failed with exit code {self.process.returncode}. From {self.log}:\n  {tail}"
+
+
+def claim_log(fold: FoldFolder) -> IO[bytes]:
+    """Open the log of a fold and hold it, so that no other of this project's commands trains the fold.
+
+    It is held by this process and by a training that inherits it.
+
+    Raises:
+        RectalError: Another process holds it.
+    """
+    path = fold.path / LOG_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        log = path.open("ab")
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log.close()
+            raise RectalError(
+                f"fold {fold.fold} is being trained by another process, which holds {path}. Wait for it or end it."
+            ) from None
+        if is_same(path, log.fileno()):
+            return log
+        log.close()  # an empty one that was removed meanwhile
+
+
+def first_and_last_error(lines: Sequence[str]) -> list[str]:
+    """Return the first error that processes printed, from which the later ones follow, and the last; empty if none.
+
+    Where nnU-Net's processes fail, the main one only says that they are no longer alive.
+    """
+    named = [number for number, line in enumerate(lines) if NAMED_ERROR.match(line)]
+    if not named:
+        return []
+    shown = list(lines[named[0] :][:LINES_IN_ERROR])
+    return shown if lines[named[-1]] in shown else [*shown, "...", lines[named[-1]]]
+
+
+def train_fold(fold: FoldFolder, arguments: Sequence[str]) -> int:
+    """Run nnUNetv2_train on a fold in the foreground and return its exit code. An interruption ends it, too.
+
+    Where several errors were printed, the first, which is the cause, is told again at the end.
+
+    Raises:
+        RectalError: Another process trains the fold.
+    """
+    with claim_log(fold) as log, TemporaryFile() as errors, interruptible():
+        process = start_command("nnUNetv2_train", arguments, errors=errors, inherited=[log])
+        printed = b""
+        try:
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL_SECONDS)
+                printed += _show(errors, len(printed))
+        finally:
+            stop_groups([process])
+            printed += _show(errors, len(printed))
+            remove_free_lock(fold.path / TRAINING_LOCK)
+            if is_same(fold.path / LOG_NAME, log.fileno()) and not os.fstat(log.fileno()).st_size:
+                (fold.path / LOG_NAME).unlink()
+    told = first_and_last_error(printed.decode(errors="replace").splitlines())
+    if process.returncode and len(told) > 1:
+        print(f"fold {fold.fold} failed. The first error was:", *told, sep="\n  ", file=sys.stderr)
+    return process.returncode
+
+
+def _show(file: IO[bytes], start: int) -> bytes:
+    """Return what was written to a file from a byte on, having copied it to stderr."""
+    new = os.pread(file.fileno(), MOST_SHOWN, start)
+    sys.stderr.write(new.decode(errors="replace"))
+    sys.stderr.flush()
+    return new
 
 
 def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | None] = (None,)) -> None:
@@ -120,6 +186,7 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
     waiting = [fold for fold in folds if not job.is_finished(fold)]
     for fold in folds:
         if fold not in waiting:
+            remove_free_lock(job.model.fold(fold).path / TRAINING_LOCK)
             print(f"fold {fold}: finished before, {job.model.fold(fold).path}")
     free = list(enumerate(gpus))
     failures: list[str] = []

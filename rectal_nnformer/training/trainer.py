@@ -50,6 +50,7 @@ from rectal_nnformer.nnunet.layout import (
     IMAGE_DIGESTS,
     PLANS_JSON,
     PROGRESS_PNG,
+    TRAINING_LOCK,
     VALIDATION,
     PreprocessedDataset,
     fold_name,
@@ -245,7 +246,7 @@ class RectalTrainer(nnUNetTrainer):
         if self.local_rank != 0:
             return nullcontext()
         fold = Path(self.output_folder)
-        return locked(fold / ".training.lock", f"{fold} is being trained by another process. Wait for it or end it.")
+        return locked(fold / TRAINING_LOCK, f"{fold} is being trained by another process. Wait for it or end it.")
 
     def on_train_start(self) -> None:
         """Load the pretrained encoder if a training begins here, then start as nnU-Net does."""

@@ -14,7 +14,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +243,7 @@ def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
                 told = True
                 time.sleep(SECONDS_BETWEEN_TRIES)
                 continue
-            if not _is_same(path, file.fileno()):
+            if not is_same(path, file.fileno()):
                 continue  # removed meanwhile by the process that held it
             try:
                 yield
@@ -252,12 +252,19 @@ def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
             return
 
 
-def _is_same(path: Path, descriptor: int) -> bool:
+def is_same(path: Path, descriptor: int) -> bool:
     """Whether an open file still has a name."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def remove_free_lock(path: Path) -> None:
+    """Remove the sign of a lock that a killed process left; one that a process holds stays."""
+    if path.exists():
+        with suppress(RectalError), locked(path, "held"):
+            pass
 
 
 def write_text(path: Path, text: str) -> None:
