@@ -202,8 +202,10 @@ def test_lesions_of_one_patient_are_drawn_together(fold):
     assert together.detection_rate.patient_bootstrap_95 is None
 
 
-def test_tumor_labels_and_the_ignore_label_of_the_dataset_are_respected(tmp_path):
-    labels = {"background": 0, "rectum": 1, "tumor": 2, "tumor_mucinous": 3, "ignore": 4}
+@pytest.mark.parametrize("ignored", [4, "4"])
+def test_tumor_labels_and_the_ignore_label_of_the_dataset_are_respected(tmp_path, ignored):
+    """Numbers may be texts, as nnU-Net takes those of other labels."""
+    labels = {"background": 0, "rectum": 1, "tumor": 2, "tumor_mucinous": 3, "ignore": ignored}
     reference = sitk.GetArrayFromImage(boxes_image(LESION, value=2))
     reference[3:8, 20:25, 10:20] = 3
     reference[:, 30:, :] = 4
@@ -299,8 +301,19 @@ def test_only_one_volume_is_scored(tmp_path, kind):
     image = {"4D": sitk.JoinSeries([mask, mask]), "2D": mask[:, :, 5], "vectors": sitk.Compose(mask, mask)}[kind]
     for folder in ("gt", "fold_0/validation"):
         write(image, tmp_path / folder / "odd.nii.gz")
-    with pytest.raises(RectalError, match=r"case odd: .*odd\.nii\.gz is not one 3D mask"):
+    with pytest.raises(RectalError, match=r"case odd: .*odd\.nii\.gz (is not a 3D|does not have one real)"):
         evaluate(tmp_path, ["odd"])
+
+
+@pytest.mark.parametrize("name", ["reference", "prediction"])
+def test_a_mask_without_a_usable_grid_is_not_scored(tmp_path, name):
+    """By the check that images go through: axes that are not orthogonal have no volumes in mm."""
+    sheared = boxes_image(LESION)
+    sheared.SetDirection((1, 0.3, 0, 0, 1, 0, 0, 0, 1))
+    for role, folder in (("reference", "gt"), ("prediction", "fold_0/validation")):
+        write(sheared if role == name else boxes_image(LESION), tmp_path / folder / "odd.nrrd")
+    with pytest.raises(RectalError, match=rf"case odd: the {name} cannot be scored: .* axes that are not orthogonal"):
+        evaluate_fold(tmp_path / "fold_0/validation", tmp_path / "gt", {**DATASET, "file_ending": ".nrrd"}, ["odd"])
 
 
 @pytest.mark.slow
@@ -669,6 +682,18 @@ def test_evaluate_command_refuses_predictions_of_another_format_and_lists_some_o
         path.unlink()
     with pytest.raises(RectalError, match=r"no prediction for any of the 6 references, .* but half.nii"):
         run_command("--gt", fold / "gt", "--pred", predictions)
+
+
+def test_endings_in_capitals_are_of_the_same_format(fold, capsys):
+    """Taken for missing, references would be left out, and predictions count as missed."""
+    predictions = fold / "fold_0" / "validation"
+    expected = evaluate(fold, CASES)
+    (predictions / "dataset.json").write_text(json.dumps(DATASET))
+    for path in (predictions / "hit.nii.gz", predictions / "half.nii.gz", fold / "gt" / "hit.nii.gz"):
+        path.rename(path.with_name(f"{path.name.partition('.')[0]}.NII.GZ"))
+    run_command("--gt", fold / "gt", "--pred", predictions)
+    assert read_evaluation(predictions) == expected
+    assert "Not scored" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("order", ["RAS", "SAL"])

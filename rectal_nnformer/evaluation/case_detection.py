@@ -8,7 +8,8 @@ import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Component, Lesion, StrictCounts, detect_lesions
-from rectal_nnformer.imaging.reading import by, grid_differences, in_order_of, read_image
+from rectal_nnformer.imaging.reading import grid_differences, in_order_of, read_image
+from rectal_nnformer.imaging.volumes import shape_problems
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,8 @@ def _read_mask(job: CaseJob, path: Path, role: str) -> sitk.Image:
         mask = read_image(path)
     except RectalError as error:
         raise RectalError(f"{refused} {error}.") from None
-    if mask.GetDimension() != 3 or mask.GetNumberOfComponentsPerPixel() != 1:
-        size = by(mask.GetSize())
-        raise RectalError(f"{refused} {path} is not one 3D mask (size {size}); write one volume of labels.")
+    if problems := shape_problems(mask, str(path)):
+        raise RectalError(f"{refused} {'; '.join(problems)}; write one volume of labels.")
     values = sitk.GetArrayViewFromImage(mask)
     foreign = np.unique(values[~np.isin(values, job.labels)])
     if foreign.size:

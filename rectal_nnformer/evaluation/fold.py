@@ -11,7 +11,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection, CaseJob, score_case
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
-from rectal_nnformer.imaging.masks import tumor_labels
+from rectal_nnformer.imaging.masks import ignore_label, tumor_labels
 from rectal_nnformer.utils.files import csv_text, write_json, write_text
 from rectal_nnformer.utils.json_records import read_own
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -52,6 +52,7 @@ def evaluate_fold(
         RectalError: There is no case, a reference is missing, or a mask cannot be scored (see `score_case`).
     """
     ending = dataset_json["file_ending"]
+    predictions, references = (masks_in(Path(folder), ending) for folder in (validation_folder, reference_folder))
     patients = patients or {}
     values = [value if isinstance(value, list | tuple) else [value] for value in dataset_json["labels"].values()]
     labels = tuple(sorted({0, *(int(label) for region in values for label in region)}))
@@ -59,11 +60,11 @@ def evaluate_fold(
         CaseJob(
             case=case,
             patient=patients.get(case, case),
-            prediction=Path(validation_folder) / f"{case}{ending}",
-            reference=Path(reference_folder) / f"{case}{ending}",
+            prediction=predictions.get(case, Path(validation_folder) / f"{case}{ending}"),
+            reference=references.get(case, Path(reference_folder) / f"{case}{ending}"),
             labels=labels,
             tumor_labels=tuple(tumor_labels(dataset_json)),
-            ignore_label=dataset_json["labels"].get("ignore"),
+            ignore_label=ignore_label(dataset_json),
             ignore_position=ignore_position,
         )
         for case in sorted(cases)
@@ -75,6 +76,16 @@ def evaluate_fold(
     result = summarize_cases(map_with_progress(score, jobs, workers, "Lesion detection"))
     write_evaluation(result, Path(output_folder or validation_folder))
     return result
+
+
+def masks_in(folder: Path, ending: str) -> dict[str, Path]:
+    """Return the mask of each case in a folder, by name, whether its ending is written in capitals or not.
+
+    Hidden files are none (macOS adds `._<name>` to copies).
+    """
+    files = [file for file in folder.glob("[!.]*") if file.name.lower().endswith(ending.lower())]
+    files.sort(key=lambda file: (file.name.endswith(ending), file.name))  # of two the exact one counts
+    return dict(sorted((file.name[: -len(ending)], file) for file in files))
 
 
 def write_evaluation(result: CohortDetection, folder: Path) -> None:

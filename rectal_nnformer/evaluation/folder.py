@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import evaluate_fold
+from rectal_nnformer.evaluation.fold import evaluate_fold, masks_in
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import DATASET_JSON, TRAINED_ON, check_folder
@@ -40,19 +40,20 @@ def evaluate_folder(
         raise RectalError(f"no {DATASET_JSON} in {', '.join(map(str, folders))}. Name it with -djfile.")
     dataset_json = read_dataset_json(path, "Name the right one with -djfile.")
     ending = dataset_json["file_ending"]
-    cases = _cases_in(reference_folder, ending)
+    cases = list(masks_in(reference_folder, ending))
     if not cases:
         raise RectalError(f"{reference_folder} has no file that ends with {ending}, as {path} says. Check --gt.")
-    predicted = _cases_in(prediction_folder, ending)
+    predicted = masks_in(prediction_folder, ending)
     others = [
         path.name
         for path in sorted(prediction_folder.iterdir())
-        if path.name.endswith(IMAGE_SUFFIXES) and not path.name.endswith(ending)
+        if path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.lower().endswith(ending.lower())
     ]
-    if not set(predicted) & set(cases):
+    if not predicted.keys() & set(cases):
+        there = some([*(path.name for path in predicted.values()), *others])
         raise RectalError(
             f"{prediction_folder} holds no prediction for any of the {plural(len(cases), 'reference')}, such as "
-            f"{cases[0]}{ending}, but {some([*(case + ending for case in predicted), *others]) or 'no mask'}. Name "
+            f"{cases[0]}{ending}, but {there or 'no mask'}. Name "
             f"and store the predictions as the references are, or fix --pred."
         )
     if missing := [case for case in cases if case not in predicted]:
@@ -62,7 +63,7 @@ def evaluate_folder(
         )
     if others:
         print(f"Not scored, {plural(len(others), 'file')} of another format than {ending}: {some(others)}")
-    if unscored := sorted(set(predicted) - set(cases)):
+    if unscored := sorted(predicted.keys() - set(cases)):
         shown = ", ".join(unscored[:MOST_NAMES]) + (" ..." if len(unscored) > MOST_NAMES else "")
         print(f"Not scored, {plural(len(unscored), 'prediction')} without a reference: {shown}")
     trained_on = read_json_if_whole(prediction_folder / TRAINED_ON)
@@ -75,9 +76,3 @@ def evaluate_folder(
     return evaluate_fold(
         prediction_folder, reference_folder, dataset_json, cases, patients, num_processes, output_folder
     )
-
-
-def _cases_in(folder: Path, ending: str) -> list[str]:
-    """Return the cases of the masks in a folder, by name; hidden files are none (macOS adds `._<name>` to copies)."""
-    names = [file.name for file in folder.glob(f"*{ending}") if not file.name.startswith(".")]
-    return sorted(name.removesuffix(ending) for name in names)

@@ -82,6 +82,12 @@ def _is_whole(value: object) -> bool:
     return (isinstance(value, int) and not isinstance(value, bool) and value >= 0) or str(value).isdecimal()
 
 
+def ignore_label(dataset_json: Mapping[str, Any]) -> int | None:
+    """Return the label of voxels that are not scored in an nnU-Net `dataset.json`, as text or number; None without."""
+    value = dataset_json["labels"].get("ignore")
+    return None if value is None else int(value)
+
+
 def tumor_labels(dataset_json: Mapping[str, Any]) -> list[int]:
     """Return the label values that mean tumour in an nnU-Net `dataset.json`, ascending.
 

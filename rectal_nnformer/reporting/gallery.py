@@ -25,7 +25,7 @@ from rectal_nnformer.imaging.display import (
     radiological_array,
     slice_with_most,
 )
-from rectal_nnformer.imaging.masks import find_components, tumor_labels
+from rectal_nnformer.imaging.masks import find_components, ignore_label, tumor_labels
 from rectal_nnformer.imaging.reading import read_image
 from rectal_nnformer.reporting.overlays import displayed, read_mask
 from rectal_nnformer.reporting.results import ModelResults
@@ -157,7 +157,7 @@ def draw_clips(model: ModelResults, num_processes: int = 1, budget: int = BUDGET
     draw = partial(
         _draw_case,
         labels=tumor_labels(model.dataset_json),
-        ignore_label=model.dataset_json["labels"].get("ignore"),
+        ignore_label=ignore_label(model.dataset_json),
         most_slices=min(max(affordable, FEWEST_SLICES), MOST_SLICES),
     )
     jobs = [
