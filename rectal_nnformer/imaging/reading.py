@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from nibabel.nifti1 import data_type_codes
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.voxel_data import METAIMAGE_SUFFIXES, NRRD_SUFFIXES, check_voxels, locate_voxels
 from rectal_nnformer.utils.text import plural
 
 # Headers hold single-precision or decimal numbers; grids that agree to a tenth of a voxel are the same grid.
@@ -28,8 +29,8 @@ STRAIGHTEN = "ITK_NIFTI_SFORM_PERMISSIVE"
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 FORMATS = {
     **dict.fromkeys(NIFTI_SUFFIXES, "NiftiImageIO"),
-    ".nrrd": "NrrdImageIO",
-    **dict.fromkeys((".mha", ".mhd"), "MetaImageIO"),
+    **dict.fromkeys(NRRD_SUFFIXES, "NrrdImageIO"),
+    **dict.fromkeys(METAIMAGE_SUFFIXES, "MetaImageIO"),
 }
 """ITK's readers by the ending of a file's name."""
 MOST_VOXELS = 1 << 30
@@ -38,6 +39,8 @@ MOST_EXTRA_BYTES = 1 << 20
 """Of a NIfTI file before its voxels, the header and its extensions, and behind them."""
 CHUNK = 1 << 22
 NIFTI_HEADER_SIZES = (348, 540)
+PIXDIM = 80
+"""The byte of a NIfTI-1 header at which the spacing begins."""
 # NIfTI's codes of data types that can hold NaN.
 NIFTI_FLOATS = {16: "f4", 64: "f8"}
 
@@ -76,11 +79,12 @@ def read_image(path: Path) -> sitk.Image:
     What its header claims is checked before memory is taken for it.
 
     Raises:
-        RectalError: The file is missing, cannot be read or ends early, is of another format than its name says, of more
-            than `MOST_VOXELS`, or is NIfTI and holds values that are not finite.
+        RectalError: The file is missing, cannot be read or ends early, is damaged, of another format than its name
+            says, of more than `MOST_VOXELS`, tells a spacing of 0, or is NIfTI and holds values that are not finite.
     """
     if not path.is_file():
         raise RectalError(f"there is no file {path}")
+    data = locate_voxels(path) if has_text_header(path) else None
     reader = sitk.ImageFileReader()
     reader.SetFileName(itk_path(path))
     # ITK goes by content otherwise, and reads a DICOM file of this name.
@@ -91,6 +95,11 @@ def read_image(path: Path) -> sitk.Image:
             raise RectalError(f"{path} has {by(reader.GetSize())} voxels by its header, more than can be used")
         if is_nifti(path):
             _check_nifti(path, reader)
+        if data is not None:
+            values = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+            voxel = sitk.Image([1] * reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
+            voxel_bytes = sitk.GetArrayViewFromImage(voxel).nbytes
+            check_voxels(path, data, math.prod(reader.GetSize()) * voxel_bytes, values)
         return reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in itk_message(error):
@@ -117,6 +126,11 @@ def itk_path(path: Path) -> str:
 def is_nifti(path: Path) -> bool:
     """Return whether a file is called NIfTI."""
     return path.name.lower().endswith(NIFTI_SUFFIXES)
+
+
+def has_text_header(path: Path) -> bool:
+    """Return whether a file is called NRRD or MetaImage, whose voxels may be in another file."""
+    return path.name.lower().endswith(NRRD_SUFFIXES + METAIMAGE_SUFFIXES)
 
 
 def itk_message(error: RuntimeError) -> str:
@@ -197,9 +211,11 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
     expected, bad = offset + values_in_file * bits // 8, 0
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            start = file.read(offset)
-            order = "<" if int.from_bytes(start[:4], "little") in NIFTI_HEADER_SIZES else ">"
-            done = len(start)
+            header = file.read(max(NIFTI_HEADER_SIZES))
+            order = "<" if int.from_bytes(header[:4], "little") in NIFTI_HEADER_SIZES else ">"
+            spacing = np.frombuffer(header, f"{order}f4", min(reader.GetDimension(), 3), PIXDIM)
+            file.seek(0)
+            done = len(file.read(offset))
             while done < expected and (piece := file.read(min(CHUNK, expected - done))):
                 done += len(piece)
                 if datatype in NIFTI_FLOATS:
@@ -210,6 +226,8 @@ def _check_nifti(path: Path, reader: sitk.ImageFileReader) -> None:
             extra = len(file.read(MOST_EXTRA_BYTES + 1))
     except (EOFError, OSError, zlib.error) as error:
         raise RectalError(f"{path} cannot be read ({error}); copy it again") from None
+    if not np.isfinite(spacing).all() or not spacing.all():  # of which ITK makes 1 mm
+        raise RectalError(f"{path} has a spacing of {by(spacing.tolist())} mm by its header (pixdim); export it again")
     if done < expected:
         raise RectalError(f"{path} ends early ({done} of {expected} bytes); copy it again")
     if extra > MOST_EXTRA_BYTES:

@@ -13,7 +13,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.reading import GRID_TOLERANCE_VOXELS, LARGEST_SKEW, by, is_nifti, read_image
+from rectal_nnformer.imaging.reading import (
+    GRID_TOLERANCE_VOXELS,
+    LARGEST_SKEW,
+    by,
+    has_text_header,
+    is_nifti,
+    read_image,
+)
+from rectal_nnformer.imaging.voxel_data import locate_voxels
 from rectal_nnformer.utils.text import plural
 
 LEAST_SHARE = 1 / 3
@@ -106,7 +114,10 @@ def header_note(path: Path, image: sitk.Image) -> str:
     """Return how the grids that a NIfTI header tells contradict each other, and which was taken; empty if they agree.
 
     A header may tell the grid by sform, by qform, and its spacing by pixdim alone; readers differ in which they take.
+    One of NRRD or MetaImage need not tell the spacing.
     """
+    if has_text_header(path) and not locate_voxels(path).tells_spacing:
+        return f"{path}: its header tells no spacing, and {by(image.GetSpacing())} mm was taken. Export it again."
     if not is_nifti(path):
         return ""
     try:

@@ -14,8 +14,9 @@ from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, st
 from rectal_nnformer.dicom.files import files_below
 from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.reading import by
+from rectal_nnformer.imaging.reading import by, has_text_header
 from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume, digest_of, image_problems
+from rectal_nnformer.imaging.voxel_data import locate_voxels
 from rectal_nnformer.nnunet.layout import image_name
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -204,10 +205,11 @@ def _prepare_image(image: ImageSource, target: Path, ending: str) -> VolumeCheck
     """Check an image, and link it, or write it where it is of another format."""
     if isinstance(image, ImageFile):
         check = check_volume(image.path)
-        if image.path.name.endswith(ending):
-            target.symlink_to(image.path.resolve())
-            return check
         if check.problem:
+            return check
+        alone = not has_text_header(image.path) or locate_voxels(image.path).files == (image.path,)
+        if image.path.name.endswith(ending) and alone:
+            target.symlink_to(image.path.resolve())
             return check
     try:
         volume = image.read()

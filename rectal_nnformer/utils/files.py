@@ -305,6 +305,17 @@ def read_bytes(path: Path, remedy: str = "Restore the file.", most: int = MAX_BY
         raise RectalError(f"{path} cannot be read ({error}). {remedy}") from error
 
 
+def kind_of(path: Path) -> str:
+    """Return what there is in place of an ordinary file, such as "a named pipe"; empty for one, or a link to one."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link to nothing" if path.is_symlink() else "not there"
+    except (OSError, ValueError) as error:  # a path with a zero in it is a ValueError
+        return f"no name of a file ({error})"
+    return "" if stat.S_ISREG(mode) else _KINDS[stat.S_IFMT(mode)]
+
+
 def is_there(path: Path) -> bool:
     """Whether there is anything of this name, be it no file or a link to nothing: then it is read, and refused."""
     return os.path.lexists(path)
