@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pipeline import what_is_not_whole
 from sharing_inputs import CASES, contents, set_folders, write_dataset
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import claimed_id
+from rectal_nnformer.planning import plan_dataset
 from rectal_nnformer.utils.files import locked
 
 HOLD = """
@@ -135,3 +137,38 @@ def test_an_id_that_was_taken_meanwhile_is_refused(tmp_path):
     with claimed_id(tmp_path / "Dataset502_A"):
         assert time.monotonic() - before < 1
     assert [path.name for path in tmp_path.iterdir()] == ["Dataset501_Other"]
+
+
+def test_planning_waits_for_another_process_that_plans_the_dataset(small_dataset, monkeypatch, capfd):
+    """Else each removes the folder in which the other makes its data."""
+    variables, base = small_dataset
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, variables[name])
+    lock = base / "nnUNet_preprocessed/.Dataset007.lock"
+    process = start(HOLD, lock, 1)
+    process.stdout.readline()
+    plan_dataset(7, "smit_small", num_processes=1, num_processes_fingerprint=1)
+    assert process.poll() == 0 and not lock.exists()
+    printed = capfd.readouterr().out
+    assert printed.count("Dataset007_Small is being planned or imported by another process. Waiting for it.") == 1
+    assert "has been preprocessed already" in printed
+
+
+@pytest.mark.slow
+def test_two_plannings_of_one_dataset_at_once_both_succeed(small_dataset, tmp_path):
+    """The second finds what the first has made, and makes nothing again."""
+    variables, base = small_dataset
+    variables = {**variables, "nnUNet_preprocessed": str(tmp_path)}
+    arguments = ("plan_and_preprocess", "-d", "7", "--backbone", "smit_small", "-np", "1", "-npfp", "1")
+    command = [sys.executable, "-c", COMMAND, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    processes = [subprocess.Popen(command, env=variables, **pipes) for _ in range(2)]
+    printed = sorted(
+        process.communicate(timeout=300)[0].count("has been preprocessed already") for process in processes
+    )
+    assert [process.returncode for process in processes] == [0, 0] and printed == [0, 1]
+    assert not list(tmp_path.rglob(".*")) and not what_is_not_whole(tmp_path)
+    made, expected = tmp_path / "Dataset007_Small", base / "nnUNet_preprocessed/Dataset007_Small"
+    assert sorted(map(str, (p.relative_to(made) for p in made.rglob("*")))) == sorted(
+        map(str, (p.relative_to(expected) for p in expected.rglob("*")))
+    )

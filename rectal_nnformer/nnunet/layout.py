@@ -337,12 +337,17 @@ def claimed_id(folder: Path) -> Iterator[None]:
     """
     name = folder.name.partition("_")[0]
     message = f"Another process is writing a {name} into {folder.parent}. Wait for it to end, or take another id."
-    with locked(folder.parent / f".{name}.lock", message):
+    with locked(id_lock(folder), message):
         for other in sorted(folder.parent.glob(f"{name}*")):
             if other.is_dir() and other.name != folder.name:
                 raise RectalError(f"{other} was made meanwhile and has the same id. Nothing was written.")
         remove_leftovers(folder)
         yield
+
+
+def id_lock(folder: Path) -> Path:
+    """Return the sign of the lock of a dataset's id in the folder of nnU-Net's that it is in, or shall be in."""
+    return folder.parent / f".{folder.name.partition('_')[0]}.lock"
 
 
 def fold_name(fold: int | str) -> str:

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from rectal_nnformer.augmentation.settings import PUBLISHED
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.layout import IMAGE_DIGESTS
+from rectal_nnformer.nnunet.layout import IMAGE_DIGESTS, id_lock
 from rectal_nnformer.nnunet.names import FULLRES, WINDOW_FILE
 from rectal_nnformer.nnunet.plans import Plans, PositiveMm
 from rectal_nnformer.nnunet.splits import check_folds_of
@@ -25,7 +25,7 @@ from rectal_nnformer.planning.intensity_window import load_intensity_window
 from rectal_nnformer.planning.outdated import print_warning
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
 from rectal_nnformer.planning.preprocessing import is_preprocessed, preprocess_configuration
-from rectal_nnformer.utils.files import read_json_if_whole, space_left, write_json
+from rectal_nnformer.utils.files import locked, read_json_if_whole, space_left, write_json
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
 """Worker processes by default, as nnU-Net's; never more than there are cores or cases."""
@@ -51,7 +51,7 @@ def plan_dataset(
     """Fingerprint, plan and preprocess a raw dataset; return the plans.
 
     The plans are written last, so that an interruption leaves no plans without their data, and data that another
-    backbone's plans share are not made twice.
+    backbone's plans share are not made twice, nor at once: a process waits for another that plans the same dataset.
 
     Args:
         dataset_id: The number after "Dataset".
@@ -74,29 +74,31 @@ def plan_dataset(
             be met.
     """
     dataset = open_raw_dataset(dataset_id)
-    check_folds_of(dataset.preprocessed, dataset.cases, planning=True)
-    extract_fingerprint(dataset, num_processes=num_processes_fingerprint, clean=clean)
-    planner = RectalExperimentPlanner(
-        dataset_id,
-        gpu_memory_target_in_gb=gpu_memory_target,
-        plans_name=plans_name,
-        overwrite_target_spacing=overwrite_target_spacing,
-        backbone=backbone,
-        backbone_kwargs=backbone_kwargs,
-        max_patch_size=max_patch_size,
-        tumor_augmentation=tumor_augmentation,
-        lesion_wise=lesion_wise,
-    )
-    plans = planner.make_plans()
-    processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
-    if preprocess and not clean and is_preprocessed(dataset, plans, FULLRES, processes):
-        identifier = plans.configuration(FULLRES).data_identifier
-        print(f"{dataset.name} has been preprocessed already: {identifier} is complete and up to date.")
-    elif preprocess:
-        # The data of `3d_fullres`; `3d_fullres_cubic` reads the same.
-        with _failing_as(f"nnU-Net's preprocessing of {dataset.name}", dataset):
-            preprocess_configuration(dataset, plans, FULLRES, processes)
-    planner.save_plans(plans, warn)
+    waiting = f"{dataset.name} is being planned or imported by another process. Waiting for it."
+    with locked(id_lock(dataset.preprocessed.path), waiting, wait=True):
+        check_folds_of(dataset.preprocessed, dataset.cases, planning=True)
+        extract_fingerprint(dataset, num_processes=num_processes_fingerprint, clean=clean)
+        planner = RectalExperimentPlanner(
+            dataset_id,
+            gpu_memory_target_in_gb=gpu_memory_target,
+            plans_name=plans_name,
+            overwrite_target_spacing=overwrite_target_spacing,
+            backbone=backbone,
+            backbone_kwargs=backbone_kwargs,
+            max_patch_size=max_patch_size,
+            tumor_augmentation=tumor_augmentation,
+            lesion_wise=lesion_wise,
+        )
+        plans = planner.make_plans()
+        processes = _num_processes(num_processes, PREPROCESSING_PROCESSES, dataset)
+        if preprocess and not clean and is_preprocessed(dataset, plans, FULLRES, processes):
+            identifier = plans.configuration(FULLRES).data_identifier
+            print(f"{dataset.name} has been preprocessed already: {identifier} is complete and up to date.")
+        elif preprocess:
+            # The data of `3d_fullres`; `3d_fullres_cubic` reads the same.
+            with _failing_as(f"nnU-Net's preprocessing of {dataset.name}", dataset):
+                preprocess_configuration(dataset, plans, FULLRES, processes)
+        planner.save_plans(plans, warn)
     return plans
 
 
