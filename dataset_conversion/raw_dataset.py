@@ -27,7 +27,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL
 from rectal_nnformer.imaging.reading import in_order_of
-from rectal_nnformer.imaging.volumes import LEAST_SHARE, CaseReport, same_images
+from rectal_nnformer.imaging.volumes import LEAST_SHARE, CaseReport, cut_images, same_images
 from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.splits import BY_CASE_KEY
@@ -149,8 +149,10 @@ def _tell(
     for case in checked:
         if not (case.is_old or target.dry_run) and case.name not in case.origin:
             print(f"Case {case.name}: {case.origin}")
-    same = same_images({case.name: report.digest for case, report in checked.items()}, patients)
-    for note in (*(note for report in checked.values() for note in report.notes), *same):
+    by_name = {case.name: report for case, report in checked.items()}
+    same = same_images({name: report.digest for name, report in by_name.items()}, patients)
+    cut = cut_images(by_name, patients)
+    for note in (*(note for report in checked.values() for note in report.notes), *same, *cut):
         print(f"Note: {note}")
     if there:
         names = some(sorted(there.values()))

@@ -15,7 +15,15 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import label_values, tumor_labels
 from rectal_nnformer.imaging.prepared import PREPARED_WINDOW, is_prepared, within_window
 from rectal_nnformer.imaging.reading import grid_differences, in_order_of
-from rectal_nnformer.imaging.volumes import CaseReport, digest_of, header_note, image_problems, shape_problems
+from rectal_nnformer.imaging.volumes import (
+    CaseReport,
+    Slices,
+    digest_of,
+    header_note,
+    image_problems,
+    shape_problems,
+    slices_of,
+)
 from rectal_nnformer.utils.text import percent
 
 
@@ -43,9 +51,10 @@ def check_case(case: Case, target: Target) -> CaseReport:
     return CaseReport(
         problems,
         notes,
-        "".join(check.digest for check in checks),
+        "".join(digest_of(check.slices) for check in checks if check.slices),
         sum(volume.GetNumberOfPixels() for volume in volumes if volume),
         looks_prepared=all(check.looks_prepared for check in checks),
+        slices=checks[0].slices,
     )
 
 
@@ -56,7 +65,7 @@ class _Channel:
     volume: sitk.Image | None
     problems: Sequence[str]
     notes: Sequence[str] = ()
-    digest: str = ""
+    slices: Slices = ()
     looks_prepared: bool = False
 
 
@@ -77,8 +86,8 @@ def _check_channel(source: ImageSource, name: str) -> _Channel:
         notes.append(note)
     array = sitk.GetArrayViewFromImage(volume)
     extremes = float(array.min()), float(array.max())
-    digest = digest_of(lift_zeros(volume) if is_prepared(name) else volume)
-    return _Channel(volume, (), notes, digest, extremes == PREPARED_WINDOW)
+    slices = slices_of(lift_zeros(volume) if is_prepared(name) else volume)
+    return _Channel(volume, (), notes, slices, extremes == PREPARED_WINDOW)
 
 
 def prepared_problems(image: sitk.Image) -> list[str]:

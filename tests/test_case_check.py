@@ -117,6 +117,42 @@ def test_the_same_scan_under_two_patients_is_told(raw):
     assert "The images of a (patient P1) and d (patient P4) hold the same voxels, so that folds leak" in printed
 
 
+@pytest.mark.parametrize("order", ["RAS", "SAL", "PIR"])
+def test_the_same_scan_in_another_orientation_is_told(raw, order):
+    """Whichever way its axes were flipped or permuted, here with a header that says nothing of it."""
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(raw / "imagesTr/a_0000.nii.gz")), order)
+    turned.SetDirection(np.eye(3).ravel())
+    mask = sitk.GetImageFromArray(np.ones(turned.GetSize()[::-1], np.uint8))
+    for image, path in ((turned, "imagesTr/d_0000.nii.gz"), (mask, "labelsTr/d.nii.gz")):
+        image.SetOrigin((0, 0, 0))
+        image.SetSpacing((1, 1, 1))
+        sitk.WriteImage(image, str(raw / path))
+    code, printed = check()
+    assert code == 0 and "The images of a and d hold the same voxels, so that folds leak" in printed
+
+
+@pytest.mark.parametrize("order", ["LPS", "SAL"])
+def test_the_same_scan_with_a_slice_less_is_told(raw, order):
+    for path in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"):
+        cut = sitk.DICOMOrient(sitk.ReadImage(str(raw / path))[:, :, :-1], order)
+        sitk.WriteImage(cut, str(raw / path.replace("/a", "/d")))
+    (raw / "patients.csv").write_text("case,patient\na,P1\nb,P2\nc,P3\nd,P4\n")
+    code, printed = check()
+    slices = sitk.ReadImage(str(raw / "imagesTr/a_0000.nii.gz")).GetSize()[2]
+    told = f"The images of a (patient P1) and d (patient P4) share {slices - 1} of {slices} slices, so that folds leak"
+    assert code == 0 and told in printed
+    (raw / "patients.csv").write_text("case,patient\na,P1\nb,P2\nc,P3\nd,P1\n")
+    assert "share" not in check()[1]
+
+
+def test_empty_slices_and_equal_places_are_no_likeness(raw):
+    """Scans whose surroundings were set to 0 share those slices, and other scans the values of single voxels."""
+    for name in "ad":
+        changed(raw / f"imagesTr/{name}_0000.nii.gz", lambda array: np.where(np.arange(len(array)) < 3, array.T, 0).T)
+    code, printed = check()
+    assert code == 0 and "hold the same" not in printed and "share" not in printed
+
+
 def test_planning_notes_by_what_a_scan_is_recognized(raw, capsys):
     assert plan(capsys)[0] == 0
     digests = json.loads((raw.parents[1] / "nnUNet_preprocessed/Dataset501_Tiny/image_digests.json").read_text())

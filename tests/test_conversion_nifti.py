@@ -539,7 +539,7 @@ def _twice(images, masks):
         (_nan_in_nrrd, "NaN or infinite values (1 voxel)"),
         (_pipe, "there is no file"),
         (_header_without_voxels, "case_b.mhd cannot be read"),
-        (_cut_off_voxels, "case_b.mhd cannot be read"),
+        (_cut_off_voxels, "case_b.mhd ends early"),
         (_nan_in_mask, "case_b.nii.gz holds NaN or infinite values (1 voxel)"),
         (_too_large_for_float32, "NaN or infinite"),
         (_constant, "constant"),

@@ -2,15 +2,17 @@
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import (
@@ -28,6 +30,11 @@ LEAST_SHARE = 1 / 3
 """Of the bytes of a scan and its mask, as many as compression leaves at least; 0.6 was measured on pelvic MRI."""
 QFORM_RADIANS = 2e-3
 """How exactly a qform, a quaternion in single precision, tells a direction; worst near half a turn."""
+SHARED_SLICES = 0.5
+"""Of the slices of an image across one axis, as many as no other patient's image has by chance."""
+
+Slices = tuple[tuple[int, ...], ...]
+"""A number for each slice, across each axis."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +46,19 @@ class VolumeCheck:
         problem: Why it cannot be used, as a sentence with the file's name; empty if it can.
         note: What its header contradicts itself in, and what was taken; empty if it does not.
         size: Voxels (x, y, z).
-        digest: Of size and voxel values, whatever the file's format and type of number.
+        slices: What tells each of its slices, see `slices_of`.
     """
 
     path: Path
     problem: str = ""
     note: str = ""
     size: tuple[int, ...] = ()
-    digest: str = ""
+    slices: Slices = ()
+
+    @property
+    def digest(self) -> str:
+        """Of size and voxel values, whatever the file's format, type of number and order of axes."""
+        return digest_of(self.slices) if self.slices else ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class CaseReport:
         digest: Of its images.
         voxels: Of its images.
         looks_prepared: Whether each of them reaches from exactly 0 to 800, where that was looked at.
+        slices: What tells each slice of the first of them, see `slices_of`.
     """
 
     problems: Sequence[str]
@@ -66,6 +79,7 @@ class CaseReport:
     digest: str
     voxels: int
     looks_prepared: bool = False
+    slices: Slices = ()
 
 
 def check_volume(path: Path) -> VolumeCheck:
@@ -76,7 +90,7 @@ def check_volume(path: Path) -> VolumeCheck:
         return VolumeCheck(path, str(error))
     if problems := image_problems(image):
         return VolumeCheck(path, f"{path}: {'; '.join(problems)}")
-    return VolumeCheck(path, "", header_note(path, image), image.GetSize(), digest_of(image))
+    return VolumeCheck(path, "", header_note(path, image), image.GetSize(), slices_of(image))
 
 
 def image_problems(image: sitk.Image) -> list[str]:
@@ -149,10 +163,32 @@ def header_note(path: Path, image: sitk.Image) -> str:
     return f"{path}: the grid was taken with the spacing {by(image.GetSpacing())} mm, but {' and '.join(others)}."
 
 
-def digest_of(image: sitk.Image) -> str:
-    """Return a digest of size and voxel values that does not depend on the type in which they are stored."""
-    values = np.ascontiguousarray(sitk.GetArrayViewFromImage(image), dtype=np.float32)
-    return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
+def slices_of(image: sitk.Image) -> Slices:
+    """Return a number for each slice of a volume across each axis (z, y, x), in order, that tells its voxel values.
+
+    It is the same however the slice is flipped or turned, and whatever type of number the values are stored as.
+    """
+    across_z, rows, columns = [], [], []
+    for plane in sitk.GetArrayViewFromImage(image):
+        numbers = _scrambled(np.ascontiguousarray(plane, np.float32) + np.float32(0))  # of -0 makes 0
+        across_z.append(int(numbers.sum()))
+        rows.append(numbers.sum(axis=1))
+        columns.append(numbers.sum(axis=0))
+    return tuple(across_z), tuple(np.sum(rows, axis=0).tolist()), tuple(np.sum(columns, axis=0).tolist())
+
+
+def _scrambled(values: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Return values as numbers whose sums tell which values there are: SplitMix64 (Steele et al. 2014)."""
+    x = values.view(np.uint32).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def digest_of(slices: Slices) -> str:
+    """Return a digest of a volume's size and voxel values, the same for all flips and orders of its axes."""
+    turned = sorted(min(one, one[::-1]) for one in slices)
+    return hashlib.sha256(repr(turned).encode()).hexdigest()
 
 
 def same_images(digests: Mapping[str, str], patients: Mapping[str, str]) -> list[str]:
@@ -163,11 +199,40 @@ def same_images(digests: Mapping[str, str], patients: Mapping[str, str]) -> list
             groups[digest].append(name)
     lines = []
     for names in (group for group in groups.values() if len(group) > 1):
-        told = [f"{name} (patient {patients[name]})" if name in patients else name for name in names]
+        told = [_with_patient(name, patients) for name in names]
         alike = len({patients.get(name, name) for name in names}) == 1
         reason = "of one patient; one will do" if alike else "so that folds leak: keep one, or give them one patient"
         lines.append(f"The images of {' and '.join(told)} hold the same voxels, {reason}.")
     return lines
+
+
+def cut_images(reports: Mapping[str, CaseReport], patients: Mapping[str, str]) -> list[str]:
+    """Return a line for each two patients' images of which most slices are the same, as where one scan was cut.
+
+    Slices that an image has twice, as empty ones, do not count.
+    """
+    cases = defaultdict(set)
+    for name, report in reports.items():
+        for number in chain(*report.slices):
+            cases[number].add(name)
+    found: dict[tuple[str, str], str] = {}
+    for name, report in reports.items():
+        for across in report.slices:
+            once = [cases[number] for number, times in Counter(across).items() if times == 1]
+            for other, shared in Counter(chain(*once)).items():
+                strangers = patients.get(name, name) != patients.get(other, other)
+                alike = shared > SHARED_SLICES * len(across) and report.digest != reports[other].digest
+                if strangers and alike and (other, name) not in found:
+                    found[name, other] = f"{shared} of {len(across)} slices"
+    return [
+        f"The images of {' and '.join(_with_patient(name, patients) for name in pair)} share {slices}, so that folds "
+        "leak: keep one, or give them one patient."
+        for pair, slices in found.items()
+    ]
+
+
+def _with_patient(name: str, patients: Mapping[str, str]) -> str:
+    return f"{name} (patient {patients[name]})" if name in patients else name
 
 
 def _spacing(matrix: np.ndarray) -> str:

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import label_values
 from rectal_nnformer.imaging.reading import FORMATS, by, grid_differences, in_order_of, read_image
-from rectal_nnformer.imaging.volumes import CaseReport, check_volume, same_images, shape_problems
+from rectal_nnformer.imaging.volumes import CaseReport, check_volume, cut_images, same_images, shape_problems
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -42,7 +42,8 @@ def check_cases(dataset: TrainingDataset, num_processes: int) -> tuple[list[str]
         raise RectalError(f"{dataset.name} cannot be planned; nothing was written. Put right:\n  {listed}")
     notes = [*_left_aside(dataset), *(note for report in reports.values() for note in report.notes)]
     digests = {name: report.digest for name, report in reports.items()}
-    return notes + same_images(digests, read_patients(dataset.raw.path)), digests
+    patients = read_patients(dataset.raw.path)
+    return notes + same_images(digests, patients) + cut_images(reports, patients), digests
 
 
 def _left_aside(dataset: TrainingDataset) -> list[str]:
@@ -70,7 +71,8 @@ def check_case(files: tuple[Sequence[Path], Path], labels: set[int], reoriented:
     ]
     of_mask, moved = _compare_mask(mask, labels, reoriented, images[0] if not problems else None)
     notes = [check.note for check in checks if check.note] + moved
-    return CaseReport(problems + of_mask, notes, "".join(check.digest for check in checks), math.prod(checks[0].size))
+    digest = "".join(check.digest for check in checks)
+    return CaseReport(problems + of_mask, notes, digest, math.prod(checks[0].size), slices=checks[0].slices)
 
 
 def _compare_mask(path: Path, labels: set[int], reoriented: bool, image: Path | None) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from rectal_nnformer.dicom.files import files_below
 from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import by, has_text_header
-from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume, digest_of, image_problems
+from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume, image_problems, slices_of
 from rectal_nnformer.imaging.voxel_data import locate_voxels
 from rectal_nnformer.nnunet.layout import image_name
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
@@ -219,5 +219,5 @@ def _prepare_image(image: ImageSource, target: Path, ending: str) -> VolumeCheck
         return VolumeCheck(target, "; ".join(problems))
     write_image(volume, target)
     return VolumeCheck(
-        target, "", check.note if isinstance(image, ImageFile) else "", volume.GetSize(), digest_of(volume)
+        target, "", check.note if isinstance(image, ImageFile) else "", volume.GetSize(), slices_of(volume)
     )
