@@ -74,6 +74,47 @@ def test_an_interruption_waits_for_no_worker_and_leaves_none(tmp_path, how):
     assert time.monotonic() - start < 40
 
 
+WHOLE_TERMINAL = """
+import os, sys, time
+
+if __name__ == "__mp_main__":
+    os.close(os.open(os.path.join(sys.argv[1], str(os.getpid())), os.O_CREAT))
+    time.sleep(1)  # it is only starting
+
+def work(number):
+    time.sleep(60)
+
+if __name__ == "__main__":
+    import multiprocessing
+    from rectal_nnformer.utils.parallel import map_with_progress, workers_undisturbed
+    try:
+        if sys.argv[2] == "ours":
+            map_with_progress(work, range(6), 2, "sleeping")
+        else:
+            with workers_undisturbed(), multiprocessing.get_context("spawn").Pool(2) as pool:
+                result = pool.map_async(work, range(6))
+                while not result.ready():
+                    time.sleep(0.1)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("whose", ["ours", "of a library"])
+def test_ctrl_c_while_workers_start_is_told_by_none_of_them(tmp_path, whose):
+    """It reaches every process of a terminal."""
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "script.py").write_text(WHOLE_TERMINAL)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "pids"), whose]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True
+    )
+    wait_until(lambda: len(list((tmp_path / "pids").iterdir())) == 2)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, errors = process.communicate(timeout=40)
+    assert printed == "interrupted\n" and "Traceback" not in errors
+
+
 def wait_until(condition):
     deadline = time.monotonic() + 40
     while not condition():

@@ -26,6 +26,7 @@ from rectal_nnformer.planning.outdated import print_warning
 from rectal_nnformer.planning.planner import RectalExperimentPlanner
 from rectal_nnformer.planning.preprocessing import is_preprocessed, preprocess_configuration
 from rectal_nnformer.utils.files import locked, read_json_if_whole, space_left, write_json
+from rectal_nnformer.utils.parallel import workers_undisturbed
 
 FINGERPRINT_PROCESSES, PREPROCESSING_PROCESSES = 8, 4
 """Worker processes by default, as nnU-Net's; never more than there are cores or cases."""
@@ -125,7 +126,7 @@ def extract_fingerprint(dataset: TrainingDataset, *, num_processes: int | None =
     if to_measure:
         write_json(dataset.preprocessed.path / IMAGE_DIGESTS, digests)
         extract_tumor_fingerprint(dataset, processes)
-    with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}", dataset):
+    with _failing_as(f"nnU-Net's fingerprint extraction for {dataset.name}", dataset), workers_undisturbed():
         extract_fingerprint_dataset(
             dataset.dataset_id, DatasetFingerprintExtractor, processes, clean=False, verbose=False
         )

@@ -30,7 +30,7 @@ from rectal_nnformer.utils.files import (
     staged_folder,
     write_json,
 )
-from rectal_nnformer.utils.parallel import map_with_progress
+from rectal_nnformer.utils.parallel import map_with_progress, workers_undisturbed
 from rectal_nnformer.utils.pickles import read_own_pickle
 from rectal_nnformer.utils.text import plural
 
@@ -80,7 +80,8 @@ def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configurati
         redirected = {**plans.configuration(configuration).settings, "data_identifier": staged.name}
         write_json(temporary, {**plans.content, "configurations": {configuration: redirected}})
         try:
-            preprocess_dataset(dataset.dataset_id, staged.name, [configuration], [num_processes])
+            with workers_undisturbed():
+                preprocess_dataset(dataset.dataset_id, staged.name, [configuration], [num_processes])
         finally:
             temporary.unlink(missing_ok=True)
             cut_off = _outdated_references(dataset, missing_counts=True)

@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
@@ -45,7 +46,9 @@ def map_with_progress(
         with lifeline, our_end:
             pool = ProcessPoolExecutor(num_workers, context, _start_worker, (lifeline,))
             try:
-                for result in pool.map(function, items):
+                with _interruptions_held():
+                    coming = pool.map(function, items)  # which starts the workers
+                for result in coming:
                     results.append(result)
                     bar.update()
             except BaseException as error:
@@ -59,9 +62,36 @@ def map_with_progress(
     return results
 
 
+@contextmanager
+def _interruptions_held() -> Iterator[None]:
+    """Put Ctrl-C off in this thread, and let processes that are started in the block never take notice of it.
+
+    It reaches every process of the terminal; only this one should react, and clean up.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def workers_undisturbed() -> Iterator[None]:
+    """Let processes that another library starts in the block take no notice of Ctrl-C, each of which would tell of it.
+
+    This process does, by a thread that takes the signal in for it; what waits for other processes must look up now and
+    then.
+    """
+    ended = threading.Event()
+    threading.Thread(target=ended.wait, daemon=True).start()
+    try:
+        with _interruptions_held():
+            yield
+    finally:
+        ended.set()
+
+
 def _start_worker(lifeline: Connection) -> None:
-    # Ctrl-C reaches every process of the terminal; only the parent should react, and clean up.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
 
 
