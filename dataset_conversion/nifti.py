@@ -61,6 +61,8 @@ def convert_nifti(
             problems[case].append(f"no mask {case}.nii.gz for {image_files[case][0].name}")
         for case in mask_files.keys() - image_files.keys() - problems.keys():
             problems[case].append(f"no image for mask {mask_files[case].name}")
+        if {case.removesuffix("_0000") for case in mask_files.keys() - image_files.keys()} & image_files.keys():
+            problems["--masks"].append("its files are called as images, with _0000: are --images and --masks swapped?")
     note_orientation({case: paths[0] for case, paths in image_files.items()})
     cases = [
         Case(

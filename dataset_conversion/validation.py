@@ -1,6 +1,6 @@
 """Validate images and masks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,10 @@ def check_case(case: Case, target: Target) -> CaseReport:
     if case.mask is not None:
         try:
             mask, told = case.mask.read()
-            problems += mask_problems(mask, target.content)
+            wrong = mask_problems(mask, target.content)
+            if wrong and volumes[0] and isinstance(case.images[0], ImageFile):
+                wrong += _swapped(volumes[0], mask, label_values(target.content, "dataset.json"))
+            problems += wrong
             if volumes[0] and (moved := geometry_problems(volumes[0], mask)):
                 problems += [*moved, *checks[0].notes]  # the header may be the cause
             notes += told
@@ -118,6 +121,14 @@ def mask_problems(mask: sitk.Image, dataset_json: Mapping[str, Any]) -> list[str
     if not np.isin(tumor, found).any():
         return [f"mask has no tumour (no voxel is {' or '.join(map(str, tumor))}); outline it, or leave the case out"]
     return []
+
+
+def _swapped(image: sitk.Image, mask: sitk.Image, labels: Collection[int]) -> list[str]:
+    """Return that image and mask seem to be each other, where the image alone holds nothing but labels."""
+    in_image, in_mask = (set(np.unique(sitk.GetArrayViewFromImage(one)).tolist()) for one in (image, mask))
+    if not in_image <= set(labels) or in_mask <= set(labels):
+        return []
+    return ["the image holds nothing but labels, and the mask other values: are --images and --masks swapped?"]
 
 
 def geometry_problems(image: sitk.Image, other: sitk.Image, what: str = "mask", whose: str = "its image") -> list[str]:

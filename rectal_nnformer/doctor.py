@@ -221,7 +221,10 @@ def _unfinished(fold: FoldFolder) -> Finding:
         return Finding(
             about, PROBLEM, "; ".join(told), f"Restore or remove the file in {fold.path}, then go on with --c."
         )
+    import torch
+
     number = "" if fold.fold == "all" else f" -f {fold.fold}"
+    number += "" if torch.cuda.is_available() else " -device cpu"
     model = fold.model
     command = (
         f"rectal_nnformer crossval -d {model.dataset} -tr {model.trainer} -p {model.plans} -c {model.configuration}"

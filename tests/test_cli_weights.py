@@ -49,6 +49,23 @@ def test_list_says_of_each_file_where_it_is_had_from_whom_its_size_and_its_licen
     assert "Apache-2.0" in licences["model_swinvit.pt"]
 
 
+def test_a_web_page_in_place_of_a_file_is_told_by_every_action(tmp_path, monkeypatch, capsys):
+    """Whether the MD5 is published or not; nothing takes it for weights."""
+    monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
+    for name in ("model_smit_ct10k.pth", "voco_b_swinvit.pt"):
+        (tmp_path / name).write_text("\n<!DOCTYPE html><html><title>Sign in</title></html>", encoding="utf-8")
+    main(["weights"])
+    printed = capsys.readouterr().out
+    assert printed.count("found, WARNING: it is a web page: the download failed") == 2
+    code, printed = checked(capsys, "nnUNetTrainerSMIT_ACT")
+    assert code == 1 and "it is a web page: the download failed. Remove it, and get it again: download" in printed
+    with pytest.raises(SystemExit) as ended:
+        main(["weights", "fetch", "voco_b_swinvit.pt"])
+    assert (
+        ended.value.code == 2 and "is not the published file. To download it, move it away" in capsys.readouterr().err
+    )
+
+
 def test_list_says_that_the_variable_is_not_set(monkeypatch, capsys):
     monkeypatch.delenv("RECTAL_NNFORMER_WEIGHTS", raising=False)
     main(["weights"])

@@ -474,6 +474,19 @@ def _garbage(images, masks):
     (images / "case_b_0000.nii.gz").write_bytes(b"not an image" * 100)
 
 
+def test_images_and_masks_that_are_swapped_are_told_as_such(tmp_path):
+    images, masks = write_cohort(tmp_path)
+    message = refusal(tmp_path, masks, images)
+    assert "called as images, with _0000: are --images and --masks swapped?" in line_of(message, "--masks")
+    for path in images.iterdir():
+        path.rename(path.with_name(path.name.replace("_0000", "")))
+    message = refusal(tmp_path, masks, images)
+    assert message.count("and the mask other values: are --images and --masks swapped?") == 6
+    (masks / "case_b.nii.gz").unlink()
+    sitk.WriteImage(scan(), str(masks / "case_b.nii.gz"))
+    assert "swapped" not in line_of(refusal(tmp_path, images, masks), "case_b")
+
+
 def _dicom_called_nifti(images, masks):
     (images / "case_b_0000.nii.gz").unlink()
     write_frames(images / "case_b_0000.nii", "1.2", "ORIGINAL\\PRIMARY")

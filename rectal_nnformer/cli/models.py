@@ -13,6 +13,7 @@ from rectal_nnformer.networks.pretrained_files import (
     PRETRAINED_FILES,
     WEIGHTS_VARIABLE,
     find_pretrained,
+    is_web_page,
     md5_of,
     weights_folder,
 )
@@ -369,7 +370,8 @@ def _fetch(name: str) -> None:
     file = next(file for file in PRETRAINED_FILES if file.name == name)
     folder = weights_folder()
     if folder is not None and (folder / name).exists():
-        if file.md5 is not None and md5_of(folder / name) != file.md5:
+        published = file.md5 is None or md5_of(folder / name) == file.md5
+        if not published or is_web_page(folder / name):
             raise RectalError(f"{folder / name} is there, but is not the published file. To download it, move it away.")
         print(f"{folder / name} is there: {file.status(folder)}. Nothing was downloaded.")
         return

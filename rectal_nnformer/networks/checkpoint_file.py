@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.networks.pretrained_files import DOCUMENTATION
+from rectal_nnformer.networks.pretrained_files import DOCUMENTATION, WEB_PAGE, is_web_page
 from rectal_nnformer.nnunet.layout import FoldFolder, check_weights_file
 
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
@@ -128,8 +128,8 @@ def _diagnosis(path: Path, message: str) -> str:
         return "it is a TorchScript program and not a file of weights. Save the state_dict of its network instead."
     if not head:
         return f"it is empty. {again}"
-    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
-        return f"it is a web page: the download failed. {again}"
+    if is_web_page(path):
+        return f"{WEB_PAGE}. {again}"
     if head.startswith(b"\x1f\x8b"):
         return "it is compressed by gzip. Unpack it first."
     text = _as_text(head)

@@ -3,6 +3,7 @@
 Nothing here downloads; `rectal_nnformer.networks.download` does, when it is asked to.
 """
 
+import codecs
 import hashlib
 import inspect
 import os
@@ -17,6 +18,7 @@ WEIGHTS_VARIABLE = "RECTAL_NNFORMER_WEIGHTS"
 DOCUMENTATION = "documentation/reference/pretrained-weights.md"
 USED_ALL_THE_SAME = "it is used all the same, if everything in it fits"
 NOT_STATED = "not stated"
+WEB_PAGE = "it is a web page: the download failed"
 
 ANY_WEIGHTS = {"drop_path_rate", "mask_padding", "window_reverse", "merging"}
 """Arguments of the networks that change no parameter, so that the published files fit whatever they are."""
@@ -52,6 +54,8 @@ class PretrainedFile:
         """Return in words whether the file is in `folder`, and whether its MD5 is the published one."""
         if folder is None or not (folder / self.name).is_file():
             return "not found"
+        if is_web_page(folder / self.name):
+            return f"found, WARNING: {WEB_PAGE}"
         if self.md5 is None:
             return "found, MD5 not known"
         md5 = md5_of(folder / self.name)
@@ -151,6 +155,9 @@ def find_pretrained(backbone: str, arguments: Mapping[str, Any] | None = None) -
         raise RectalError(_none_fits(backbone, other))
     if found is None:
         raise RectalError(_missing(backbone, files, folder))
+    if is_web_page(found):
+        how = next(file.how_to_get for file in files if file.name == found.name)
+        raise RectalError(f"{found} holds no weights: {WEB_PAGE}. Remove it, and get it again: {how}.")
     return found
 
 
@@ -205,6 +212,12 @@ def weights_folder() -> Path | None:
     """Return the folder that `RECTAL_NNFORMER_WEIGHTS` names, or None where it is not set."""
     folder = os.environ.get(WEIGHTS_VARIABLE)
     return Path(folder).expanduser() if folder else None
+
+
+def is_web_page(path: Path) -> bool:
+    """Return whether a file is what a browser saves, or a server sends, in place of a download."""
+    with path.open("rb") as file:
+        return file.read(256).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<")
 
 
 def md5_of(path: Path) -> str:
