@@ -3,8 +3,10 @@
 The rows are also the table of documentation/reference/errors.md; after a change: python tests/test_errors.py
 """
 
+import gzip
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from checkpoints import write_checkpoint
 from conversion_inputs import scan, write_series
 
 from rectal_nnformer import cli
+from rectal_nnformer.nnunet.layout import FoldFolder
+from rectal_nnformer.training.run_folds import claim_log
 
 PAGE = Path(__file__).parents[1] / "documentation/reference/errors.md"
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->"
@@ -94,6 +98,13 @@ ROWS = (
     Row("convert", "an image is constant", lambda w: changed(w.cohort / IMAGE, lambda a: 0 * a), "image is constant"),
     Row("convert", "an image is of one slice", lambda w: changed(w.cohort / IMAGE, lambda a: a[:1]), "image is not a 3D volume"),
     Row("convert", "a file is no NIfTI, whatever its name", lambda w: (w.cohort / IMAGE).write_bytes(b"text"), "cannot be read"),
+    Row("convert", "an image tells a spacing of 0", lambda w: overwrite(w.cohort / IMAGE, 80, bytes(4)), "has a spacing of 0 x 1.5 x 3 mm by its header"),
+    Row("convert", "compressed voxels of a MetaImage were overwritten", lambda w: overwrite(as_format(w.cohort / IMAGE, ".mha"), -2000, b"UUUUUUUU"), "case_02.mha cannot be read"),
+    Row("convert", "a NRRD file ends early", lambda w: cut(as_format(w.cohort / IMAGE, ".nrrd")), "case_02.nrrd cannot be read"),
+    Row("convert", "a header claims more voxels than its file can hold", lambda w: claim(as_format(w.cohort / IMAGE, ".mha"), b"1000 1000 1000"), "case_02.mha ends early"),
+    Row("convert", "a header names a pipe for its voxels", lambda w: pipe(as_format(w.cohort / IMAGE, ".mhd").with_suffix(".zraw")), "case_02.zraw, which is a named pipe"),
+    Row("convert", "images and masks are swapped", nothing, "are --images and --masks swapped?",
+        lambda w: ("nifti", "-np", 1, "--images", w.cohort / "masks", "--masks", w.cohort / "images", "-d", 9, "--name", "New")),
     Row("convert", "a mask holds another label", lambda w: changed(w.cohort / MASK, put(3)), "mask has foreign labels 3"),
     Row("convert", "a mask is empty", lambda w: changed(w.cohort / MASK, lambda a: 0 * a), "mask has no tumour"),
     Row("convert", "a mask is of another size", lambda w: changed(w.cohort / MASK, lambda a: a[1:]), "another geometry than its image"),
@@ -101,11 +112,11 @@ ROWS = (
     Row("convert", "a mask has no image", lambda w: (w.cohort / IMAGE).unlink(), "no image for mask"),
     Row("convert", "an image is a link to nothing", lambda w: link_to_nothing(w.cohort / IMAGE), "is a link to ... which is missing"),
     Row("convert", "there is no such folder", nothing, "nowhere",
-        lambda w: ("nifti", "--images", w.cohort / "nowhere", "--masks", w.cohort / "masks", "-d", 9, "--name", "New")),
+        lambda w: ("nifti", "-np", 1, "--images", w.cohort / "nowhere", "--masks", w.cohort / "masks", "-d", 9, "--name", "New")),
     Row("convert", "the id is in use", nothing, "Dataset007_Small",
-        lambda w: ("nifti", "--images", w.cohort / "images", "--masks", w.cohort / "masks", "-d", 7, "--name", "New")),
+        lambda w: ("nifti", "-np", 1, "--images", w.cohort / "images", "--masks", w.cohort / "masks", "-d", 7, "--name", "New")),
     Row("convert", "the list of patients lacks a case", lambda w: (w.cohort / "p.csv").write_text("case,patient\ncase_00,A\n"), "not in p.csv; add a line for it",
-        lambda w: ("nifti", "--images", w.cohort / "images", "--masks", w.cohort / "masks", "-d", 9, "--name", "New", "--patients", w.cohort / "p.csv")),
+        lambda w: ("nifti", "-np", 1, "--images", w.cohort / "images", "--masks", w.cohort / "masks", "-d", 9, "--name", "New", "--patients", w.cohort / "p.csv")),
     Row("convert", "an image holds two volumes", lambda w: double(w.cohort / IMAGE), "it holds 2 volumes: write each as a file of its own"),
     Row("convert", "the axes of an image are askew", lambda w: skew(w.cohort / IMAGE), "has axes that are not at right angles (by its sform"),
     Row("convert", "an image is a further channel", lambda w: shutil.copy(w.cohort / IMAGE, w.cohort / IMAGE.replace("02", "02_0001")), "the ending _0001 means channel 1 to nnU-Net, and only T2w is used; name all with --channels"),
@@ -114,9 +125,9 @@ ROWS = (
     Row("convert", "a channel is on another grid", lambda w: two_channels(w.cohort), "channel ADC has another geometry than channel T2",
         lambda w: (*USUAL["convert"](w), "--channels", "T2", "ADC")),
     Row("convert", "a study has no series for a channel", lambda w: write_series(w.base / "dicom", scan(), "1.2"), "no series of its study fits --channels ADC=adc, but there is 't2_tse_tra'",
-        lambda w: ("dicom", "--series", w.base / "dicom", "--channels", "T2=t2", "ADC=adc", "-d", 9, "--name", "New")),
+        lambda w: ("dicom", "-np", 1, "--series", w.base / "dicom", "--channels", "T2=t2", "ADC=adc", "-d", 9, "--name", "New")),
     Row("convert", "a manifest lists a case without label", lambda w: (w.base / "m.json").write_text('{"training": [{"image": "a.nii.gz"}]}'), "a: no label for ...a.nii.gz in ...m.json",
-        lambda w: ("nifti", "--manifest", w.base / "m.json", "-d", 9, "--name", "New")),
+        lambda w: ("nifti", "-np", 1, "--manifest", w.base / "m.json", "-d", 9, "--name", "New")),
     Row("convert", "a dataset.json whose labels have a gap", lambda w: edit_json(w.masks / "dataset.json", with_keys(labels={"background": 0, "tumor": 2})), "needs 0, 1, 2 and so on without gaps",
         lambda w: (*USUAL["convert"](w), "--dataset-json", w.masks / "dataset.json")),
     Row("convert", "fewer patients than folds", lambda w: (w.cohort / "p.csv").write_text("case,patient\n" + "".join(f"{path.name[:7]},A\n" for path in (w.cohort / "masks").iterdir())), "Only 1 patient for 5 folds ... (--test), ... (--add)",
@@ -148,6 +159,8 @@ ROWS = (
     Row("train", "the pretrained file is missing", lambda w: of_published_size(w), "The pretrained weights of 'smit' are needed, but ... is not set. ... download model_smit_ct10k.pth from https", lambda w: (7, "3d_fullres", 0, "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")),
     Row("train", "a trainer of the user's, and the pretrained file is missing", lambda w: of_published_size(w), "The pretrained weights of 'smit' are needed, but", lambda w: (7, "3d_fullres", 0, "-tr", "ShortMaskedSMIT", "-p", PLANS, "-device", "cpu")),
     Row("train", "no pretrained file fits plans for smit_small", nothing, "No published pretrained file fits this network: ... (embed_dim 16, depths [2, 2], num_heads [2, 4])", lambda w: (7, "3d_fullres", 0, "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")),
+    Row("train", "another process trains the fold", lambda w: w.held.append(claim_log(FoldFolder.from_path(w.model / "fold_0"))), "fold 0 is being trained by another process"),
+    Row("train", "the pretrained file is a web page", lambda w: web_page(w), "model_smit_ct10k.pth holds no weights: it is a web page: the download failed", lambda w: (7, "3d_fullres", 0, "-tr", "nnUNetTrainerSMIT_ACT", "-p", PLANS, "-device", "cpu")),
     Row("train", "no GPU", nothing, "PyTorch sees no GPU on this machine", lambda w: (7, "3d_fullres", 0, "-tr", TRAINER, "-p", PLANS)),
     Row("crossval", "a fold that the dataset does not have", nothing, "has the folds 0 to 4", lambda w: (*MODEL_OPTIONS, "-f", 7, "-device", "cpu")),
     Row("crossval", "the pretrained file is missing", lambda w: of_published_size(w), "The pretrained weights of 'smit' are needed, but", lambda w: ("-d", 7, "-tr", "nnUNetTrainerSMIT_ACT", "-p", PLANS, "-device", "cpu")),
@@ -164,6 +177,7 @@ ROWS = (
     Row("evaluate", "predictions of another format", lambda w: (w.masks / "case_00.nii.gz").rename(w.masks / "case_00.nii"), "holds no prediction for any of the ... references"),
     Row("evaluate", "a prediction is cut off", lambda w: cut(w.masks / "case_00.nii.gz"), "the prediction cannot be scored"),
     Row("evaluate", "a prediction holds probabilities", lambda w: changed(w.masks / "case_00.nii.gz", lambda a: a * np.float32(0.7)), "values that are no labels of dataset.json"),
+    Row("evaluate", "a prediction has axes that are not orthogonal", lambda w: sheared(w), "axes that are not orthogonal"),
     Row("evaluate", "a prediction lies elsewhere", lambda w: changed(w.masks / "case_00.nii.gz", lambda a: a[1:]), "prediction and reference lie on different grids"),
     Row("evaluate", "dataset.json is damaged", lambda w: (w.masks / "dataset.json").write_text("[1]"), "instead of an object"),
     Row("report", "the folder is no model's", nothing, "is not the folder of a trained model", lambda w: (w.base,)),
@@ -200,6 +214,48 @@ def two_channels(cohort):
         changed(second, lambda a: a[1:])
 
 
+def overwrite(path, place, content):
+    """Put bytes into a file, of gzip into what it unpacks to; counted from its end where the place is negative."""
+    pack, unpack = (gzip.compress, gzip.decompress) if path.suffix == ".gz" else (bytes, bytes)
+    data = bytearray(unpack(path.read_bytes()))
+    data[place : place + len(content)] = content
+    path.write_bytes(pack(data))
+
+
+def as_format(path, ending):
+    """Replace an image by one of another format, compressed; return its path."""
+    other = path.with_name(path.name.replace(".nii.gz", ending))
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(other), useCompression=True)
+    path.unlink()
+    return other
+
+
+def claim(path, size):
+    path.write_bytes(re.sub(rb"DimSize = [\d ]+", b"DimSize = " + size, path.read_bytes()))
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def web_page(world):
+    of_published_size(world)
+    world.weights.mkdir()
+    (world.weights / "model_smit_ct10k.pth").write_text("<html>Sign in</html>")
+
+
+def sheared(world):
+    """Masks as NRRD, which holds any axes."""
+    edit_json(world.masks / "dataset.json", with_keys(file_ending=".nrrd"))
+    for path in (world.raw / "labelsTr").iterdir():
+        as_format(path, ".nrrd")
+    path = as_format(world.masks / "case_00.nii.gz", ".nrrd")
+    mask = sitk.ReadImage(str(path))
+    mask.SetDirection((1, 0.3, 0, 0, 1, 0, 0, 0, 1))
+    sitk.WriteImage(mask, str(path))
+
+
 def link_to_nothing(path):
     path.unlink()
     path.symlink_to("gone.nii.gz")
@@ -216,7 +272,7 @@ def of_published_size(world):
 
 
 USUAL = {
-    "convert": lambda w: ("nifti", "--images", w.cohort / "images", "--masks", w.cohort / "masks", "-d", 9, "--name", "New"),
+    "convert": lambda w: ("nifti", "-np", 1, "--images", w.cohort / "images", "--masks", w.cohort / "masks", "-d", 9, "--name", "New"),
     "plan_and_preprocess": lambda w: ("-d", 7, "--backbone", "smit_small", "-np", 1, "-npfp", 1),
     "train": lambda w: (7, "3d_fullres", 0, "-tr", TRAINER, "-p", PLANS, "-device", "cpu"),
     "crossval": lambda w: (*MODEL_OPTIONS, "-device", "cpu"),
@@ -254,6 +310,8 @@ def world(small_dataset, tmp_path, monkeypatch):
         model=model,
         scans=tmp_path / "scans",
         masks=tmp_path / "masks",
+        weights=tmp_path / "weights",
+        held=[],
     )
 
 
@@ -270,8 +328,10 @@ def as_pattern(message):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.command}: {row.situation}")
-def test_a_wrong_input_is_refused_in_words_and_nothing_is_written(row, world, capsys):
+def test_a_wrong_input_is_refused_in_words_and_nothing_is_written(row, world, capsys, monkeypatch):
     row.spoil(world)
+    if world.weights.is_dir():
+        monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(world.weights))
     before = snapshot(world.base)
     with pytest.raises(SystemExit) as ended:
         cli.main([row.command, *map(str, (row.arguments or USUAL[row.command])(world))])
