@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 REMEDY = 'Write it as {"training": [{"image": "a.nii.gz", "label": "a_mask.nii.gz"}]}, paths being relative to it.'
 
+_Path = Annotated[str, Field(min_length=1)]
+
 
 @dataclass(frozen=True)
 class _Entry:
     """A case as it is listed: its image, or one for each channel, its mask, and the fold that validates it."""
 
-    image: str | Annotated[list[str], Field(min_length=1)]
+    image: _Path | Annotated[list[_Path], Field(min_length=1)]
     label: str | None = None
     fold: Annotated[int, Field(ge=0)] | None = None
     test: bool = False

@@ -74,8 +74,10 @@ class MaskFile:
 
 
 def check_values(labels: Sequence[Label]) -> None:
-    """Raise RectalError if a label is chosen by name, which voxels do not have."""
+    """Raise RectalError if a label is chosen by name, which voxels do not have, or by 0, the background."""
     for label in labels:
+        if 0 in label.values:
+            raise RectalError(f"--labels {label}: 0 is background in masks of voxels; name other values.")
         if not label.values:
             raise RectalError(
                 f"--labels {label} chooses structures by name, and masks in NIfTI, NRRD and MetaImage files have "

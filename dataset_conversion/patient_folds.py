@@ -83,6 +83,11 @@ def given_folds(
         RectalError: A fold is empty on either side, or has a patient on both, unless `by_case`.
     """
     number = max(fold for fold in folds.values() if fold is not None) + 1
+    if number > len(folds):
+        raise RectalError(
+            f"The manifest tells of fold {number - 1}, and has {plural(len(folds), 'case')} to validate: number folds "
+            "from 0 without gaps."
+        )
     result = [
         {side: sorted(case for case in folds if (folds[case] == fold) == (side == "val")) for side in ("train", "val")}
         for fold in range(number)

@@ -159,6 +159,8 @@ def _some_folds(entries):
         (_some_folds, "tells the fold of 1 of 5 cases under training and validation: tell it of all, or of none"),
         (lambda e: {"training": numbered(e, 0, 0, 0, 0, 0)}, "fold 0 has no case in training"),
         (lambda e: {"training": numbered(e, 0, 0, 0, 0, 2)}, "fold 1 has no case in validation"),
+        (lambda e: {"training": numbered(e, 0, 1, 2, 3, 10**9)}, "of fold 1000000000, and has 5 cases to validate"),
+        (lambda e: {"training": [{**e[0], "image": ""}]}, "at least 1 character"),
         (lambda e: {"validation": e}, "lists cases under validation, and none under training"),
         (lambda e: {"train": e}, "lists no case under training, validation or testing"),
         (lambda e: {"training": [e[0]["image"]]}, "training"),
