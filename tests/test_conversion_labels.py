@@ -206,6 +206,22 @@ def test_a_damaged_object_is_refused(tmp_path):
     assert "deep/t2_1: cannot be read" in message and "export it again" in message
 
 
+@pytest.mark.parametrize(
+    ("write", "sequence", "number"),
+    [
+        (write_segmentation, "SegmentSequence", "SegmentNumber"),
+        (write_contours, "StructureSetROISequence", "ROINumber"),
+    ],
+)
+def test_structures_that_share_a_number_are_not_mixed(tmp_path, write, sequence, number):
+    write_outlined(tmp_path, ball="GTV", bar="rectum", write=write)
+    path = tmp_path / "masks/deep/t2_1"
+    header = pydicom.dcmread(path)
+    setattr(header[sequence][1], number, 1)
+    header.save_as(path)
+    assert "deep/t2_1: has several structures of the number 1; export" in refusal(tmp_path, labels=["tumor=GTV"])
+
+
 def test_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     (tmp_path / "raw").mkdir()
@@ -296,6 +312,7 @@ def test_where_no_value_is_tumour_the_values_are_told(tmp_path):
         (["tumor=gtv("], "is not a regular expression"),
         (["tumor=1,2", "rectum=2"], "2 stands for both"),
         (["tumor=gtv.*"], "chooses structures by name"),
+        (["tumor=1,0"], "tumor=1,0: 0 is background"),
     ],
 )
 def test_labels_that_cannot_be_meant_are_refused(tmp_path, labels, reason):

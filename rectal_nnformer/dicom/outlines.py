@@ -1,5 +1,6 @@
 """What a DICOM-SEG or RTSTRUCT file says of itself: the structures in it, and the images on which they lie."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ def outlines_of(path: Path, header: Dataset) -> Outlines | None:
             structures = tuple(_segments(header) if kind == SEGMENTATION else _regions(header))
         except Exception as error:  # as above
             return Outlines(path, kind, problem=f"cannot be read ({error}); export it again")
+    twice = [number for number, count in Counter(s.number for s in structures).items() if count > 1]
+    problem = f"has several structures of the number {twice[0]}; export it again" if twice else ""
     uids = {keyword: frozenset(uid for key, uid in found if key == keyword) for keyword in _REFERENCES}
     return Outlines(
         path,
@@ -74,7 +77,7 @@ def outlines_of(path: Path, header: Dataset) -> Outlines | None:
         instance_uids=uids["ReferencedSOPInstanceUID"],
         frames_of_reference=uids["FrameOfReferenceUID"] | own_frame,
         structures=structures,
-        problem="" if structures else "holds no structure; take it away",
+        problem=problem if structures else "holds no structure; take it away",
     )
 
 
