@@ -309,6 +309,14 @@ def test_contours_in_another_frame_of_reference_are_refused(tmp_path):
         read_regions(tmp_path / "out.dcm", series, [1])
 
 
+def test_segments_in_another_frame_of_reference_are_refused(tmp_path):
+    series = write_scene(tmp_path / "t2")
+    write_segmentation(tmp_path / "out.dcm", series, lesions_of(series), ALGORITHM)
+    change(tmp_path / "out.dcm", lambda header: setattr(header, "FrameOfReferenceUID", "1.2.3"))
+    with pytest.raises(RectalError, match=r"out\.dcm: it lies in another frame of reference"):
+        read_segments(tmp_path / "out.dcm", series, [1])
+
+
 @BOTH
 def test_damaged_objects_are_refused_or_right(tmp_path, write, read):
     series = write_scene(tmp_path / "t2")

@@ -26,7 +26,7 @@ from rectal_nnformer.dicom.lesions import (
     series_number,
     source_images,
 )
-from rectal_nnformer.dicom.series import DicomSeries
+from rectal_nnformer.dicom.series import DicomSeries, check_frame_of_reference
 from rectal_nnformer.dicom.slices import Slice
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import GRID_TOLERANCE_VOXELS
@@ -56,7 +56,8 @@ def read_regions(path: Path, series: DicomSeries, numbers: Collection[int]) -> d
             header = dcmread(path, force=True)
             for region in header.StructureSetROISequence:
                 if int(region.ROINumber) in masks:
-                    _check_frame(region, series)
+                    frame = text_of(region, "ReferencedFrameOfReferenceUID")
+                    check_frame_of_reference(frame, text_of(region, "ROIName"), series)
             for region in header.get("ROIContourSequence") or ():
                 if (mask := masks.get(int(region.ReferencedROINumber))) is not None:
                     for number, contour in enumerate(region.get("ContourSequence") or (), start=1):
@@ -67,16 +68,6 @@ def read_regions(path: Path, series: DicomSeries, numbers: Collection[int]) -> d
     except Exception as error:  # pydicom raises many kinds on what is damaged
         raise RectalError(f"{path} cannot be read as a structure set ({error}); export it again") from None
     return masks
-
-
-def _check_frame(region: Dataset, series: DicomSeries) -> None:
-    """Raise RectalError if a ROI lies in another space than a series."""
-    frame = text_of(region, "ReferencedFrameOfReferenceUID")
-    if frame and series.frame_of_reference and frame != series.frame_of_reference:
-        raise RectalError(
-            f"{text_of(region, 'ROIName')} lies in another frame of reference than the series in {series.folder}; "
-            "register the images, and export it again"
-        )
 
 
 def _fill(mask: NDArray[np.bool_], contour: Dataset, number: int, series: DicomSeries) -> None:

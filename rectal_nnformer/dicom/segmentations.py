@@ -9,7 +9,7 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, Segmentation
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
-from rectal_nnformer.dicom.files import functional_group, numbers_of, without_warnings
+from rectal_nnformer.dicom.files import functional_group, numbers_of, text_of, without_warnings
 from rectal_nnformer.dicom.lesions import (
     CATEGORY,
     MANUFACTURER,
@@ -23,7 +23,7 @@ from rectal_nnformer.dicom.lesions import (
     series_number,
     source_images,
 )
-from rectal_nnformer.dicom.series import DicomSeries
+from rectal_nnformer.dicom.series import DicomSeries, check_frame_of_reference
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import GRID_TOLERANCE_VOXELS
 from rectal_nnformer.utils.files import staged_file
@@ -36,12 +36,13 @@ def read_segments(path: Path, series: DicomSeries, numbers: Collection[int]) -> 
     out of the grid or left out as empty come right. Of fractional segments what fills half a voxel or more counts.
 
     Raises:
-        RectalError: The file cannot be read, or a frame does not lie on the grid of the series.
+        RectalError: The file cannot be read, or a frame does not lie on the grid of the series, or in its space.
     """
     masks = {number: np.zeros(series.shape, np.bool_) for number in numbers}
     try:
         with without_warnings():
             segmentation = segread(path)
+            check_frame_of_reference(text_of(segmentation, "FrameOfReferenceUID"), "it", series)
             for frame in range(segmentation.number_of_frames):
                 for number, part in _parts(segmentation, frame, numbers).items():
                     _lay(part, masks[number], segmentation, frame, series)

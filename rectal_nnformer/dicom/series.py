@@ -192,6 +192,15 @@ def series_of(outlines: Outlines, series: Sequence[DicomSeries]) -> list[DicomSe
     return [s for s in series if s.frame_of_reference in outlines.frames_of_reference]
 
 
+def check_frame_of_reference(uid: str, what: str, series: DicomSeries) -> None:
+    """Raise RectalError if something lies in another space than a series by the UIDs; either may tell none."""
+    if uid and series.frame_of_reference and uid != series.frame_of_reference:
+        raise RectalError(
+            f"{what} lies in another frame of reference than the series in {series.folder}; register the images, and "
+            "export it again"
+        )
+
+
 def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: str | None = None) -> Findings:
     """Look through a folder and all folders in it, or a single file, for stacks of MR slices.
 
