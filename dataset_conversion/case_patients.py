@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rectal_nnformer.dataset_conversion.adding import Existing
 from rectal_nnformer.dataset_conversion.cases import Case
-from rectal_nnformer.dataset_conversion.patient_folds import pseudonym
+from rectal_nnformer.dataset_conversion.patient_folds import patient_pseudonyms, pseudonym
 from rectal_nnformer.dataset_conversion.target import Target
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE, read_patient_list
 from rectal_nnformer.utils.text import plural
@@ -18,7 +18,7 @@ Problems = defaultdict[str, list[str]]
 def patients_of(
     cases: Sequence[Case], there: Mapping[str, str], existing: Existing, target: Target, problems: Problems
 ) -> dict[str, str]:
-    """Return the patient of each case with a mask; where cases are added, of old ones too, all by pseudonym.
+    """Return the patient of each case with a mask, by pseudonym; where cases are added, of old ones too.
 
     Args:
         cases: What is converted.
@@ -42,7 +42,7 @@ def patients_of(
                 )
     mine = {case.name: told[case.name] for case in new if case.name in told}
     if not target.adding:
-        return mine
+        return patient_pseudonyms(mine)
     _check_known(new, told, existing, target, problems)
     return _with_old(mine, told, existing, target, problems)
 

@@ -19,7 +19,6 @@ from rectal_nnformer.dataset_conversion.patient_folds import (
     folds_of,
     given_folds,
     patient_list,
-    patient_pseudonyms,
 )
 from rectal_nnformer.dataset_conversion.target import DEFAULT_CHANNEL, FILE_ENDING, Target
 from rectal_nnformer.dataset_conversion.validation import check_case
@@ -105,8 +104,7 @@ def _convert(
         if splits:
             write_json(staged / layout.SPLITS_FINAL, splits)
         if patients:
-            pseudonyms = patients if target.adding else patient_pseudonyms(patients)
-            write_text(staged / PATIENTS_FILE, patient_list(dict(sorted(pseudonyms.items()))))
+            write_text(staged / PATIENTS_FILE, patient_list(dict(sorted(patients.items()))))
     print(_summary(taken, patients, splits, target))
     print(f"Before anything else, look at {target.folder / CONTACT_SHEET}")
 

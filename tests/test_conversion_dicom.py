@@ -70,6 +70,16 @@ def test_patients_come_from_the_headers_and_are_not_written(tmp_path):
     assert b"SECRET" not in content and b"Doe" not in content and b"1.2.9" not in content
 
 
+def test_the_same_scan_of_two_patients_is_told_without_their_ids(tmp_path, capsys):
+    write_cohort(tmp_path, count=6)
+    write_series(tmp_path / "dicom" / "again", scan(3), "1.2.9", patient="SECRET-9")
+    sitk.WriteImage(tumor(), str(tmp_path / "masks" / "again.nii.gz"))
+    convert(tmp_path)
+    told = capsys.readouterr().out
+    assert "again (patient patient_001) and t2_3 (patient patient_005) hold the same voxels" in told
+    assert "SECRET" not in told
+
+
 def test_without_masks_cases_go_to_images_ts(tmp_path):
     folder = convert(write_cohort(tmp_path, count=2), masks=None)
     assert sorted(p.name for p in (folder / "imagesTs").iterdir()) == ["t2_0_0000.nii.gz", "t2_1_0000.nii.gz"]

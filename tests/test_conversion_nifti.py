@@ -78,7 +78,8 @@ def test_the_same_scan_under_two_patients_is_told(tmp_path, capsys):
     images, masks = write_cohort(tmp_path)
     (images / "case_c_0000.nii.gz").write_bytes((images / "case_a_0000.nii.gz").read_bytes())
     convert(tmp_path, images, masks)
-    assert "The images of case_a (patient case_a) and case_c (patient case_c) hold the same" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "The images of case_a (patient patient_001) and case_c (patient patient_003) hold the same" in told
 
 
 def contradict(path):
