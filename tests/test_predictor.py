@@ -1,6 +1,7 @@
 """The predictor against nnU-Net's own: logits, masks, and all that is written."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,6 +146,21 @@ def test_a_full_gpu_halves_the_batch_down_to_one_window(models, monkeypatch):
     most = 0
     with pytest.raises(torch.OutOfMemoryError):
         ours.predict_logits_from_preprocessed_data(image)
+
+
+@pytest.mark.parametrize(("free", "windows"), [(100, 4), (67, 3), (31, 1)])
+def test_a_batch_takes_up_to_half_of_the_free_memory_of_a_gpu(models, monkeypatch, free, windows):
+    """That is what the driver says is free, and what PyTorch holds without need; a window takes 10 of it."""
+    ours = predictor_of(BatchedPredictor, models["classes"])
+    ours.device, held, benchmark = SimpleNamespace(type="cuda"), 20, torch.backends.cudnn.benchmark
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: held)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: held + 10)
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: held + 30)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free - 30, 1000))
+    with torch.no_grad():
+        assert ours._fitting_batch(torch.rand(1, 1, 8, 16, 16)) == windows
+    assert torch.backends.cudnn.benchmark == benchmark
 
 
 def test_what_fails_is_told_by_the_exit_code(models, tmp_path, capsys):

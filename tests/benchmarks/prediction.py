@@ -34,7 +34,6 @@ import torch.nn.functional as F
 from nnunetv2.inference.data_iterators import PreprocessAdapter
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from torch import nn
 
 from rectal_nnformer.nnunet.find_trainer import trainers_within_reach
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, TRAINERS_VARIABLE, trainers_folder
@@ -181,14 +180,10 @@ def run_warm(way: str, predictor: Any, base: Path) -> dict[str, float]:
 
 
 def batches(model: Path, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Yield milliseconds per window and GPU memory of the network's pass, for several ways of running it."""
+    """Yield milliseconds per window and GPU memory per batch size, cuDNN choosing by trial or by rule."""
     data = torch.rand(1, 120, 256, 256) * 600 + 1
-    for size, tuned, last in ((1, True, False), (4, True, False), (8, True, False), (4, False, False), (4, True, True)):
-        predictor = predictor_of(BatchedPredictor, model, device, False)
-        predictor.network.to(device)
-        for module in predictor.network.modules():
-            if last and isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
-                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+    predictor = predictor_of(BatchedPredictor, model, device, False)
+    for size, tuned in ((1, True), (2, True), (4, True), (8, True), (1, False), (4, False)):
         torch.backends.cudnn.benchmark = tuned
         predictor.batch_size, seconds = size, []
         for _ in range(2):
@@ -197,8 +192,8 @@ def batches(model: Path, device: torch.device) -> Iterator[dict[str, Any]]:
             seconds.append(_seconds(predictor.predict_logits_from_preprocessed_data, data))
         windows = len(predictor._internal_get_sliding_window_slicers(data.shape[1:]))
         times = [1000 * value / windows for value in seconds]
-        settings = {"batch": size, "cudnn_benchmark": tuned, "channels_last": last}
-        yield {**settings, "first_ms": times[0], "ms": times[1], "gpu_gib": torch.cuda.max_memory_allocated() / GIB}
+        memory = torch.cuda.max_memory_allocated() / GIB
+        yield {"batch": size, "cudnn_benchmark": tuned, "first_ms": times[0], "ms": times[1], "gpu_gib": memory}
 
 
 def _seconds(work: Any, *arguments: Any) -> float:
@@ -276,11 +271,9 @@ def markdown(found: dict[str, Any], device: str) -> str:
                 f"{dice_ if row == 'command' else ''} |"
             )
     if found["batches"]:
-        lines += ["", "| batch | cuDNN tunes | channels last | ms per window, first | then | GPU GiB |"]
-        lines += ["|---|---|---|---|---|---|"]
+        lines += ["", "| batch | cuDNN tunes | ms per window, first | then | GPU GiB |", "|---|---|---|---|---|"]
         lines += [
-            f"| {b['batch']} | {b['cudnn_benchmark']} | {b['channels_last']} | {b['first_ms']:.1f} | {b['ms']:.1f} "
-            f"| {b['gpu_gib']:.2f} |"
+            f"| {b['batch']} | {b['cudnn_benchmark']} | {b['first_ms']:.1f} | {b['ms']:.1f} | {b['gpu_gib']:.2f} |"
             for b in found["batches"]
         ]
     return "\n".join(lines) + "\n"
