@@ -62,7 +62,7 @@ def test_other_files_beside_the_images_are_listed_and_left_alone(scans, predicte
     (scans / "more").mkdir()
     assert predict(*arguments) == 0
     printed = capsys.readouterr().out
-    assert "notes.txt: not one of .nii.gz" in printed and "more: no file" in printed
+    assert "notes.txt: not one of .nii.gz" in printed and "1 folder: not looked into beside image files" in printed
     assert "._case_0000.nii.gz: a hidden file of the system" in printed
     assert predicted[0][0] == ["case_0000.nii.gz"]
 

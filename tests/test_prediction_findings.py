@@ -11,7 +11,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from conversion_inputs import SAGITTAL, TILT, as_image, every_byte_of, write_series
-from prediction_runs import MODEL, predict, stand_in_for_nnunet, write_model
+from prediction_runs import MODEL, predict, stand_in_for_nnunet, write_model, write_scan
 from test_dicom_frames import write_enhanced
 
 from rectal_nnformer import __version__, prediction
@@ -206,6 +206,15 @@ def test_nothing_tells_who_the_patient_is(tmp_path, telling, predicted, options,
     findings = [path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("findings.*")]
     assert len(findings) == 3 and not any("1.2.826" in text for text in findings)
     assert len(lines(tmp_path / "out/series.csv")) == 5
+
+
+def test_folders_beside_a_file_and_descriptions_are_not_named(tmp_path, telling, predicted, options, capfd):
+    code = predict("-i", telling, *options, "--description", "another")
+    write_scan(telling / "case_0000.nii.gz")
+    assert predict("-i", telling, *options) == 0 and code == 2
+    printed = "".join(capfd.readouterr())
+    assert "its description does not match" in printed and "1 folder: not looked into" in printed
+    assert [secret for secret in SECRETS if secret in printed.lower()] == []
 
 
 def test_names_are_kept_if_asked_for(tmp_path, telling, predicted, options, capsys):

@@ -71,13 +71,16 @@ def find_scans(
     Raises:
         RectalError: There is no image; says what is there and what would fit.
     """
-    scans, channels = Scans(), defaultdict[str, dict[int, Path]](dict)
+    scans, channels, folders = Scans(), defaultdict[str, dict[int, Path]](dict), 0
     for path in sorted(place.iterdir()) if place.is_dir() else [place]:
         numbered = re.fullmatch(r"(.+)_(\d{4})", stem(path))
         if path.name.startswith("."):
             scans.left_aside[path.name] = "a hidden file of the system"
         elif not path.name.lower().endswith(IMAGE_SUFFIXES):
-            scans.left_aside[path.name] = f"not one of {' '.join(IMAGE_SUFFIXES)}" if path.is_file() else "no file"
+            if path.is_dir():
+                folders += 1  # which often are called as patients are
+            else:
+                scans.left_aside[path.name] = f"not one of {' '.join(IMAGE_SUFFIXES)}"
         elif not path.is_file():
             scans.unusable[path.name] = "is a link to nothing" if path.is_symlink() else "is no file"
         elif numbered is None and num_channels > 1:
@@ -98,6 +101,9 @@ def find_scans(
             )
     for case in scans.unusable.keys() & scans.cases.keys():
         del scans.cases[case]
+    if folders:
+        reason = "not looked into beside image files; for DICOM series name a folder without such files"
+        scans.left_aside[plural(folders, "folder")] = reason
     if not channels and not scans.unusable and num_channels == 1:
         series = _find_series(place, planes, description, keep_names)
         if series.cases or series.unusable or series.left_aside:
@@ -126,7 +132,10 @@ def _find_series(folder: Path, planes: Sequence[str], description: str | None, k
         names = {uid: series_name(uid) for uid in (*(s.uid for s in findings.series), *others)}
     scans = Scans(
         cases={names[series.uid]: [series] for series in findings.series},
-        left_aside={names[uid]: reason for uid, (_, reason) in findings.ignored.items()},
+        left_aside={
+            names[uid]: reason if keep_names else re.sub(r"^description '.*' does", "its description does", reason)
+            for uid, (_, reason) in findings.ignored.items()
+        },
         series={name: uid for uid, name in names.items()},
         untold=None if keep_names else folder,
     )
