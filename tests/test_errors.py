@@ -172,6 +172,8 @@ ROWS = (
     Row("predict", "a scan of another format than its name says", lambda w: (w.scans / "a_0000.nii.gz").rename(w.scans / "a.nrrd"), "cannot be read"),
     Row("predict", "every scan is cut off", lambda w: cut(w.scans / "a_0000.nii.gz"), "None of the scans in ... can be used"),
     Row("predict", "a scan that is no volume", lambda w: changed(w.scans / "a_0000.nii.gz", lambda a: a[:1]), "not a 3D volume"),
+    Row("predict", "DICOM objects on what is no DICOM", nothing, "a_0000.nii.gz is no DICOM series", lambda w: (*USUAL["predict"](w), "--as", "dicom-seg")),
+    Row("predict", "continued without masks", lambda w: (w.scans / "a_0000.nii.gz").rename(w.scans / "a.dcm"), "--continue_prediction needs masks that stay: add nifti to --as", lambda w: (*USUAL["predict"](w), "--as", "rtstruct", "--continue_prediction")),
     Row("predict", "there is no such model", nothing, "There is no model", lambda w: ("-i", w.scans, "-o", w.base / "out", "-d", 7, "-tr", "nnUNetTrainer", "-p", PLANS, "-f", 0, "-device", "cpu")),
     Row("predict", "the fold is not trained", nothing, "has no checkpoint_final.pth of fold 3", lambda w: ("-i", w.scans, "-o", w.base / "out", *MODEL_OPTIONS, "-f", 3, "-device", "cpu")),
     Row("evaluate", "predictions of another format", lambda w: (w.masks / "case_00.nii.gz").rename(w.masks / "case_00.nii"), "holds no prediction for any of the ... references"),
