@@ -111,6 +111,19 @@ def test_a_model_zip_predicts_the_same_elsewhere(trained, tmp_path):
     assert np.array_equal(sitk.GetArrayViewFromImage(here), sitk.GetArrayViewFromImage(there))
 
 
+def test_nnunets_own_command_predicts_as_ours(trained, tmp_path):
+    """In the environment that `env` prints, as programs call it that know nothing of this package."""
+    variables, base, _ = trained
+    (tmp_path / "images").mkdir()
+    shutil.copy(base / f"nnUNet_raw/{DATASET}/imagesTr/case_00_0000.nii.gz", tmp_path / "images/volume_0000.nii.gz")
+    places = ("-i", tmp_path / "images", "-o", tmp_path / "stock")
+    folds = ("-c", "3d_fullres", "-f", 0, 1, "-device", "cpu", "-npp", 1, "-nps", 1)
+    run(with_trainers(variables), "nnUNetv2_predict", *places, "-d", DATASET, *MODEL[2:], *folds)
+    predict(variables, tmp_path / "images", tmp_path / "ours")
+    stock, ours = (sitk.ReadImage(str(tmp_path / name / "volume.nii.gz")) for name in ("stock", "ours"))
+    assert np.mean(sitk.GetArrayViewFromImage(stock) != sitk.GetArrayViewFromImage(ours)) < 1e-3
+
+
 def test_predictions_come_in_the_geometry_of_the_image_whatever_its_orientation(trained, tmp_path):
     """One scan stored in three orders: each mask has its image's geometry, and all mark the same tissue."""
     variables, base, _ = trained
