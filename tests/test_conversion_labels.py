@@ -10,7 +10,9 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from conversion_inputs import TILT, as_image, every_byte_of, write_cohort
-from dicom_scenes import ALGORITHM, DIRECTIONS, PLANES, hand, write_scene
+from dicom_scenes import ALGORITHM, DIRECTIONS, PLANES, coordinates, hand, write_scene
+from scipy.spatial.transform import Rotation
+from test_dicom_outlines import REAL, needs_real_scans
 from test_documentation import DOCUMENTATION, blocks, command_lines
 
 from rectal_nnformer import cli
@@ -20,6 +22,7 @@ from rectal_nnformer.dataset_conversion.nifti import convert_nifti
 from rectal_nnformer.dicom.contours import write_contours
 from rectal_nnformer.dicom.lesions import Lesion
 from rectal_nnformer.dicom.segmentations import write_segmentation
+from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import folder_variables
 
@@ -325,3 +328,62 @@ def test_labels_without_masks_are_refused(tmp_path):
     images, _ = write_cohort(tmp_path)
     with pytest.raises(RectalError, match="name their folder with --masks"):
         converted(tmp_path, (images, None), ["tumor=1"])
+
+
+# Real series
+
+
+TURNS = {
+    "as it is": np.eye(3),
+    "coronal or axial": Rotation.from_euler("x", 90, degrees=True).as_matrix(),
+    "feet first": np.diag([-1.0, 1.0, -1.0]),
+    "rotated": Rotation.from_euler("xyz", [21, 13, -32], degrees=True).as_matrix(),
+    "reversed order": np.eye(3),
+}
+
+
+def write_turned(source, folder, turn, number):
+    """Write a real series as another patient's, who lay otherwise in the scanner."""
+    folder.mkdir(parents=True)
+    paths = sorted(source.iterdir())
+    for count, path in enumerate(paths, start=1):
+        header = pydicom.dcmread(path)
+        row, column = np.reshape(header.ImageOrientationPatient, (2, 3)) @ TURNS[turn].T
+        header.ImageOrientationPatient = [round(float(value), 9) for value in (*row, *column)]
+        header.ImagePositionPatient = [round(float(v), 6) for v in TURNS[turn] @ header.ImagePositionPatient]
+        header.PatientID = header.PatientName = f"P{number}"
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+            setattr(header, keyword, f"1.2.826.0.1.{number + 1}.{len(keyword)}")
+        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.{number + 1}.9.{count}"
+        if turn == "reversed order":
+            header.InstanceNumber = len(paths) + 1 - int(header.InstanceNumber)
+        header.PatientPosition = "FFS" if turn == "feet first" else "HFS"
+        header.save_as(folder / f"{count:04d}.dcm")
+    (series,) = find_series(folder, PLANES).series
+    return series
+
+
+@pytest.mark.slow
+@needs_real_scans
+def test_outlines_on_real_series_turned_in_every_way_become_the_same_voxels(tmp_path):
+    expected = {}
+    for plane in ("axial", "sagittal"):
+        for turn in TURNS:
+            number = len(expected)
+            folder = tmp_path / "dicom" / f"t2_{number}"
+            series = write_turned(REAL / f"prostatex-0000_t2w_{plane}", folder, turn, number)
+            ball, bar, _ = hand(series)
+            write = (write_segmentation, write_contours)[number % 2]
+            (tmp_path / "masks").mkdir(exist_ok=True)
+            lesions = [Lesion("ball", ball), Lesion("bar", bar)]
+            write(tmp_path / f"masks/{number}.dcm", series, lesions, ALGORITHM)
+            expected[f"t2_{number}"] = coordinates(series), (ball, bar)
+    convert(tmp_path, labels=["ball=ball", "bar=bar"])
+    for case, (places, masks) in expected.items():
+        (path,) = (tmp_path / "raw").rglob(f"labelsTr/{case}.nii.gz")
+        label = sitk.ReadImage(str(path))
+        counts = [np.count_nonzero(sitk.GetArrayViewFromImage(label) == value) for value in (1, 2)]
+        assert counts == [masks[0].sum(), (masks[1] & ~masks[0]).sum()]
+        for value, mask in ((1, masks[0]), (2, masks[1] & ~masks[0])):
+            for place in places[:, mask].T.tolist():
+                assert label[label.TransformPhysicalPointToIndex(place)] == value
