@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
@@ -68,6 +69,7 @@ def _interruptions_held() -> Iterator[None]:
 
     It reaches every process of the terminal; only this one should react, and clean up.
     """
+    resource_tracker.ensure_running()  # which lets Ctrl-C through again when it is started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
