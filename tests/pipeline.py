@@ -69,6 +69,10 @@ class ShortSMIT_CPU(Short, nnUNetTrainerSMIT_CPU):
     pass
 
 
+class OneCaseSMIT_CPU(OneCase, nnUNetTrainerSMIT_CPU):
+    pass
+
+
 class ManyEpochsSMIT_CPU(OneCase, nnUNetTrainerSMIT_CPU):
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)

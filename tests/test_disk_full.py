@@ -14,7 +14,7 @@ from pipeline import SCRIPTS, run, what_is_not_whole
 
 pytestmark = pytest.mark.slow
 PLANS = "nnUNetRectalSMITSmallPlans"
-MODEL = ("-d", "7", "-tr", "ShortSMIT_CPU", "-p", PLANS)
+MODEL = ("-d", "7", "-tr", "OneCaseSMIT_CPU", "-p", PLANS)
 MEGABYTE = 1_000_000
 SAMPLE = [
     ("convert", 20_000, "full"),
@@ -114,7 +114,7 @@ def commands(base, own, disk):
     train = ("train", 7, "3d_fullres", 1, *MODEL[2:], "-device", "cpu")
     images = own / "nnUNet_raw/Dataset007_Small/imagesTr"
     predict = ("predict", "-i", images, "-o", disk / "masks", *MODEL, "-f", 0, "-device", "cpu", "-npp", 1, "-nps", 1)
-    model = own / f"nnUNet_results/Dataset007_Small/ShortSMIT_CPU__{PLANS}__3d_fullres"
+    model = own / f"nnUNet_results/Dataset007_Small/OneCaseSMIT_CPU__{PLANS}__3d_fullres"
     return {
         "convert": (convert, {"nnUNet_raw": str(disk)}),
         "plan_and_preprocess": (plan, {"nnUNet_preprocessed": str(disk)}),

@@ -32,9 +32,10 @@ MARK = "RECTAL_NNFORMER_TEST_OF_KILLS"
 SECONDS_TO_END = 30
 SEED = 1
 SAMPLE = {
-    "SIGKILL": ("convert", "plan_and_preprocess", "crossval", "predict", "export_dataset", "import_dataset", "report"),
-    "SIGTERM": ("crossval", "predict"),
+    "SIGKILL": ("convert", "plan_and_preprocess", "predict", "export_dataset", "import_dataset", "report"),
+    "SIGTERM, SIGKILL": ("crossval",),
 }
+"""By signals, of which a command gets one after the other before it is let to its end: commands."""
 FULL = {
     "SIGKILL": {
         "convert": 4, "plan_and_preprocess": 5, "crossval": 6, "predict": 5, "export_dataset": 3, "import_dataset": 4,
@@ -163,12 +164,15 @@ def send(process, name, mark):
         process.wait()
 
 
-def interrupt(workplace, command, name, number):
-    """Start a command and end it at a moment that the number gives; return its arguments and when that was."""
+def interrupt(workplace, command, name, number, arguments=None):
+    """Start a command and end it at a moment that the number gives; return its arguments, when that was, and its code.
+
+    With the arguments of an interrupted one it goes on from there.
+    """
     seconds = workplace.uninterrupted(command)[1]
     share = random.Random(f"{SEED} {command} {name} {number}").random()
     while True:
-        arguments, mark = workplace.prepare(command, number), uuid.uuid4().hex
+        arguments, mark = arguments or workplace.prepare(command, number), uuid.uuid4().hex
         begin = time.monotonic()
         process = workplace.start(arguments, mark)
         try:
@@ -176,30 +180,36 @@ def interrupt(workplace, command, name, number):
         except subprocess.TimeoutExpired:
             send(process, name, mark)
             return arguments, share, process.returncode
-        seconds = time.monotonic() - begin  # the machine has less to do than the first time
+        seconds, arguments = time.monotonic() - begin, None  # the machine has less to do than the first time
 
 
 def test_a_killed_command_that_is_run_again_ends_as_if_nothing_had_been(workplace, command, signal_name, number):
-    expected = workplace.uninterrupted(command)[0]
-    arguments, share, code = interrupt(workplace, command, signal_name, number)
-    begun = epochs(workplace.work)
-    left = sorted(str(path.relative_to(workplace.work)) for path in workplace.work.rglob(".*"))
-    print(f"{command} {signal_name} {number}: at {share:.3f}, exit code {code}, epochs {begun}, left {left}")
-    assert code in ((-signal.SIGKILL,) if signal_name == "SIGKILL" else (-signal.SIGTERM, 130))
-    if command not in ("crossval", "predict"):  # there nnU-Net writes, and what it left is made again
-        assert not what_is_not_whole(workplace.work)
+    expected, arguments, ends = workplace.uninterrupted(command)[0], None, {}
+    for name in signal_name.split(", "):
+        before, (arguments, share, code) = arguments, interrupt(workplace, command, name, number, arguments)
+        if arguments is not before:  # it began anew
+            ends.clear()
+        begun = epochs(workplace.work)
+        ends[name] = len(begun)
+        left = sorted(str(path.relative_to(workplace.work)) for path in workplace.work.rglob(".*"))
+        print(f"{command} {name} {number}: at {share:.3f}, exit code {code}, epochs {begun}, left {left}")
+        assert code in ((-signal.SIGKILL,) if name == "SIGKILL" else (-signal.SIGTERM, 130))
+        if command not in ("crossval", "predict"):  # there nnU-Net writes, and what it left is made again
+            assert not what_is_not_whole(workplace.work)
     code, printed = workplace.finish(arguments)
-    print(f"run again: exit code {code}, epochs {epochs(workplace.work)[len(begun) :]}")
+    begun = epochs(workplace.work)
+    print(f"run again: exit code {code}, epochs {begun}")
     # Killed when all was in place, it refuses to make it twice.
     done = {"convert": "is in use by", "import_dataset": "exists. Move it away"}.get(command)
     assert code == 0 or (code == 2 and done and done in printed), printed[-6000:]
     assert not what_is_not_whole(workplace.work)
     assert not [path for path in workplace.work.rglob("*") if path.name.startswith(".") or "partial" in path.name]
     assert_same(command, workplace.work, expected)
-    again = epochs(workplace.work)[len(begun) :]
-    if begun and again:
-        assert begun[-1] - again[0] <= MOST_EPOCHS_LOST[signal_name]
-        assert again == list(range(again[0], EPOCHS))
+    for name, end in ends.items():
+        if 0 < end < len(begun):
+            assert begun[end - 1] - begun[end] <= MOST_EPOCHS_LOST[name]
+    last = begun[max(ends.values()) :]
+    assert not last or last == list(range(last[0], EPOCHS))
 
 
 def epochs(folder):

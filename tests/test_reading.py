@@ -14,6 +14,7 @@ from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import read_image
 from rectal_nnformer.imaging.volumes import check_volume
+from rectal_nnformer.prediction.scans import find_scans, prepare_scans
 
 
 @pytest.fixture
@@ -228,3 +229,17 @@ def test_a_spacing_of_0_is_refused_in_every_format(tmp_path, ending):
     path.write_bytes(content.replace(b"ElementSpacing = 1.5", b"ElementSpacing = 0").replace(b"(1.5,0,0)", b"(0,0,0)"))
     with pytest.raises(RectalError, match=r"scan.* cannot be read .*spacing"):
         read_image(path)
+
+
+def test_a_header_with_its_voxels_beside_it_is_predicted_as_one_file(tmp_path):
+    """A link to the header alone would lack them."""
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "links").mkdir()
+    written(tmp_path / "scans/alone.nrrd")
+    written(tmp_path / "scans/parted.nhdr")
+    (tmp_path / "scans/parted.nhdr").rename(tmp_path / "scans/parted.nrrd")
+    scans = find_scans(tmp_path / "scans", 1)
+    assert set(prepare_scans(scans, tmp_path / "links", ".nrrd")) == {"alone", "parted"} and not scans.unusable
+    assert (tmp_path / "links/alone_0000.nrrd").is_symlink() and not (tmp_path / "links/parted_0000.nrrd").is_symlink()
+    for name in ("alone", "parted"):
+        assert np.array_equal(sitk.GetArrayFromImage(read_image(tmp_path / f"links/{name}_0000.nrrd")), ARRAY)
