@@ -164,12 +164,12 @@ def send(process, name, mark):
         process.wait()
 
 
-def interrupt(workplace, command, name, number, arguments=None):
+def interrupt(workplace, command, name, number, arguments=None, left=1.0):
     """Start a command and end it at a moment that the number gives; return its arguments, when that was, and its code.
 
-    With the arguments of an interrupted one it goes on from there.
+    With the arguments of an interrupted one, of which a share is left to do, it goes on from there.
     """
-    seconds = workplace.uninterrupted(command)[1]
+    seconds = left * workplace.uninterrupted(command)[1]
     share = random.Random(f"{SEED} {command} {name} {number}").random()
     while True:
         arguments, mark = arguments or workplace.prepare(command, number), uuid.uuid4().hex
@@ -184,11 +184,13 @@ def interrupt(workplace, command, name, number, arguments=None):
 
 
 def test_a_killed_command_that_is_run_again_ends_as_if_nothing_had_been(workplace, command, signal_name, number):
-    expected, arguments, ends = workplace.uninterrupted(command)[0], None, {}
+    expected, arguments, left_to_do, ends = workplace.uninterrupted(command)[0], None, 1.0, {}
     for name in signal_name.split(", "):
-        before, (arguments, share, code) = arguments, interrupt(workplace, command, name, number, arguments)
+        before = arguments
+        arguments, share, code = interrupt(workplace, command, name, number, before, left_to_do)
         if arguments is not before:  # it began anew
             ends.clear()
+        left_to_do *= 1 - share
         begun = epochs(workplace.work)
         ends[name] = len(begun)
         left = sorted(str(path.relative_to(workplace.work)) for path in workplace.work.rglob(".*"))
