@@ -32,7 +32,7 @@ MARK = "RECTAL_NNFORMER_TEST_OF_KILLS"
 SECONDS_TO_END = 30
 SEED = 1
 SAMPLE = {
-    "SIGKILL": ("convert", "plan_and_preprocess", "predict", "export_dataset", "import_dataset", "report"),
+    "SIGKILL": ("convert", "plan_and_preprocess", "predict", "export_dataset", "import_dataset"),
     "SIGTERM, SIGKILL": ("crossval",),
 }
 """By signals, of which a command gets one after the other before it is let to its end: commands."""
@@ -67,12 +67,15 @@ class Workplace:
         self.root, self.base, self.work = root, base, root / "work"
         places = {name: str(self.work / name) for name in (RAW, PREPROCESSED, RESULTS)}
         (root / "tmp").mkdir()
+        (root / "scans").mkdir()
+        for number in range(2):  # each takes long: of hardly trained networks masks have many components
+            shutil.copy(base / RAW / DATASET / f"imagesTr/case_{number:02d}_0000.nii.gz", root / "scans")
         self.variables = {**variables, **places, "TMPDIR": str(root / "tmp"), "TQDM_DISABLE": "1"}
         self._uninterrupted = {}
 
     def arguments(self, command, number=0):
         """The command and what must be there for it: folders of nnU-Net's, by where they come from."""
-        cohort, images = self.base / "cohort", self.base / RAW / DATASET / "imagesTr"
+        cohort, images = self.base / "cohort", self.root / "scans"
         of_base = {name: self.base / name for name in (RAW, PREPROCESSED)}
         on_cpu = ("-device", "cpu")
         match command:
