@@ -7,6 +7,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.candidates import Candidate
 from rectal_nnformer.evaluation.detection import Component, Lesion, StrictCounts, detect_lesions
 from rectal_nnformer.imaging.reading import grid_differences, in_order_of, read_image
 from rectal_nnformer.imaging.volumes import shape_problems
@@ -41,6 +42,12 @@ class CaseDetection:
         n_false_positive: Predicted components without a part in any detection.
         strict: The counts without merging.
         dice: Dice of all tumour voxels, components of any size; None where neither mask has any.
+        predicted_cm3: Volume of all tumour voxels of the prediction; this and the following are None where an earlier
+            version scored, or nothing is known of it.
+        reference_cm3: The same of the reference.
+        candidates: Lesions of the prediction and places below its threshold, with how sure the network is of each.
+        entropy: How unsure the network is of the case, from 0 to 1.
+        disagreement: How far the masks of the folds of an ensemble are apart: 1 minus the mean Dice of two of them.
     """
 
     case: str
@@ -56,6 +63,11 @@ class CaseDetection:
     dice: float | None
     lesions: tuple[Lesion, ...]
     false_positives: tuple[Component, ...]
+    predicted_cm3: float | None = None
+    reference_cm3: float | None = None
+    candidates: tuple[Candidate, ...] | None = None
+    entropy: float | None = None
+    disagreement: float | None = None
 
 
 def score_case(job: CaseJob) -> CaseDetection:
