@@ -97,7 +97,7 @@ def test_all_files_of_nnunet_are_written(models, tmp_path, monkeypatch):
     assert predict_folder(models["classes"], [*arguments, "--save_probabilities"]) == 0
     notes = {"dataset.json", "plans.json", "predict_from_raw_data_args.json"}
     cases = {f"{case}{end}" for case in ("case", "second") for end in (".nii.gz", ".npz", ".pkl")}
-    assert {path.name for path in (tmp_path / "ours").iterdir()} == notes | cases
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == notes | cases | {"candidates"}
     assert json.loads((tmp_path / "ours/dataset.json").read_text())["labels"] == {"background": 0, "tumor": 1}
     monkeypatch.setattr(torch, "half", torch.float32)  # see above
     stock = predictor_of(nnUNetPredictor, models["classes"], (0, 1), use_mirroring=False)

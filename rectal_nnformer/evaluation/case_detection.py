@@ -1,5 +1,6 @@
 """Scoring one case: its two mask files in, its lesions out."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.candidates import Candidate
+from rectal_nnformer.evaluation.candidates import (
+    Candidate,
+    CaseCandidates,
+    candidates_of_probabilities,
+    read_candidates,
+    score_candidates,
+)
 from rectal_nnformer.evaluation.detection import Component, Lesion, StrictCounts, detect_lesions
+from rectal_nnformer.imaging.masks import TumorHeads
 from rectal_nnformer.imaging.reading import grid_differences, in_order_of, read_image
 from rectal_nnformer.imaging.volumes import shape_problems
 
@@ -19,6 +27,7 @@ class CaseJob:
 
     `labels` are all of the dataset, background and ignore label included. Reference voxels of the ignore label are left
     out of the score. `ignore_position` lays masks over each other that differ in origin or direction, in LPS order.
+    `tumor_heads` are the outputs of the network that are tumour, of which nnU-Net may have saved probabilities.
     """
 
     case: str
@@ -29,6 +38,7 @@ class CaseJob:
     tumor_labels: tuple[int, ...]
     ignore_label: int | None = None
     ignore_position: bool = False
+    tumor_heads: TumorHeads | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,14 @@ def score_case(job: CaseJob) -> CaseDetection:
         prediction = np.isin(sitk.GetArrayViewFromImage(predicted), job.tumor_labels)
     if job.ignore_label is not None:
         prediction &= labels != job.ignore_label
-    detection = detect_lesions(prediction, reference, image.GetSpacing()[::-1])
+    spacing = image.GetSpacing()[::-1]
+    detection = detect_lesions(prediction, reference, spacing)
+    found = None if predicted is None else _read_candidates(job, image, predicted)
+    scored = None
+    if found is not None:
+        numbers = np.where(labels == job.ignore_label, 0, sitk.GetArrayViewFromImage(found[0]))
+        scored = score_candidates(numbers, found[1], prediction, reference, spacing)
+    voxel_cm3 = math.prod(spacing) / 1000
     notes = {
         "no lesion in the reference": not detection.n_reference,
         "prediction file missing": missing,
@@ -110,7 +127,28 @@ def score_case(job: CaseJob) -> CaseDetection:
         dice=2 * np.count_nonzero(prediction & reference) / tumor if tumor else None,
         lesions=detection.lesions,
         false_positives=detection.false_positives,
+        predicted_cm3=np.count_nonzero(prediction) * voxel_cm3,
+        reference_cm3=np.count_nonzero(reference) * voxel_cm3,
+        candidates=scored,
+        entropy=found[1].entropy if found and scored is not None else None,
+        disagreement=found[1].disagreement if found and scored is not None else None,
     )
+
+
+def _read_candidates(
+    job: CaseJob, reference: sitk.Image, predicted: sitk.Image
+) -> tuple[sitk.Image, CaseCandidates] | None:
+    """Return the candidates beside a prediction, on the grid of the masks as they are laid over each other."""
+    found = read_candidates(job.prediction)
+    if found is None and job.tumor_heads is not None:
+        file = job.prediction.with_name(f"{job.case}.npz")
+        found = candidates_of_probabilities(file, predicted, job.tumor_heads, job.tumor_labels)
+    if found is None:
+        return None
+    numbers = in_order_of(found[0], reference)
+    if grid_differences(reference, numbers) and job.ignore_position:
+        numbers = sitk.DICOMOrient(numbers, "LPS")
+    return (numbers, found[1]) if numbers.GetSize() == reference.GetSize() else None
 
 
 def _read_pair(job: CaseJob) -> tuple[sitk.Image, sitk.Image | None]:

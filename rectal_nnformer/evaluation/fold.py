@@ -11,7 +11,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection, CaseJob, score_case
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
-from rectal_nnformer.imaging.masks import ignore_label, tumor_labels
+from rectal_nnformer.imaging.masks import ignore_label, tumor_heads, tumor_labels
 from rectal_nnformer.utils.files import csv_text, write_json, write_text
 from rectal_nnformer.utils.json_records import read_own
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -66,6 +66,7 @@ def evaluate_fold(
             tumor_labels=tuple(tumor_labels(dataset_json)),
             ignore_label=ignore_label(dataset_json),
             ignore_position=ignore_position,
+            tumor_heads=tumor_heads(dataset_json),
         )
         for case in sorted(cases)
     ]

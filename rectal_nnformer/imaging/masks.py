@@ -106,3 +106,27 @@ def tumor_labels(dataset_json: Mapping[str, Any]) -> list[int]:
         if any(word in lower for word in TUMOR_NAMES) and not lower.startswith(NEGATIONS):
             named |= values
     return sorted((named or foreground) - {0})
+
+
+@dataclass(frozen=True)
+class TumorHeads:
+    """Which outputs of a network, one per label or region, are tumour.
+
+    Attributes:
+        heads: Their indices.
+        exclusive: Whether the outputs are labels, of which a voxel has one, and not regions, of which it can have some.
+    """
+
+    heads: tuple[int, ...]
+    exclusive: bool
+
+
+def tumor_heads(dataset_json: Mapping[str, Any]) -> TumorHeads:
+    """Return which outputs are tumour; nnU-Net orders labels by number, background included, and regions as written."""
+    tumor = set(tumor_labels(dataset_json))
+    values = {name: value for name, value in dataset_json["labels"].items() if name != "ignore"}
+    regions = [tuple(value) if isinstance(value, list | tuple) else (value,) for value in values.values()]
+    if all(len(region) == 1 for region in regions):
+        return TumorHeads(tuple(sorted(tumor)), exclusive=True)
+    outputs = [{int(label) for label in region} for region in regions if set(map(int, region)) != {0}]
+    return TumorHeads(tuple(index for index, region in enumerate(outputs) if region <= tumor), exclusive=False)

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from multiprocessing import cpu_count
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from nnunetv2.inference.data_iterators import PreprocessAdapter
-from nnunetv2.inference.export_prediction import export_prediction_from_logits
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.resampling.no_resampling import no_resampling_hack
@@ -31,17 +33,22 @@ from torch._dynamo import OptimizedModule
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.candidates import CERTAIN, find_candidates, log_odds_of, write_candidates
+from rectal_nnformer.imaging.masks import tumor_heads, tumor_labels
 from rectal_nnformer.nnunet.commands import interruptible
 from rectal_nnformer.nnunet.find_trainer import trainers_within_reach
 from rectal_nnformer.nnunet.source import add_options
-from rectal_nnformer.prediction.resampling import interpolation_orders, resample_image, resample_labels
+from rectal_nnformer.prediction.resampling import (
+    interpolation_orders,
+    resample_image,
+    resample_labels,
+    resample_log_odds,
+    tumor_log_odds,
+)
 from rectal_nnformer.utils.files import staged_file
 
 MOST_ON_GPU = 4
 """Windows in a batch on a GPU. On a CPU, one: more take memory and no less time."""
-
-CERTAIN = 10.0
-"""How far the logits of padding that no window was predicted for are from those of a tumour."""
 
 Tile = tuple[slice | int, ...]
 Pass = tuple[Tile, tuple[int, ...]]
@@ -82,6 +89,7 @@ class BatchedPredictor(nnUNetPredictor):
     network: Any
     batch_size = 0  # Windows; found when the first one was predicted.
     loaded: Mapping[str, Tensor] | None = None  # Which of the folds' weights are in the network.
+    disagreement: float | None = None  # Of the folds about the last case.
 
     def _manage_input_and_output_lists(self, cases: str | list[list[str]], *arguments: Any, **options: Any) -> Any:
         """Replace a folder by its cases, each a list of its channels.
@@ -123,39 +131,66 @@ class BatchedPredictor(nnUNetPredictor):
     def predict_from_data_iterator(
         self, data_iterator: Iterator[dict[str, Any]], save_probabilities: bool = False, *_: Any
     ) -> None:
-        """Predict preprocessed cases and write their masks."""
+        """Predict preprocessed cases and write their masks and candidates."""
         for case in data_iterator:
-            print(f"Predicting {Path(case['ofile']).name}:", flush=True)
+            if self.allow_tqdm:
+                print(f"Predicting {Path(case['ofile']).name}:", flush=True)
             logits = self.predict_logits_from_preprocessed_data(case["data"].float())
             self.write(logits, case["data_properties"], case["ofile"], save_probabilities)
         compute_gaussian.cache_clear()
 
     def write(self, logits: Tensor, properties: dict[str, Any], output: str, save_probabilities: bool) -> None:
-        """Write the mask of a case, and its probabilities if asked for, to a path that lacks its ending."""
-        labels = None if save_probabilities else self._labels(logits, properties)
-        if labels is None:
-            managers = (self.configuration_manager, self.plans_manager, self.dataset_json)
-            export_prediction_from_logits(logits.cpu(), properties, *managers, output, save_probabilities)
+        """Write candidates and mask of a case, and its probabilities if asked for, to a path that lacks its ending."""
+        orders = None if save_probabilities else self._orders(properties)
+        if orders is None:
+            labels, log_odds = self._by_nnunet(logits, properties, output if save_probabilities else None)
         else:
-            with staged_file(Path(output + self.dataset_json["file_ending"])) as path:
-                self.plans_manager.image_reader_writer_class().write_seg(labels, str(path), properties)
+            labels, log_odds = self._resampled(logits, properties, orders)
+        writer = self.plans_manager.image_reader_writer_class()
+        numbers, found = find_candidates(log_odds, np.isin(labels, tumor_labels(self.dataset_json)))
+        found = replace(found, disagreement=self.disagreement)
+        mask = Path(output + self.dataset_json["file_ending"])
+        # The mask last: nnU-Net takes a case with a mask for done.
+        write_candidates(mask, found, lambda path: writer.write_seg(numbers, path, properties))
+        with staged_file(mask) as path:
+            writer.write_seg(labels, str(path), properties)
 
-    def _labels(self, logits: Tensor, properties: Mapping[str, Any]) -> NDArray[Any] | None:
-        """Return the labels on the grid of the image as it was read; None if only nnU-Net resamples as the plan asks.
-
-        The steps are those of nnU-Net's `convert_predicted_logits_to_segmentation_with_correct_shape`.
-        """
+    def _orders(self, properties: Mapping[str, Any]) -> list[int] | None:
+        """Return the orders of interpolation back to the image; None if only nnU-Net resamples as the plan asks."""
         image_spacing = [properties["spacing"][axis] for axis in self.plans_manager.transpose_forward]
         spacing = self.configuration_manager.spacing
         spacing = [*image_spacing[: 3 - len(spacing)], *spacing]
-        orders = interpolation_orders(self.configuration_manager.configuration, "probabilities", spacing, image_spacing)
-        if orders is None:
-            return None
+        return interpolation_orders(self.configuration_manager.configuration, "probabilities", spacing, image_spacing)
+
+    def _resampled(
+        self, logits: Tensor, properties: Mapping[str, Any], orders: Sequence[int]
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Return labels and tumour's log-odds on the grid of the image as it was read.
+
+        The steps are those of nnU-Net's `convert_predicted_logits_to_segmentation_with_correct_shape`.
+        """
         shape = properties["shape_after_cropping_and_before_resampling"]
         cropped = resample_labels(logits, shape, orders, self.label_manager)
-        labels = np.zeros(properties["shape_before_cropping"], cropped.dtype)
-        labels = insert_crop_into_image(labels, cropped, properties["bbox_used_for_cropping"])
-        return labels.transpose(self.plans_manager.transpose_backward)
+        log_odds = resample_log_odds(logits, shape, orders, tumor_heads(self.dataset_json))
+        return self._uncropped(cropped, properties, 0), self._uncropped(log_odds, properties, -CERTAIN)
+
+    def _uncropped(self, cropped: NDArray[Any], properties: Mapping[str, Any], outside: float) -> NDArray[Any]:
+        whole = np.full(properties["shape_before_cropping"], outside, cropped.dtype)
+        whole = insert_crop_into_image(whole, cropped, properties["bbox_used_for_cropping"])
+        return whole.transpose(self.plans_manager.transpose_backward)
+
+    def _by_nnunet(
+        self, logits: Tensor, properties: dict[str, Any], output: str | None
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Return labels and tumour's log-odds as nnU-Net resamples them; write its files of probabilities to a path."""
+        managers = self.plans_manager, self.configuration_manager, self.label_manager
+        labels, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits.cpu(), *managers, properties, return_probabilities=True
+        )
+        if output is not None:
+            np.savez_compressed(f"{output}.npz", probabilities=probabilities)
+            save_pickle(properties, f"{output}.pkl")
+        return labels, log_odds_of(probabilities, tumor_heads(self.dataset_json))
 
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
@@ -185,12 +220,17 @@ class BatchedPredictor(nnUNetPredictor):
         for tile, _ in passes:
             weights[tile[1:]] += gaussian
         bar = tqdm(total=len(passes) * len(self.list_of_parameters), disable=not self.allow_tqdm)
+        masks = []
         for parameters in self.list_of_parameters:
             self._load(parameters)
+            before = logits.clone() if len(self.list_of_parameters) > 1 else None
             for (tile, axes), output in self._outputs(data, passes):
                 logits[tile] += output.float().flip(axes)[0].to(device) * gaussian
                 bar.update()
+            if before is not None:
+                masks.append(tumor_log_odds(logits - before, tumor_heads(self.dataset_json)) > 0)
         bar.close()
+        self.disagreement = disagreement_of(masks)
         empty = weights == 0
         logits /= weights.masked_fill_(empty, 1) * len(self.list_of_parameters)
         foreground = logits if self.label_manager.has_regions else logits[1:]
@@ -248,6 +288,18 @@ class BatchedPredictor(nnUNetPredictor):
         torch.backends.cudnn.benchmark = benchmark
         free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) - before
         return int(min(max(1, free // (2 * taken)), MOST_ON_GPU))
+
+
+def disagreement_of(masks: Sequence[Tensor]) -> float | None:
+    """Return 1 minus the mean Dice of two of some masks; two empty ones agree. None for fewer than two."""
+    if len(masks) < 2:
+        return None
+    flat = torch.stack(list(masks)).flatten(1).float()
+    sizes, shared = flat.sum(1), flat @ flat.T
+    first, second = torch.triu_indices(len(masks), len(masks), 1)
+    total = sizes[first] + sizes[second]
+    dice = torch.where(total > 0, 2 * shared[first, second] / total.clamp(min=1), torch.ones_like(total))
+    return 1 - float(dice.mean())
 
 
 def _inputs(data: Tensor, passes: Sequence[Pass]) -> Tensor:

@@ -5,7 +5,7 @@ Here PyTorch does it on any device, and logits are resampled where a label other
 at a time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -18,6 +18,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 from torch import Tensor
+
+from rectal_nnformer.imaging.masks import TumorHeads
 
 SLAB_BYTES = 2**27
 """What the resampled logits of a slab may take."""
@@ -94,19 +96,47 @@ def resample_labels(
         (columns,) = matrix[box[-1]].any(0).nonzero()
         used.append(slice(columns[0], columns[-1] + 1))
         matrices.append(torch.from_numpy(matrix[box[-1], used[-1]]).to(logits.device, torch.float32))
-    labels[tuple(box)] = _labels_of_box(logits[:, used[0], used[1], used[2]], matrices, label_manager)
+    drawn_on = logits[:, used[0], used[1], used[2]]
+    labels[tuple(box)] = _resample_slabs(drawn_on, matrices, lambda resampled: _labels(resampled, label_manager))
     return labels
 
 
-def _labels_of_box(logits: Tensor, matrices: Sequence[Tensor], label_manager: LabelManager) -> NDArray[Any]:
-    """Return the labels of resampled logits, a slab of rows of the first axis at a time."""
+def resample_log_odds(
+    logits: Tensor, shape: Sequence[int], orders: Sequence[int], tumor: TumorHeads
+) -> NDArray[np.float32]:
+    """Return the log-odds of tumour (*shape), everywhere, from logits (head, *grid), as `resample_labels` resamples."""
+
+    def log_odds(resampled: Tensor) -> Tensor:
+        return tumor_log_odds(resampled, tumor) if len(resampled) > 1 else resampled[0]
+
+    if len(logits) == 2 and tumor.exclusive:
+        logits = tumor_log_odds(logits, tumor)[None]  # a difference of two can be resampled by itself
+    axes = zip(logits.shape[1:], map(int, shape), orders, strict=True)
+    matrices = [torch.from_numpy(interpolation_matrix(*axis)).to(logits.device, torch.float32) for axis in axes]
+    return _resample_slabs(logits, matrices, log_odds)
+
+
+def tumor_log_odds(logits: Tensor, tumor: TumorHeads) -> Tensor:
+    """Return the log-odds (*grid) of tumour against all else from logits (head, *grid).
+
+    Of regions, whose probabilities do not exclude each other, the surest of those within the tumour counts.
+    """
+    chosen = logits[list(tumor.heads)]
+    if not tumor.exclusive:
+        return chosen.amax(0)
+    others = [head for head in range(len(logits)) if head not in tumor.heads]
+    return chosen.logsumexp(0) - logits[others].logsumexp(0)
+
+
+def _resample_slabs(logits: Tensor, matrices: Sequence[Tensor], combine: Callable[[Tensor], Tensor]) -> NDArray[Any]:
+    """Return what `combine` makes (*shape) of resampled logits (head, *shape), a slab of the first axis at a time."""
     first, *others = matrices
     slabs = []
     for rows in first.split(max(1, SLAB_BYTES // (4 * len(logits) * prod(max(m.shape) for m in others)))):
         columns = rows.any(0).nonzero()
         drawn_on = slice(int(columns.min()), int(columns.max()) + 1)
         resampled = _interpolate(logits[:, drawn_on].float(), [rows[:, drawn_on], *others])
-        slabs.append(_labels(resampled, label_manager).cpu().numpy())
+        slabs.append(combine(resampled).cpu().numpy())
     return np.concatenate(slabs)
 
 

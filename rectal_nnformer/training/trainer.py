@@ -75,6 +75,7 @@ from rectal_nnformer.training.recovery import (
     whole_checkpoint,
     write_recoveries,
 )
+from rectal_nnformer.training.validation import predict_fold, score_fold
 from rectal_nnformer.utils.files import (
     check_space,
     copy_file,
@@ -532,7 +533,7 @@ class RectalTrainer(nnUNetTrainer):
         self._weights_name = CHECKPOINT_FINAL
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Validate as nnU-Net does, then write and log lesion detection and analysis beside its summary.json.
+        """Predict the validation cases and score them as nnU-Net does; write and log lesion detection and analysis.
 
         Raises:
             RectalError: The checkpoint to validate is damaged.
@@ -540,11 +541,10 @@ class RectalTrainer(nnUNetTrainer):
         if self._damaged is not None:
             raise RectalError(f"{self._damaged} is damaged; nothing was validated. Train the fold to its end with --c.")
         check_properties(Path(self.preprocessed_dataset_folder))
-        if not self.is_ddp:
-            # A recorded CUDA graph overwrites its last output, to which nnU-Net's predictor adds the next.
-            self.network = self._bare_network()
-        super().perform_actual_validation(save_probabilities)
+        # Not compiled: a recorded CUDA graph overwrites its last output, to which the predictor adds the next.
+        predict_fold(self, self._bare_network(), save_probabilities)
         if self.local_rank == 0:
+            score_fold(self)
             dataset = PreprocessedDataset(Path(self.preprocessed_dataset_folder_base))
             _, cases = self.do_split()
             remove_damaged_masks(Path(self.output_folder) / VALIDATION, cases, self.dataset_json["file_ending"])

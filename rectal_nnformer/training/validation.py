@@ -1,0 +1,76 @@
+"""Prediction of a fold's validation cases with the batched predictor, and nnU-Net's scores of them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from rectal_nnformer.nnunet.layout import SUMMARY_JSON, VALIDATION, PreprocessedDataset
+from rectal_nnformer.prediction.predictor import BatchedPredictor
+
+CASES_BETWEEN_BARRIERS = 20
+"""Processes of a distributed validation that wait longer for each other are given up."""
+
+
+def predict_fold(trainer: nnUNetTrainer, network: nn.Module, save_probabilities: bool) -> None:
+    """Predict the validation cases of a trainer's fold into its folder `validation`, with their candidates.
+
+    In distributed training each process predicts its share.
+    """
+    predictor = BatchedPredictor(device=trainer.device, allow_tqdm=False)
+    predictor.manual_initialization(
+        network,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        [network.state_dict()],
+        trainer.dataset_json,
+        type(trainer).__name__,
+        trainer.inference_allowed_mirroring_axes,
+    )
+    _, cases = trainer.do_split()
+    predictor.predict_from_data_iterator(_cases(trainer, cases), save_probabilities)
+    if trainer.is_ddp:
+        dist.barrier()
+
+
+def _cases(trainer: nnUNetTrainer, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield this process's share of preprocessed cases, as the predictor takes them."""
+    processes = dist.get_world_size() if trainer.is_ddp else 1
+    dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases[trainer.local_rank :: processes])
+    folder = Path(trainer.output_folder) / VALIDATION
+    folder.mkdir(exist_ok=True)
+    for number, case in enumerate(dataset.identifiers, start=1):
+        trainer.print_to_log_file(f"predicting {case}")
+        image, _, _, properties = dataset.load_case(case)
+        yield {"data": torch.from_numpy(image[:]), "data_properties": properties, "ofile": str(folder / case)}
+        if trainer.is_ddp and number % CASES_BETWEEN_BARRIERS == 0 and number < len(cases) // processes:
+            dist.barrier()
+
+
+def score_fold(trainer: nnUNetTrainer) -> None:
+    """Write nnU-Net's summary.json of the predicted masks, and log its mean Dice, as nnU-Net does."""
+    dataset = PreprocessedDataset(Path(trainer.preprocessed_dataset_folder_base))
+    folder, labels = Path(trainer.output_folder) / VALIDATION, trainer.label_manager
+    metrics = compute_metrics_on_folder(
+        str(dataset.references),
+        str(folder),
+        str(folder / SUMMARY_JSON),
+        trainer.plans_manager.image_reader_writer_class(),
+        trainer.dataset_json["file_ending"],
+        labels.foreground_regions if labels.has_regions else labels.foreground_labels,
+        labels.ignore_label,
+        chill=True,
+        num_processes=default_num_processes,
+    )
+    for label, scores in metrics["mean"].items():
+        trainer.logger.log_summary(f"final_val/class_{label}_dice", scores["Dice"])
+    mean = metrics["foreground_mean"]["Dice"]
+    trainer.logger.log_summary("final_val/foreground_dice", mean)
+    trainer.print_to_log_file("Validation complete")
+    trainer.print_to_log_file("Mean Validation Dice: ", mean)

@@ -1,0 +1,217 @@
+"""Candidates: lesions of the mask, places below it, how sure the network is, and what is kept of them."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.candidates import (
+    CERTAIN,
+    MOST_CANDIDATES,
+    CaseCandidates,
+    FoundCandidate,
+    find_candidates,
+    log_odds_of,
+    read_candidates,
+    score_candidates,
+    write_candidates,
+)
+from rectal_nnformer.evaluation.case_detection import CaseJob, score_case
+from rectal_nnformer.evaluation.detection import detect_lesions
+from rectal_nnformer.imaging.masks import find_components, tumor_heads
+from rectal_nnformer.prediction.predictor import disagreement_of
+from rectal_nnformer.prediction.resampling import resample_log_odds, tumor_log_odds
+
+SHAPE = (12, 20, 30)
+SURE, DOUBTFUL, FAINT, SPECK = (
+    (slice(2, 6), slice(2, 6), slice(2, 6)),
+    (slice(2, 6), slice(12, 16), slice(2, 6)),
+    (slice(7, 10), slice(2, 6), slice(20, 24)),
+    (slice(1, 3), slice(1, 3), slice(27, 29)),  # 8 voxels, fewer than a lesion has
+)
+LABELS = {"labels": {"background": 0, "rectum": 1, "tumor": 2}}
+REGIONS = {"labels": {"background": 0, "rectum": [1, 2], "tumor": [2]}}
+
+
+@pytest.fixture
+def log_odds():
+    values = np.full(SHAPE, -9.0, np.float32)
+    for place, probability in ((SURE, 0.9), (DOUBTFUL, 0.3), (FAINT, 0.02), (SPECK, 0.95)):
+        values[place] = logit(probability)
+    return values
+
+
+def test_candidates_are_the_lesions_of_the_mask_and_places_below_it(log_odds):
+    numbers, found = find_candidates(log_odds, log_odds > 0)
+    assert [candidate.in_mask for candidate in found.candidates] == [True, False, False]
+    assert [candidate.confidence for candidate in found.candidates] == pytest.approx([0.9, 0.3, 0.02], abs=1e-6)
+    for number, place in enumerate((SURE, DOUBTFUL, FAINT), start=1):
+        assert (numbers[place] == number).all()
+        assert np.sum(numbers == number) == numbers[place].size
+    assert not numbers[SPECK].any()
+
+
+def test_the_skirt_of_a_lesion_is_no_candidate_of_its_own(log_odds):
+    log_odds[1:7, 1:7, 1:7] = np.maximum(log_odds[1:7, 1:7, 1:7], logit(0.2))
+    numbers, found = find_candidates(log_odds, log_odds > 0)
+    assert len(found.candidates) == 3
+    assert np.sum(numbers == 1) == log_odds[SURE].size
+
+
+def test_entropy_is_the_mean_in_bits_where_tumour_is_possible(log_odds):
+    p = expit(log_odds[log_odds > logit(0.01)].astype(float))
+    expected = np.mean(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
+    assert find_candidates(log_odds, log_odds > 0)[1].entropy == pytest.approx(expected, rel=1e-6)
+
+
+def test_where_nothing_is_seen_there_is_no_candidate():
+    numbers, found = find_candidates(np.full(SHAPE, -CERTAIN, np.float32), np.zeros(SHAPE, bool))
+    assert not numbers.any()
+    assert found == CaseCandidates((), None)
+
+
+def test_of_many_places_below_the_mask_the_surest_stay():
+    log_odds = np.full((3, 24, 240), -9.0, np.float32)
+    probabilities = np.linspace(0.02, 0.4, 2 * MOST_CANDIDATES)
+    for index, probability in enumerate(probabilities):
+        row, column = divmod(index, 40)
+        log_odds[:, 8 * row : 8 * row + 4, 6 * column : 6 * column + 4] = logit(probability)
+    found = find_candidates(log_odds, np.zeros(log_odds.shape, bool))[1]
+    assert len(found.candidates) == MOST_CANDIDATES
+    assert min(one.confidence for one in found.candidates) == pytest.approx(probabilities[MOST_CANDIDATES], rel=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_those_in_the_mask_are_its_components_and_share_what_they_share(seed):
+    rng = np.random.default_rng(seed)
+    log_odds = sitk.GetArrayFromImage(
+        sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(rng.normal(-2, 12, SHAPE).astype(np.float32)), 1.2)
+    )
+    mask, reference = log_odds > 0, np.roll(log_odds, 1, axis=2) > 0.2
+    numbers, found = find_candidates(log_odds, mask)
+    scored = score_candidates(numbers, found, mask, reference, (3.0, 0.5, 0.5))
+    predicted = find_components(mask).labels
+    assert np.array_equal(np.where(predicted > 0, numbers, 0), predicted)
+    lesions = find_components(reference).labels
+    for candidate in scored:
+        there = numbers == candidate.label
+        assert candidate.voxels == there.sum() and candidate.volume_cm3 == pytest.approx(0.00075 * there.sum())
+        assert candidate.in_mask == bool(predicted[there].any())
+        assert candidate.shared_voxels == tuple(np.sum(there & (lesions == n)) for n in range(1, lesions.max() + 1))
+    assert sum(one.in_mask for one in scored) == detect_lesions(mask, reference, (3.0, 0.5, 0.5)).n_predicted
+
+
+def test_candidates_of_another_mask_are_not_taken(log_odds):
+    numbers, found = find_candidates(log_odds, log_odds > 0)
+    other = np.zeros(SHAPE, bool)
+    other[8:11, 15:19, 10:14] = True
+    assert score_candidates(numbers, found, other, other, (1.0, 1.0, 1.0)) is None
+    fewer = np.zeros(SHAPE, bool)  # a lesion that was taken away, as by an operating point
+    scored = score_candidates(numbers, found, fewer, log_odds > 0, (1.0, 1.0, 1.0))
+    assert [candidate.in_mask for candidate in scored] == [False] * 3
+
+
+@pytest.mark.parametrize(("dataset_json", "heads"), [(LABELS, (2,)), (REGIONS, (1,))])
+def test_log_odds_of_logits_and_of_probabilities_are_the_same(dataset_json, heads):
+    tumor = tumor_heads(dataset_json)
+    assert (tumor.heads, tumor.exclusive) == (heads, dataset_json is LABELS)
+    logits = torch.randn(3 if tumor.exclusive else 2, 4, 5, 6) * 3
+    logits = logits.double()
+    probabilities = (logits.softmax(0) if tumor.exclusive else logits.sigmoid()).numpy()
+    expected = logit(probabilities[2] if tumor.exclusive else probabilities[1])
+    np.testing.assert_allclose(tumor_log_odds(logits, tumor), expected, atol=1e-4)
+    np.testing.assert_allclose(log_odds_of(probabilities, tumor), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("labels", [{"background": 0, "tumor": 1}, LABELS["labels"], REGIONS["labels"]])
+def test_log_odds_are_those_of_resampled_logits(labels):
+    tumor = tumor_heads({"labels": labels})
+    logits = torch.randn(2 if len(labels) == 2 or not tumor.exclusive else 3, 4, 5, 6)
+    expected = tumor_log_odds(torch.nn.functional.interpolate(logits[None], (8, 9, 1), mode="trilinear")[0], tumor)
+    np.testing.assert_allclose(resample_log_odds(logits, (8, 9, 1), (1, 1, 1), tumor), expected, atol=1e-5)
+
+
+def test_disagreement_is_one_minus_the_mean_dice_of_two_folds():
+    empty, half, whole = torch.zeros(4, 4), torch.zeros(4, 4), torch.ones(4, 4)
+    half[:2] = 1
+    masks = [mask > 0 for mask in (empty, half, whole)]
+    assert disagreement_of(masks) == pytest.approx(1 - (0 + 0 + 2 / 3) / 3)
+    assert disagreement_of([masks[0], masks[0]]) == 0
+    assert disagreement_of(masks[:1]) is None
+
+
+@pytest.fixture
+def predicted(tmp_path, log_odds):
+    """A mask and its reference, on a grid whose first two axes run against RAS."""
+    mask = sitk.GetImageFromArray((log_odds > 0).astype(np.uint8))
+    mask.SetSpacing((0.5, 0.5, 3.0))
+    reference = np.zeros(SHAPE, np.uint8)
+    reference[DOUBTFUL] = 1
+    image = sitk.GetImageFromArray(reference)
+    image.CopyInformation(mask)
+    paths = tmp_path / "mask.nii.gz", tmp_path / "reference.nii.gz"
+    for path, content in zip(paths, (mask, image), strict=True):
+        sitk.WriteImage(content, str(path))
+    return CaseJob("mask", "patient", *paths, (0, 1), (1,), tumor_heads=tumor_heads({"labels": {"b": 0, "tumor": 1}}))
+
+
+def write_found(job, log_odds):
+    mask = sitk.ReadImage(str(job.prediction))
+    numbers, found = find_candidates(log_odds, log_odds > 0)
+    image = sitk.GetImageFromArray(numbers)
+    image.CopyInformation(mask)
+    write_candidates(job.prediction, found, lambda path: sitk.WriteImage(image, path))
+
+
+@pytest.mark.parametrize("source", ["candidates", "probabilities", "probabilities in RAS"])
+def test_a_case_is_scored_with_what_was_kept_beside_its_mask(predicted, log_odds, source):
+    if source == "candidates":
+        write_found(predicted, log_odds)
+    else:
+        image = sitk.GetImageFromArray(log_odds)
+        image.CopyInformation(sitk.ReadImage(str(predicted.prediction)))
+        turned = sitk.DICOMOrient(image, "RAS") if "RAS" in source else image
+        p = expit(sitk.GetArrayFromImage(turned))
+        np.savez_compressed(predicted.prediction.with_name("mask.npz"), probabilities=np.stack([1 - p, p]))
+    case = score_case(predicted)
+    assert [one.shared_voxels for one in case.candidates] == [(0,), (64,), (0,)]
+    assert [one.confidence for one in case.candidates] == pytest.approx([0.9, 0.3, 0.02], abs=1e-6)
+    assert (case.reference_cm3, case.predicted_cm3) == pytest.approx((64 * 0.00075, 72 * 0.00075))
+    assert 0 < case.entropy < 1 and case.disagreement is None
+    assert (case.n_detected, case.n_false_positive) == (0, 1)
+
+
+def test_without_candidates_and_probabilities_nothing_is_known(predicted, log_odds):
+    case = score_case(predicted)
+    assert (case.candidates, case.entropy) == (None, None)
+    other = expit(log_odds[:-1])
+    np.savez_compressed(predicted.prediction.with_name("mask.npz"), probabilities=np.stack([1 - other, other]))
+    assert score_case(predicted).candidates is None
+
+
+def test_voxels_of_the_ignore_label_belong_to_no_candidate(predicted, log_odds):
+    write_found(predicted, log_odds)
+    reference = sitk.ReadImage(str(predicted.reference))
+    values = sitk.GetArrayFromImage(reference)
+    values[SURE] = 2
+    image = sitk.GetImageFromArray(values)
+    image.CopyInformation(reference)
+    sitk.WriteImage(image, str(predicted.reference))
+    job = CaseJob(**{**vars(predicted), "labels": (0, 1, 2), "ignore_label": 2})
+    assert [one.label for one in score_case(job).candidates] == [2, 3]
+
+
+def test_files_that_do_not_belong_together_are_refused(predicted, log_odds):
+    write_found(predicted, log_odds)
+    assert read_candidates(predicted.prediction)[1].candidates[0] == FoundCandidate(pytest.approx(0.9), True)
+    record = predicted.prediction.parent / "candidates/mask.nii.gz.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "candidates": []}))
+    with pytest.raises(RectalError, match=r"mask.nii.gz numbers more candidates than .*json describes. Predict"):
+        score_case(predicted)
