@@ -51,6 +51,7 @@ setup(
             "codespell[toml]>=2.2.4",
             "hypothesis>=6.100",
             "mypy>=1.10",
+            "picai_eval>=1.4.13",
             "pre-commit>=3.5",
             "pytest>=8",
             "pytest-xdist>=3.5",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 # 97.5th percentile of the normal distribution: 2.5 % are left out on each side.
 NORMAL_QUANTILE = 1.959963984540054
@@ -78,8 +79,14 @@ def cluster_bootstrap(
     rates = table[:, 0] / table[:, 1]
     if n_clusters < 2 or np.ptp(rates) <= SAME_RATE:
         return None
-    # How often each cluster is drawn is all that matters, so the draws need not be stored one by one.
-    draws = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_samples)
-    sums = draws @ table
+    sums = draw_clusters(n_clusters, n_samples, seed) @ table
     low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
     return float(low), float(high)
+
+
+def draw_clusters(n_clusters: int, n_samples: int, seed: int = BOOTSTRAP_SEED) -> NDArray[np.int64]:
+    """Return how often each cluster is in each sample of as many, drawn with replacement; (samples, clusters).
+
+    That is all that matters, so the draws need not be stored one by one.
+    """
+    return np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_samples)
