@@ -1,0 +1,246 @@
+"""From which confidence and volume on a lesion is reported: chosen for a wish, and judged on folds that had no say."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.case_detection import CaseDetection
+from rectal_nnformer.evaluation.kept import (
+    DETECTED,
+    FALSE,
+    FALSE_CM3,
+    Booleans,
+    Floats,
+    KeptCandidates,
+    merge_steps,
+    why_no_candidates,
+)
+from rectal_nnformer.evaluation.rates import Rate, cluster_bootstrap, rate_of
+from rectal_nnformer.evaluation.resampling import Estimate, sums_by_patient
+
+FP_PER_CASE, SENSITIVITY, F1 = "fp-per-case", "sensitivity", "f1"
+VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
+"""Of the volumes of all false positives: a smallest volume helps only by what it takes of them. Few, so that none is
+made to measure for a single lesion."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a candidate needs to be reported: at least this confidence and this volume."""
+
+    min_confidence: float
+    min_volume_cm3: float
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a point is chosen for: `kind` is `fp-per-case`, `sensitivity`, or `f1`, which has no value."""
+
+    kind: str
+    value: float | None = None
+
+    def __str__(self) -> str:
+        return self.kind if self.value is None else f"{self.kind}={self.value:g}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A point that was chosen, and what it gives on the cases that it was chosen on.
+
+    Attributes:
+        wish: As the user writes it.
+        met: Whether these cases allow what was wished.
+        note: If not, what was chosen instead, else an empty string.
+    """
+
+    wish: str
+    point: OperatingPoint
+    met: bool
+    note: str
+    n_cases: int
+    n_reference: int
+    n_detected: int
+    n_false_positive: int
+
+
+@dataclass(frozen=True)
+class PointRates:
+    """What is found and what is false at a point, or in masks as they are, with intervals.
+
+    Attributes:
+        precision: Detected lesions among these and the false positives.
+        f1: Harmonic mean of sensitivity and precision.
+        false_positive_cm3_per_case: Volume of false positives, mean over the cases.
+    """
+
+    n_cases: int
+    sensitivity: Rate
+    precision: Rate
+    f1: Estimate
+    false_positives_per_case: Estimate
+    false_positive_cm3_per_case: Estimate
+
+
+@dataclass(frozen=True)
+class NestedPoint:
+    """A point for each fold, chosen on the other folds, and what these points give where they were not chosen.
+
+    Attributes:
+        reason: Why there are no nested rates, or an empty string.
+        chosen: On all folds: the one to predict with; None where confidence is not known.
+        folds: Chosen on the folds other than each.
+        nested: Of all cases, each at the point of its own fold.
+        mask: Of the same cases, with the masks as they are.
+    """
+
+    wish: str
+    reason: str
+    chosen: Choice | None = None
+    folds: dict[int, Choice] | None = None
+    nested: PointRates | None = None
+    mask: PointRates | None = None
+
+
+def parse_wish(text: str) -> Wish:
+    """Return the wish that a text stands for: `fp-per-case=0.5`, `sensitivity=0.95` or `f1`.
+
+    Raises:
+        RectalError: It is none, or its number cannot be.
+    """
+    found = re.fullmatch(rf"({FP_PER_CASE}|{SENSITIVITY})=(\d+\.?\d*|\.\d+)", text.strip())
+    if text.strip() == F1:
+        return Wish(F1)
+    if found is None or (found[1] == SENSITIVITY and not 0 < float(found[2]) <= 1):
+        raise RectalError(
+            f"{text!r} is no wish for an operating point. Write {FP_PER_CASE}=0.5 (at most so many false positives per "
+            f"case), {SENSITIVITY}=0.95 (at least this share of lesions found, above 0 and up to 1) or {F1}."
+        )
+    return Wish(found[1], float(found[2]))
+
+
+def choose(cases: Sequence[CaseDetection], wish: Wish) -> Choice:
+    """Return the point that serves a wish best on these cases.
+
+    All distinct confidences are tried, with each of a few smallest volumes. Of equals the highest confidence is taken,
+    then the smallest volume. Where there is no candidate every point is as good, and everything is kept.
+
+    - `fp-per-case`: the highest sensitivity with at most so many false positives per case, then the fewest of them.
+    - `sensitivity`: the fewest false positives with at least this sensitivity, then the highest sensitivity.
+    - `f1`: the highest F1 of lesions.
+
+    Raises:
+        RectalError: The confidence of lesions is not known for a case.
+    """
+    return _choose([KeptCandidates(case) for case in cases], sum(case.n_reference for case in cases), wish)
+
+
+def nested_point(folds: Mapping[int, Sequence[CaseDetection]], wish: Wish) -> NestedPoint:
+    """Choose a point on all folds, and judge the choice by points that are chosen without the fold they apply to."""
+    cases = [case for of_fold in folds.values() for case in of_fold]
+    reason = why_no_candidates(cases) or ("" if cases else "there is no case")
+    if reason:
+        return NestedPoint(str(wish), reason)
+    matched = {fold: [KeptCandidates(case) for case in of_fold] for fold, of_fold in folds.items()}
+    n_reference = {fold: sum(case.n_reference for case in of_fold) for fold, of_fold in folds.items()}
+
+    def chosen_without(left_out: int | None) -> Choice:
+        others = [fold for fold in folds if fold != left_out]
+        return _choose([case for fold in others for case in matched[fold]], sum(n_reference[f] for f in others), wish)
+
+    chosen = chosen_without(None)
+    mask = _rates(cases, [(case, case.in_mask) for of_fold in matched.values() for case in of_fold])
+    if len(folds) < 2:
+        one = "there is one fold only: no other to choose a point on, and rates on the cases it was chosen on flatter"
+        return NestedPoint(str(wish), one, chosen, mask=mask)
+    points = {fold: chosen_without(fold) for fold in folds}
+    kept = [
+        (case, case.keep(points[fold].point.min_confidence, points[fold].point.min_volume_cm3))
+        for fold, of_fold in matched.items()
+        for case in of_fold
+    ]
+    return NestedPoint(str(wish), "", chosen, points, _rates(cases, kept), mask)
+
+
+def _choose(cases: Sequence[KeptCandidates], n_reference: int, wish: Wish) -> Choice:
+    tried = [_tried(cases, volume) for volume in _smallest_volumes(cases)]
+    table = np.concatenate([np.zeros((0, 4)), *tried])
+    if not len(table):
+        table = np.zeros((1, 4))
+    confidence, volume, detected, false = table.T
+    met, *criteria = _criteria(wish, detected, false, n_reference, len(cases))
+    # The last key decides first.
+    best = int(np.lexsort((volume, -confidence, *criteria[::-1], ~met))[0])
+    return Choice(
+        wish=str(wish),
+        point=OperatingPoint(float(confidence[best]), float(volume[best])),
+        met=bool(met[best]),
+        note="" if met[best] else _what_instead(wish),
+        n_cases=len(cases),
+        n_reference=n_reference,
+        n_detected=int(detected[best]),
+        n_false_positive=int(false[best]),
+    )
+
+
+def _tried(cases: Sequence[KeptCandidates], volume: float) -> Floats:
+    """Return confidence, volume, lesions detected and false positives of each threshold; (thresholds, 4)."""
+    steps = merge_steps(cases, volume)
+    volumes = np.full(len(steps.confidences), volume)
+    return np.column_stack([steps.confidences, volumes, steps.pooled()[:, [DETECTED, FALSE]]])
+
+
+def _smallest_volumes(cases: Sequence[KeptCandidates]) -> list[float]:
+    volumes = [case.volume_cm3[case.false_positives(np.ones(len(case.volume_cm3), dtype=bool))] for case in cases]
+    all_volumes = np.concatenate([np.zeros(0), *volumes])
+    quantiles = np.quantile(all_volumes, VOLUME_QUANTILES) if len(all_volumes) else np.zeros(0)
+    return np.unique([0.0, *quantiles]).tolist()
+
+
+def _criteria(
+    wish: Wish, detected: Floats, false: Floats, n_reference: int, n_cases: int
+) -> tuple[Booleans, Floats] | tuple[Booleans, Floats, Floats]:
+    """Return for each threshold whether it meets a wish, and what shall be low, the most important first."""
+    limit = wish.value or 0.0
+    if wish.kind == F1:
+        return np.full(detected.shape, n_reference > 0), -2 * detected / np.maximum(detected + false + n_reference, 1)
+    if wish.kind == FP_PER_CASE:
+        met = false / max(n_cases, 1) <= limit
+        return met, np.where(met, -detected, false), np.where(met, false, -detected)
+    met = detected / max(n_reference, 1) >= limit
+    return met, np.where(met, false, -detected), np.where(met, -detected, false)
+
+
+def _what_instead(wish: Wish) -> str:
+    if wish.kind == FP_PER_CASE:
+        return "every threshold has more false positives per case; the one with the fewest was taken"
+    if wish.kind == SENSITIVITY:
+        return "no threshold finds so many lesions; the one with the highest sensitivity was taken"
+    return "there is no lesion to be found; the one with the highest confidence was taken"
+
+
+def _rates(cases: Sequence[CaseDetection], kept: Sequence[tuple[KeptCandidates, Booleans]]) -> PointRates:
+    """Return the rates of cases of which some candidates are kept, in the same order."""
+    counts = np.array([case.counts(of_case) for case, of_case in kept])
+    table = np.column_stack([counts, [case.n_reference for case in cases], np.ones(len(cases))])
+    sums = sums_by_patient([case.patient for case in cases], table).T
+    detected, false, volume, n_reference, n_cases = sums[[DETECTED, FALSE, FALSE_CM3, -2, -1]]
+
+    def estimate(numerator: Floats, denominator: Floats) -> Estimate:
+        total = denominator.sum()
+        interval = cluster_bootstrap(numerator.tolist(), denominator.tolist())
+        return Estimate(float(numerator.sum() / total) if total else None, interval)
+
+    def rate(numerator: Floats, denominator: Floats) -> Rate:
+        return rate_of(numerator.astype(int).tolist(), denominator.astype(int).tolist())
+
+    return PointRates(
+        n_cases=len(cases),
+        sensitivity=rate(detected, n_reference),
+        precision=rate(detected, detected + false),
+        f1=estimate(2 * detected, detected + false + n_reference),
+        false_positives_per_case=estimate(false, n_cases),
+        false_positive_cm3_per_case=estimate(volume, n_cases),
+    )
