@@ -18,8 +18,8 @@ from rectal_nnformer.evaluation.kept import (
     merge_steps,
     why_no_candidates,
 )
-from rectal_nnformer.evaluation.rates import Rate, cluster_bootstrap, rate_of
-from rectal_nnformer.evaluation.resampling import Estimate, sums_by_patient
+from rectal_nnformer.evaluation.rates import Rate
+from rectal_nnformer.evaluation.resampling import Estimate, estimate_ratio, rate_of_sums, sums_by_patient
 
 FP_PER_CASE, SENSITIVITY, F1 = "fp-per-case", "sensitivity", "f1"
 VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
@@ -228,19 +228,11 @@ def _rates(cases: Sequence[CaseDetection], kept: Sequence[tuple[KeptCandidates, 
     sums = sums_by_patient([case.patient for case in cases], table).T
     detected, false, volume, n_reference, n_cases = sums[[DETECTED, FALSE, FALSE_CM3, -2, -1]]
 
-    def estimate(numerator: Floats, denominator: Floats) -> Estimate:
-        total = denominator.sum()
-        interval = cluster_bootstrap(numerator.tolist(), denominator.tolist())
-        return Estimate(float(numerator.sum() / total) if total else None, interval)
-
-    def rate(numerator: Floats, denominator: Floats) -> Rate:
-        return rate_of(numerator.astype(int).tolist(), denominator.astype(int).tolist())
-
     return PointRates(
         n_cases=len(cases),
-        sensitivity=rate(detected, n_reference),
-        precision=rate(detected, detected + false),
-        f1=estimate(2 * detected, detected + false + n_reference),
-        false_positives_per_case=estimate(false, n_cases),
-        false_positive_cm3_per_case=estimate(volume, n_cases),
+        sensitivity=rate_of_sums(detected, n_reference),
+        precision=rate_of_sums(detected, detected + false),
+        f1=estimate_ratio(2 * detected, detected + false + n_reference),
+        false_positives_per_case=estimate_ratio(false, n_cases),
+        false_positive_cm3_per_case=estimate_ratio(volume, n_cases),
     )

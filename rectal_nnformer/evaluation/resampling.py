@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rectal_nnformer.evaluation.rates import SAME_RATE, Interval, draw_clusters
+from rectal_nnformer.evaluation.rates import SAME_RATE, Interval, Rate, cluster_bootstrap, draw_clusters, rate_of
 
 CURVE_SAMPLES = 2000
 """Draws for what is computed anew from all cases in each of them."""
@@ -45,6 +45,17 @@ def estimate_of(value: float, samples: Floats) -> Estimate:
         return Estimate(float(value), None)
     low, high = np.percentile(defined, [2.5, 97.5])
     return Estimate(float(value), (float(low), float(high)))
+
+
+def rate_of_sums(counts: Floats, totals: Floats) -> Rate:
+    """Return the rate whose successes and trials of each patient are whole numbers in these arrays."""
+    return rate_of(counts.astype(int).tolist(), totals.astype(int).tolist())
+
+
+def estimate_ratio(counts: Floats, totals: Floats) -> Estimate:
+    """Return the ratio of the sums over patients, as `cluster_bootstrap` takes them, with its interval."""
+    total = totals.sum()
+    return Estimate(float(counts.sum() / total) if total else None, cluster_bootstrap(counts.tolist(), totals.tolist()))
 
 
 def sums_by_patient(patients: Sequence[str], values: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -383,7 +383,9 @@ def _type_name(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def read_table(path: Path, columns: Sequence[str], what: str, remedy: str) -> list[tuple[int, dict[str, str]]]:
+def read_table(
+    path: Path, columns: Sequence[str], what: str, remedy: str, others: bool = False
+) -> list[tuple[int, dict[str, str]]]:
     """Return number and cells of each line of a CSV file in UTF-8, as `csv_text` or a spreadsheet writes it.
 
     Args:
@@ -391,6 +393,7 @@ def read_table(path: Path, columns: Sequence[str], what: str, remedy: str) -> li
         columns: Those that it must have, and that are returned; cells have no blanks around them and may be empty.
         what: What the file is, as in "The list of patients".
         remedy: As for `read_bytes`.
+        others: Whether to return the other columns of its first line, too.
 
     Raises:
         RectalError: It cannot be read, is no CSV, or lacks a column.
@@ -401,7 +404,8 @@ def read_table(path: Path, columns: Sequence[str], what: str, remedy: str) -> li
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in text.partition("\n")[0] else ",")
         if not set(columns) <= set(rows.fieldnames or ()):
             raise RectalError(f"{what} {path} needs a first line with the columns {' and '.join(columns)}.")
-        return [(rows.line_num, {name: _plain_cell(row[name] or "") for name in columns}) for row in rows]
+        names = [name for name in rows.fieldnames or () if name] if others else columns
+        return [(rows.line_num, {name: _plain_cell(row[name] or "") for name in names}) for row in rows]
     except RectalError:
         raise
     except (UnicodeDecodeError, csv.Error) as error:
