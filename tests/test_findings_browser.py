@@ -1,5 +1,7 @@
 """The page of findings in a real browser: narrow and wide, light and dark, its table and its sliders."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -7,7 +9,7 @@ from browser import chromium, needs_chromium, set_screen
 from report_runs import DATASET, FAR, NEAR, SMALL, SPACING_XYZ, mask_of
 from test_report_browser import CONTRASTS, HOSTILE, RUN_OVER, choose, find, texts
 
-from rectal_nnformer.evaluation.findings import find_lesions
+from rectal_nnformer.evaluation.findings import Slices, find_lesions
 from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.reporting.findings import PredictingModel, ScanFindings
 from rectal_nnformer.reporting.gallery import draw_found
@@ -20,9 +22,12 @@ def found(scan, *balls):
     mask = mask_of(balls)
     image = sitk.GetImageFromArray(np.random.default_rng(0).normal(300, 25, mask.shape) - 110 * mask)
     image.SetSpacing(SPACING_XYZ)
-    numbers = range(1, len(mask) + 1)
-    labels, lesions = find_lesions(mask, image, 0, numbers)
-    return ScanFindings(scan, lesions, clips=draw_found(scan, image, labels, lesions, 0, numbers))
+    slices = Slices(0, range(1, len(mask) + 1))
+    labels, lesions = find_lesions(mask, image, slices)
+    lesions = [replace(lesion, confidence=0.9 - lesion.label / 10) for lesion in lesions]
+    others = [replace(lesions[0], confidence=0.55, removed=True), replace(lesions[0], confidence=0.2)]
+    clips = draw_found(scan, image, labels, lesions, slices)
+    return ScanFindings(scan, lesions, clips=clips, others=others, entropy=0.3, disagreement=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +81,18 @@ def test_rows_can_be_chosen_and_sorted_and_lead_to_pictures(page):
     assert rows() == ["nothing found: 4 voxels in parts of fewer than 11 are no lesion"]
     assert find(page, "#case-count").text == "1 of 5 rows"
     choose(find(page, "#case-outcome"), "")
-    page.find_elements("css selector", "#case-table th button")[2].click()
-    assert texts(page, "#case-table tbody td:nth-child(3)")[:3] == sorted(
-        texts(page, "#case-table tbody td:nth-child(3)")[:3], key=float
+    page.find_elements("css selector", "#case-table th button")[3].click()
+    assert texts(page, "#case-table tbody td:nth-child(4)")[:3] == sorted(
+        texts(page, "#case-table tbody td:nth-child(4)")[:3], key=float
     )
     find(page, "#case-table tbody a").click()
     assert page.execute_script("return document.querySelector(':target .case-name').textContent") == HOSTILE
+
+
+def test_what_is_no_lesion_and_what_to_look_at_first_are_told(page):
+    kinds = texts(page, "#others tbody td:nth-child(2)")
+    assert sorted(kinds) == ["below the threshold"] * 2 + ["removed"] * 2
+    assert texts(page, "#first tbody td:nth-child(3)") == ["0.80", "0.80"]
 
 
 def test_each_lesion_has_its_slices(page):

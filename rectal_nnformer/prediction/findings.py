@@ -14,7 +14,8 @@ from rectal_nnformer.dicom.lesions import Algorithm, Lesion
 from rectal_nnformer.dicom.segmentations import write_segmentation
 from rectal_nnformer.dicom.series import DicomSeries
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.findings import find_lesions
+from rectal_nnformer.evaluation.candidates import read_candidates
+from rectal_nnformer.evaluation.findings import Finding, Slices, find_lesions, find_others, rate_lesions
 from rectal_nnformer.imaging.display import slice_axis
 from rectal_nnformer.imaging.masks import MIN_VOXELS
 from rectal_nnformer.imaging.reading import grid_differences, in_order_of, read_image
@@ -57,8 +58,14 @@ def describe_scan(scan: PredictedScan, labels: Sequence[int], model: PredictingM
         return ScanFindings(scan.scan, problem=f"its mask does not lie on its grid ({'; '.join(differences)})")
     tumor = np.isin(sitk.GetArrayViewFromImage(mask), labels)
     axis = 0 if scan.series else slice_axis(image)
-    numbers = scan.series.numbers if scan.series else range(1, tumor.shape[axis] + 1)
-    lesions, found = find_lesions(tumor, image, axis, numbers)
+    slices = Slices(axis, scan.series.numbers if scan.series else range(1, tumor.shape[axis] + 1))
+    lesions, found = find_lesions(tumor, image, slices)
+    others: list[Finding] = []
+    kept = read_candidates(scan.mask)
+    if kept is not None:
+        numbers = sitk.GetArrayViewFromImage(in_order_of(kept[0], image))
+        found = rate_lesions(lesions, found, numbers, kept[1])
+        others = find_others(lesions, numbers, kept[1], image, slices)
     if left_out := int(tumor.sum()) - sum(lesion.voxels for lesion in found):
         small = f"{plural(left_out, 'voxel')} in parts of fewer than {MIN_VOXELS} are no lesion"
     problems = _write_objects(scan, lesions, model)
@@ -68,7 +75,10 @@ def describe_scan(scan: PredictedScan, labels: Sequence[int], model: PredictingM
         unwritten="; ".join(problems),
         note="; ".join(filter(None, (scan.note, small if left_out else ""))),
         files=[path.name for path in (scan.mask, *scan.objects.values()) if path.exists()],
-        clips=draw_found(scan.scan, image, lesions, found, axis, numbers),
+        clips=draw_found(scan.scan, image, lesions, found, slices),
+        others=others,
+        entropy=kept[1].entropy if kept else None,
+        disagreement=kept[1].disagreement if kept else None,
     )
 
 

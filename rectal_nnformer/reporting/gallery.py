@@ -17,6 +17,7 @@ from skimage.measure import approximate_polygon, find_contours
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Component
+from rectal_nnformer.evaluation.findings import Slices
 from rectal_nnformer.imaging.display import (
     AXIAL,
     Hanging,
@@ -262,8 +263,7 @@ def draw_found(
     image: sitk.Image,
     labels: NDArray[np.int32],
     found: Sequence[Component],
-    axis: int,
-    numbers: Sequence[int],
+    slices: Slices,
 ) -> list[Clip]:
     """Return a clip for each lesion that was found in a scan, in the plane of its slices.
 
@@ -272,13 +272,15 @@ def draw_found(
         image: The scan.
         labels: The number of each voxel's lesion, 0 elsewhere, (z, y, x) as stored.
         found: The lesions.
-        axis: Axis of `labels` across the slices.
-        numbers: How viewers number the slices, along that axis.
+        slices: Of the scan.
     """
     if not found:
         return []
-    hanging = hanging_of(image, axis)
-    places = np.arange(labels.shape[axis]).reshape([-1 if other == axis else 1 for other in range(3)])
+    hanging = hanging_of(image, slices.axis)
+    along = [-1 if axis == slices.axis else 1 for axis in range(3)]
+    places = displayed(
+        np.broadcast_to(np.arange(labels.shape[slices.axis]).reshape(along), labels.shape), image, hanging
+    )
     shown = displayed(labels, image, hanging)
     nothing = np.zeros(shown.shape, np.int32)
     volume = _Volume(
@@ -288,7 +290,7 @@ def draw_found(
         lesions=nothing,
         predictions=shown,
         spacing=sitk.DICOMOrient(image, hanging.orientation).GetSpacing()[::-1],
-        numbers=[numbers[place] for place in displayed(np.broadcast_to(places, labels.shape), image, hanging)[:, 0, 0]],
+        numbers=[slices.numbers[place] for place in places[:, 0, 0]],
         hanging=hanging,
     )
     return [_draw(Subject("found", 0, case, component), volume, MOST_SLICES) for component in found]

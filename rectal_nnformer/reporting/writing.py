@@ -20,6 +20,7 @@ from rectal_nnformer.reporting.findings import (
     findings_json,
     findings_page,
     findings_rows,
+    other_rows,
 )
 from rectal_nnformer.reporting.gallery import BUDGET, draw_clips, fit_to_budget
 from rectal_nnformer.reporting.overlays import Example, draw_examples
@@ -150,7 +151,7 @@ def write_findings(scans: Sequence[ScanFindings], model: PredictingModel, folder
     date = datetime.now().astimezone().strftime(DATE_FORMAT)
     clips = fit_to_budget([clip for scan in scans for clip in scan.clips], BUDGET)
     write_json(folder / f"{name}.json", findings_json(scans, model, date))
-    write_text(folder / f"{name}.csv", csv_text(CSV_COLUMNS, findings_rows(scans)))
+    write_text(folder / f"{name}.csv", csv_text(CSV_COLUMNS, [*findings_rows(scans), *other_rows(scans)]))
     write_text(folder / f"{name}.html", findings_page(scans, clips, model, date))
 
 
