@@ -1,6 +1,9 @@
 """Candidates: lesions of the mask, places below it, how sure the network is, and what is kept of them."""
 
 import json
+import os
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,8 +25,10 @@ from rectal_nnformer.evaluation.candidates import (
     score_candidates,
     write_candidates,
 )
-from rectal_nnformer.evaluation.case_detection import CaseJob, score_case
+from rectal_nnformer.evaluation.case_detection import CaseJob, count_voxels, score_case
 from rectal_nnformer.evaluation.detection import detect_lesions
+from rectal_nnformer.evaluation.fold import evaluate_fold
+from rectal_nnformer.evaluation.log_odds import N_VALUES, read_counts
 from rectal_nnformer.imaging.masks import find_components, tumor_heads
 from rectal_nnformer.prediction.predictor import disagreement_of
 from rectal_nnformer.prediction.resampling import resample_log_odds, tumor_log_odds
@@ -204,7 +209,7 @@ def test_voxels_of_the_ignore_label_belong_to_no_candidate(predicted, log_odds):
     image = sitk.GetImageFromArray(values)
     image.CopyInformation(reference)
     sitk.WriteImage(image, str(predicted.reference))
-    job = CaseJob(**{**vars(predicted), "labels": (0, 1, 2), "ignore_label": 2})
+    job = replace(predicted, labels=(0, 1, 2), ignore_label=2)
     assert [one.label for one in score_case(job).candidates] == [2, 3]
 
 
@@ -215,3 +220,39 @@ def test_files_that_do_not_belong_together_are_refused(predicted, log_odds):
     record.write_text(json.dumps({**json.loads(record.read_text()), "candidates": []}))
     with pytest.raises(RectalError, match=r"mask.nii.gz numbers more candidates than .*json describes. Predict"):
         score_case(predicted)
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS"])
+def test_voxels_are_counted_from_probabilities_without_those_of_the_ignore_label(predicted, log_odds, orientation):
+    image = sitk.GetImageFromArray(log_odds)
+    image.CopyInformation(sitk.ReadImage(str(predicted.prediction)))
+    p = expit(sitk.GetArrayFromImage(sitk.DICOMOrient(image, orientation)).astype(np.float64))
+    np.savez_compressed(predicted.prediction.with_name("mask.npz"), probabilities=np.stack([1 - p, p]))
+    counts = count_voxels(predicted).counts
+    assert counts[0].sum(axis=1).tolist() == [log_odds.size - 64, 64]
+    assert counts[0][1].nonzero()[0].tolist() == [N_VALUES // 2 + round(64 * logit(0.3))]
+    values = np.zeros(SHAPE, np.uint8)
+    values[SURE], values[DOUBTFUL] = 2, 1
+    reference = sitk.GetImageFromArray(values)
+    reference.CopyInformation(sitk.ReadImage(str(predicted.prediction)))
+    sitk.WriteImage(reference, str(predicted.reference))
+    ignoring = replace(predicted, labels=(0, 1, 2), ignore_label=2)
+    assert count_voxels(ignoring).counts[0].sum(axis=1).tolist() == [log_odds.size - 128, 64]
+
+
+def test_counts_are_kept_until_masks_change(predicted, log_odds, tmp_path):
+    description = {"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}
+    references = tmp_path / "references"
+    references.mkdir()
+    predicted.reference.rename(references / "mask.nii.gz")
+    p = expit(log_odds.astype(np.float64))
+    np.savez_compressed(tmp_path / "mask.npz", probabilities=np.stack([1 - p, p]))
+    evaluate_fold(tmp_path, references, description, ["mask"])
+    assert read_counts(tmp_path).counts[0].sum() == log_odds.size
+    (tmp_path / "mask.npz").unlink()
+    evaluate_fold(tmp_path, references, description, ["mask"])
+    assert read_counts(tmp_path) is not None
+    later = time.time_ns() + 10**9
+    os.utime(predicted.prediction, ns=(later, later))
+    evaluate_fold(tmp_path, references, description, ["mask"])
+    assert read_counts(tmp_path) is None

@@ -18,7 +18,7 @@ from scipy.special import expit, logit
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Component, describe_components
 from rectal_nnformer.imaging.masks import MIN_VOXELS, Components, TumorHeads, bounding_box, find_components
-from rectal_nnformer.imaging.reading import read_image
+from rectal_nnformer.imaging.reading import in_order_of, read_image
 from rectal_nnformer.utils.files import staged_file, write_json
 from rectal_nnformer.utils.json_records import read_own
 
@@ -186,15 +186,13 @@ def log_odds_of(probabilities: NDArray[np.floating], tumor: TumorHeads) -> NDArr
     return odds.clip(-CERTAIN, CERTAIN).astype(np.float32)
 
 
-def candidates_of_probabilities(
-    file: Path, mask: sitk.Image, tumor: TumorHeads, labels: Sequence[int]
-) -> tuple[sitk.Image, CaseCandidates] | None:
-    """Return candidates, with the image of their numbers, from the probabilities that nnU-Net saved beside a mask.
+def read_log_odds(file: Path, mask: sitk.Image, tumor: TumorHeads, labels: Sequence[int]) -> sitk.Image | None:
+    """Return the log-odds of tumour from the probabilities that nnU-Net saved beside a mask, on the grid of these.
 
-    Their axes are as its reader read the image: as the mask's, or turned to RAS.
+    Its axes are as nnU-Net's reader read the scan: as the mask's, or turned to RAS.
 
     Args:
-        file: The `.npz` file; holds `probabilities` (head, *axes).
+        file: The `.npz` file; it holds `probabilities` (head, *axes).
         mask: The mask.
         tumor: Which of the heads are tumour.
         labels: Which of the mask's labels are.
@@ -207,13 +205,26 @@ def candidates_of_probabilities(
     with np.load(file, allow_pickle=False) as content:
         log_odds = log_odds_of(content["probabilities"], tumor)
     for turned in (mask, sitk.DICOMOrient(mask, "RAS")):
-        values = np.isin(sitk.GetArrayViewFromImage(turned), labels)
-        if values.shape == log_odds.shape and np.mean(values != (log_odds > 0)) < MOST_DIFFERENT:
-            numbers, found = find_candidates(log_odds, values)
-            image = sitk.GetImageFromArray(numbers)
-            image.CopyInformation(turned)
-            return image, found
+        is_tumor = np.isin(sitk.GetArrayViewFromImage(turned), labels)
+        if is_tumor.shape == log_odds.shape and np.mean(is_tumor != (log_odds > 0)) < MOST_DIFFERENT:
+            found = sitk.GetImageFromArray(log_odds)
+            found.CopyInformation(turned)
+            return found
     return None
+
+
+def candidates_of_probabilities(
+    file: Path, mask: sitk.Image, tumor: TumorHeads, labels: Sequence[int]
+) -> tuple[sitk.Image, CaseCandidates] | None:
+    """Return candidates, with the image of their numbers, from probabilities beside a mask, as `read_log_odds` does."""
+    log_odds = read_log_odds(file, mask, tumor, labels)
+    if log_odds is None:
+        return None
+    is_tumor = np.isin(sitk.GetArrayFromImage(in_order_of(mask, log_odds)), labels)
+    numbers, found = find_candidates(sitk.GetArrayViewFromImage(log_odds), is_tumor)
+    image = sitk.GetImageFromArray(numbers)
+    image.CopyInformation(log_odds)
+    return image, found
 
 
 def candidate_files(mask: Path) -> tuple[Path, Path]:

@@ -13,9 +13,11 @@ from rectal_nnformer.evaluation.candidates import (
     CaseCandidates,
     candidates_of_probabilities,
     read_candidates,
+    read_log_odds,
     score_candidates,
 )
 from rectal_nnformer.evaluation.detection import Component, Lesion, StrictCounts, detect_lesions
+from rectal_nnformer.evaluation.log_odds import LogOddsCounts, count_case
 from rectal_nnformer.imaging.masks import TumorHeads
 from rectal_nnformer.imaging.reading import grid_differences, in_order_of, read_image
 from rectal_nnformer.imaging.volumes import shape_problems
@@ -39,6 +41,11 @@ class CaseJob:
     ignore_label: int | None = None
     ignore_position: bool = False
     tumor_heads: TumorHeads | None = None
+
+    @property
+    def probabilities(self) -> Path:
+        """Where nnU-Net saves the probabilities of the prediction, if it is told to."""
+        return self.prediction.with_name(f"{self.case}.npz")
 
 
 @dataclass(frozen=True)
@@ -135,14 +142,31 @@ def score_case(job: CaseJob) -> CaseDetection:
     )
 
 
+def count_voxels(job: CaseJob) -> LogOddsCounts | None:
+    """Return what log-odds of tumour the voxels of a case got, from nnU-Net's probabilities; None without any."""
+    if job.tumor_heads is None or not job.probabilities.is_file():
+        return None
+    reference, predicted = _read_pair(job)
+    if predicted is None:
+        return None
+    found = read_log_odds(job.probabilities, predicted, job.tumor_heads, job.tumor_labels)
+    if found is None:
+        return None
+    labels, mask = (sitk.GetArrayFromImage(in_order_of(image, found)) for image in (reference, predicted))
+    if labels.shape != mask.shape:
+        return None
+    log_odds, prediction = sitk.GetArrayViewFromImage(found), np.isin(mask, job.tumor_labels)
+    spacing = found.GetSpacing()[::-1]
+    return count_case(log_odds, labels, prediction, job.tumor_labels, job.ignore_label, spacing)
+
+
 def _read_candidates(
     job: CaseJob, reference: sitk.Image, predicted: sitk.Image
 ) -> tuple[sitk.Image, CaseCandidates] | None:
     """Return the candidates beside a prediction, on the grid of the masks as they are laid over each other."""
     found = read_candidates(job.prediction)
     if found is None and job.tumor_heads is not None:
-        file = job.prediction.with_name(f"{job.case}.npz")
-        found = candidates_of_probabilities(file, predicted, job.tumor_heads, job.tumor_labels)
+        found = candidates_of_probabilities(job.probabilities, predicted, job.tumor_heads, job.tumor_labels)
     if found is None:
         return None
     numbers = in_order_of(found[0], reference)

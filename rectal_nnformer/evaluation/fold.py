@@ -1,6 +1,6 @@
 """Scoring the validation cases of a fold, or any folder of predictions, and keeping the result beside them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.case_detection import CaseDetection, CaseJob, score_case
+from rectal_nnformer.evaluation.case_detection import CaseDetection, CaseJob, count_voxels, score_case
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
+from rectal_nnformer.evaluation.log_odds import COUNTS_FILE, from_sparse, write_counts
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.imaging.masks import ignore_label, tumor_heads, tumor_labels
 from rectal_nnformer.utils.files import csv_text, write_json, write_text
@@ -75,8 +76,24 @@ def evaluate_fold(
     workers = min(num_processes, len(jobs) // CASES_PER_PROCESS)
     score = score_case if workers <= 1 else _score_in_one_thread
     result = summarize_cases(map_with_progress(score, jobs, workers, "Lesion detection"))
-    write_evaluation(result, Path(output_folder or validation_folder))
+    output = Path(output_folder or validation_folder)
+    write_evaluation(result, output)
+    _count_probabilities(jobs, output, workers)
     return result
+
+
+def _count_probabilities(jobs: Sequence[CaseJob], output: Path, workers: int) -> None:
+    """Count voxels by log-odds where nnU-Net saved the probabilities of every case, unless the validation just did."""
+    file = output / COUNTS_FILE
+    predicted = [job.prediction for job in jobs if job.prediction.is_file()]
+    if file.is_file() and all(path.stat().st_mtime_ns <= file.stat().st_mtime_ns for path in predicted):
+        return
+    file.unlink(missing_ok=True)  # of other masks
+    if not all(job.probabilities.is_file() for job in jobs):
+        return
+    counts = [one for one in map_with_progress(count_voxels, jobs, workers, "Calibration") if one is not None]
+    if len(counts) == len(jobs):
+        write_counts(sum(counts, from_sparse([], [])), output)
 
 
 def masks_in(folder: Path, ending: str) -> dict[str, Path]:

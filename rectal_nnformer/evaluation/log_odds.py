@@ -1,13 +1,17 @@
 """How many voxels a network gives which log-odds of tumour, with and without tumour in the reference."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import bounding_box
+from rectal_nnformer.utils.files import write_json
+from rectal_nnformer.utils.json_records import read_own
 
 STEPS_PER_UNIT = 64
 """Log-odds are rounded to 1/64, by which a probability changes by 0.004 at most."""
@@ -17,6 +21,8 @@ N_VALUES = 2 * MAX_LOG_ODDS * STEPS_PER_UNIT + 1
 LOG_ODDS = (np.arange(N_VALUES) - N_VALUES // 2) / STEPS_PER_UNIT
 NEAR_MM = 10.0
 """Voxels within this distance of a tumour, in reference or prediction, are near it."""
+COUNTS_FILE = "log_odds_counts.json"
+"""In a folder of masks: the counts of all of its cases."""
 REGIONS = ALL, NEAR = range(2)
 CLASSES = NO_TUMOR, TUMOR = range(2)
 
@@ -39,6 +45,29 @@ class LogOddsCounts:
         """Return the places, in the flattened array, that are not 0, and what stands there, for `from_sparse`."""
         places = np.flatnonzero(self.counts)
         return places, self.counts.ravel()[places]
+
+
+def count_case(
+    log_odds: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    prediction: NDArray[np.bool_],
+    tumor_labels: Sequence[int],
+    ignore_label: int | None,
+    spacing: Sequence[float],
+) -> LogOddsCounts:
+    """Return the counts of one case without the voxels of the ignore label; the arrays have one shape, (z, y, x).
+
+    Args:
+        log_odds: Of tumour.
+        labels: Of the reference.
+        prediction: Where the mask is tumour.
+        tumor_labels: Which labels are tumour.
+        ignore_label: Which label is not scored, None without one.
+        spacing: Voxel size in mm, in the order of the axes.
+    """
+    reference, scored = np.isin(labels, tumor_labels), labels != ignore_label
+    near = near_tumor(reference, prediction & scored, spacing)
+    return count_log_odds(log_odds[scored], reference[scored], near[scored])
 
 
 def count_log_odds(
@@ -82,3 +111,33 @@ def near_tumor(
     )
     near[box] = distance_transform_edt(~tumor[box], sampling=spacing) <= distance_mm
     return near
+
+
+@dataclass(frozen=True)
+class _SparseCounts:
+    """The content of `COUNTS_FILE`."""
+
+    places: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+def write_counts(counts: LogOddsCounts, folder: Path) -> None:
+    """Write the counts of the cases of a folder of masks."""
+    places, values = counts.sparse()
+    write_json(folder / COUNTS_FILE, asdict(_SparseCounts(tuple(places.tolist()), tuple(values.tolist()))))
+
+
+def read_counts(folder: Path) -> LogOddsCounts | None:
+    """Return the counts of the cases of a folder of masks; None where nothing was counted.
+
+    Raises:
+        RectalError: The file is damaged.
+    """
+    path, remedy = folder / COUNTS_FILE, "Validate the fold again (--val)."
+    if not path.is_file():
+        return None
+    read = read_own(_SparseCounts, path, remedy)
+    size = len(REGIONS) * len(CLASSES) * N_VALUES
+    if len(read.places) != len(read.counts) or not all(0 <= place < size for place in read.places):
+        raise RectalError(f"{path} cannot be used: places and counts do not go together. {remedy}")
+    return from_sparse(read.places, read.counts)

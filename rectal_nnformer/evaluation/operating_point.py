@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -20,11 +21,17 @@ from rectal_nnformer.evaluation.kept import (
 )
 from rectal_nnformer.evaluation.rates import Rate
 from rectal_nnformer.evaluation.resampling import Estimate, estimate_ratio, rate_of_sums, sums_by_patient
+from rectal_nnformer.utils.files import write_json
+from rectal_nnformer.utils.json_records import read_own
 
 FP_PER_CASE, SENSITIVITY, F1 = "fp-per-case", "sensitivity", "f1"
 VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
 """Of the volumes of all false positives: a smallest volume helps only by what it takes of them. Few, so that none is
 made to measure for a single lesion."""
+
+
+POINT_FILE = "operating_point.json"
+"""In a model's folder: the point by which it predicts."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,14 @@ class OperatingPoint:
 
     min_confidence: float
     min_volume_cm3: float
+
+    def takes(self, confidence: float, volume_cm3: float) -> bool:
+        """Whether a candidate is reported."""
+        return confidence >= self.min_confidence and volume_cm3 >= self.min_volume_cm3
+
+    def __str__(self) -> str:
+        smallest = f" and {self.min_volume_cm3:.3g} cm³" if self.min_volume_cm3 else ""
+        return f"a confidence of at least {self.min_confidence:.3f}{smallest}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,25 @@ class NestedPoint:
     folds: dict[int, Choice] | None = None
     nested: PointRates | None = None
     mask: PointRates | None = None
+
+
+def write_point(choice: Choice | None, model: Path) -> None:
+    """Write the point by which a model predicts into its folder; None removes what was there."""
+    if choice is None:
+        (model / POINT_FILE).unlink(missing_ok=True)
+    else:
+        write_json(model / POINT_FILE, asdict(choice))
+
+
+def read_point(model: Path) -> Choice | None:
+    """Return the point by which a model predicts, None where none was chosen.
+
+    Raises:
+        RectalError: The file is damaged.
+    """
+    path = model / POINT_FILE
+    remedy = "Choose it again with 'rectal_nnformer crossval --operating-point'."
+    return read_own(Choice, path, remedy) if path.is_file() else None
 
 
 def parse_wish(text: str) -> Wish:

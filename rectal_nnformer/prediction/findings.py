@@ -63,7 +63,7 @@ def describe_scan(scan: PredictedScan, labels: Sequence[int], model: PredictingM
     others: list[Finding] = []
     kept = read_candidates(scan.mask)
     if kept is not None:
-        numbers = sitk.GetArrayViewFromImage(in_order_of(kept[0], image))
+        numbers = sitk.GetArrayFromImage(in_order_of(kept[0], image))
         found = rate_lesions(lesions, found, numbers, kept[1])
         others = find_others(lesions, numbers, kept[1], image, slices)
     if left_out := int(tumor.sum()) - sum(lesion.voxels for lesion in found):

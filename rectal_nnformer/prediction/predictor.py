@@ -34,7 +34,8 @@ from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.candidates import CERTAIN, find_candidates, log_odds_of, write_candidates
-from rectal_nnformer.imaging.masks import tumor_heads, tumor_labels
+from rectal_nnformer.evaluation.log_odds import count_case, from_sparse
+from rectal_nnformer.imaging.masks import ignore_label, tumor_heads, tumor_labels
 from rectal_nnformer.nnunet.commands import interruptible
 from rectal_nnformer.nnunet.find_trainer import trainers_within_reach
 from rectal_nnformer.nnunet.source import add_options
@@ -90,6 +91,11 @@ class BatchedPredictor(nnUNetPredictor):
     batch_size = 0  # Windows; found when the first one was predicted.
     loaded: Mapping[str, Tensor] | None = None  # Which of the folds' weights are in the network.
     disagreement: float | None = None  # Of the folds about the last case.
+    reference: Callable[[str], Path] | None = None  # The reference of a case, where voxels are to be counted.
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.counts = from_sparse([], [])
 
     def _manage_input_and_output_lists(self, cases: str | list[list[str]], *arguments: Any, **options: Any) -> Any:
         """Replace a folder by its cases, each a list of its channels.
@@ -147,7 +153,12 @@ class BatchedPredictor(nnUNetPredictor):
         else:
             labels, log_odds = self._resampled(logits, properties, orders)
         writer = self.plans_manager.image_reader_writer_class()
-        numbers, found = find_candidates(log_odds, np.isin(labels, tumor_labels(self.dataset_json)))
+        tumor = np.isin(labels, tumor_labels(self.dataset_json))
+        if self.reference is not None:
+            reference = writer.read_seg(str(self.reference(Path(output).name)))[0][0]
+            told = tumor_labels(self.dataset_json), ignore_label(self.dataset_json), properties["spacing"]
+            self.counts += count_case(log_odds, reference, tumor, *told)
+        numbers, found = find_candidates(log_odds, tumor)
         found = replace(found, disagreement=self.disagreement)
         mask = Path(output + self.dataset_json["file_ending"])
         # The mask last: nnU-Net takes a case with a mask for done.

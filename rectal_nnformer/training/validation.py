@@ -11,6 +11,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
+from rectal_nnformer.evaluation.log_odds import COUNTS_FILE, from_sparse, write_counts
 from rectal_nnformer.nnunet.layout import SUMMARY_JSON, VALIDATION, PreprocessedDataset
 from rectal_nnformer.prediction.predictor import BatchedPredictor
 
@@ -21,7 +22,8 @@ CASES_BETWEEN_BARRIERS = 20
 def predict_fold(trainer: nnUNetTrainer, network: nn.Module, save_probabilities: bool) -> None:
     """Predict the validation cases of a trainer's fold into its folder `validation`, with their candidates.
 
-    In distributed training each process predicts its share.
+    There, too, goes what log-odds of tumour their voxels got, where every case has its reference. In distributed
+    training each process predicts its share.
     """
     predictor = BatchedPredictor(device=trainer.device, allow_tqdm=False)
     predictor.manual_initialization(
@@ -34,9 +36,21 @@ def predict_fold(trainer: nnUNetTrainer, network: nn.Module, save_probabilities:
         trainer.inference_allowed_mirroring_axes,
     )
     _, cases = trainer.do_split()
+    preprocessed = PreprocessedDataset(Path(trainer.preprocessed_dataset_folder_base))
+    references = {case: preprocessed.reference(case, trainer.dataset_json["file_ending"]) for case in cases}
+    counted = all(path.is_file() for path in references.values())
+    if counted:
+        predictor.reference = references.__getitem__
     predictor.predict_from_data_iterator(_cases(trainer, cases), save_probabilities)
+    counts = [predictor.counts]
     if trainer.is_ddp:
-        dist.barrier()
+        counts *= dist.get_world_size()
+        dist.all_gather_object(counts, predictor.counts)
+    folder = Path(trainer.output_folder) / VALIDATION
+    if trainer.local_rank == 0:
+        (folder / COUNTS_FILE).unlink(missing_ok=True)
+        if counted:
+            write_counts(sum(counts, from_sparse([], [])), folder)
 
 
 def _cases(trainer: nnUNetTrainer, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
