@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from checkpoints import write_checkpoint
 
 from rectal_nnformer import cli, prediction
+from rectal_nnformer.evaluation.candidates import find_candidates, write_candidates
 
 MODEL = ["-c", "3d_fullres", "-tr", "Trainer", "-p", "Plans"]
 
@@ -36,8 +37,8 @@ def write_scan(path, size=(20, 16, 8), number=0):
     return path
 
 
-def stand_in_for_nnunet(monkeypatch, tumor=np.zeros_like):
-    """Let predictions be made by a function of the image's array, on a machine with a GPU.
+def stand_in_for_nnunet(monkeypatch, tumor=np.zeros_like, log_odds=None):
+    """Let predictions be made by a function of the image's array, on a machine with a GPU; so may their log-odds.
 
     Returns:
         The images of each call of the predictor and its arguments; what is called later is added.
@@ -56,6 +57,8 @@ def stand_in_for_nnunet(monkeypatch, tumor=np.zeros_like):
                 predicted = sitk.GetImageFromArray(tumor(sitk.GetArrayFromImage(image)).astype(np.uint8))
                 predicted.CopyInformation(image)
                 sitk.WriteImage(predicted, str(mask))
+                if log_odds:
+                    write_candidates_of(mask, image, log_odds(sitk.GetArrayFromImage(image)))
         return 0
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -63,6 +66,14 @@ def stand_in_for_nnunet(monkeypatch, tumor=np.zeros_like):
     monkeypatch.setitem(sys.modules, "rectal_nnformer.prediction.predictor", predictor)
     monkeypatch.setattr(prediction, "predictor", predictor, raising=False)
     return calls
+
+
+def write_candidates_of(mask, image, log_odds):
+    """Write the candidates that are seen in log-odds on the grid of an image, beside a mask."""
+    numbers, found = find_candidates(log_odds, log_odds > 0)
+    numbered = sitk.GetImageFromArray(numbers)
+    numbered.CopyInformation(image)
+    write_candidates(mask, found, lambda path: sitk.WriteImage(numbered, path))
 
 
 def predict(*arguments):

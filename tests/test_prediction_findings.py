@@ -19,6 +19,7 @@ from rectal_nnformer.dicom.contours import read_regions
 from rectal_nnformer.dicom.segmentations import read_segments
 from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.evaluation.findings import largest_diameter
+from rectal_nnformer.evaluation.operating_point import Choice, OperatingPoint, write_point
 from rectal_nnformer.imaging.display import AXIAL, hanging_of, slice_axis
 from rectal_nnformer.imaging.display import SAGITTAL as HUNG_SAGITTAL
 
@@ -343,3 +344,87 @@ def test_where_nnunet_fails_nothing_is_told_to_be_found(tmp_path, studies, predi
     monkeypatch.setattr(prediction.predictor, "predict_folder", lambda model, arguments: 1)
     assert predict("-i", tmp_path / "in", *options) == 1
     assert "0 scans predicted" in capsys.readouterr().out and not list((tmp_path / "out").iterdir())
+
+
+# How sure
+
+
+SURE, HARDLY, BELOW = 2000, 1600, 1200
+
+
+@pytest.fixture
+def sure(monkeypatch):
+    """A network that is sure of voxels above 1900, hardly of those above 1500, and sees little in those above 1100."""
+    steps = (-9.0, -1.0, 0.5, 3.0)
+    return stand_in_for_nnunet(
+        monkeypatch,
+        lambda array: array > 1500,
+        lambda array: np.float32(np.take(steps, np.digitize(array, (1100, 1500, 1900)))),
+    )
+
+
+@pytest.fixture
+def doubtful_scan(tmp_path):
+    array = noise(NEAR, FAR)
+    array[FAR], array[np.s_[2:5, 20:24, 5:11]] = HARDLY, BELOW
+    path = tmp_path / "in/scan_0000.nii.gz"
+    path.parent.mkdir()
+    sitk.WriteImage(as_image(array, TILT, SPACING), str(path))
+    return path
+
+
+def findings_of(tmp_path):
+    (scan,) = json.loads((tmp_path / "out/findings.json").read_text())["scans"]
+    return scan
+
+
+def test_findings_tell_how_sure_the_network_is(tmp_path, sure, options, doubtful_scan):
+    assert predict("-i", doubtful_scan, *options) == 0
+    scan = findings_of(tmp_path)
+    assert [lesion["confidence"] for lesion in scan["lesions"]] == pytest.approx([0.953, 0.622], abs=1e-3)
+    (other,) = scan["others"]
+    assert (other["confidence"], other["removed"], other["voxels"]) == (pytest.approx(0.269, abs=1e-3), False, 72)
+    assert 0 < scan["entropy"] < 1 and scan["disagreement"] is None
+    rows = lines(tmp_path / "out/findings.csv")
+    assert [(row["kind"], row["lesion"], row["confidence"]) for row in rows] == [
+        ("lesion", "1", "0.9526"), ("lesion", "2", "0.6225"), ("below the threshold", "", "0.2689")
+    ]  # fmt: skip
+
+
+def test_the_operating_point_chooses_lesions_and_the_findings_keep_what_it_removed(
+    tmp_path, sure, options, doubtful_scan, capsys
+):
+    model = tmp_path / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    counts = {"n_cases": 1, "n_reference": 1, "n_detected": 1, "n_false_positive": 0}
+
+    def lesions_at(confidence, volume=0.0, *more):
+        write_point(Choice("f1", OperatingPoint(confidence, volume), True, "", **counts), model)
+        assert predict("-i", doubtful_scan, *options, *more) == 0
+        mask = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out/scan.nii.gz")))
+        scan = findings_of(tmp_path)
+        assert sum(lesion["voxels"] for lesion in scan["lesions"]) == mask.sum()
+        return len(scan["lesions"]), [other["removed"] for other in scan["others"]]
+
+    assert lesions_at(0.7) == (1, [True, False])
+    assert "a confidence of at least 0.700, chosen for f1" in capsys.readouterr().out
+    assert lesions_at(0.7, 0.0, "--continue_prediction") == (1, [True, False])
+    assert lesions_at(0.2, 0.0, "--continue_prediction") == (3, [])
+    assert lesions_at(0.2, 0.2, "--continue_prediction") == (1, [True, False])  # NEAR has 0.19 cm3, FAR 0.26
+    assert lesions_at(0.99, 0.0, "--continue_prediction") == (0, [True, True, False])
+    assert "2 lesions removed by the operating point" in capsys.readouterr().out
+    write_point(None, model)
+    assert predict("-i", doubtful_scan, *options, "--continue_prediction") == 0
+    assert len(findings_of(tmp_path)["lesions"]) == 2
+    assert "operating_point.json" not in {path.name for path in model.iterdir()}
+
+
+def test_where_nothing_is_known_the_operating_point_is_not_applied_and_that_is_told(
+    tmp_path, predicted, options, doubtful_scan
+):
+    model = tmp_path / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    write_point(Choice("f1", OperatingPoint(0.99, 0.0), True, "", 1, 1, 1, 0), model)
+    assert predict("-i", doubtful_scan, *options) == 0
+    scan = findings_of(tmp_path)
+    assert len(scan["lesions"]) == 2 and "the operating point was not applied" in scan["note"]
+    (model / "operating_point.json").write_text('{"wish": 1}')
+    assert predict("-i", doubtful_scan, *options) == 2

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from rectal_nnformer.dicom.series import DicomSeries
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.operating_point import Choice, read_point
 from rectal_nnformer.imaging.masks import label_values, tumor_labels
 from rectal_nnformer.imaging.reading import by, read_image
 from rectal_nnformer.imaging.volumes import VolumeCheck
@@ -21,6 +22,7 @@ from rectal_nnformer.nnunet.dataset_json import num_channels, read_dataset_json
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, IMAGE_DIGESTS, TRAINED_ON, ModelFolder, image_name
 from rectal_nnformer.nnunet.names import NIFTI
 from rectal_nnformer.prediction.findings import PredictedScan, describe_scan
+from rectal_nnformer.prediction.lesion_choice import choose_lesions
 from rectal_nnformer.prediction.scans import Scans, find_scans, prepare_scans, processes_for
 from rectal_nnformer.reporting.findings import NOTHING_FOUND, PredictingModel, ScanFindings
 from rectal_nnformer.reporting.writing import write_findings
@@ -45,6 +47,8 @@ NNUNETS_NOTES = ("dataset.json", "plans.json", "predict_from_raw_data_args.json"
 """What nnU-Net writes beside masks."""
 
 
+SEEN_BEFORE = "the model was trained on this scan"
+UNCHOSEN = "the operating point was not applied: how sure the network is of this scan is not known"
 SERIES_FILE, SERIES_COLUMNS = "series.csv", ("scan", "series_uid")
 """Which DICOM series each scan is."""
 
@@ -81,14 +85,15 @@ class PredictionJob:
     formats: Sequence[str] = (NIFTI,)
     keep_names: bool = False
 
-    def predicting_model(self) -> PredictingModel:
+    def predicting_model(self, point: Choice | None) -> PredictingModel:
         """Return what predicts, with the SHA-256 of the folds' checkpoints, one after the other."""
         digest = hashlib.sha256()
         for fold in self.folds:
             with (self.model.fold(fold).path / self.checkpoint).open("rb") as file:
                 while chunk := file.read(1 << 20):
                     digest.update(chunk)
-        return PredictingModel(self.model, self.folds, self.checkpoint, digest.hexdigest())
+        words = f"{point.point}, chosen for {point.wish}" if point else ""
+        return PredictingModel(self.model, self.folds, self.checkpoint, digest.hexdigest(), words)
 
 
 def predict(job: PredictionJob) -> int:
@@ -101,6 +106,7 @@ def predict(job: PredictionJob) -> int:
     """
     dataset_json = read_dataset_json(job.model.dataset_json, "Import or train the model again.")
     ending, labels = dataset_json["file_ending"], label_values(dataset_json, str(job.model.dataset_json))
+    point = read_point(job.model.path)
     scans = find_scans(job.scans, num_channels(dataset_json), job.planes, job.description, job.keep_names)
     step, first = job.part
     scans.cases = dict(list(scans.cases.items())[first::step])
@@ -125,6 +131,7 @@ def predict(job: PredictionJob) -> int:
 
         code = predictor.predict_folder(job.model.path, [*job.arguments, *here])
         _give_up_damaged(scans, masks, checks, labels)
+        unchosen = _choose_lesions(scans, masks, tumor_labels(dataset_json), point)
         _note_trained_on(folder / TRAINED_ON, masks, trained_on)
         predicted = [
             PredictedScan(
@@ -133,11 +140,11 @@ def predict(job: PredictionJob) -> int:
                 mask=masks[case],
                 series=next((image for image in sources if isinstance(image, DicomSeries)), None),
                 objects={kind: job.output / f"{case}_{kind}.dcm" for kind in job.formats if kind != NIFTI},
-                note="the model was trained on this scan" if case in trained_on else "",
+                note="; ".join(filter(None, (SEEN_BEFORE if case in trained_on else "", unchosen.get(case, "")))),
             )
             for case, sources in scans.cases.items()
         ]
-        model = job.predicting_model()
+        model = job.predicting_model(point)
         findings = _describe(scans, predicted, tumor_labels(dataset_json), model)
     _tell(job, findings)
     if code and not scans.cases:
@@ -173,6 +180,16 @@ def _give_up_damaged(
             (folder / name).unlink()
 
 
+def _choose_lesions(
+    scans: Scans, masks: Mapping[str, Path], labels: Sequence[int], point: Choice | None
+) -> dict[str, str]:
+    """Apply a model's operating point to masks; return why it could not be, for cases where that is so."""
+    if point is not None:
+        print(f"Lesions are what the model's operating point takes: {point.point}, chosen for {point.wish}.")
+    known = {case: choose_lesions(masks[case], labels, point.point if point else None) for case in scans.cases}
+    return {case: UNCHOSEN for case, chosen in known.items() if point is not None and not chosen}
+
+
 def _describe(
     scans: Scans, predicted: Sequence[PredictedScan], labels: Sequence[int], model: PredictingModel
 ) -> list[ScanFindings]:
@@ -188,6 +205,8 @@ def _tell(job: PredictionJob, findings: Sequence[ScanFindings]) -> None:
     failed = {scan.scan: scan.problem for scan in findings if scan.problem}
     unwritten = {scan.scan: scan.unwritten for scan in findings if scan.unwritten}
     print(f"{plural(len(findings) - len(failed), 'scan')} predicted into {job.output}.")
+    if removed := sum(other.removed for scan in findings for other in scan.others):
+        print(f"{plural(removed, 'lesion')} removed by the operating point; the findings tell them.")
     if without := [scan.scan for scan in findings if scan.outcome == NOTHING_FOUND]:
         objects = [kind for kind in job.formats if kind != NIFTI]
         print(f"No lesion{', so no ' if objects else ''}{' or '.join(objects)}: {some(without)}.")
