@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,9 +85,12 @@ def cluster_bootstrap(
     return float(low), float(high)
 
 
+@lru_cache(maxsize=1)  # several rates of the same patients take most of their time to draw the same samples
 def draw_clusters(n_clusters: int, n_samples: int, seed: int = BOOTSTRAP_SEED) -> NDArray[np.int64]:
     """Return how often each cluster is in each sample of as many, drawn with replacement; (samples, clusters).
 
-    That is all that matters, so the draws need not be stored one by one.
+    That is all that matters, so the draws need not be stored one by one. The array cannot be written to.
     """
-    return np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_samples)
+    draws = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_samples)
+    draws.flags.writeable = False
+    return draws

@@ -58,7 +58,7 @@ def estimate_ratio(counts: Floats, totals: Floats) -> Estimate:
     return Estimate(float(counts.sum() / total) if total else None, cluster_bootstrap(counts.tolist(), totals.tolist()))
 
 
-def sums_by_patient(patients: Sequence[str], values: NDArray[np.generic]) -> NDArray[np.generic]:
+def sums_by_patient(patients: Sequence[str], values: Floats) -> Floats:
     """Return the sums of the cases of each patient, in the order of their names, from (cases, columns)."""
     names, of_case = np.unique(np.array(patients, dtype=str), return_inverse=True)
     sums = np.zeros((len(names), *values.shape[1:]), dtype=values.dtype)
