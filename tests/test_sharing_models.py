@@ -31,6 +31,8 @@ from sharing_inputs import (
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import read_evaluation
+from rectal_nnformer.evaluation.log_odds import read_counts
+from rectal_nnformer.evaluation.operating_point import OperatingPoint, read_point
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.sharing import export_dataset, export_model, import_model, inspect_file
 from rectal_nnformer.sharing import model as models
@@ -49,6 +51,12 @@ BIASED = {"matrix": [[1.0]], "diagonal": [1.0], "mean_diagonal": 1.0, "drift": 0
 SIMILARITY = {**BIASED, "null": {"mean": [0.0], "p95": [0.1]}, "intervals": {"diagonal": [[0.5, 1.0]], "drift": None}}
 
 
+POINT = {
+    "wish": "f1", "point": {"min_confidence": 0.5, "min_volume_cm3": 0.25}, "met": True, "note": "",
+    "n_cases": 2, "n_reference": 2, "n_detected": 2, "n_false_positive": 0,
+}  # fmt: skip
+
+
 def results(folder):
     """What the validation of a fold leaves, with what must not travel in every free place."""
     case = {"case": CASES[0], "patient": "MRN4711", "note": "", "prediction_missing": False, "dice": 0.5}
@@ -56,6 +64,7 @@ def results(folder):
     case |= {"strict": {"n_detected": 1, "n_missed": 0, "n_false_positive": 1}, "false_positives": [LESION]}
     scored = {"size_bin": "0-5", "group": 1, "iou": 0.5, "detected": True, "detected_strict": True, "dice": 0.5}
     case["lesions"] = [{**LESION, **scored}]
+    case["candidates"] = [{**LESION, "confidence": 0.75, "in_mask": True, "shared_voxels": [5]}]
     reuse = {"first": "checkpoint_final.pth", "second": f"{folder}/weights.pt", "blocks": ["stage 0 block 0"]}
     reuse |= {"backbone": "smit", "second_backbone": "smit", "stages": [0], "num_crops": 4, "num_cases": 4, "note": ""}
     reuse |= {"debiased": SIMILARITY, "biased": BIASED, "settings": {"cases": list(CASES), "path": str(folder)}}
@@ -68,6 +77,7 @@ def results(folder):
             "metric_per_case": [{"reference_file": f"{folder}/x.nii.gz"}],
         },
         "validation/lesion_detection.json": {"cases": [case], "settings": {"path": str(folder)}},
+        "validation/log_odds_counts.json": {"places": [5, 9], "counts": [2, 1], "by": "hmueller"},
         "validation/attention_dilution.json": {**attention, "by": "hmueller"},
         "validation/feature_reuse.json": reuse,
         "attention_epochs.json": [{"epoch": 0, "stages": [STAGE]}],
@@ -88,6 +98,7 @@ def write_model(base):
         (folder / "fold_0" / name).write_text(json.dumps(content))
     for name in ("dataset.json", "dataset_fingerprint.json"):
         (folder / name).write_text(json.dumps(files[name]))
+    (folder / "operating_point.json").write_text(json.dumps({**POINT, "by": "hmueller"}))
     (folder / "plans.json").write_text(json.dumps(files[f"{PLANS}.json"]))
     (folder / "crossval_summary.csv").write_text(f"fold,case,patient,dice\n0,{CASES[0]},MRN4711,0.5\n")
     (folder / "report.html").write_text("<script>run</script><img src='data:PATIENT'>")
@@ -175,6 +186,9 @@ def test_results_arrive(sender, bundle):
     assert json.loads((validation / "summary.json").read_text()) == {"mean": {"1": {"Dice": None}}}
     (case,) = read_evaluation(validation).cases
     assert (case.case, case.patient, case.n_detected, case.lesions[0].iou) == (CASES[0], CASES[0], 1, 0.5)
+    assert (case.candidates[0].confidence, case.candidates[0].shared_voxels) == (0.75, (5,))
+    assert read_counts(validation).counts.sum() == 3
+    assert read_point(folder).point == OperatingPoint(0.5, 0.25)
     before, arrived = (json.loads((place / "attention_dilution.json").read_text()) for place in (ours, validation))
     assert arrived == {key: value for key, value in before.items() if key != "by"}
     assert json.loads((folder / "fold_0/attention_epochs.json").read_text()) == [{"epoch": 0, "stages": [STAGE]}]
@@ -192,7 +206,7 @@ def test_nothing_of_sender_or_patients_is_in_the_bytes(home, tmp_path, pseudonym
     assert [text for text in secrets | (set(CASES) if pseudonymize else set()) if text.encode() in content] == []
     assert pseudonymize or CASES[0].encode() in content
     checkpoints = {f"fold_{n}/checkpoint_final{ending}" for n in (0, 1) for ending in (".json", ".safetensors")}
-    expected = {"plans.json", "dataset.json", "dataset_fingerprint.json", *checkpoints}
+    expected = {"plans.json", "dataset.json", "dataset_fingerprint.json", "operating_point.json", *checkpoints}
     assert files.keys() == expected | {f"fold_0/{name}" for name in results(home)}
 
 

@@ -114,7 +114,7 @@ def near_tumor(
 
 
 @dataclass(frozen=True)
-class _SparseCounts:
+class SparseCounts:
     """The content of `COUNTS_FILE`."""
 
     places: tuple[int, ...]
@@ -124,7 +124,7 @@ class _SparseCounts:
 def write_counts(counts: LogOddsCounts, folder: Path) -> None:
     """Write the counts of the cases of a folder of masks."""
     places, values = counts.sparse()
-    write_json(folder / COUNTS_FILE, asdict(_SparseCounts(tuple(places.tolist()), tuple(values.tolist()))))
+    write_json(folder / COUNTS_FILE, asdict(SparseCounts(tuple(places.tolist()), tuple(values.tolist()))))
 
 
 def read_counts(folder: Path) -> LogOddsCounts | None:
@@ -136,7 +136,7 @@ def read_counts(folder: Path) -> LogOddsCounts | None:
     path, remedy = folder / COUNTS_FILE, "Validate the fold again (--val)."
     if not path.is_file():
         return None
-    read = read_own(_SparseCounts, path, remedy)
+    read = read_own(SparseCounts, path, remedy)
     size = len(REGIONS) * len(CLASSES) * N_VALUES
     if len(read.places) != len(read.counts) or not all(0 <= place < size for place in read.places):
         raise RectalError(f"{path} cannot be used: places and counts do not go together. {remedy}")

@@ -13,6 +13,8 @@ from rectal_nnformer.analysis import records
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation, write_evaluation
+from rectal_nnformer.evaluation.log_odds import COUNTS_FILE, SparseCounts
+from rectal_nnformer.evaluation.operating_point import POINT_FILE, Choice
 from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.nnunet import layout
 from rectal_nnformer.nnunet.patients import read_patients
@@ -28,11 +30,7 @@ from rectal_nnformer.utils.json_records import Record, T, json_text, load_json_f
 from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 
 CHECKPOINT = layout.CHECKPOINT_FINAL.removesuffix(".pth")
-TEXTS: dict[str, type[BaseModel]] = {
-    layout.DATASET_JSON: DatasetJson,
-    layout.PLANS_JSON: PlansJson,
-    layout.DATASET_FINGERPRINT: FingerprintJson,
-}
+OPTIONAL = (layout.DATASET_FINGERPRINT, POINT_FILE)
 
 Means: TypeAlias = dict[Text, Number | list[Number | None] | None]
 
@@ -56,9 +54,16 @@ class Analysis(RootModel[T], Generic[T]):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
 
 
+TEXTS: dict[str, type[BaseModel]] = {
+    layout.DATASET_JSON: DatasetJson,
+    layout.PLANS_JSON: PlansJson,
+    layout.DATASET_FINGERPRINT: FingerprintJson,
+    POINT_FILE: Analysis[Choice],
+}
 RESULTS: dict[str, type[BaseModel]] = {
     f"{layout.VALIDATION}/{layout.SUMMARY_JSON}": Scores,
     f"{layout.VALIDATION}/{EVALUATION_FILE}": EvaluatedCases,
+    f"{layout.VALIDATION}/{COUNTS_FILE}": Analysis[SparseCounts],
     f"{layout.VALIDATION}/{records.ATTENTION_FILE}": Analysis[records.AttentionRecord],
     f"{layout.VALIDATION}/{records.REUSE_FILE}": Analysis[records.ReuseRecord],
     records.EPOCHS_FILE: Analysis[tuple[records.EpochRecord, ...]],
@@ -123,8 +128,9 @@ def _bundle_of(
         export.removed["optimizer state and training curves of checkpoints"] += 1
         export.add(layout.DATASET_JSON, DatasetJson, load_json_file(model.dataset_json))
         plans = export.add(layout.PLANS_JSON, PlansJson, load_json_file(model.plans_file))
-        if (fingerprint := model.path / layout.DATASET_FINGERPRINT).is_file():
-            export.add(layout.DATASET_FINGERPRINT, FingerprintJson, load_json_file(fingerprint))
+        for name in OPTIONAL:
+            if (model.path / name).is_file():
+                export.add(name, TEXTS[name], load_json_file(model.path / name))
         chosen = model.folds() if folds is None else map(model.fold, sorted({str(fold) for fold in folds}))
         wanted = [fold for fold in chosen if folds or fold.checkpoint_final.is_file()]
         missing = [fold.name for fold in wanted if not fold.checkpoint_final.is_file()]
@@ -211,7 +217,7 @@ def _write_model(path: Path, written: Path, scratch: Path) -> None:
         folds = sorted({name.partition("/")[0] for name in files if "/" in name})
         needed = {layout.DATASET_JSON, layout.PLANS_JSON}
         needed |= {f"{fold}/{CHECKPOINT}{ending}" for fold in folds for ending in (".json", ".safetensors")}
-        possible = needed | {layout.DATASET_FINGERPRINT, *(f"{fold}/{name}" for fold in folds for name in RESULTS)}
+        possible = needed | {*OPTIONAL, *(f"{fold}/{name}" for fold in folds for name in RESULTS)}
         if not folds or not all(map(layout.FOLD_NAME.fullmatch, folds)) or not needed <= files.keys() <= possible:
             wrong = sorted(needed - files.keys() | files.keys() - possible)[:1]
             raise RectalError(f"The bundle lacks or has too much of a model: {wrong}.")
