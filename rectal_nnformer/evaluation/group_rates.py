@@ -88,7 +88,8 @@ def _adjusted(tests: Sequence[GroupTest]) -> list[GroupTest]:
 
 
 def _of_column(column: str, groups: dict[str, tuple[str, ...]], cases: Sequence[CaseDetection]) -> ColumnRates:
-    members = {name: [case for case in cases if case.case in set(names)] for name, names in groups.items()}
+    group_of = {case: name for name, of_group in groups.items() for case in of_group}
+    members = {name: [case for case in cases if group_of.get(case.case) == name] for name in groups}
     return ColumnRates(
         column=column,
         n_unknown=len(cases) - sum(map(len, members.values())),

@@ -105,8 +105,9 @@ def review_measures(cases: Sequence[CaseDetection]) -> list[MeasureReview]:
 
 def review_measure(measure: str, cases: Sequence[CaseDetection]) -> MeasureReview:
     """Return what one of `MEASURES` tells of the failures of the cases for which it is known."""
-    values = {case.case: value for case in cases if (value := MEASURES[measure](case)) is not None}
-    known, sure = [case for case in cases if case.case in values], np.array(list(values.values()), dtype=np.float64)
+    measured = [(case, MEASURES[measure](case)) for case in cases]
+    known = [case for case, value in measured if value is not None]
+    sure = np.array([value for _, value in measured if value is not None], dtype=np.float64)
     low_dice = np.array([case.dice is not None and case.dice <= LOW_DICE for case in known], dtype=bool)
     missed = np.array([case.n_missed > 0 for case in known], dtype=bool)
     with_tumor = np.array([case.n_reference > 0 for case in known], dtype=bool)
