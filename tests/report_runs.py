@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from rectal_nnformer.evaluation.fold import evaluate_fold
+from rectal_nnformer.evaluation.folder import evaluate_folder
 from rectal_nnformer.planning.accounting import tile_account
 from rectal_nnformer.planning.backbones import resolve_backbone
 
@@ -62,14 +63,36 @@ def write_volume(path, array):
 
 def write_scan(base, case, reference, seed=0):
     """Write image and reference of a case where nnU-Net keeps them."""
+    image, mask = scan_of(reference, seed)
+    write_volume(base / f"nnUNet_raw/{DATASET}/imagesTr/{case}_0000.nii.gz", image)
+    write_volume(base / f"nnUNet_preprocessed/{DATASET}/gt_segmentations/{case}.nii.gz", mask)
+
+
+def scan_of(reference, seed):
+    """Return the image of a case and its mask."""
     mask = mask_of(reference)
     noise = np.random.default_rng(seed).normal(300, 25, mask.shape)
     _, y, x = np.indices(mask.shape)
     width, height, _ = SIZE_XYZ
     body = np.square(2 * x / width - 1) + np.square(2 * y / height - 1) < 0.85
     image = np.where(body, noise - 110 * mask, 20).clip(0)
-    write_volume(base / f"nnUNet_raw/{DATASET}/imagesTr/{case}_0000.nii.gz", image.astype(np.int16))
-    write_volume(base / f"nnUNet_preprocessed/{DATASET}/gt_segmentations/{case}.nii.gz", mask.astype(np.uint8))
+    return image.astype(np.int16), mask.astype(np.uint8)
+
+
+def write_test_set(base, cases=CASES, patients=None):
+    """Write images, references and predictions of a test set, score them, and return the folder of the predictions."""
+    raw, predictions = base / "nnUNet_raw/Dataset502_External", base / "predictions"
+    for number, (case, (reference, prediction)) in enumerate(cases.items()):
+        image, mask = scan_of(reference, number)
+        write_volume(raw / f"imagesTs/{case}_0000.nii.gz", image)
+        write_volume(raw / f"labelsTs/{case}.nii.gz", mask)
+        write_volume(predictions / f"{case}.nii.gz", mask_of(prediction).astype(np.uint8))
+    (raw / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    if patients:
+        rows = "".join(f"{case},{patient}\n" for case, patient in patients.items())
+        (raw / "patients.csv").write_text(f"case,patient\n{rows}")
+    evaluate_folder(predictions, raw / "labelsTs", None, predictions, 1)
+    return predictions
 
 
 def plans(name="nnUNetRectalSMITPlans", network="smit"):

@@ -113,7 +113,7 @@ def test_the_command_ends_with_a_report(preprocessed, trained_by_nnunet, tmp_pat
 def test_trouble_with_the_report_does_not_lose_the_result(
     preprocessed, trained_by_nnunet, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("rectal_nnformer.reporting.writing.read_results", lambda folder: 1 / 0)
+    monkeypatch.setattr("rectal_nnformer.reporting.writing.read_scored", lambda *folders: 1 / 0)
     cli.main(COMMAND)
     printed = capsys.readouterr().out
     model = tmp_path / "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT_Scratch__Plans__3d_fullres"

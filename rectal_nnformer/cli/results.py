@@ -37,24 +37,37 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Write report.html about a trained model: what was found and missed, in numbers and pictures, on one page.
+    """Write report.html about a trained model, or about predictions that 'evaluate' scored, such as of a test set.
+
+    One page tells what was found and missed, in numbers and pictures.
 
     The page needs no other file and no network, and can be passed on. It shows the pictures of your patients, and the
     names of their cases.
     """
-    layout.ModelFolder.from_path(arguments.model)
+    preflight.check_reported(arguments.model)
+    if arguments.images:
+        layout.check_folder(arguments.images)
     if arguments.o:
         preflight.check_output_file(arguments.o)
     from rectal_nnformer.reporting.writing import write_report
 
-    print(f"The report is {write_report(arguments.model, arguments.o, arguments.np)}")
+    print(f"The report is {write_report(arguments.model, arguments.o, arguments.np, arguments.images)}")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", type=Path, help="folder of the model in nnUNet_results, which holds the folds"
+        "model",
+        metavar="FOLDER",
+        type=Path,
+        help="folder of the model in nnUNet_results, which holds the folds; or one that 'evaluate' wrote into",
     )
-    parser.add_argument("-o", metavar="FILE", type=Path, help="the page (default: report.html in MODEL)")
+    parser.add_argument("-o", metavar="FILE", type=Path, help="the page (default: report.html in FOLDER)")
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        type=Path,
+        help="images of scored predictions (default: imagesTs beside references in labelsTs)",
+    )
     add_processes(parser, default=2)
 
 
@@ -153,7 +166,11 @@ def _add_feature_reuse(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = (
     Command(evaluate, "score predictions against references, lesion by lesion", _add_evaluate),
-    Command(report, "write a page about a trained model: detection, pictures, attention, features, plan", _add_report),
+    Command(
+        report,
+        "write a page about a trained model or a scored test set: detection, pictures, attention, features, plan",
+        _add_report,
+    ),
     Command(compare, "compare trained models tumour by tumour", _add_compare),
     Command(
         attention, "measure how much attention goes to padding, of folds, pretrained or random weights", _add_attention

@@ -7,7 +7,7 @@ from pathlib import Path
 from rectal_nnformer.cli.command import Command
 from rectal_nnformer.cli.options import add_dataset, add_model, fold, natural_number
 from rectal_nnformer.nnunet import preflight
-from rectal_nnformer.nnunet.layout import ModelFolder, find_dataset, nnunet_folder
+from rectal_nnformer.nnunet.layout import EVALUATION_FILE, ModelFolder, find_dataset, nnunet_folder
 
 
 def export_dataset(arguments: argparse.Namespace) -> None:
@@ -110,7 +110,6 @@ def import_model(arguments: argparse.Namespace) -> None:
     """
     preflight.check_file(arguments.file)
     nnunet_folder("nnUNet_results")
-    from rectal_nnformer.evaluation.fold import EVALUATION_FILE
     from rectal_nnformer.sharing import import_model
 
     for folder in import_model(arguments.file):

@@ -13,11 +13,11 @@ from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.log_odds import COUNTS_FILE, from_sparse, write_counts
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.imaging.masks import ignore_label, tumor_heads, tumor_labels
+from rectal_nnformer.nnunet.layout import EVALUATION_FILE
 from rectal_nnformer.utils.files import csv_text, write_json, write_text
 from rectal_nnformer.utils.json_records import read_own
 from rectal_nnformer.utils.parallel import map_with_progress
 
-EVALUATION_FILE = "lesion_detection.json"
 CSV_FILE = "lesion_detection.csv"
 # Starting a process takes as long as scoring about this many cases.
 CASES_PER_PROCESS = 8
@@ -35,6 +35,7 @@ def evaluate_fold(
     num_processes: int = 1,
     output_folder: Path | None = None,
     ignore_position: bool = False,
+    compared: "ComparedFolders | None" = None,
 ) -> CohortDetection:
     """Score the predictions of a folder, lesion by lesion, and write `lesion_detection.json` and `.csv`.
 
@@ -48,6 +49,7 @@ def evaluate_fold(
         output_folder: Where the two files go; default the validation folder.
         ignore_position: Lay masks over each other that differ in origin or direction, as nnU-Net does with an image
             and its label. Its predictions have the geometry of the image.
+        compared: Is noted in the JSON file, for a report to find images and masks by.
 
     Raises:
         RectalError: There is no case, a reference is missing, or a mask cannot be scored (see `score_case`).
@@ -77,7 +79,7 @@ def evaluate_fold(
     score = score_case if workers <= 1 else _score_in_one_thread
     result = summarize_cases(map_with_progress(score, jobs, workers, "Lesion detection"))
     output = Path(output_folder or validation_folder)
-    write_evaluation(result, output)
+    write_evaluation(result, output, compared)
     _count_probabilities(jobs, output, workers)
     return result
 
@@ -106,10 +108,20 @@ def masks_in(folder: Path, ending: str) -> dict[str, Path]:
     return dict(sorted((file.name[: -len(ending)], file) for file in files))
 
 
-def write_evaluation(result: CohortDetection, folder: Path) -> None:
-    """Write `lesion_detection.json` and `lesion_detection.csv` into a folder."""
+@dataclass(frozen=True)
+class ComparedFolders:
+    """What `evaluate` compared, as absolute paths."""
+
+    predictions: Path
+    references: Path
+    dataset_json: Path
+
+
+def write_evaluation(result: CohortDetection, folder: Path, compared: ComparedFolders | None = None) -> None:
+    """Write `lesion_detection.json` and `lesion_detection.csv` into a folder, with what was compared if it is given."""
     settings = {"min_voxels": MIN_VOXELS, "min_iou": MIN_IOU, "connectivity": 26}
-    write_json(folder / EVALUATION_FILE, {**asdict(result), "settings": settings})
+    folders = {"compared": {name: str(path) for name, path in vars(compared).items()}} if compared else {}
+    write_json(folder / EVALUATION_FILE, {**asdict(result), "settings": settings, **folders})
     write_text(folder / CSV_FILE, csv_text(CSV_COLUMNS, [row for case in result.cases for row in _rows(case)]))
 
 
@@ -121,6 +133,22 @@ def read_evaluation(folder: Path) -> CohortDetection:
     """
     path = folder / EVALUATION_FILE
     return summarize_cases(read_own(_EvaluatedCases, path, "Validate the fold again (--val).").cases)
+
+
+def read_compared(folder: Path) -> ComparedFolders:
+    """Return what `evaluate` compared when it wrote into a folder.
+
+    Raises:
+        RectalError: It is not noted there.
+    """
+    return read_own(_EvaluatedFolders, folder / EVALUATION_FILE, "Run 'rectal_nnformer evaluate' again.").compared
+
+
+@dataclass(frozen=True)
+class _EvaluatedFolders:
+    """Of a lesion evaluation where the masks are."""
+
+    compared: ComparedFolders
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import evaluate_fold, masks_in
+from rectal_nnformer.evaluation.fold import ComparedFolders, evaluate_fold, masks_in
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import DATASET_JSON, TRAINED_ON, check_folder
@@ -73,6 +73,14 @@ def evaluate_folder(
             "the rates are too good for them. Score others, or use the cross-validation."
         )
     patients = read_patients(path.parent) or read_patients(reference_folder.resolve().parent)
+    compared = ComparedFolders(prediction_folder.resolve(), reference_folder.resolve(), path.resolve())
     return evaluate_fold(
-        prediction_folder, reference_folder, dataset_json, cases, patients, num_processes, output_folder
+        prediction_folder,
+        reference_folder,
+        dataset_json,
+        cases,
+        patients,
+        num_processes,
+        output_folder,
+        compared=compared,
     )

@@ -40,6 +40,8 @@ CASE_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
 TRAINED_ON = "trained_on.json"
 """Beside predicted masks: which training case each scan is that the model was trained on."""
+EVALUATION_FILE = "lesion_detection.json"
+"""What an evaluation found, in a fold's validation or wherever `evaluate` was told to write."""
 IMAGE_DIGESTS = "image_digests.json"
 """Digest of each training case's images, by which a scan is recognized: in a preprocessed dataset and its models."""
 
@@ -101,11 +103,16 @@ class ModelFolder:
         if not folder.is_dir():
             raise RectalError(f"There is no folder {path}. {remedy}.{most_alike(folder)}")
         model = cls.parse(folder)
-        if model is None or not model.plans_file.is_file():
+        if model is None or not is_model(folder):
             around = next(filter(None, map(cls.parse, folder.parents)), None)
             hint = f" Did you mean {around.path}?" if around is not None else ""
             raise RectalError(f"{path} is not the folder of a trained model with its {PLANS_JSON}. {remedy}.{hint}")
         return model
+
+    @property
+    def titles(self) -> tuple[str, str, str, str]:
+        """What pages call it: dataset, trainer, plans, configuration."""
+        return self.dataset, self.trainer, self.plans, self.configuration
 
     @property
     def name(self) -> str:
@@ -374,6 +381,23 @@ def cases_in(folder: Path) -> list[str]:
     """Return the cases in a folder of preprocessed data."""
     image, mask, _ = CASE_ENDINGS
     return sorted(path.name.removesuffix(image) for path in folder.glob(f"*{image}") if not path.name.endswith(mask))
+
+
+def images_beside(labels: Path) -> Path | None:
+    """Return the folder of the images that belong to a folder of masks in a raw dataset; None for other folders."""
+    images = {LABELS_TR: IMAGES_TR, LABELS_TS: IMAGES_TS}.get(labels.name)
+    return None if images is None else labels.with_name(images)
+
+
+def is_model(folder: Path) -> bool:
+    """Return whether a folder is that of a model, trained or being trained."""
+    model = ModelFolder.parse(folder.expanduser().resolve())
+    return model is not None and model.plans_file.is_file()
+
+
+def is_evaluated(folder: Path) -> bool:
+    """Return whether `evaluate` wrote into a folder, and not the validation of a fold."""
+    return (folder / EVALUATION_FILE).is_file() and FoldFolder.around(folder.resolve()) is None
 
 
 def image_name(case: str, ending: str, channel: int = 0) -> str:

@@ -23,6 +23,7 @@ from rectal_nnformer.nnunet.layout import (
     find_dataset,
     find_plans,
     folder_variables,
+    is_evaluated,
     most_alike,
     planned_model,
     trainers_folder,
@@ -229,6 +230,15 @@ def check_comparison(folders: Sequence[Path]) -> None:
         ModelFolder.from_path(folder)
     if len(different) < 2 or len(different) < len(folders):
         raise RectalError("A comparison needs two or more different models. Name the model folder of each, once.")
+
+
+def check_reported(folder: Path) -> None:
+    """Refuse a folder that is neither a trained model's nor one that `evaluate` wrote into."""
+    try:
+        if not is_evaluated(folder):
+            ModelFolder.from_path(folder)
+    except RectalError as error:
+        raise RectalError(f"{error} Or name a folder that 'rectal_nnformer evaluate' wrote into.") from None
 
 
 def check_input(place: Path) -> None:

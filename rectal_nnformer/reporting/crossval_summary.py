@@ -7,9 +7,9 @@ from pathlib import Path
 from rectal_nnformer.analysis.records import read_attention, read_reuse
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection
-from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
+from rectal_nnformer.evaluation.fold import read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
-from rectal_nnformer.nnunet.layout import image_name
+from rectal_nnformer.nnunet.layout import EVALUATION_FILE, image_name
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, attention_over_folds, reuse_over_folds
 from rectal_nnformer.reporting.overlays import Example
 from rectal_nnformer.reporting.results import check_distinct_cases, count_shared_patients, pool_folds, read_of_folds

@@ -200,7 +200,7 @@ def findings_page(scans: Sequence[ScanFindings], clips: Sequence[Clip], model: P
     outcomes = [scan.outcome for scan in scans]
     return html_page(
         "findings.html",
-        model.folder,
+        model.folder.titles,
         date,
         scans=scans,
         rows=findings_rows(scans),

@@ -29,7 +29,7 @@ from rectal_nnformer.imaging.display import (
 from rectal_nnformer.imaging.masks import find_components, ignore_label, tumor_labels
 from rectal_nnformer.imaging.reading import read_image
 from rectal_nnformer.reporting.overlays import displayed, read_mask
-from rectal_nnformer.reporting.results import ModelResults
+from rectal_nnformer.reporting.results import NO_FOLD, Results
 from rectal_nnformer.reporting.tables import cases_of
 from rectal_nnformer.utils.parallel import map_with_progress
 
@@ -57,7 +57,7 @@ Files = tuple[Path, Path, Path]
 class Subject:
     """What one card shows: a reference lesion with the numbers of those it was scored with, or a predicted one.
 
-    Predicted ones are false positives, or found where there is no reference; then the fold says nothing.
+    Predicted ones are false positives, or found where there is no reference; then the fold is `NO_FOLD`.
     """
 
     kind: Kind
@@ -129,7 +129,7 @@ class _Volume:
     hanging: Hanging = AXIAL
 
 
-def subjects_of(model: ModelResults) -> list[Subject]:
+def subjects_of(model: Results) -> list[Subject]:
     """Return everything worth a card: missed lesions, then detected ones, worst first, then false positives.
 
     Missed lesions and false positives are in the order of size, largest first.
@@ -145,7 +145,7 @@ def subjects_of(model: ModelResults) -> list[Subject]:
     return sorted(subjects, key=_rank)
 
 
-def draw_clips(model: ModelResults, num_processes: int = 1, budget: int = BUDGET) -> list[Clip]:
+def draw_clips(model: Results, num_processes: int = 1, budget: int = BUDGET) -> list[Clip]:
     """Return a clip for every subject, in their order; those without pictures say why.
 
     `budget` is in bytes of the page, for all pictures together.
@@ -293,7 +293,7 @@ def draw_found(
         numbers=[slices.numbers[place] for place in places[:, 0, 0]],
         hanging=hanging,
     )
-    return [_draw(Subject("found", 0, case, component), volume, MOST_SLICES) for component in found]
+    return [_draw(Subject("found", NO_FOLD, case, component), volume, MOST_SLICES) for component in found]
 
 
 def _draw(subject: Subject, volume: _Volume, most_slices: int) -> Clip:

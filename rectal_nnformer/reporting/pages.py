@@ -5,6 +5,7 @@ Templates of HTML escape whatever they are given; those of Markdown escape cells
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -14,7 +15,6 @@ from markupsafe import Markup
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
 from rectal_nnformer.evaluation.summary import patient_interval_words, rate_words
-from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.reporting import tables
 from rectal_nnformer.reporting.comparison import Comparison
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
@@ -30,7 +30,7 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-WORDS = (number, numbered, patient_interval_words, percent, percent_interval, plural, rate_words)
+WORDS = (number, numbered, patient_interval_words, percent, percent_interval, plural, rate_words, some)
 ENVIRONMENT.globals.update({function.__name__: function for function in WORDS})
 ENVIRONMENT.globals.update(MIN_IOU=MIN_IOU, MIN_VOXELS=MIN_VOXELS, SCALE_MM=SCALE_MM, tables=tables)
 ENVIRONMENT.filters.update(plain=plain, markdown=tables.markdown)
@@ -42,8 +42,8 @@ def render(template: str, **context: Any) -> str:
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def html_page(template: str, folder: ModelFolder, date: str, **context: Any) -> str:
-    """Return a page about a model, with the date as given, that needs no other file and no network."""
+def html_page(template: str, titles: Sequence[str], date: str, **context: Any) -> str:
+    """Return a page with what it is about and the date as given; it needs no other file and no network."""
     # Parts of this package, which hold nothing that would end their elements.
     assets = resources.files("rectal_nnformer.reporting") / "assets"
     style, script = ((assets / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
@@ -52,7 +52,7 @@ def html_page(template: str, folder: ModelFolder, date: str, **context: Any) -> 
         f"script-src 'sha256-{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
     return render(
-        template, folder=folder, date=date, policy=policy, style=Markup(style), script=Markup(script), **context
+        template, titles=titles, date=date, policy=policy, style=Markup(style), script=Markup(script), **context
     )
 
 
@@ -60,8 +60,8 @@ def _hash(content: str) -> str:
     return base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
 
 
-def crossval_page(summary: CrossvalSummary, picture: str) -> str:
-    """Return crossval_summary.md, with a picture by the file name beside it."""
+def crossval_page(summary: CrossvalSummary, picture: str, methods: str, claim: tables.Table | None) -> str:
+    """Return crossval_summary.md, with a picture by the file name beside it, and what a paper can take over."""
     analysed = {fold for stage in summary.attention for fold in stage.adi_of_folds}
     reused = summary.reuse.folds if summary.reuse else {}
     return render(
@@ -73,6 +73,8 @@ def crossval_page(summary: CrossvalSummary, picture: str) -> str:
         folds_without_attention=[fold for fold in summary.folds if fold not in analysed],
         folds_without_reuse=[fold for fold in summary.folds if fold not in reused],
         picture=picture,
+        methods=methods,
+        claim=claim,
     )
 
 

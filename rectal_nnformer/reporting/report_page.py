@@ -1,18 +1,14 @@
-"""What the template of the report shows of one trained model; the page needs no other file and no network."""
+"""What the template of the report shows of a trained model, or of scored predictions; the page needs no other file."""
 
 import inspect
 import itertools
 import math
-import platform
 import re
 from collections.abc import Sequence
-from contextlib import suppress
-from importlib import metadata
 from typing import Any
 
 from markupsafe import Markup
 
-from rectal_nnformer import __version__
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.evaluation.summary import detection_line
 from rectal_nnformer.nnunet.names import CUBIC
@@ -22,9 +18,17 @@ from rectal_nnformer.reporting import tables
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, attention_over_folds, reuse_over_folds
 from rectal_nnformer.reporting.charts import Series, heat_map, interval_chart, profile_chart
 from rectal_nnformer.reporting.gallery import Clip
+from rectal_nnformer.reporting.methods import claim_table, methods_text, software_versions, training_settings
 from rectal_nnformer.reporting.pages import html_page
-from rectal_nnformer.reporting.results import ModelResults, count_shared_patients, cubic_siblings, scans_seen_twice
-from rectal_nnformer.utils.files import read_json_if_whole
+from rectal_nnformer.reporting.results import (
+    NO_FOLD,
+    FolderResults,
+    ModelResults,
+    Results,
+    count_shared_patients,
+    cubic_siblings,
+    scans_seen_twice,
+)
 from rectal_nnformer.utils.text import number, percent
 
 OPEN_AT_MOST = 30
@@ -32,65 +36,73 @@ OPEN_AT_MOST = 30
 MOST_EPOCHS = 40
 TRIAL = "_CPU"
 """How trainers are called that are for trying things out."""
-PACKAGES = ("nnunetv2", "torch", "monai", "numpy", "scipy", "SimpleITK")
-SETTINGS = {
-    "num_epochs": "epochs",
-    "num_iterations_per_epoch": "iterations per epoch",
-    "batch_size": "batch size",
-    "initial_lr": "learning rate",
-    "weight_decay": "weight decay",
-    "warmup_epochs": "epochs of warm-up",
-    "pretrained": "pretrained encoder",
-    "tumor_aware": "tumour-aware augmentation",
-    "device": "trained on",
-    "gpu_name": "GPU",
-    "torch_version": "trained with torch",
-}
 
 
-def report_page(model: ModelResults, clips: Sequence[Clip], date: str) -> str:
+def report_page(results: Results, clips: Sequence[Clip], date: str) -> str:
     """Return the report as HTML, with the date as given."""
     cards = [(f"card-{place}", clip) for place, clip in enumerate(clips, start=1)]
     return html_page(
         "report.html",
-        model.folder,
+        results.titles,
         date,
-        model=model,
-        pooled=model.pooled,
-        detection_line=detection_line(model.pooled),
-        **_detection(model),
+        results=results,
+        pooled=results.pooled,
+        detection_line=detection_line(results.pooled),
+        **_detection(results),
         cards=cards,
         card_of={clip.subject.case: ident for ident, clip in reversed(cards)},
         without_picture=sum(not clip.pictures for clip in clips),
         open_at_most=OPEN_AT_MOST,
-        **_attention(model),
-        **_features(model),
-        plan=_planned(model),
-        settings=_training_settings(model),
-        versions={
-            "Python": platform.python_version(),
-            "rectal_nnformer": __version__,
-            **{name: version for name in PACKAGES if (version := _version(name))},
-        }.items(),
+        **(_trained(results) if isinstance(results, ModelResults) else {"model": None}),
+        trained_on=results.trained_on if isinstance(results, FolderResults) else (),
+        about=_about(results, date),
+        versions=software_versions().items(),
+        methods=methods_text(results),
+        claim=claim_table(results),
     )
 
 
-def _detection(model: ModelResults) -> dict[str, Any]:
-    pooled = model.pooled
+def _trained(model: ModelResults) -> dict[str, Any]:
+    """Return what there is to be told of a trained model alone."""
+    return {
+        "model": model,
+        "is_trial": model.folder.trainer.endswith(TRIAL),
+        "num_training": model.dataset_json.get("numTraining", 0),
+        "shared_patients": count_shared_patients(model.folds),
+        "scans_seen_twice": scans_seen_twice(model),
+        **_attention(model),
+        **_features(model),
+        "plan": _planned(model),
+        "settings": training_settings(model),
+    }
+
+
+def _about(results: Results, date: str) -> dict[str, str]:
+    """Return what made the predictions, by name."""
+    if isinstance(results, FolderResults):
+        known = {name.replace("_", " "): value for name, value in results.model.items()}
+        return {**(known or {"model": "not known: no findings.json beside the predictions"}), "report written": date}
+    names = ("dataset", "trainer", "plans", "configuration")
+    told = dict(zip(names, results.titles, strict=True))
+    return {**told, "folds": ", ".join(map(str, results.folds)), "report written": date}
+
+
+def _detection(results: Results) -> dict[str, Any]:
+    pooled = results.pooled
     rates = {"detected": pooled.detection_rate, "strict": pooled.strict.detection_rate, "cases": pooled.case_rate}
     described = [f"{name}: {tables.counts(rate, '-')}, {percent(rate.rate)}" for name, rate in rates.items()]
     sizes = {f"{name} cm³": rate for name, rate in pooled.size_bins.items()}
     words = {name: f"{tables.counts(rate, '')} detected" if rate.total else "no tumour" for name, rate in sizes.items()}
     described_sizes = [f"{name}: {what}" for name, what in words.items()]
+    headers = dict(tables.CASE_HEADERS)
+    if NO_FOLD in results.folds:
+        del headers["fold"]
     return {
-        "is_trial": model.folder.trainer.endswith(TRIAL),
-        "num_training": model.dataset_json.get("numTraining", 0),
-        "shared_patients": count_shared_patients(model.folds),
-        "scans_seen_twice": scans_seen_twice(model),
         "rates_chart": interval_chart("rates", "Detection rates with 95 % intervals", "; ".join(described), rates),
         "sizes_chart": interval_chart("sizes", "Detection rate by tumour volume", "; ".join(described_sizes), sizes),
+        "CASE_HEADERS": headers,
         "cases": sorted(
-            tables.case_table(model.folds, tables.CASE_HEADERS),
+            tables.case_table(results.folds, tables.CASE_HEADERS),
             key=lambda row: (-row["n_missed"], -row["n_false_positive"], row["case"]),
         ),
     }
@@ -219,18 +231,3 @@ def _planned(model: ModelResults) -> list[tuple[str, Any]]:
 def _columns(line: str) -> list[str]:
     """Return the columns of a line, which two or more spaces part."""
     return re.split(r"\s{2,}", line.strip())
-
-
-def _training_settings(model: ModelResults) -> list[tuple[str, str | None]]:
-    """Return what nnU-Net noted about the first fold's training; little of it is needed, and any of it may lack."""
-    content = read_json_if_whole(model.folder.fold(min(model.folds)).path / "debug.json")
-    noted = content if isinstance(content, dict) else {}
-    settings = [(words, str(noted[name])) for name, words in SETTINGS.items() if noted.get(name) not in (None, "None")]
-    return [*settings, ("planned by rectal_nnformer", model.plans.record.get("version"))]
-
-
-def _version(package: str) -> str | None:
-    """Return a package's version; None where it is not told, as by one that was copied into place."""
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version(package)
-    return None

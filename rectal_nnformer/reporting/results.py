@@ -1,5 +1,6 @@
-"""A trained model's folder in nnUNet_results: what it was made from, and what the validation of its folds found."""
+"""What a report tells of: a trained model with the validation of its folds, or predictions that were scored."""
 
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,31 +10,38 @@ from typing import Any
 
 from rectal_nnformer.analysis.records import AttentionRecord, ReuseRecord, read_attention, read_epochs, read_reuse
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
+from rectal_nnformer.evaluation.fold import ComparedFolders, masks_in, read_compared, read_evaluation
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
-from rectal_nnformer.nnunet.layout import IMAGE_DIGESTS, ModelFolder, PreprocessedDataset, RawDataset
+from rectal_nnformer.nnunet.layout import (
+    EVALUATION_FILE,
+    IMAGE_DIGESTS,
+    TRAINED_ON,
+    ModelFolder,
+    PreprocessedDataset,
+    RawDataset,
+    check_folder,
+    image_name,
+    images_beside,
+    is_evaluated,
+)
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.reporting.analyses import StageOverFolds, attention_over_folds, epochs_over_folds
 from rectal_nnformer.utils.files import read_json_if_whole
 from rectal_nnformer.utils.json_records import T
 
+NO_FOLD = -1
+"""The number under which scored predictions stand that are of no fold."""
+FINDINGS_FILE = "findings.json"
+
 
 @dataclass(frozen=True)
-class ModelResults:
-    """One trained model and what the validations of its evaluated folds found.
+class Results(ABC):
+    """Scored cases, by fold, and where their images and masks are."""
 
-    `attention`, `reuse` and `epochs` (attention dilution index by epoch and stage) are of the folds that were analysed.
-    """
-
-    folder: ModelFolder
     dataset_json: Mapping[str, Any]
-    plans: Plans
     folds: Mapping[int, CohortDetection]
-    attention: Mapping[int, AttentionRecord]
-    reuse: Mapping[int, ReuseRecord]
-    epochs: Mapping[int, Mapping[int, float | None]]
 
     @cached_property
     def pooled(self) -> CohortDetection:
@@ -45,12 +53,58 @@ class ModelResults:
         """How files of images and masks end, as in `dataset.json`."""
         return self.dataset_json["file_ending"]
 
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """The folder of results."""
+
+    @property
+    @abstractmethod
+    def titles(self) -> tuple[str, ...]:
+        """What it is called, and what tells more of it."""
+
+    @abstractmethod
     def image(self, case: str) -> Path:
         """The image of a case (first channel), which may be missing: raw data need not be at hand."""
+
+    @abstractmethod
+    def reference(self, case: str) -> Path:
+        """The reference mask of a case, which may be missing."""
+
+    @abstractmethod
+    def prediction(self, fold: int, case: str) -> Path:
+        """The prediction for a case, which may be missing."""
+
+
+@dataclass(frozen=True)
+class ModelResults(Results):
+    """One trained model and what the validations of its evaluated folds found.
+
+    `attention`, `reuse` and `epochs` (attention dilution index by epoch and stage) are of the folds that were analysed.
+    """
+
+    folder: ModelFolder
+    plans: Plans
+    attention: Mapping[int, AttentionRecord]
+    reuse: Mapping[int, ReuseRecord]
+    epochs: Mapping[int, Mapping[int, float | None]]
+
+    @property
+    def path(self) -> Path:
+        """The folder of the model."""
+        return self.folder.path
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Dataset, trainer, plans and configuration."""
+        return self.folder.titles
+
+    def image(self, case: str) -> Path:
+        """The image of a training case, in nnUNet_raw."""
         return RawDataset(self.folder.data_folder("nnUNet_raw")).image(case, self.file_ending)
 
     def reference(self, case: str) -> Path:
-        """The reference mask of a case, which may be missing."""
+        """The reference of a training case, in nnUNet_preprocessed or else in nnUNet_raw."""
         dataset = PreprocessedDataset(self.folder.data_folder("nnUNet_preprocessed"))
         preprocessed = dataset.reference(case, self.file_ending)
         if preprocessed.is_file():
@@ -58,8 +112,88 @@ class ModelResults:
         return RawDataset(self.folder.data_folder("nnUNet_raw")).label(case, self.file_ending)
 
     def prediction(self, fold: int, case: str) -> Path:
-        """The prediction for a validation case, which may be missing."""
+        """The prediction for a validation case."""
         return self.folder.fold(fold).validation / f"{case}{self.file_ending}"
+
+
+@dataclass(frozen=True)
+class FolderResults(Results):
+    """Predictions that `evaluate` compared with references, such as those of an external test set.
+
+    Attributes:
+        output: The folder that it wrote into.
+        compared: What it compared.
+        images: Folder of the images; None where none is known.
+        model: What `predict` noted of the model, empty for predictions from elsewhere.
+        trained_on: Scored cases that the model was trained on.
+    """
+
+    output: Path
+    compared: ComparedFolders
+    images: Path | None
+    model: Mapping[str, str]
+    trained_on: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The folder that `evaluate` wrote into."""
+        return self.output
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The folder of results, and the model where it is known."""
+        dataset = self.compared.references.parent.name
+        name = dataset if dataset.startswith("Dataset") else self.path.name
+        return name, *filter(None, (self.model.get(key) for key in ("trainer", "plans", "configuration")))
+
+    def image(self, case: str) -> Path:
+        """The image of a case, by nnU-Net's name for it or by its own."""
+        folder = self.images or Path("images")
+        named = folder / image_name(case, self.file_ending)
+        return named if named.is_file() else folder / f"{case}{self.file_ending}"
+
+    def reference(self, case: str) -> Path:
+        """The reference of a case."""
+        return self._masks[1].get(case, self.compared.references / f"{case}{self.file_ending}")
+
+    def prediction(self, fold: int, case: str) -> Path:
+        """The prediction for a case."""
+        return self._masks[0].get(case, self.compared.predictions / f"{case}{self.file_ending}")
+
+    @cached_property
+    def _masks(self) -> tuple[dict[str, Path], dict[str, Path]]:
+        folders = self.compared.predictions, self.compared.references
+        found = (masks_in(folder, self.file_ending) if folder.is_dir() else {} for folder in folders)
+        return next(found), next(found)
+
+
+def read_scored(path: Path, images: Path | None = None) -> Results:
+    """Read what a report tells of: a model folder, or a folder that `evaluate` wrote into.
+
+    Args:
+        path: The folder.
+        images: Folder of the images of scored predictions; None takes that beside the references, in a raw dataset.
+
+    Raises:
+        RectalError: It is neither, a fold of it has not been evaluated, or a file in it is damaged.
+    """
+    if not is_evaluated(path):
+        return read_results(path)
+    result, compared = read_evaluation(path), read_compared(path)
+    if images is not None:
+        check_folder(images)
+    noted = read_json_if_whole(compared.predictions / FINDINGS_FILE)
+    model = noted.get("model") if isinstance(noted, dict) else None
+    trained_on = read_json_if_whole(compared.predictions / TRAINED_ON)
+    return FolderResults(
+        dataset_json=read_dataset_json(compared.dataset_json, "Run 'rectal_nnformer evaluate' again."),
+        folds={NO_FOLD: result},
+        output=path.resolve(),
+        compared=compared,
+        images=images or images_beside(compared.references),
+        model={str(key): str(value) for key, value in model.items()} if isinstance(model, dict) else {},
+        trained_on=tuple(case.case for case in result.cases if case.case in (trained_on or {})),
+    )
 
 
 def read_results(path: Path) -> ModelResults:

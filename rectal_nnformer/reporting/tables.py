@@ -30,8 +30,9 @@ def markdown(table: Table) -> str:
 
 
 def fold_table(folds: Mapping[int, CohortDetection], pooled: CohortDetection) -> Table:
-    """Return the lesion detection of each fold and of all."""
-    return _detection_table("fold", {**{str(fold): folds[fold] for fold in folds}, "all": pooled}, "Validation folds")
+    """Return the lesion detection of each fold and of all; of scored predictions, which have none, that of all."""
+    by_fold = {str(fold): folds[fold] for fold in folds if fold >= 0}
+    return _detection_table("fold", {**by_fold, "all": pooled}, "Validation folds" if by_fold else "All cases")
 
 
 def _detection_table(first: str, cohorts: Mapping[str, CohortDetection], caption: str) -> Table:

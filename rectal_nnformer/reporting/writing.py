@@ -9,7 +9,7 @@ from typing import Any
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.imaging.masks import tumor_labels
-from rectal_nnformer.nnunet.layout import VALIDATION, fold_name
+from rectal_nnformer.nnunet.layout import VALIDATION, fold_name, is_model
 from rectal_nnformer.reporting.comparison import Comparison
 from rectal_nnformer.reporting.comparison_figure import comparison_figure
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary, examples_of, summarize_folds
@@ -23,10 +23,11 @@ from rectal_nnformer.reporting.findings import (
     other_rows,
 )
 from rectal_nnformer.reporting.gallery import BUDGET, draw_clips, fit_to_budget
+from rectal_nnformer.reporting.methods import claim_table, methods_text
 from rectal_nnformer.reporting.overlays import Example, draw_examples
 from rectal_nnformer.reporting.pages import comparison_page, crossval_page
 from rectal_nnformer.reporting.report_page import report_page
-from rectal_nnformer.reporting.results import read_results
+from rectal_nnformer.reporting.results import read_results, read_scored
 from rectal_nnformer.reporting.tables import CASE_COLUMNS, case_table
 from rectal_nnformer.utils.files import csv_text, staged_file, write_json, write_text
 
@@ -36,31 +37,35 @@ COMPARISON_NAME = "compare"
 DATE_FORMAT = "%d %B %Y, %H:%M"
 
 
-def write_report(model_folder: Path, output: Path | None = None, num_processes: int = 1) -> Path:
-    """Write `report.html` about a trained model: one page of less than 25 MB that needs no other file and no network.
+def write_report(
+    model_folder: Path, output: Path | None = None, num_processes: int = 1, images: Path | None = None
+) -> Path:
+    """Write `report.html` about a trained model, or about predictions that `evaluate` scored.
 
-    Images are read from nnUNet_raw, references from nnUNet_preprocessed, beside nnUNet_results or where the variables
-    point; without them there are no pictures, and the page says so.
+    It is one page of less than 25 MB that needs no other file and no network. Images of a model's cases are read from
+    nnUNet_raw, references from nnUNet_preprocessed, beside nnUNet_results or where the variables point; without them
+    there are no pictures, and the page says so.
 
     Args:
-        model_folder: Folder of the model in nnUNet_results, which holds the folds.
-        output: The file; None takes `report.html` in the model folder.
+        model_folder: Folder of the model in nnUNet_results, which holds the folds; or one that `evaluate` wrote into.
+        output: The file; None takes `report.html` in that folder.
         num_processes: At most so many processes draw the pictures.
+        images: Folder of the images of scored predictions; None takes imagesTs beside references in labelsTs.
 
     Returns:
         The file.
 
     Raises:
-        RectalError: It is not the folder of a trained and evaluated model, or a file in it is damaged.
+        RectalError: It is neither, or a file in it is damaged.
 
     Example:
         >>> write_report(model_folder).name
         'report.html'
     """
-    model = read_results(model_folder)
-    path = output or model.folder.path / REPORT_FILE
-    clips = draw_clips(model, num_processes)
-    write_text(path, report_page(model, clips, datetime.now().astimezone().strftime(DATE_FORMAT)))
+    results = read_scored(model_folder, images)
+    path = output or results.path / REPORT_FILE
+    clips = draw_clips(results, num_processes)
+    write_text(path, report_page(results, clips, datetime.now().astimezone().strftime(DATE_FORMAT)))
     return path
 
 
@@ -121,7 +126,11 @@ def write_crossval_summary(
     }
     write_json(paths["json"], content)
     write_text(paths["csv"], csv_text(CASE_COLUMNS, case_table(summary.folds, CASE_COLUMNS)))
-    write_text(paths["md"], crossval_page(summary, paths["png"].name))
+    # A folder that is no model's, as in a script, has the numbers and no methods.
+    model = read_results(model_folder) if is_model(model_folder) else None
+    described = replace(model, folds=summary.folds) if model else None
+    methods, claim = (methods_text(described), claim_table(described)) if described else ("", None)
+    write_text(paths["md"], crossval_page(summary, paths["png"].name, methods, claim))
     return summary
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from rectal_nnformer.analysis import records
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection
-from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation, write_evaluation
+from rectal_nnformer.evaluation.fold import read_evaluation, write_evaluation
 from rectal_nnformer.evaluation.log_odds import COUNTS_FILE, SparseCounts
 from rectal_nnformer.evaluation.operating_point import POINT_FILE, Choice
 from rectal_nnformer.evaluation.summary import summarize_cases
@@ -62,7 +62,7 @@ TEXTS: dict[str, type[BaseModel]] = {
 }
 RESULTS: dict[str, type[BaseModel]] = {
     f"{layout.VALIDATION}/{layout.SUMMARY_JSON}": Scores,
-    f"{layout.VALIDATION}/{EVALUATION_FILE}": EvaluatedCases,
+    f"{layout.VALIDATION}/{layout.EVALUATION_FILE}": EvaluatedCases,
     f"{layout.VALIDATION}/{COUNTS_FILE}": Analysis[SparseCounts],
     f"{layout.VALIDATION}/{records.ATTENTION_FILE}": Analysis[records.AttentionRecord],
     f"{layout.VALIDATION}/{records.REUSE_FILE}": Analysis[records.ReuseRecord],
@@ -183,7 +183,7 @@ def _case_names(model: layout.ModelFolder, pseudonymize: bool) -> dict[str, str]
     cases |= patients.keys()
     for folder in (fold.validation for fold in model.folds()):
         cases |= {path.name.partition(".")[0] for path in folder.glob("*.nii.gz")}
-        if is_there(folder / EVALUATION_FILE):
+        if is_there(folder / layout.EVALUATION_FILE):
             cases |= {case.case for case in read_evaluation(folder).cases}
     if is_there(splits := layout.PreprocessedDataset(preprocessed).splits):
         cases |= {case for fold in read_splits(splits) for case in (*fold.train, *fold.val)}

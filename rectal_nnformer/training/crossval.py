@@ -11,13 +11,14 @@ from rectal_nnformer.analysis.on_demand import dilution_of_fold, reuse_of_fold
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import EVALUATION_FILE, evaluate_fold, read_evaluation
+from rectal_nnformer.evaluation.fold import evaluate_fold, read_evaluation
 from rectal_nnformer.networks.checkpoint_file import check_checkpoints
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
 from rectal_nnformer.nnunet.case_files import check_properties
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import (
+    EVALUATION_FILE,
     FoldFolder,
     ModelFolder,
     PreprocessedDataset,
