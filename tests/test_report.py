@@ -160,7 +160,7 @@ def test_the_page_is_sound_for_screen_readers(page):
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
     charts = [attributes for attributes in outline.all("svg") if attributes.get("role") == "img"]
-    assert len(charts) == 5 and all("aria-labelledby" in chart for chart in charts)
+    assert len(charts) == 6 and all("aria-labelledby" in chart for chart in charts)
 
 
 def test_slices_are_told_in_words(page):

@@ -232,6 +232,7 @@ def crossval(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         gpus=arguments.gpus,
         save_probabilities=arguments.npz,
+        operating_point=arguments.operating_point,
     )
     print(f"{detection_line(summary.pooled)}\nThe summary is {model_folder / 'crossval_summary.md'}")
     print(try_report(model_folder))
@@ -251,6 +252,12 @@ def _add_crossval(parser: argparse.ArgumentParser) -> None:
         help="GPU numbers; folds are trained side by side, one on each GPU",
     )
     parser.add_argument("--npz", action="store_true", help="save the validation probabilities, as nnUNetv2_train --npz")
+    parser.add_argument(
+        "--operating-point",
+        metavar="WISH",
+        help="which lesions predict counts, chosen on the folds: fp-per-case=0.5 (at most so many false positives per "
+        "case), sensitivity=0.95 (at least so many found), f1, or none (all of the mask; default: as chosen before)",
+    )
 
 
 def weights(arguments: argparse.Namespace) -> None:

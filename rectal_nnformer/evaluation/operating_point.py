@@ -30,6 +30,8 @@ VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
 made to measure for a single lesion."""
 
 
+NO_POINT = "none"
+"""In place of a wish: lesions are those of the mask."""
 POINT_FILE = "operating_point.json"
 """In a model's folder: the point by which it predicts."""
 

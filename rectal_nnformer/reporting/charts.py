@@ -7,6 +7,7 @@ of their lines, not by colour alone. The numbers stand in a table beside each ch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup
 
@@ -22,6 +23,7 @@ DARKEST, LIGHTEST = (8, 48, 107), (239, 244, 251)
 LINE = Markup('<line x1="{:.6g}" y1="{:.6g}" x2="{:.6g}" y2="{:.6g}" class="{}"/>')
 TEXT = Markup('<text x="{:.6g}" y="{:.6g}" text-anchor="{}">{}</text>')
 LABEL = Markup('<text x="{:.6g}" y="{:.6g}" text-anchor="end" class="strong">{}</text>')
+BAND = Markup('<polygon points="{}" class="band style-{}"/>')
 IN_CELL = Markup('<text x="{:.6g}" y="{:.6g}" text-anchor="middle" fill="{}" class="in-cell">{:.2f}</text>')
 CIRCLE = Markup('<circle cx="{:.6g}" cy="{:.6g}" r="{}" class="mark style-{}"/>')
 PATH = Markup('<path d="{}" class="mark style-{}"/>')
@@ -99,9 +101,7 @@ def profile_chart(
         middle, style = 12 + 20 * number, one.style % len(SHAPES)
         shapes.append(LINE.format(left, middle, left + 30, middle, f"line style-{style}"))
         shapes.append(_mark(left + 15, middle, style))
-        # The table beside the chart has the whole name.
-        name = one.name if len(one.name) <= LEGEND_CHARACTERS else f"{one.name[: LEGEND_CHARACTERS - 1]}…"
-        shapes.append(TEXT.format(left + 40, middle + 4, "start", name))
+        shapes.append(TEXT.format(left + 40, middle + 4, "start", _short(one.name)))
     for tick in (low + (high - low) * i / 4 for i in range(5)):
         shapes.append(LINE.format(left, y(tick), WIDTH - right, y(tick), "grid"))
         shapes.append(TEXT.format(left - 8, y(tick) + 4, "end", f"{tick:.3g}"))
@@ -110,6 +110,71 @@ def profile_chart(
     shapes.append(TEXT.format(left + (WIDTH - left - right) / 2, bottom + 36, "middle", axis_title))
     for one in series:
         shapes += _drawn_series(one, x, y)
+    return _svg(ident, title, description, bottom + 44, shapes)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a plane: its title, its bounds, where it is told what, and whether its values stand by logarithm."""
+
+    title: str
+    low: float
+    high: float
+    ticks: Mapping[float, str]
+    log: bool = False
+
+    def share(self, value: float) -> float:
+        """Return where a value lies, from 0 at the low bound to 1 at the high one, which values beyond are moved to."""
+        bounded = min(max(value, self.low), self.high)
+        low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, bounded))
+        return (at - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Points (x, y) in a plane: joined by a line, each a mark, or the outline of a band; `style` as of a `Series`."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    kind: Literal["line", "marks", "band"] = "line"
+    style: int = 0
+
+
+def plane_chart(ident: str, title: str, description: str, drawings: Sequence[Drawing], x: Axis, y: Axis) -> Markup:
+    """Return lines, marks and bands in a plane; each with a name has its line in the legend above."""
+    left, right, height = 52, 14, 230
+    named = [drawing for drawing in drawings if drawing.name]
+    top = 14 + 20 * len(named)
+    bottom = top + height
+
+    def place(point: tuple[float, float]) -> tuple[float, float]:
+        return left + (WIDTH - left - right) * x.share(point[0]), bottom - height * y.share(point[1])
+
+    shapes = []
+    for number, drawing in enumerate(named):
+        middle = 12 + 20 * number
+        if drawing.kind == "marks":
+            shapes.append(_mark(left + 15, middle, drawing.style))
+        else:
+            kind = "line" if drawing.kind == "line" else "whisker"
+            shapes.append(LINE.format(left, middle, left + 30, middle, f"{kind} style-{drawing.style}"))
+        shapes.append(TEXT.format(left + 40, middle + 4, "start", _short(drawing.name)))
+    for value, words in x.ticks.items():
+        at, _ = place((value, y.low))
+        shapes.append(LINE.format(at, top, at, bottom, "grid"))
+        shapes.append(TEXT.format(at, bottom + 18, "middle", words))
+    for value, words in y.ticks.items():
+        _, at = place((x.low, value))
+        shapes.append(LINE.format(left, at, WIDTH - right, at, "grid"))
+        shapes.append(TEXT.format(left - 8, at + 4, "end", words))
+    shapes.append(TEXT.format(left + (WIDTH - left - right) / 2, bottom + 36, "middle", x.title))
+    for drawing in drawings:
+        places = [place(point) for point in drawing.points]
+        joined = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
+        if drawing.kind == "marks":
+            shapes += [_mark(a, b, drawing.style) for a, b in places]
+        else:
+            shapes.append((POLYLINE if drawing.kind == "line" else BAND).format(joined, drawing.style))
     return _svg(ident, title, description, bottom + 44, shapes)
 
 
@@ -142,6 +207,11 @@ def heat_map(ident: str, title: str, description: str, matrix: Sequence[Sequence
         shapes.append(CELL.format(x, scale, size / steps + 0.5, 10, _shade(i / (steps - 1)), ""))
     shapes += [TEXT.format(left, scale + 26, "start", 0), TEXT.format(left + size, scale + 26, "end", 1)]
     return _svg(ident, title, description, top + size + 86, shapes)
+
+
+def _short(name: str) -> str:
+    """Return a name as it fits into a legend; the table beside the chart has the whole one."""
+    return name if len(name) <= LEGEND_CHARACTERS else f"{name[: LEGEND_CHARACTERS - 1]}…"
 
 
 def _svg(ident: str, title: str, description: str, height: float, shapes: Sequence[Markup]) -> Markup:

@@ -12,6 +12,8 @@ from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold, read_evaluation
+from rectal_nnformer.evaluation.operating_point import NO_POINT, nested_point, parse_wish, read_point, write_point
+from rectal_nnformer.evaluation.summary import rate_words
 from rectal_nnformer.networks.checkpoint_file import check_checkpoints
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
 from rectal_nnformer.nnunet.case_files import check_properties
@@ -53,6 +55,7 @@ def cross_validate(
     device: str = "cuda",
     gpus: Sequence[str | None] = (None,),
     save_probabilities: bool = False,
+    operating_point: str | None = None,
 ) -> tuple[Path, CrossvalSummary]:
     """Train, validate and summarize folds; finished ones are not repeated.
 
@@ -66,6 +69,8 @@ def cross_validate(
         gpus: For each fold that is to run at a time its GPU, as in CUDA_VISIBLE_DEVICES, or None to leave it to nnU-Net
             (on the CPU always None).
         save_probabilities: nnU-Net's `--npz`.
+        operating_point: What the model's operating point is chosen for on the finished folds, as `parse_wish` reads it;
+            "none" leaves the model without; None keeps what it was chosen for before, if it was.
 
     Returns:
         The folder of the model, in which crossval_summary.json, .csv, .md and .png were written, and the summary. It
@@ -83,6 +88,8 @@ def cross_validate(
     splits = _splits(preprocessed, planned, dataset_json["file_ending"])
     check_folds(preprocessed.path, folds or ())
     check_gpus(gpus, device)
+    if operating_point not in (None, NO_POINT):
+        parse_wish(operating_point)
     job = TrainingJob(ModelFolder.named(preprocessed.name, trainer, plans, configuration), device, save_probabilities)
     _check_finished_folds(job, splits)
     wanted = list(dict.fromkeys(folds or range(len(splits))))
@@ -93,7 +100,28 @@ def cross_validate(
     if to_train:
         _check_raw_dataset(preprocessed.name)
     train_folds(job, wanted, gpus)
-    return job.model.path, _summarize(job, preprocessed, dataset_json, splits)
+    summary = _summarize(job, preprocessed, dataset_json, splits)
+    _choose_point(job.model.path, summary, operating_point)
+    return job.model.path, summary
+
+
+def _choose_point(model: Path, summary: CrossvalSummary, wanted: str | None) -> None:
+    """Write the operating point that serves a wish best on all finished folds, and tell what it gives nested."""
+    before = read_point(model) if wanted is None else None
+    wish = before.wish if before else wanted
+    if wish is None or wish == NO_POINT:
+        write_point(None, model)
+        return
+    found = nested_point({fold: result.cases for fold, result in summary.folds.items()}, parse_wish(wish))
+    write_point(found.chosen, model)
+    if found.chosen is None:
+        print(f"No operating point for {wish}: {found.reason}.")
+        return
+    print(f"Operating point for {wish}: {found.chosen.point}.{f' {found.chosen.note}.' if found.chosen.note else ''}")
+    for words, rates in (("masks as they are", found.mask), ("nested", found.nested)):
+        if rates is not None:
+            false = rates.false_positives_per_case.value
+            print(f"  {words}: sensitivity {rate_words(rates.sensitivity)}, {false or 0:.2f} false positives per case")
 
 
 def _check_can_train(job: TrainingJob, folds: Sequence[int], dataset: PreprocessedDataset) -> None:
