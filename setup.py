@@ -19,7 +19,9 @@ setup(
     python_requires=">=3.10",
     # rectal_nnformer/trainers and rectal_nnformer/dataset_conversion are links to the folders at the top.
     packages=find_packages(include=["rectal_nnformer", "rectal_nnformer.*"]),
-    package_data={"rectal_nnformer": ["py.typed", "**/*.pyi", "reporting/assets/*", "reporting/templates/*"]},
+    package_data={
+        "rectal_nnformer": ["py.typed", "**/*.pyi", "reporting/assets/*", "reporting/templates/*", "study/*.toml"],
+    },
     install_requires=[
         "acvl-utils>=0.2.3,<0.3",
         "batchgenerators>=0.25.1",
@@ -42,11 +44,14 @@ setup(
         "scikit-learn>=1.2",
         "scipy>=1.10",
         "SimpleITK>=2.2.1",
+        "submitit>=1.5,<2",
+        "tomli>=2; python_version < '3.11'",
         "torch>=2.6",
         "tqdm>=4.64",
         "typing-extensions>=4.6",
     ],
     extras_require={
+        "tracking": ["tensorboard>=2.12", "mlflow-skinny>=3"],
         "test": [
             "codespell[toml]>=2.2.4",
             "hypothesis>=6.100",

@@ -287,6 +287,10 @@ WRONG_INPUTS = {
     "nnUNetRectalSMITPlans. Fix -p, or run 'rectal_nnformer plan_and_preprocess' first. "
     "Did you mean nnUNetRectalSMITPlans?",
     "plan -d 501 --backbone smit --lesion_wise": "unrecognized arguments: --lesion_wise. Did you mean --lesion-wise?",
+    "study init -d 502": "nnU-Net's folders hold no dataset 502",
+    "study run nowhere": "nowhere/study.toml does not exist. Make it with 'rectal_nnformer study init -o nowhere'.",
+    "study init -d 501 --external-images scans": "--external-images and --external-masks go together",
+    f"crossval -d 501 {SMIT_MODEL} --dry-run": "--dry-run goes with --slurm.",
     "plan_and_preprocess -d 502 --backbone smit": "No dataset is called 502",
     "plan_and_preprocess -d Dataset501_Rektal --backbone smit": "Did you mean Dataset501_Rectal?",
     "plan_and_preprocess -d 501 --backbone swin_untr": "Did you mean swin_unetr or swin_unetr_v2?",

@@ -22,7 +22,7 @@ LOWER_FIRST = (
     {"prediction"},
     {"training"},
     {"trainers", "sharing"},
-    {"demo", "doctor"},
+    {"demo", "doctor", "study"},
     {"cli"},
 )
 """Rooms, and modules that are loose beside them: each imports from the rows above it alone."""

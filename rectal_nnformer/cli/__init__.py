@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from rectal_nnformer import __version__
-from rectal_nnformer.cli import data, models, results, setup, sharing
+from rectal_nnformer.cli import data, models, results, setup, sharing, study
 from rectal_nnformer.cli.command import Command, Parser
 from rectal_nnformer.errors import RectalError
 
@@ -18,6 +18,7 @@ COMMANDS: tuple[Command, ...] = (
     *data.COMMANDS,
     *models.COMMANDS,
     *results.COMMANDS,
+    *study.COMMANDS,
     *sharing.COMMANDS,
 )
 

@@ -211,9 +211,14 @@ def crossval(arguments: argparse.Namespace) -> None:
 
     Finished folds are not repeated and interrupted ones continue, so the same command can simply be run again. What
     each fold prints goes to crossval_log.txt in its folder. At the end report.html is written into the folder of the
-    model.
+    model. With --slurm the folds become jobs of a cluster, and the summary another one after them.
     """
     model = preflight.check_training(arguments.d, arguments.tr, arguments.p, arguments.c, arguments.f or ())
+    if arguments.dry_run and arguments.slurm is None:
+        raise RectalError("--dry-run goes with --slurm.")
+    if arguments.status or arguments.slurm is not None:
+        _crossval_jobs(model, arguments)
+        return
     preflight.check_gpus(arguments.gpus, arguments.device)
     folds = arguments.f or range(preflight.check_folds(find_dataset("nnUNet_preprocessed", arguments.d)))
     if not all(model.fold(fold).checkpoints() for fold in folds):
@@ -238,6 +243,24 @@ def crossval(arguments: argparse.Namespace) -> None:
     print(try_report(model_folder))
 
 
+def _crossval_jobs(model: ModelFolder, arguments: argparse.Namespace) -> None:
+    """Tell how far the folds are, or submit them: the study of a single recipe, whose files lie with the model."""
+    from rectal_nnformer.study.jobs import submit
+    from rectal_nnformer.study.progress import status_lines
+    from rectal_nnformer.study.record import study_of_model
+    from rectal_nnformer.study.steps import steps_of_model
+
+    chosen = {"folds": arguments.f, "device": arguments.device, "operating_point": arguments.operating_point}
+    study = study_of_model(model, slurm=dict(arguments.slurm or ()), **chosen)
+    steps = steps_of_model(study, study.recipe[0])
+    if arguments.status:
+        print(*status_lines(steps), sep="\n")
+        return
+    if not all(model.fold(fold).checkpoints() for fold in study.fold_numbers()):
+        _check_pretrained_file(model)
+    submit(study, steps, arguments.dry_run)
+
+
 def _add_crossval(parser: argparse.ArgumentParser) -> None:
     shared.add_model(parser)
     parser.add_argument(
@@ -258,6 +281,15 @@ def _add_crossval(parser: argparse.ArgumentParser) -> None:
         help="which lesions predict counts, chosen on the folds: fp-per-case=0.5 (at most so many false positives per "
         "case), sensitivity=0.95 (at least so many found), f1, or none (all of the mask; default: as chosen before)",
     )
+    parser.add_argument(
+        "--slurm",
+        metavar="KEY=VALUE",
+        nargs="*",
+        type=shared.key_and_value,
+        help="submit to SLURM instead of training here: hours=24, cpus=12, or options of sbatch such as partition=gpu",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with --slurm: print the scripts; needs no SLURM")
+    parser.add_argument("--status", action="store_true", help="train nothing, tell how far the folds are")
 
 
 def weights(arguments: argparse.Namespace) -> None:

@@ -32,6 +32,14 @@ dataset_number = partial(natural_number, first=1, last=999, what="a whole number
 """Returns a whole number that can be a dataset's."""
 
 
+def key_and_value(text: str) -> tuple[str, object]:
+    """Return what stands before and after an equals sign; a number as such."""
+    key, sign, value = text.partition("=")
+    if not key or not sign:
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, not {text}")
+    return key, float(value) if re.fullmatch(r"\d+\.\d+", value) else int(value) if value.isdecimal() else value
+
+
 def fold(text: str) -> str:
     """Return the number of a fold, or "all"."""
     return text if text == "all" else str(natural_number(text))

@@ -59,10 +59,10 @@ def start_command(
     )
 
 
-def run_command(name: str, arguments: Sequence[str]) -> int:
+def run_command(name: str, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> int:
     """Run one of nnU-Net's commands and return its exit code. An interruption ends it and its workers, too."""
     with interruptible():
-        process = start_command(name, arguments)
+        process = start_command(name, arguments, variables=variables)
         try:
             return process.wait()
         finally:

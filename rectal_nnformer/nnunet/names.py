@@ -1,4 +1,7 @@
-"""Names that the command line, the plans and the networks share; this module imports nothing."""
+"""Names that the command line, the plans and the networks share; this module imports nothing of the project."""
+
+import re
+from typing import NamedTuple
 
 TRAINER_FAMILIES = {
     "smit": "nnUNetTrainerSMIT",
@@ -6,6 +9,29 @@ TRAINER_FAMILIES = {
     "swin_unetr_v2": "nnUNetTrainerSwinUNETRV2",
 }
 """How the names of each network's trainers begin; the recipe follows: _Base, _TA, _ACT."""
+
+
+class Length(NamedTuple):
+    """How a training differs from its trainer's own: epochs, iterations of each, and the seed of what is drawn."""
+
+    epochs: int | None = None
+    iterations: int | None = None
+    seed: int | None = None
+
+    def name(self, trainer: str) -> str:
+        """Return what a trainer is called with this length: `nnUNetTrainer_20epochs_100iterations_seed0`."""
+        parts = {"epochs": self.epochs, "iterations": self.iterations}
+        told = [f"_{number}{what[:-1] if number == 1 else what}" for what, number in parts.items() if number]
+        return "".join([trainer, *told, f"_seed{self.seed}" if self.seed is not None else ""])
+
+
+def split_length(trainer: str) -> tuple[str, Length]:
+    """Return a trainer and the length that its name ends in; that of nnU-Net's own `nnUNetTrainer_5epochs`, too."""
+    found = re.fullmatch(r"(.+?)(?:_(\d+)epochs?)?(?:_(\d+)iterations?)?(?:_seed(\d+))?", trainer, re.ASCII)
+    if found is None:
+        return trainer, Length()
+    return found[1], Length(*(None if number is None else int(number) for number in found.groups()[1:]))
+
 
 NETWORKS = tuple(TRAINER_FAMILIES)
 """Networks, as plans and pretrained files know them."""

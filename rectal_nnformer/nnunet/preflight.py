@@ -29,7 +29,7 @@ from rectal_nnformer.nnunet.layout import (
     trainers_folder,
 )
 from rectal_nnformer.nnunet.names import CUBIC, IMAGE_SUFFIXES, NUM_FOLDS, TRAINER_FAMILIES
-from rectal_nnformer.nnunet.source import names_in, stock_trainers_folder, trainer_names
+from rectal_nnformer.nnunet.source import base_trainer, names_in, stock_trainers_folder, trainer_names
 from rectal_nnformer.utils.files import is_there
 from rectal_nnformer.utils.text import nearest, some
 
@@ -54,7 +54,7 @@ def check_training(
     backbone = planned.network.backbone if planned.network else None
     if (family := _family(trainer)) is not None:
         check_backbone(trainer, family, backbone, plans, preprocessed.name)
-    elif backbone is not None and trainer in names_in(stock_trainers_folder()):
+    elif backbone is not None and base_trainer(trainer) in names_in(stock_trainers_folder()):
         number = int(dataset_number(preprocessed.name))
         raise RectalError(
             f"{trainer} trains nnU-Net's own networks, but the plans '{plans}' hold the backbone '{backbone}'. Run "
@@ -82,7 +82,8 @@ def _family(trainer: str) -> str | None:
 
 def _recipe(trainer: str) -> set[str]:
     """Return the parts of the name of a trainer of ours; none of a user's, which may change what it inherits."""
-    return set(trainer.split("_")) if trainer in names_in(trainers_folder()) else set()
+    base = base_trainer(trainer)
+    return set(base.split("_")) if base in names_in(trainers_folder()) else set()
 
 
 def pretrained_network(trainer: str) -> str | None:
@@ -96,7 +97,7 @@ def pretrained_network(trainer: str) -> str | None:
 
 def is_of_user(trainer: str) -> bool:
     """Whether a trainer is a class of a user's, which tells only when it is imported what it needs."""
-    return trainer not in names_in(trainers_folder(), stock_trainers_folder())
+    return base_trainer(trainer) not in names_in(trainers_folder(), stock_trainers_folder())
 
 
 def check_planned_patch(trainer: str, configuration: str) -> None:
@@ -121,7 +122,7 @@ def settle_training_folds(dataset: str, plans: str, configuration: str) -> list[
 def check_trainer(name: str) -> None:
     """Refuse a trainer that nnU-Net will not find. Sources are searched, nothing is imported."""
     names = trainer_names()
-    if name not in names and "*" not in names:
+    if base_trainer(name) not in names and "*" not in names:
         raise RectalError(
             f"There is no trainer called {name} in nnU-Net or in {environment_with_trainers()[TRAINERS_VARIABLE]}."
             f"{nearest(name, names)} Check -tr against the table in documentation/reference/trainers.md."

@@ -11,6 +11,7 @@ from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import TRAINERS_VARIABLE, environment_with_trainers
+from rectal_nnformer.nnunet.names import split_length
 
 _COMMANDS = {
     "nnUNetv2_train": ("run/run_training.py", "run_training_entry"),
@@ -44,6 +45,16 @@ def trainer_names() -> set[str]:
     """
     folders = environment_with_trainers()[TRAINERS_VARIABLE].split(os.pathsep)
     return names_in(stock_trainers_folder(), *map(Path, folders))
+
+
+def base_trainer(name: str) -> str:
+    """Return the trainer whose class is in a module: a name that ends in a length may stand for that of another.
+
+    Raises:
+        RectalError: As `trainer_names`.
+    """
+    base, length = split_length(name)
+    return base if any(part is not None for part in length) and name not in trainer_names() else name
 
 
 def stock_trainers_folder() -> Path:

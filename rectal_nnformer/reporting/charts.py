@@ -12,6 +12,7 @@ from typing import Literal
 from markupsafe import Markup
 
 from rectal_nnformer.evaluation.rates import Interval, Rate
+from rectal_nnformer.evaluation.statistics import Difference
 from rectal_nnformer.reporting.tables import counts
 
 WIDTH = 360
@@ -66,6 +67,34 @@ def interval_chart(ident: str, title: str, description: str, rates: Mapping[str,
             low, high = rate.wilson_95
             shapes.append(LINE.format(x(low), y, x(high), y, "whisker style-0"))
             shapes.append(CIRCLE.format(x(rate.rate), y, 6, 0))
+    return _svg(ident, title, description, bottom + 24, shapes)
+
+
+def difference_chart(
+    ident: str, title: str, description: str, rows: Mapping[str, Difference], notes: Mapping[str, str]
+) -> Markup:
+    """Return differences with their intervals, a row each with a note at its end, around a line at 0: a forest plot."""
+    left, right, row_height, top = 118, 62, 34, 8
+    bottom = top + row_height * len(rows)
+    drawn = [value for row in rows.values() for value in (row.value or 0.0, *(row.patient_bootstrap_95 or ()))]
+    most = _round_up(max(map(abs, drawn), default=0.0) or 0.1)
+
+    def x(value: float) -> float:
+        return left + (WIDTH - left - right) * (value + most) / (2 * most)
+
+    shapes = []
+    for tick in (-most, 0.0, most):
+        shapes.append(LINE.format(x(tick), top, x(tick), bottom, "grid"))
+        shapes.append(TEXT.format(x(tick), bottom + 16, "middle", f"{tick:+.3g}" if tick else "0"))
+    for number, (label, row) in enumerate(rows.items()):
+        y = top + row_height * (number + 0.5)
+        shapes.append(LABEL.format(left - 10, y + 4, label if len(label) <= 16 else f"{label[:15]}…"))
+        shapes.append(TEXT.format(WIDTH - right + 8, y + 4, "start", notes[label]))
+        if row.patient_bootstrap_95 is not None:
+            low, high = row.patient_bootstrap_95
+            shapes.append(LINE.format(x(low), y, x(high), y, "whisker style-0"))
+        if row.value is not None:
+            shapes.append(CIRCLE.format(x(row.value), y, 6, 0))
     return _svg(ident, title, description, bottom + 24, shapes)
 
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
@@ -80,27 +79,11 @@ def cross_validate(
         RectalError: The dataset is not planned and preprocessed; a fold, trainer or device is not possible, or the
             pretrained file is missing; or a training failed.
     """
-    preprocessed = PreprocessedDataset.find(dataset)
-    plans_file = find_plans(preprocessed.path, plans)
-    check_configuration(plans_file, configuration)
-    dataset_json = read_dataset_json(preprocessed.dataset_json, "Plan the dataset again.")
-    planned = Plans.read(plans_file).configuration(configuration)
-    splits = _splits(preprocessed, planned, dataset_json["file_ending"])
-    check_folds(preprocessed.path, folds or ())
-    check_gpus(gpus, device)
-    if operating_point not in (None, NO_POINT):
+    job = TrainingJob(_planned_model(dataset, trainer, plans, configuration), device, save_probabilities)
+    if operating_point is not None and operating_point != NO_POINT:
         parse_wish(operating_point)
-    job = TrainingJob(ModelFolder.named(preprocessed.name, trainer, plans, configuration), device, save_probabilities)
-    _check_finished_folds(job, splits)
-    wanted = list(dict.fromkeys(folds or range(len(splits))))
-    _check_can_train(job, wanted, preprocessed)
-    to_train = [splits[fold] for fold in wanted if not job.is_finished(fold)]
-    _check_references(preprocessed, to_train, dataset_json["file_ending"])
-    _check_opened(job, wanted, preprocessed.data_folder(planned.settings))
-    if to_train:
-        _check_raw_dataset(preprocessed.name)
-    train_folds(job, wanted, gpus)
-    summary = _summarize(job, preprocessed, dataset_json, splits)
+    splits = train_model(job, folds, gpus)
+    summary = _summarize(job, splits)
     _choose_point(job.model.path, summary, operating_point)
     return job.model.path, summary
 
@@ -122,6 +105,36 @@ def _choose_point(model: Path, summary: CrossvalSummary, wanted: str | None) -> 
         if rates is not None:
             false = rates.false_positives_per_case.value
             print(f"  {words}: sensitivity {rate_words(rates.sensitivity)}, {false or 0:.2f} false positives per case")
+
+
+def _planned_model(dataset: int | str, trainer: str, plans: str, configuration: str) -> ModelFolder:
+    preprocessed = PreprocessedDataset.find(dataset)
+    check_configuration(find_plans(preprocessed.path, plans), configuration)
+    return ModelFolder.named(preprocessed.name, trainer, plans, configuration)
+
+
+def train_model(job: TrainingJob, folds: Sequence[int] | None = None, gpus: Sequence[str | None] = (None,)) -> Splits:
+    """Train and validate folds as `cross_validate` does, without a summary; return all folds of the dataset.
+
+    Raises:
+        RectalError: As `cross_validate`.
+    """
+    preprocessed = PreprocessedDataset.find(job.model.dataset)
+    planned = Plans.read(find_plans(preprocessed.path, job.model.plans)).configuration(job.model.configuration)
+    ending = read_dataset_json(preprocessed.dataset_json, "Plan the dataset again.")["file_ending"]
+    splits = _splits(preprocessed, planned, ending)
+    check_folds(preprocessed.path, folds or ())
+    check_gpus(gpus, job.device)
+    _check_finished_folds(job, splits)
+    wanted = list(dict.fromkeys(folds or range(len(splits))))
+    _check_can_train(job, wanted, preprocessed)
+    to_train = [splits[fold] for fold in wanted if not job.is_finished(fold)]
+    _check_references(preprocessed, to_train, ending)
+    _check_opened(job, wanted, preprocessed.data_folder(planned.settings))
+    if to_train:
+        _check_raw_dataset(preprocessed.name)
+    train_folds(job, wanted, gpus)
+    return splits
 
 
 def _check_can_train(job: TrainingJob, folds: Sequence[int], dataset: PreprocessedDataset) -> None:
@@ -193,10 +206,10 @@ def _check_references(dataset: PreprocessedDataset, splits: Splits, ending: str)
         )
 
 
-def _summarize(
-    job: TrainingJob, preprocessed: PreprocessedDataset, dataset_json: dict[str, Any], splits: Splits
-) -> CrossvalSummary:
+def _summarize(job: TrainingJob, splits: Splits) -> CrossvalSummary:
     """Pool the finished folds, evaluating those that a trainer without evaluation has validated."""
+    preprocessed = PreprocessedDataset.find(job.model.dataset)
+    dataset_json = read_dataset_json(preprocessed.dataset_json, "Plan the dataset again.")
     patients = read_patients(preprocessed.path)
     finished = [number for number in range(len(splits)) if job.is_finished(number)]
     for number in finished:

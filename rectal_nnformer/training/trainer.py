@@ -75,6 +75,7 @@ from rectal_nnformer.training.recovery import (
     whole_checkpoint,
     write_recoveries,
 )
+from rectal_nnformer.training.tracking import add_tracker
 from rectal_nnformer.training.validation import predict_fold, score_fold
 from rectal_nnformer.utils.files import (
     check_space,
@@ -147,6 +148,7 @@ class RectalTrainer(nnUNetTrainer):
         self._damaged: Path | None = None  # the checkpoint that another one was loaded for
         self._recoveries: list[Recovery] = []
         self._stop_signal = StopSignal()
+        add_tracker(self)
 
     @classmethod
     def check_recipe(cls, plans: Plans, configuration: str) -> None:
@@ -504,6 +506,8 @@ class RectalTrainer(nnUNetTrainer):
         """
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
+            if not self.disable_checkpointing:
+                self._last_checkpoint = Path(filename)  # of rank 0, to which every rank goes back
             return
         try:
             with staged_file(Path(filename)) as temporary:

@@ -1,0 +1,289 @@
+"""Steps as jobs of submitit: its local executor on one machine, SLURM on a cluster.
+
+A job that is submitted twice, or goes on beside a command that was killed, does nothing twice: it holds the lock of its
+step, and looks at the files first.
+"""
+
+import getpass
+import math
+import os
+import platform
+import re
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import DelayedSubmission
+from submitit.local.local import LocalExecutor, LocalJob
+from submitit.slurm.slurm import SlurmExecutor
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.nnunet.commands import interruptible
+from rectal_nnformer.nnunet.layout import PreprocessedDataset
+from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.study.record import Study
+from rectal_nnformer.study.steps import RecipeStep, Step, missing_steps
+from rectal_nnformer.utils.files import locked, read_json_if_whole, write_json
+from rectal_nnformer.utils.text import plural
+
+JOBS_FOLDER, SUBMITTED_FILE = "jobs", "slurm_jobs.json"
+POLL_SECONDS = 0.5
+NO_LIMIT_MINUTES = 10**6
+GB_PER_CPU = 2
+"""Of host memory that a job asks for, beside what its plans take on the GPU."""
+GPU_GB = 24
+"""What plans are taken to need before they are made: the planner's own default."""
+SECONDS_TO_SAVE = 120
+"""Before a job's time limit: a step of the training, and writing the checkpoint."""
+MOST_LIMITS = 1000
+"""Times that a job may reach its time limit."""
+
+
+def record_file(step: Step) -> Path:
+    """Return the file that tells when a step ran, where, and how it ended."""
+    return step.study.folder / JOBS_FOLDER / f"{_word(step.name)}.json"
+
+
+def lock_file(step: Step) -> Path:
+    """Return the sign of the lock of a running step."""
+    return record_file(step).with_suffix(".lock")
+
+
+def _word(name: str) -> str:
+    """Return the name of a step as that of a file or job."""
+    return re.sub(r"[^\w.+-]", "-", name)
+
+
+@dataclass(frozen=True)
+class StepJob:
+    """A step as submitit runs it: a callable that can be called again."""
+
+    step: Step
+
+    def __call__(self) -> None:
+        """Do the step, unless it is done, and note how it ended.
+
+        Raises:
+            RectalError: It failed.
+        """
+        step = self.step
+        with interruptible(), locked(lock_file(step), f"{step.name}: another job does it. Waiting for it.", wait=True):
+            if step.is_done():
+                print(f"{step.name}: done before")
+                return
+            with self._noted():
+                step.run()
+                if not step.is_done():
+                    raise RectalError(f"{step.name} ended without its files; see above why.")
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Return the same, for the queue: submitit calls this at the time limit and on preemption."""
+        return DelayedSubmission(self)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        file, begin = record_file(self.step), time.monotonic()
+        before = read_json_if_whole(file) or {}
+        record = {
+            "step": self.step.name,
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "host": platform.node(),
+            "job": os.environ.get("SLURM_JOB_ID", str(os.getpid())),
+            "attempts": before.get("attempts", 0) + 1,
+            "seconds": before.get("seconds", 0),
+            "host_memory_gb": before.get("host_memory_gb", 0),
+        }
+        write_json(file, {**record, "state": "running"})
+        state, error = "stopped", ""
+        try:
+            yield
+            state = "done"
+        except Exception as problem:
+            is_told = isinstance(problem, RectalError | OSError)
+            state, error = "failed", str(problem) if is_told else f"{type(problem).__name__}: {problem}"
+            raise
+        finally:
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+            record["seconds"] = round(record["seconds"] + time.monotonic() - begin, 1)
+            record["host_memory_gb"] = round(max(record["host_memory_gb"], peak), 3)
+            write_json(file, {**record, "state": state, "error": error})
+
+
+def run_here(study: Study, steps: Sequence[Step]) -> None:
+    """Do what is missing of steps on this machine, as many jobs side by side as there are GPUs, and wait for it.
+
+    A step that fails holds up those that need it, and no other. An interruption ends all jobs.
+
+    Raises:
+        RectalError: Steps failed; names them and their logs.
+    """
+    waiting = missing_steps(steps)
+    free: list[int | None] = list(study.gpus) if study.device == "cuda" else [None] * study.side_by_side
+    running: dict[str, tuple[Step, LocalJob[None], int | None]] = {}
+    failed: dict[str, str] = {}
+    print(f"{plural(len(waiting), 'step')} to do, {len(steps) - len(waiting)} done before", flush=True)
+    with interruptible(), ExitStack() as at_end:
+        at_end.callback(_stop, running)
+        while running or waiting:
+            open_steps = {step.name for step in waiting} | running.keys() | failed.keys()
+            ready = [step for step in waiting if not open_steps & set(step.needs)]
+            if not running and not ready:
+                break  # what is left needs what failed
+            for step in ready[: len(free)]:
+                waiting.remove(step)
+                slot = free.pop(0)
+                running[step.name] = step, _submit_here(step, slot), slot
+                print(f"{step.name}: begun, {running[step.name][1].paths.stdout}", flush=True)
+            time.sleep(POLL_SECONDS)
+            for name, (step, job, slot) in list(running.items()):
+                if not job.done():
+                    continue
+                del running[name]
+                free.append(slot)
+                if step.is_done():
+                    print(f"{name}: done", flush=True)
+                else:
+                    failed[name] = _why(step, job.paths.stdout)
+                    print(failed[name], flush=True)
+    if failed:
+        left = f" Not begun, since they need it: {', '.join(step.name for step in waiting)}." if waiting else ""
+        told = "\n".join(failed.values())
+        raise RectalError(f"{plural(len(failed), 'step')} failed:\n{told}\n{left} Fix the cause and run it again.")
+
+
+def _submit_here(step: Step, gpu: int | None) -> LocalJob[None]:
+    executor = LocalExecutor(step.study.folder / JOBS_FOLDER / "logs")
+    gpus = {"gpus_per_node": 1, "visible_gpus": (gpu,)} if gpu is not None else {"gpus_per_node": 0}
+    executor.update_parameters(timeout_min=NO_LIMIT_MINUTES, stderr_to_stdout=True, **gpus)
+    job = executor.submit(StepJob(step))
+    assert isinstance(job, LocalJob)
+    return job
+
+
+def _stop(running: Mapping[str, tuple[Step, LocalJob[None], int | None]]) -> None:
+    """End jobs: they stop their trainings, which save themselves."""
+    for _, job, _ in running.values():
+        with suppress(ProcessLookupError):
+            os.kill(int(job.job_id), signal.SIGTERM)
+    for _, job, _ in running.values():
+        while not job.done():
+            time.sleep(POLL_SECONDS)
+
+
+def _why(step: Step, log: Path) -> str:
+    record = read_json_if_whole(record_file(step)) or {}
+    return f"{step.name} failed: {record.get('error') or 'it was ended from outside.'} Its log: {log}"
+
+
+def submit(study: Study, steps: Sequence[Step], dry_run: bool = False) -> None:
+    """Submit what is missing of steps to SLURM: folds as arrays, each job after what it needs.
+
+    Jobs that are in the queue already are left there. With `dry_run` the scripts are printed, which needs no SLURM.
+
+    Raises:
+        RectalError: There is no SLURM, or it refuses a job.
+    """
+    if not dry_run and not SlurmExecutor.affinity() > 0:
+        raise RectalError("There is no SLURM here: srun is not found. Submit on a cluster, or see it with --dry-run.")
+    file = study.folder / JOBS_FOLDER / SUBMITTED_FILE
+    jobs: dict[str, str] = {} if dry_run else _in_queue(read_json_if_whole(file) or {})
+    missing = missing_steps(steps)
+    for group, members in groupby((step for step in missing if step.name not in jobs), lambda step: step.group):
+        todo = list(members)
+        before = sorted({jobs[name] for step in todo for name in step.needs if name in jobs})
+        executor = _Executor(study.folder / JOBS_FOLDER / "logs", max_num_timeout=MOST_LIMITS)
+        executor.update_parameters(**_parameters(todo[0], before))
+        if dry_run:
+            jobs |= {step.name: f"<{step.name}>" for step in todo}
+            print(f"# {', '.join(step.name for step in todo)}\n{executor.script(len(todo))}")
+            continue
+        jobs |= dict(zip((step.name for step in todo), _submit_group(executor, todo), strict=True))
+        write_json(file, jobs)
+        print(f"{group}: job {', '.join(jobs[step.name] for step in todo)}", flush=True)
+    waiting = [step.name for step in missing]
+    print(f"{plural(len(waiting), 'step')} to do" + ("; nothing was submitted" if dry_run else ", all in the queue"))
+
+
+class _Executor(SlurmExecutor):
+    """Submitit's, which can also show its script where there is no SLURM."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 1
+
+    def script(self, number: int) -> str:
+        """Return what would be submitted of so many jobs."""
+        if number > 1:
+            self.parameters["map_count"] = number
+        return self._make_submission_file_text(self._submitit_command_str, "dry-run")
+
+
+def _submit_group(executor: SlurmExecutor, steps: Sequence[Step]) -> list[str]:
+    """Submit steps as one array, or a single one as a job, and return the ids."""
+    try:
+        with executor.batch():
+            jobs = [executor.submit(StepJob(step)) for step in steps]
+        return [job.job_id for job in jobs]
+    except Exception as error:  # submitit's and those of the command that it runs
+        raise RectalError(f"SLURM did not take {steps[0].group}: {error}. Look at [slurm] of the study.") from error
+
+
+def _in_queue(submitted: Mapping[str, str]) -> dict[str, str]:
+    """Return the jobs that SLURM still knows to be waiting or running, by their steps."""
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+    try:
+        listed = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.split()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RectalError(f"SLURM does not tell its queue ({error}). Try again when it does.") from error
+    return {name: job for name, job in submitted.items() if job in listed}
+
+
+def _parameters(step: Step, before: Sequence[str]) -> dict[str, Any]:
+    """Return what submitit shall ask SLURM for: by the plans of a step, over which stands what the study says."""
+    slurm, gpu_gb = step.study.slurm, _gpu_gb(step)
+    options: dict[str, Any] = {"requeue": True, "mem": f"{math.ceil(gpu_gb) + GB_PER_CPU * slurm.cpus}G"}
+    if step.needs_gpu and step.study.device == "cuda":
+        options["gres"] = _smallest(slurm.gpus, gpu_gb, step) if slurm.gpus else "gpu:1"
+    if before:
+        options |= {"dependency": f"afterok:{':'.join(before)}", "kill-on-invalid-dep": "yes"}
+    given = {key: value for key, value in slurm.options.items() if key != "gres" or key in options}
+    return {
+        "job_name": _word(step.group),
+        "time": int(60 * slurm.hours),
+        "cpus_per_task": slurm.cpus,
+        "signal_delay_s": SECONDS_TO_SAVE,
+        "setup": list(slurm.setup) or None,
+        "stderr_to_stdout": True,
+        "additional_parameters": {**options, **given},
+    }
+
+
+def _gpu_gb(step: Step) -> float:
+    """Return what a training by the plans of a step takes on a GPU, as the planner noted it, or the recipe says."""
+    if not isinstance(step, RecipeStep):
+        return 0
+    told = step.recipe.gpu_memory or GPU_GB
+    file = PreprocessedDataset.at(step.study.dataset).plans_file(step.recipe.plans)
+    if not file.is_file():
+        return told
+    account = Plans.read(file).record.get("patch_sizes", {}).get(step.recipe.configuration, {})
+    return float(account.get("batch_memory_gb") or told)
+
+
+def _smallest(kinds: Mapping[str, float], needed: float, step: Step) -> str:
+    """Return the kind of GPU with the least memory that is enough."""
+    enough = [kind for kind in sorted(kinds, key=lambda kind: kinds[kind]) if kinds[kind] >= needed]
+    if not enough:
+        raise RectalError(
+            f"{step.name} takes {needed:.1f} GB on the GPU, more than any kind in gpus of [slurm] has. Name a larger "
+            "one, or plan with a smaller -gpu_memory_target."
+        )
+    return enough[0]

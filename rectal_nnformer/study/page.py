@@ -1,0 +1,277 @@
+"""The page of a study, and its table as a file."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from rectal_nnformer import __version__
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
+from rectal_nnformer.evaluation.statistics import Difference
+from rectal_nnformer.evaluation.summary import CohortDetection
+from rectal_nnformer.reporting.charts import difference_chart
+from rectal_nnformer.reporting.comparison import Comparison, compare_models
+from rectal_nnformer.reporting.pages import html_page
+from rectal_nnformer.reporting.results import ModelResults, read_results
+from rectal_nnformer.reporting.tables import Table
+from rectal_nnformer.reporting.writing import DATE_FORMAT, write_comparison
+from rectal_nnformer.study.record import Recipe, Study
+from rectal_nnformer.study.steps import steps_of
+from rectal_nnformer.study.table import AgainstBaseline, Cost, against_baseline, cost_of, on_shared_cases
+from rectal_nnformer.utils.files import csv_text, read_json_if_whole, write_text
+from rectal_nnformer.utils.text import number, percent, percent_interval, plural
+
+PAGE_FILE, TABLE_FILE = "study.html", "study.csv"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of the recipes whose folds are scored, in the order of the study, the baseline among them."""
+
+    study: Study
+    recipes: tuple[Recipe, ...]
+    models: Mapping[str, ModelResults]
+    shared: Mapping[str, CohortDetection]
+    comparison: Comparison
+    external: Mapping[str, CohortDetection]
+
+    @cached_property
+    def against(self) -> dict[str, AgainstBaseline]:
+        """Every other recipe against the baseline."""
+        return against_baseline(self.shared, self.study.baseline)
+
+    @cached_property
+    def external_against(self) -> dict[str, AgainstBaseline]:
+        """The same on the external cohort; empty where the baseline has not predicted it."""
+        return against_baseline(self.external, self.study.baseline) if self.study.baseline in self.external else {}
+
+    @cached_property
+    def costs(self) -> dict[str, Cost]:
+        """What each recipe took."""
+        steps = steps_of(self.study)
+        return {name: cost_of(model.folder, _planned_gb(model), steps) for name, model in self.models.items()}
+
+
+def write_page(study: Study) -> Path:
+    """Write study.html, study.csv and the comparison of what is finished into the folder of the study.
+
+    Raises:
+        RectalError: The baseline or all others have no scored fold yet, or a file is damaged.
+    """
+    found = _findings(study)
+    write_comparison(found.comparison, study.folder)
+    rows = _rows(found)
+    write_text(study.folder / TABLE_FILE, csv_text(list(rows[0]), rows))
+    date = datetime.now().astimezone().strftime(DATE_FORMAT)
+    path = study.folder / PAGE_FILE
+    write_text(path, _page(found, date))
+    return path
+
+
+def _findings(study: Study) -> Findings:
+    done = [recipe for recipe in study.recipe if list(study.model(recipe).path.glob(f"fold_*/*/{EVALUATION_FILE}"))]
+    names = [recipe.name for recipe in done]
+    if study.baseline not in names or len(names) < 2:
+        raise RectalError(
+            f"The page compares recipes with {study.baseline}; scored are {', '.join(names) or 'none'}. Run "
+            f"'rectal_nnformer study run {study.folder}' until the baseline and another one have a validated fold."
+        )
+    folders = [study.model(recipe).path for recipe in done]
+    models = {name: read_results(folder) for name, folder in zip(names, folders, strict=True)}
+    places = {name: study.folder / "external" / name for name in names}
+    external = {name: read_evaluation(place) for name, place in places.items() if (place / EVALUATION_FILE).is_file()}
+    return Findings(
+        study=study,
+        recipes=tuple(done),
+        models=models,
+        shared=on_shared_cases({name: model.pooled for name, model in models.items()}),
+        comparison=compare_models(folders),
+        external=on_shared_cases(external) if external else {},
+    )
+
+
+def _planned_gb(model: ModelResults) -> float | None:
+    account = model.plans.record.get("patch_sizes", {}).get(model.folder.configuration, {})
+    return account.get("batch_memory_gb")
+
+
+def _rows(found: Findings) -> list[dict[str, Any]]:
+    """Return the table of the study as numbers, a row per recipe; what costs is not in it, as it is never the same."""
+    rows = []
+    for recipe in found.recipes:
+        result, against = found.shared[recipe.name], found.against.get(recipe.name)
+        row: dict[str, Any] = {
+            "recipe": recipe.name,
+            "model": found.study.model(recipe).name,
+            "cases": result.n_cases,
+            "tumours": result.n_reference,
+            "detected": result.n_detected,
+            "detected_strict": result.strict.n_detected,
+            "false_positives": result.n_false_positive,
+            "dice_mean": result.case_dice.mean,
+        }
+        for what in ("detection_rate", "dice", "false_positives_per_case"):
+            difference: Difference | None = getattr(against, what, None)
+            row[f"{what}_difference"] = difference.value if difference else None
+        row["detection_p_holm"] = against.detection.p_holm if against else None
+        row["dice_p_holm"] = against.dice_p_holm if against else None
+        if outside := found.external.get(recipe.name):
+            row |= {"external_tumours": outside.n_reference, "external_detected": outside.n_detected}
+        rows.append(row)
+    # Every row has every column, be it empty.
+    columns = {column: None for row in rows for column in row}
+    return [{**columns, **row} for row in rows]
+
+
+def _page(found: Findings, date: str) -> str:
+    study, base = found.study, found.study.baseline
+    unscored = [recipe.name for recipe in study.recipe if recipe not in found.recipes]
+    folds = study.fold_numbers()
+    incomplete = [name for name, model in found.models.items() if set(model.folds) < set(folds)]
+    return html_page(
+        "study.html",
+        [study.dataset, plural(len(found.recipes), "recipe"), f"baseline {base}"],
+        date,
+        baseline=base,
+        recipes=found.recipes,
+        unscored=unscored,
+        incomplete=incomplete,
+        num_cases=found.comparison.num_shared_cases,
+        num_patients=found.comparison.num_shared_patients,
+        num_left_out=len(found.comparison.left_out_cases),
+        num_in_other_folds=found.comparison.num_cases_in_other_folds,
+        results=_result_table(found.shared, found.against, base),
+        charts=_forest(found.against, base, "cross-validation"),
+        external=_result_table(found.external, found.external_against, base) if found.external else None,
+        external_charts=_forest(found.external_against, base, "external") if found.external_against else (),
+        analyses=_analysis_table(found),
+        costs=_cost_table(found.costs),
+        disputed=_disputed_table(found),
+        methods=methods_text(found),
+        software=f"rectal_nnformer {__version__}, Python {platform.python_version()}",
+    )
+
+
+def _forest(against: Mapping[str, AgainstBaseline], baseline: str, cohort: str) -> tuple[Markup, ...]:
+    """Return the differences in detection rate and Dice, a row per recipe."""
+    charts = []
+    for ident, what, p_name in (("detection_rate", "detection rate", ""), ("dice", "Dice", "dice_p_holm")):
+        rows = {name: getattr(result, ident) for name, result in against.items()}
+        p = {name: getattr(r, p_name) if p_name else r.detection.p_holm for name, r in against.items()}
+        words = [f"{name}: {_difference_words(row)}, adjusted p {number(p[name], 3)}" for name, row in rows.items()]
+        title = f"Difference in {what} to {baseline}, {cohort}"
+        notes = {name: f"p {number(p[name], 3)}" for name in rows}
+        charts.append(difference_chart(f"{cohort}-{ident}", title, "; ".join(words), rows, notes))
+    return tuple(charts)
+
+
+def _difference_words(difference: Difference) -> str:
+    interval = difference.patient_bootstrap_95
+    return number(difference.value, 3) + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+
+def _result_table(
+    cohorts: Mapping[str, CohortDetection], against: Mapping[str, AgainstBaseline], baseline: str
+) -> Table:
+    header = ("recipe", "detected", "rate", "95 % CI", "false positives per case", "Dice mean")
+    differences = ("difference in rate", "p (Holm)", "difference in Dice", "p (Holm)")
+    rows = []
+    for name, result in cohorts.items():
+        cells = [
+            name + (" (baseline)" if name == baseline else ""),
+            f"{result.n_detected}/{result.n_reference}",
+            percent(result.detection_rate.rate),
+            percent_interval(result.detection_rate.wilson_95),
+            number(result.false_positives_per_case),
+            number(result.case_dice.mean, 3),
+        ]
+        if one := against.get(name):
+            tests = number(one.detection.p_holm, 3), number(one.dice_p_holm, 3)
+            cells += [_difference_words(one.detection_rate), tests[0], _difference_words(one.dice), tests[1]]
+        rows.append([*cells, *["-"] * (len(header) + len(differences) - len(cells))])
+    return Table((*header, *differences), rows, "Recipes on the same tumours; differences are to the baseline")
+
+
+def _analysis_table(found: Findings) -> Table:
+    rows = []
+    for recipe, model in zip(found.recipes, found.comparison.models, strict=True):
+        adi = [number(stage.means["adi"], 3) for stage in model.stages]
+        reuse = model.reuse.mean_diagonal if model.reuse else None
+        result = found.shared[recipe.name]
+        rate, dice = percent(result.detection_rate.rate), number(result.case_dice.mean, 3)
+        rows.append((recipe.name, ", ".join(adi) or "-", number(reuse, 3), rate, dice))
+    header = ("recipe", "ADI per stage", "CKA with pretraining, mean", "detection rate", "Dice mean")
+    return Table(header, rows, "Attention lost on padding and features kept, beside the outcome")
+
+
+def _cost_table(costs: Mapping[str, Cost]) -> Table:
+    rows = [
+        (
+            name,
+            number(cost.hours, 2),
+            number(cost.gpu_memory_gb, 1),
+            number(cost.host_memory_gb, 1),
+            "-" if cost.parameters is None else f"{cost.parameters / 1e6:.2f}",
+        )
+        for name, cost in costs.items()
+    ]
+    header = ("recipe", "hours of training", "GPU memory, planned (GB)", "host memory (GB)", "parameters (millions)")
+    return Table(header, rows, "What all folds of a recipe took together; memory is that of one training")
+
+
+def _disputed_table(found: Findings) -> Table:
+    """Return the tumours that some recipes found and others missed."""
+    names = [recipe.name for recipe in found.recipes]
+    keys = [f"detected: {model.name}" for model in found.comparison.models]
+    rows = [
+        (
+            lesion["case"],
+            str(lesion["label"]),
+            number(lesion["volume_cm3"]),
+            *("found" if lesion[key] else "missed" for key in keys),
+        )
+        for lesion in found.comparison.lesions
+        if len({bool(lesion[key]) for key in keys}) > 1
+    ]
+    return Table(("case", "tumour", "cm³", *names), rows, "Tumours that one recipe found and another missed")
+
+
+def methods_text(found: Findings) -> Sequence[str]:
+    """Return paragraphs that say how the study was made, for the methods of a paper."""
+    study, comparison = found.study, found.comparison
+    folds = plural(len(study.fold_numbers()), "fold")
+    base = found.shared[study.baseline]
+    data = (
+        f"{plural(len(found.recipes), 'recipe')} were compared by cross-validation on the same {folds} of "
+        f"{comparison.num_shared_cases} cases of {plural(comparison.num_shared_patients, 'patient')} with "
+        f"{plural(base.n_reference, 'tumour')}."
+    )
+    trained = [
+        f"{recipe.name}: {study.model(recipe).trainer} on {recipe.plans}, {recipe.configuration}{_settings(model)}"
+        for recipe, model in zip(found.recipes, found.models.values(), strict=True)
+    ]
+    tests = (
+        f"Each recipe was compared with {study.baseline}. Detection was tested per tumour by McNemar's exact test, "
+        "Dice per patient by Wilcoxon's signed-rank test, two-sided; p-values were adjusted for the number of recipes "
+        "by Holm's method, for detection and Dice apart. 95 % intervals of differences come from drawing patients with "
+        "replacement, those of rates are Wilson's."
+    )
+    outside = [
+        f"An external cohort of {plural(cohort.n_cases, 'case')} was predicted by all folds of each recipe together."
+        for cohort in list(found.external.values())[:1]
+    ]
+    return [data, f"Trained were {'; '.join(trained)}.", tests, *outside]
+
+
+def _settings(model: ModelResults) -> str:
+    fold = next((model.folder.fold(number) for number in model.folds), None)
+    debug = (read_json_if_whole(fold.path / "debug.json") if fold else None) or {}
+    told = {"num_epochs": "epochs", "num_iterations_per_epoch": "iterations each", "batch_size": "cases a batch"}
+    words = [f"{debug[key]} {what}" for key, what in told.items() if str(debug.get(key, "")).isdecimal()]
+    return f" ({', '.join(words)})" if words else ""

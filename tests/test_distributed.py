@@ -1,0 +1,130 @@
+"""Several processes on one training: two on the CPU, each on half a batch, do what one does on the whole batch.
+
+nnU-Net's own command distributes over GPUs alone; here its processes talk through gloo.
+"""
+
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from nnunetv2.run.run_training import find_free_network_port, get_trainer_from_args, run_training
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
+
+from rectal_nnformer.nnunet.layout import trainers_folder
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+MODEL = ("Dataset007_Small", "3d_fullres", 0, "ShortSMIT_CPU_1epoch_1iteration_seed3", "nnUNetRectalSMITSmallPlans")
+
+
+@pytest.fixture
+def folders(small_dataset, tmp_path, monkeypatch):
+    """Variables of a small dataset, whose plans have Dice over the batch, as nnU-Net's where there are few cases."""
+    variables, _ = small_dataset
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(name, variables[name])
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(trainers_folder()), variables["nnUNet_extTrainer"]]))
+    monkeypatch.setenv("RECTAL_NNFORMER_TRACKING", "tensorboard")
+
+
+def step(batch_dice, half=None):
+    """Train one step on a fixed batch, or a half of it; return loss, gradients, and what tells ranks apart."""
+    trainer = get_trainer_from_args(*MODEL, device=CPU)
+    draw = float(np.random.uniform())
+    trainer.device = CPU  # where it is distributed, nnU-Net takes GPUs for given
+    trainer.configuration_manager.configuration["batch_dice"] = batch_dice
+    torch.set_default_dtype(torch.float64)  # so that rounding is far below what is compared
+    try:
+        return *loss_and_gradients(trainer, half), told_of(trainer, draw)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def told_of(trainer, draw):
+    return {"batch_size": trainer.batch_size, "draw": draw, "trackers": len(trainer.logger.loggers)}
+
+
+def loss_and_gradients(trainer, half):
+    trainer.initialize()
+    network = trainer._bare_network().eval()  # without stochastic depth
+    with torch.no_grad():
+        torch.manual_seed(5)
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+    generator = torch.Generator().manual_seed(1)
+    data = torch.randn((2, 1, *trainer.configuration_manager.patch_size), generator=generator)
+    target = (torch.rand(data.shape, generator=generator) > torch.tensor([0.9, 0.4]).view(2, 1, 1, 1, 1)).float()
+    chosen = slice(None) if half is None else slice(half, half + 1)
+    loss = trainer.loss(trainer.network(data[chosen]), target[chosen])
+    loss.backward()
+    gradients = {name: parameter.grad.numpy() for name, parameter in network.named_parameters()}
+    if half is not None:
+        loss = loss.detach() / dist.get_world_size()
+        dist.all_reduce(loss)
+    return float(loss.detach()), gradients
+
+
+def one_of_two(rank, port, batch_dice, answers):
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    stock.DDP = lambda network, device_ids: torch.nn.parallel.DistributedDataParallel(network)  # no GPU of that number
+    answers.put((rank, *step(batch_dice, rank)))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_two_processes_on_half_a_batch_do_what_one_does_on_the_whole(folders, batch_dice):
+    context = multiprocessing.get_context("fork")
+    answers, port = context.Queue(), find_free_network_port()
+    processes = [context.Process(target=one_of_two, args=(rank, port, batch_dice, answers)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    (_, loss, gradients, told), (_, other_loss, others, other_told) = sorted(
+        (answers.get(timeout=120) for _ in processes), key=lambda answer: answer[0]
+    )
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    whole_loss, whole, _ = step(batch_dice)
+    assert loss == other_loss == pytest.approx(whole_loss, abs=1e-7)
+    largest = max(np.abs(gradient).max() for gradient in whole.values())
+    assert largest > 1e-3
+    for name, gradient in whole.items():
+        np.testing.assert_array_equal(gradients[name], others[name])
+        np.testing.assert_allclose(gradients[name], gradient, rtol=0, atol=1e-6 * largest, err_msg=name)
+    # Each has its share of the batch and draws by itself; rank 0 alone logs.
+    assert (told["batch_size"], other_told["batch_size"]) == (1, 1)
+    assert told["draw"] != other_told["draw"]
+    assert (told["trackers"], other_told["trackers"]) == (1, 0)
+
+
+def test_nnunets_command_does_not_distribute_on_a_cpu():
+    with pytest.raises(AssertionError, match="only implemented for cuda devices"):
+        run_training("Dataset007_Small", "3d_fullres", 0, num_gpus=2, device=CPU)
+
+
+def test_what_is_logged_becomes_files(folders, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = get_trainer_from_args(*MODEL, device=CPU)
+    trainer.logger.log("train_losses", np.float32(0.5), 0)
+    trainer.logger.log("dice_per_class_or_region", [0.25], 0)
+    trainer.logger.log_summary("detection_rate", 0.75)
+    (events,) = tmp_path.glob("*/*/fold_0/tensorboard")
+    read = EventAccumulator(str(events)).Reload()
+    values = {key: [event.value for event in read.Scalars(key)] for key in read.Tags()["scalars"]}
+    assert values == {
+        "train_losses": [0.5],
+        "dice_per_class_or_region/class_1": [0.25],
+        "summary/detection_rate": [0.75],
+    }
+    for variable, outcome in (("off", 0), ("", 0)):
+        monkeypatch.setenv("RECTAL_NNFORMER_TRACKING", variable)
+        assert len(get_trainer_from_args(*MODEL, device=CPU).logger.loggers) == outcome

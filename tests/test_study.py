@@ -1,0 +1,375 @@
+"""The study: its file, what is missing, jobs on one machine and for SLURM, adopting trained folds, table and page.
+
+Finished folds are made as files, and jobs run in this process; the slow tests train, kill and queue for real.
+"""
+
+import csv
+import json
+import shutil
+import textwrap
+from contextlib import suppress
+from itertools import count
+
+import pytest
+from checkpoints import write_checkpoint
+from report_runs import CASES, DATASET, DATASET_JSON, NEAR, mask_of, plans, write_run, write_volume
+
+from rectal_nnformer import cli
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.case_detection import CaseDetection
+from rectal_nnformer.study import jobs, steps
+from rectal_nnformer.study.jobs import run_here
+from rectal_nnformer.study.progress import fold_progress, status_lines
+from rectal_nnformer.study.record import read_study
+from rectal_nnformer.study.steps import missing_steps, steps_of
+from rectal_nnformer.study.table import against_baseline
+from rectal_nnformer.training import run_folds
+
+PLANS = "nnUNetRectalSMITPlans"
+STUDY = f"""
+dataset = "{DATASET}"
+baseline = "stock"
+folds = [0, 1]
+device = "cpu"
+side_by_side = 2
+[[recipe]]
+name = "ACT"
+trainer = "nnUNetTrainerSMIT_ACT"
+plans = "{PLANS}"
+backbone = "smit"
+[[recipe]]
+name = "stock"
+trainer = "nnUNetTrainer"
+plans = "{PLANS}"
+epochs = "own"
+"""
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """Folders of nnU-Net with a planned dataset of four cases in two folds, and no trained model."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    folder = tmp_path / "nnUNet_preprocessed" / DATASET
+    data = folder / "nnUNetRectalPlans_3d_fullres_1.0x1.0x1.0mm"
+    data.mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    (folder / f"{PLANS}.json").write_text(json.dumps(plans()))
+    cases = list(CASES)
+    splits = [{"train": cases[1 - fold :: 2], "val": cases[fold::2]} for fold in range(2)]
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+    for case in cases:
+        (data / f"{case}.pkl").write_bytes(b"\x80\x04}\x94.")  # an empty dictionary
+    return tmp_path
+
+
+def trained(base, trainer, scored=True, **options):
+    """Make the folds of a trainer as they are when they are finished, `scored` by our trainers or not by nnU-Net's."""
+    folder = write_run(base, trainer=trainer, analysed=scored, **options)
+    for fold in folder.glob("fold_*"):
+        write_checkpoint(fold / "checkpoint_final.pth", trainer)
+        (fold / "validation/summary.json").write_text("{}")
+        if not scored:
+            for name in ("json", "csv"):
+                (fold / f"validation/lesion_detection.{name}").unlink()
+    return folder
+
+
+def study_in(folder, text=STUDY, **changed):
+    """Write a study; `changed` are lines at its beginning, such as epochs=3."""
+    folder.mkdir(exist_ok=True)
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in changed.items())
+    (folder / "study.toml").write_text(lines + text)
+    return folder
+
+
+def names(found):
+    return [step.name for step in found]
+
+
+@pytest.fixture
+def jobs_here(monkeypatch):
+    """Let jobs of the local executor run in this process, at once; return their steps."""
+    done, numbers = [], count(1)
+
+    class Job:
+        def __init__(self, step):
+            self.job_id = str(next(numbers))
+            self.paths = type("Paths", (), {"stdout": f"log_{self.job_id}"})
+            done.append(step.name)
+            with suppress(RectalError):
+                jobs.StepJob(step)()
+
+        def done(self):
+            return True
+
+    monkeypatch.setattr(jobs, "_submit_here", lambda step, gpu: Job(step))
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0)
+    return done
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Reports have tests of their own."""
+    monkeypatch.setattr(steps, "write_report", lambda model: (model / "report.html").touch())
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError(f"nnU-Net was started: {arguments}")
+
+    monkeypatch.setattr(run_folds, "start_command", refuse)
+
+
+def test_what_is_missing_follows_from_the_files(base):
+    study = read_study(study_in(base / "study"))
+    everything = [
+        f"plan {PLANS}",
+        *("train ACT 0", "train ACT 1", "summarize ACT", "train stock 0", "train stock 1", "summarize stock", "page"),
+    ]
+    assert names(steps_of(study)) == everything
+    assert names(missing_steps(steps_of(study))) == everything[1:]  # it is planned
+    stock = trained(base, "nnUNetTrainer", scored=False)
+    assert names(missing_steps(steps_of(study))) == [everything[i] for i in (1, 2, 3, 6, 7)]
+    trained(base, "nnUNetTrainerSMIT_ACT")
+    shutil.rmtree(base / f"nnUNet_preprocessed/{DATASET}/nnUNetRectalPlans_3d_fullres_1.0x1.0x1.0mm")
+    # All folds are trained: data that were removed since are not made again.
+    assert names(missing_steps(steps_of(study))) == ["summarize ACT", "summarize stock", "page"]
+    (stock / "fold_1/validation/summary.json").unlink()
+    assert names(missing_steps(steps_of(study)))[:2] == [f"plan {PLANS}", "summarize ACT"]
+
+
+def test_the_length_of_trainings_is_part_of_their_names(base):
+    study = read_study(study_in(base / "study", epochs=3, iterations=1, seed=0))
+    act, stock = (study.model(recipe).trainer for recipe in study.recipe)
+    assert (act, stock) == ("nnUNetTrainerSMIT_ACT_3epochs_1iteration_seed0", "nnUNetTrainer")
+
+
+def test_a_stock_run_trained_by_hand_is_adopted(base, jobs_here, no_training, capsys):
+    """Two folds of nnU-Net's own, without scores of ours: they are scored and compared, and nothing is trained."""
+    trained(base, "nnUNetTrainerSMIT_ACT")
+    stock = trained(base, "nnUNetTrainer", scored=False)
+    before = {path: path.stat().st_mtime_ns for path in base.rglob("checkpoint_final.pth")}
+    study = read_study(study_in(base / "study"))
+    run_here(study, steps_of(study))
+    assert jobs_here == ["summarize ACT", "summarize stock", "page"]
+    assert (stock / "fold_0/validation/lesion_detection.json").is_file() and (stock / "report.html").is_file()
+    assert {path: path.stat().st_mtime_ns for path in base.rglob("checkpoint_final.pth")} == before
+    run_here(study, steps_of(study))
+    assert len(jobs_here) == 3
+    assert capsys.readouterr().out.endswith("0 steps to do, 8 done before\n")
+
+
+def test_a_failure_holds_up_what_needs_it_alone(base, jobs_here, monkeypatch):
+    trained(base, "nnUNetTrainer")
+    study = read_study(study_in(base / "study"))
+
+    def train(self):
+        if self.fold == 1:
+            raise RectalError("no space left")
+        trained(base, "nnUNetTrainerSMIT_ACT")
+        shutil.rmtree(self.model.fold(1).path)
+
+    monkeypatch.setattr(steps.TrainStep, "run", train)
+    with pytest.raises(
+        RectalError, match=r"1 step failed:\ntrain ACT 1 failed: no space left[\s\S]*summarize ACT, page"
+    ):
+        run_here(study, steps_of(study))
+    assert jobs_here == ["train ACT 0", "train ACT 1", "summarize stock"]
+    record = json.loads((study.folder / "jobs/train-ACT-1.json").read_text())
+    assert (record["state"], record["error"], record["attempts"]) == ("failed", "no space left", 1)
+    told = list(status_lines(steps_of(study)))
+    assert f"{'train ACT 1':40s} not begun, FAILED: no space left" in told
+    assert told[-1] == "3 of 4 folds finished; of 1 fold no epoch tells how long they take"
+
+
+def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
+    for trainer in ("nnUNetTrainerSMIT_ACT", "nnUNetTrainer"):
+        trained(base, trainer)
+    for case in ("far_1", "far_2"):
+        write_volume(base / f"other/masks/{case}.nii.gz", mask_of([NEAR]).astype("uint8"))
+    places = f'[external]\nimages = "{base}/other/images"\nmasks = "{base}/other/masks"\n'
+    study = read_study(study_in(base / "study", STUDY.replace("[[recipe]]", f"{places}[[recipe]]", 1)))
+
+    def predict(command, *arguments):
+        output = arguments[arguments.index("-o") + 1]
+        assert command == "rectal_nnformer" and "--continue_prediction" in arguments
+        for case in ("far_1", "far_2"):
+            found = [NEAR] if case == "far_1" or "ACT" in str(output) else []
+            write_volume(output / f"{case}.nii.gz", mask_of(found).astype("uint8"))
+
+    monkeypatch.setattr(steps, "_run", predict)
+    run_here(study, steps_of(study))
+    assert jobs_here == ["summarize ACT", "external ACT", "summarize stock", "external stock", "page"]
+    rows = list(csv.DictReader((study.folder / "study.csv").open()))
+    assert [(row["recipe"], row["external_detected"], row["external_tumours"]) for row in rows] == [
+        ("ACT", "2", "2"),
+        ("stock", "1", "2"),
+    ]
+    assert "Difference in Dice to stock, external" in (study.folder / "study.html").read_text(encoding="utf-8")
+    write_checkpoint(
+        base / f"nnUNet_results/{DATASET}/nnUNetTrainer__{PLANS}__3d_fullres/fold_0/checkpoint_final.pth", "x"
+    )
+    assert "external stock" in names(missing_steps(steps_of(study)))  # it was trained again
+
+
+def test_the_page_and_its_table(base, capsys):
+    worse = {case: (reference, predicted if case != "found" else []) for case, (reference, predicted) in CASES.items()}
+    trained(base, "nnUNetTrainerSMIT_ACT")
+    trained(base, "nnUNetTrainer", cases=worse, scored=True)
+    folder = study_in(base / "study")
+    cli.main(["study", "report", str(folder)])
+    assert f"The page of the study is {folder / 'study.html'}" in capsys.readouterr().out
+    act, stock = csv.DictReader((folder / "study.csv").open())
+    assert (act["detected"], act["tumours"], stock["detected"]) == ("3", "5", "2")
+    assert (float(act["detection_rate_difference"]), float(act["detection_p_holm"])) == (pytest.approx(0.2), 1.0)
+    assert stock["detection_rate_difference"] == ""
+    page = (folder / "study.html").read_text(encoding="utf-8")
+    assert "<title>2 recipes against stock: Dataset501_Rectal, 2 recipes</title>" in page
+    assert '<th scope="row">found</th><td class="number">1</td>' in page  # the case of the tumour on which they differ
+    for words in ("Wilcoxon", "Holm", "ADI per stage", "hours of training", "nnUNetTrainerSMIT_ACT on"):
+        assert words in page
+    assert (folder / "compare.md").is_file()
+
+
+def test_a_page_needs_the_baseline(base):
+    trained(base, "nnUNetTrainerSMIT_ACT")
+    with pytest.raises(SystemExit):
+        cli.main(["study", "report", str(study_in(base / "study"))])
+
+
+def case(name, dice, detected, patient=None):
+    lesion = type("L", (), {"detected": detected})
+    values = {"case": name, "patient": patient or name, "dice": dice, "lesions": [lesion], "n_false_positive": 1}
+    return type("C", (), values)
+
+
+def test_recipes_are_tested_against_the_baseline_with_holm():
+    base = [case(f"c{i}", 0.1, False) for i in range(6)]
+    better = [case(f"c{i}", 0.2 + i / 10, True) for i in range(6)]
+    cohorts = {name: type("T", (), {"cases": cases}) for name, cases in (("b", base), ("x", better), ("y", base))}
+    found = against_baseline(cohorts, "b")
+    assert list(found) == ["x", "y"]
+    # Six tumours found by one alone: 2 / 2**6, times the two recipes. Six patients all better: the same.
+    assert found["x"].detection.p_holm == pytest.approx(2 * 2 / 64) == found["x"].dice_p_holm
+    assert (found["x"].detection_rate.value, found["y"].dice.value, found["y"].dice_p) == (1.0, 0.0, 1.0)
+    assert CaseDetection  # the records that stand behind these
+
+
+def test_a_new_study_explains_itself_and_takes_what_is_trained(base, capsys):
+    trained(base, "nnUNetTrainer")
+    cli.main(["study", "init", "-d", "501", "-o", str(base / "s"), "--backbones", "smit", "swin_unetr"])
+    study = read_study(base / "s")
+    made = {recipe.name: recipe for recipe in study.recipe}
+    assert [name for name in made if name.startswith("SMIT-")] == [
+        f"SMIT-{name}" for name in ("Base", "TA", "Crop", "ACT", "Scratch", "MaskedPadding")
+    ]
+    assert {"nnU-Net", "ResEnc-L", "Primus-M"} <= set(made) and study.baseline == "nnU-Net"
+    adopted = made[f"nnUNetTrainer-{PLANS}-3d_fullres"]
+    assert (adopted.epochs, adopted.planner) == ("own", None)
+    assert "Trained before, and part of it" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["study", "init", "-d", "501", "-o", str(base / "s")])
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('baseline = "stock"', 'baseline = "stok"', "Did you mean stock?"),
+        ('baseline = "stock"', "baseline = stock", "cannot be read as TOML"),
+        ("side_by_side = 2", "side_by_sid = 2", "side_by_sid: Extra inputs are not permitted"),
+        ("folds = [0, 1]", 'epochs = "many"', "epochs"),
+        ('backbone = "smit"', 'backbone = "smitt"', "Did you mean smit?"),
+        ('backbone = "smit"', 'backbone = "smit"\nplanner = "ExperimentPlanner"', "has a backbone and a planner"),
+        ('name = "ACT"', 'name = "stock"', "2 recipes have the name stock"),
+        ("nnUNetTrainerSMIT_ACT", "nnUNetTrainer", "2 recipes have the model"),
+        ('device = "cpu"', 'device = "cpu"\nslurm = { hours = "long" }', "slurm.hours"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(base, old, new, message):
+    assert old in STUDY
+    with pytest.raises(RectalError, match=r"study\.toml cannot be") as refused:
+        read_study(study_in(base / "study", STUDY.replace(old, new, 1)))
+    assert message in str(refused.value)
+
+
+SLURM = """
+engine = "slurm"
+[slurm]
+hours = 2
+cpus = 4
+partition = "gpu"
+gpus = { "gpu:small:1" = 8, "gpu:large:1" = 80 }
+setup = ["module load cuda"]
+"""
+
+
+def test_scripts_for_slurm_are_shown_without_it(base, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(base))
+    (base / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json").unlink()
+    text = STUDY.replace('device = "cpu"', 'device = "cuda"').replace("[[recipe]]", f"{SLURM}[[recipe]]", 1)
+    cli.main(["study", "run", str(study_in(base / "study", text)), "--dry-run"])
+    told = capsys.readouterr().out
+    plan, act, summary, *_ = told.split("#!/bin/bash")[1:]
+    assert "--dependency" not in plan and "gres" not in plan and "module load cuda" in plan
+    for line in ("array=0-1%2", "requeue", "time=120", "cpus-per-task=4", "partition=gpu", "signal=USR2@120"):
+        assert f"#SBATCH --{line}" in act
+    assert f"#SBATCH --dependency='afterok:<plan {PLANS}>'" in act
+    assert "#SBATCH --gres=gpu:large:1" in act and "#SBATCH --mem=32G" in act  # not planned yet: 24 GB
+    assert "afterok:<train ACT 0>:<train ACT 1>" in summary and "array" not in summary
+    assert told.endswith("8 steps to do; nothing was submitted\n")
+    assert not list((base / "study").glob("jobs/*.json"))
+    (base / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json").write_text(json.dumps(plans()))
+    cli.main(["study", "run", str(base / "study"), "--dry-run"])
+    assert "#SBATCH --gres=gpu:small:1" in capsys.readouterr().out  # the plans take 7 GB
+    with pytest.raises(SystemExit):
+        cli.main(["study", "run", str(base / "study")])
+    assert "There is no SLURM here" in capsys.readouterr().err
+
+
+CROSSVAL = ["crossval", "-d", "501", "-tr", "nnUNetTrainerSMIT_ACT_Scratch", "-p", PLANS]
+
+
+def test_a_cross_validation_becomes_jobs_of_slurm(base, capsys):
+    cli.main([*CROSSVAL, "--slurm", "partition=gpu", "hours=3", "--dry-run"])
+    folds, summary = capsys.readouterr().out.split("#!/bin/bash")[1:]
+    assert "#SBATCH --array=0-1%2" in folds and "#SBATCH --partition=gpu" in folds and "time=180" in folds
+    assert "afterok:<train nnUNetTrainerSMIT_ACT_Scratch 0>" in summary
+    for wrong, message in ((["--dry-run"], "goes with --slurm"), (["--slurm", "hours=x"], "slurm.hours")):
+        with pytest.raises(SystemExit):
+            cli.main([*CROSSVAL, *wrong])
+        assert message in capsys.readouterr().err
+
+
+LOG = """
+2026-01-01 10:00:00.0: Epoch 0
+2026-01-01 10:00:00.0: Epoch time: 60.0 s
+2026-01-01 10:01:00.0: Epoch 1
+2026-01-01 10:02:00.0: Epoch time: 80.0 s
+2026-01-01 10:02:00.0: Epoch 2
+"""
+
+
+def test_status_of_a_cross_validation_tells_epochs_and_time_left(base, capsys):
+    fold = trained(base, "nnUNetTrainerSMIT_ACT_Scratch") / "fold_1"
+    (fold / "checkpoint_final.pth").unlink()
+    (fold / "training_log_2026.txt").write_text(LOG)
+    (fold / "debug.json").write_text(json.dumps({"num_epochs": "500"}))
+    cli.main([*CROSSVAL, "--status"])
+    first, second, summary, told = capsys.readouterr().out.splitlines()
+    assert first.endswith("finished") and second.endswith("epoch 2 of 500, about 9.7 h left")
+    assert summary.endswith("to do")
+    assert told == "1 of 2 folds finished; trainings take about 9.7 h more, one after the other"
+
+
+def test_epochs_that_were_repeated_cost_time_and_do_not_count(base):
+    study = read_study(study_in(base / "study"))
+    fold = study.model(study.recipe[0]).fold(0)
+    fold.path.mkdir(parents=True)
+    (fold.path / "training_log_1.txt").write_text(LOG)
+    (fold.path / "training_log_2.txt").write_text(textwrap.dedent(LOG).replace("Epoch 2\n", "Epoch 2\n"))
+    progress = fold_progress(fold)
+    assert (progress.epoch, progress.seconds, progress.seconds_left) == (2, 280.0, None)
