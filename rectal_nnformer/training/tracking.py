@@ -4,7 +4,7 @@ nnU-Net's logger hands each value on to others beside its own one; these are two
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,10 @@ class MLflowTracker:
         return self._run
 
 
-TRACKERS: dict[str, Callable[[Path], Any]] = {"tensorboard": TensorBoardTracker, "mlflow": MLflowTracker}
+TRACKERS: dict[str, type[TensorBoardTracker] | type[MLflowTracker]] = {
+    "tensorboard": TensorBoardTracker,
+    "mlflow": MLflowTracker,
+}
 
 
 def add_tracker(trainer: Any) -> None:
@@ -88,12 +91,10 @@ def add_tracker(trainer: Any) -> None:
     kind = os.environ.get(VARIABLE, "").strip() or OFF
     if kind != OFF and kind not in TRACKERS:
         raise RectalError(f"The environment variable {VARIABLE} is '{kind}'. Set it to {', '.join([*TRACKERS, OFF])}.")
+    if kind == OFF or trainer.local_rank != 0:
+        return
     loggers = trainer.logger.loggers
-    if (
-        kind == OFF
-        or trainer.local_rank != 0
-        or any(isinstance(one, TensorBoardTracker | MLflowTracker) for one in loggers)
-    ):
+    if any(isinstance(logger, tuple(TRACKERS.values())) for logger in loggers):
         return
     try:
         loggers.append(TRACKERS[kind](Path(trainer.output_folder)))
