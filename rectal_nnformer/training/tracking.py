@@ -94,7 +94,7 @@ def add_tracker(trainer: Any) -> None:
     if kind == OFF or trainer.local_rank != 0:
         return
     loggers = trainer.logger.loggers
-    if any(isinstance(logger, tuple(TRACKERS.values())) for logger in loggers):
+    if any(isinstance(logger, Tracker) for logger in loggers):
         return
     try:
         loggers.append(TRACKERS[kind](Path(trainer.output_folder)))
