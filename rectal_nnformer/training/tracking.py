@@ -76,10 +76,8 @@ class MLflowTracker:
         return self._run
 
 
-TRACKERS: dict[str, type[TensorBoardTracker] | type[MLflowTracker]] = {
-    "tensorboard": TensorBoardTracker,
-    "mlflow": MLflowTracker,
-}
+Tracker = TensorBoardTracker | MLflowTracker
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoardTracker, "mlflow": MLflowTracker}
 
 
 def add_tracker(trainer: Any) -> None:
