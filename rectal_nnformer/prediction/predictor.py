@@ -9,7 +9,7 @@ import argparse
 import itertools
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import cpu_count
@@ -137,15 +137,30 @@ class BatchedPredictor(nnUNetPredictor):
     def predict_from_data_iterator(
         self, data_iterator: Iterator[dict[str, Any]], save_probabilities: bool = False, *_: Any
     ) -> None:
-        """Predict preprocessed cases and write their masks and candidates."""
-        for case in data_iterator:
-            if self.allow_tqdm:
-                print(f"Predicting {Path(case['ofile']).name}:", flush=True)
-            logits = self.predict_logits_from_preprocessed_data(case["data"].float())
-            self.write(logits, case["data_properties"], case["ofile"], save_probabilities)
+        """Predict preprocessed cases; a thread writes masks and candidates of each while the next is predicted."""
+        with ThreadPoolExecutor(1) as thread:
+            writing: list[Future[None]] = []
+            for case in data_iterator:
+                if self.allow_tqdm:
+                    print(f"Predicting {Path(case['ofile']).name}:", flush=True)
+                logits = self.predict_logits_from_preprocessed_data(case["data"].float())
+                output = case["data_properties"], case["ofile"], save_probabilities, self.disagreement
+                for written in writing:
+                    written.result()
+                writing = [thread.submit(self.write, logits, *output)]
+            for written in writing:
+                written.result()
         compute_gaussian.cache_clear()
 
-    def write(self, logits: Tensor, properties: dict[str, Any], output: str, save_probabilities: bool) -> None:
+    @torch.inference_mode()
+    def write(
+        self,
+        logits: Tensor,
+        properties: dict[str, Any],
+        output: str,
+        save_probabilities: bool,
+        disagreement: float | None = None,
+    ) -> None:
         """Write candidates and mask of a case, and its probabilities if asked for, to a path that lacks its ending."""
         orders = None if save_probabilities else self._orders(properties)
         if orders is None:
@@ -159,7 +174,7 @@ class BatchedPredictor(nnUNetPredictor):
             told = tumor_labels(self.dataset_json), ignore_label(self.dataset_json), properties["spacing"]
             self.counts += count_case(log_odds, reference, tumor, *told)
         numbers, found = find_candidates(log_odds, tumor)
-        found = replace(found, disagreement=self.disagreement)
+        found = replace(found, disagreement=disagreement)
         mask = Path(output + self.dataset_json["file_ending"])
         # The mask last: nnU-Net takes a case with a mask for done.
         write_candidates(mask, found, lambda path: writer.write_seg(numbers, path, properties))
