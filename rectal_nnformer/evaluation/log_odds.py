@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy import ndimage
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.masks import bounding_box
 from rectal_nnformer.utils.files import write_json
 from rectal_nnformer.utils.json_records import read_own
 
@@ -65,7 +64,10 @@ def count_case(
         ignore_label: Which label is not scored, None without one.
         spacing: Voxel size in mm, in the order of the axes.
     """
-    reference, scored = np.isin(labels, tumor_labels), labels != ignore_label
+    reference = np.isin(labels, tumor_labels)
+    if ignore_label is None:
+        return count_log_odds(log_odds, reference, near_tumor(reference, prediction, spacing))
+    scored = labels != ignore_label
     near = near_tumor(reference, prediction & scored, spacing)
     return count_log_odds(log_odds[scored], reference[scored], near[scored])
 
@@ -80,10 +82,18 @@ def count_log_odds(
         reference: Where the reference has tumour.
         near: Where it is near a tumour, see `near_tumor`.
     """
-    steps = np.clip(log_odds, -MAX_LOG_ODDS, MAX_LOG_ODDS) * np.float32(STEPS_PER_UNIT)
-    values = np.rint(steps).astype(np.int32) + (N_VALUES // 2 + N_VALUES * reference.astype(np.int32))
-    regions = [np.bincount(of_region.ravel(), minlength=2 * N_VALUES) for of_region in (values, values[near])]
-    return LogOddsCounts(np.array(regions, dtype=np.int64).reshape(len(REGIONS), len(CLASSES), N_VALUES))
+    steps = log_odds * np.float32(STEPS_PER_UNIT)
+    bound = MAX_LOG_ODDS * STEPS_PER_UNIT
+    np.rint(np.clip(steps, -bound, bound, out=steps), out=steps)
+    values = steps.astype(np.intp)
+    values += N_VALUES // 2
+
+    def count(where: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+        return np.bincount((values if where is None else values[where]).ravel(), minlength=N_VALUES)
+
+    # Tumour is little: it is taken from the whole rather than told apart voxel by voxel.
+    pairs = [(count(None), count(reference)), (count(near), count(near & reference))]
+    return LogOddsCounts(np.array([[whole - tumor, tumor] for whole, tumor in pairs], dtype=np.int64))
 
 
 def from_sparse(places: Sequence[int] | NDArray[np.int64], counts: Sequence[int] | NDArray[np.int64]) -> LogOddsCounts:
@@ -102,14 +112,12 @@ def near_tumor(
     """
     tumor = reference | prediction
     near = np.zeros(tumor.shape, dtype=bool)
-    if not tumor.any():
-        return near
     margins = [int(distance_mm // size) + 1 for size in spacing]
-    box = tuple(
-        slice(max(0, side.start - margin), side.stop + margin)
-        for side, margin in zip(bounding_box(tumor), margins, strict=True)
-    )
-    near[box] = distance_transform_edt(~tumor[box], sampling=spacing) <= distance_mm
+    # Around each piece by itself: small ones lie all over, and distances across all of the scan take long.
+    for piece in ndimage.find_objects(ndimage.label(tumor, np.ones((3, 3, 3)))[0]):
+        sides = zip(piece, margins, strict=True)
+        box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side, margin in sides)
+        near[box] |= ndimage.distance_transform_edt(~tumor[box], sampling=spacing) <= distance_mm
     return near
 
 
