@@ -100,7 +100,8 @@ def _choose_point(model: Path, summary: CrossvalSummary, wanted: str | None) -> 
     if found.chosen is None:
         print(f"No operating point for {wish}: {found.reason}.")
         return
-    print(f"Operating point for {wish}: {found.chosen.point}.{f' {found.chosen.note}.' if found.chosen.note else ''}")
+    unmet = f" The wish is not met: {found.chosen.note}." if found.chosen.note else ""
+    print(f"Operating point for {wish}: {found.chosen.point}.{unmet}")
     for words, rates in (("masks as they are", found.mask), ("nested", found.nested)):
         if rates is not None:
             false = rates.false_positives_per_case.value
