@@ -7,8 +7,10 @@ from functools import cache
 import numpy as np
 import SimpleITK as sitk
 
+from rectal_nnformer.evaluation.candidates import find_candidates, write_candidates
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.folder import evaluate_folder
+from rectal_nnformer.evaluation.log_odds import count_case, from_sparse, write_counts
 from rectal_nnformer.planning.accounting import tile_account
 from rectal_nnformer.planning.backbones import resolve_backbone
 
@@ -54,11 +56,15 @@ def mask_of(balls):
     return mask
 
 
-def write_volume(path, array):
+def with_spacing(array):
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(SPACING_XYZ)
+    return image
+
+
+def write_volume(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(path))
+    sitk.WriteImage(with_spacing(array), str(path))
 
 
 def write_scan(base, case, reference, seed=0):
@@ -79,14 +85,32 @@ def scan_of(reference, seed):
     return image.astype(np.int16), mask.astype(np.uint8)
 
 
-def write_test_set(base, cases=CASES, patients=None):
+def write_prediction(path, reference, balls, sure=False):
+    """Write a mask of balls; if asked for, with candidates: the balls, and faintly what is missed of the reference.
+
+    A later ball is surer. Return the counts of the voxels by their log-odds, or None.
+    """
+    mask = mask_of(balls)
+    write_volume(path, mask.astype(np.uint8))
+    if not sure:
+        return None
+    log_odds = np.where(mask_of(reference), np.float32(-3), np.float32(-7))
+    for place, ball in enumerate(balls):
+        log_odds[mask_of([ball])] = 1 + 0.5 * place + ball.radius / 20
+    numbers, found = find_candidates(log_odds, mask)
+    write_candidates(path, found, lambda name: sitk.WriteImage(with_spacing(numbers), name))
+    labels = mask_of(reference).astype(np.uint8)
+    return count_case(log_odds, labels, mask, (1,), None, SPACING_XYZ[::-1])
+
+
+def write_test_set(base, cases=CASES, patients=None, sure=False):
     """Write images, references and predictions of a test set, score them, and return the folder of the predictions."""
     raw, predictions = base / "nnUNet_raw/Dataset502_External", base / "predictions"
     for number, (case, (reference, prediction)) in enumerate(cases.items()):
         image, mask = scan_of(reference, number)
         write_volume(raw / f"imagesTs/{case}_0000.nii.gz", image)
         write_volume(raw / f"labelsTs/{case}.nii.gz", mask)
-        write_volume(predictions / f"{case}.nii.gz", mask_of(prediction).astype(np.uint8))
+        write_prediction(predictions / f"{case}.nii.gz", reference, prediction, sure)
     (raw / "dataset.json").write_text(json.dumps(DATASET_JSON))
     if patients:
         rows = "".join(f"{case},{patient}\n" for case, patient in patients.items())
@@ -167,21 +191,29 @@ def write_run(
     num_folds=2,
     patients=None,
     analysed=True,
+    sure=False,
 ):
-    """Write a model folder with evaluated folds; cases go to the folds in turn. Return the folder."""
+    """Write a model folder with evaluated folds; cases go to the folds in turn. Return the folder.
+
+    With `sure` it is known how sure the network is of lesions and voxels.
+    """
     folder = base / f"nnUNet_results/{DATASET}/{trainer}__nnUNetRectalSMITPlans__{configuration}"
     folder.mkdir(parents=True)
     (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
     (folder / "plans.json").write_text(json.dumps(plans()))
+    counted = {fold: [] for fold in range(num_folds)}
     for number, (case, (reference, prediction)) in enumerate(cases.items()):
         write_scan(base, case, reference, seed=number)
         validation = folder / f"fold_{number % num_folds}/validation"
         validation.mkdir(parents=True, exist_ok=True)
         if prediction is not None:
-            write_volume(validation / f"{case}.nii.gz", mask_of(prediction).astype(np.uint8))
+            counts = write_prediction(validation / f"{case}.nii.gz", reference, prediction, sure)
+            counted[number % num_folds] += [counts] if counts else []
     for fold in range(num_folds):
         validation = folder / f"fold_{fold}/validation"
         references = base / f"nnUNet_preprocessed/{DATASET}/gt_segmentations"
+        if counted[fold]:
+            write_counts(sum(counted[fold], from_sparse([], [])), validation)
         evaluate_fold(validation, references, DATASET_JSON, list(cases)[fold::num_folds], patients)
         if analysed:
             (validation / "attention_dilution.json").write_text(json.dumps(attention(0.02 + 0.01 * fold)))

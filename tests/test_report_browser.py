@@ -6,7 +6,9 @@ import pytest
 from browser import chromium, needs_chromium, set_screen
 from report_runs import CASES, FAR, NEAR, SMALL, write_run
 
+from rectal_nnformer.evaluation.operating_point import nested_point, parse_wish, write_point
 from rectal_nnformer.reporting import report_page, write_report
+from rectal_nnformer.reporting.results import read_results
 
 pytestmark = needs_chromium
 
@@ -53,7 +55,12 @@ def address(tmp_path_factory):
     cases = {**CASES, HOSTILE: ([FAR], None), "nothing": ([], []), "case_10": ([SMALL], [SMALL])}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report_page, "OPEN_AT_MOST", 0)
-        return write_report(write_run(base, cases)).as_uri()
+        run = write_run(base, cases, sure=True)
+        groups = base / "groups.csv"
+        groups.write_text("case,a long name of what groups are by\nfound,a vendor with a long name\nsilent,another\n")
+        found = {fold: result.cases for fold, result in read_results(run).folds.items()}
+        write_point(nested_point(found, parse_wish("fp-per-case=0.5")).chosen, run)
+        return write_report(run, groups=groups).as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +148,40 @@ def test_no_tile_is_narrower_than_its_words(page, width):
     set_screen(page, width)
     tiles = page.find_elements("css selector", ".tiles > div")
     assert len(tiles) == 6 and all(tile.size["width"] >= 115 for tile in tiles)
+
+
+def test_charts_are_told_in_words_and_their_numbers_stand_in_a_table(page):
+    lacking = """
+    return [...document.querySelectorAll("svg.chart")]
+      .filter((chart) => !chart.querySelector("title").textContent || !chart.querySelector("desc").textContent
+        || !chart.closest("section").querySelector("table, figcaption, dl"))
+      .map((chart) => chart.outerHTML.slice(0, 80));
+    """
+    assert page.execute_script(lacking) == []
+    names = page.execute_script("return [...document.querySelectorAll('.chart > title')].map((e) => e.id)")
+    assert {"froc-name", "roc-name", "reliability-name", "volumes-name"} <= set(names)
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_nothing_in_a_chart_lies_over_its_text(page, width):
+    set_screen(page, width)
+    overlaps = """
+    return [...document.querySelectorAll("svg.chart:not(:has(.in-cell))")].flatMap((chart) => {
+      const boxes = [...chart.querySelectorAll("text")].map((e) => [e.textContent, e.getBoundingClientRect()]);
+      return boxes.flatMap(([one, a], index) => boxes.slice(index + 1)
+        .filter(([, b]) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)
+        .map(([other]) => `${chart.querySelector("title").textContent}: ${one} | ${other}`));
+    });
+    """
+    assert page.execute_script(overlaps) == []
+
+
+def test_a_case_of_the_review_list_leads_to_its_pictures(page):
+    link = find(page, "#first tbody tr:first-child a")
+    card = find(page, link.get_attribute("href")[link.get_attribute("href").index("#") :])
+    page.execute_script("arguments[0].click()", link)
+    until(page, card.is_displayed)
+    assert link.text in card.text
 
 
 def test_text_in_charts_is_legible_on_a_phone(page):

@@ -9,6 +9,7 @@ from report_runs import CASES, DATASET_JSON, FAR, NEAR, write_run, write_test_se
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.reporting import write_crossval_summary, write_report
+from rectal_nnformer.reporting.cohort import analyse_results
 from rectal_nnformer.reporting.methods import CLAIM, claim_table, methods_text
 from rectal_nnformer.reporting.results import read_results, read_scored
 
@@ -33,6 +34,14 @@ def page(scored):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("model"), patients=dict.fromkeys(CASES, "patient_1"))
+
+
+def methods_of(results):
+    return methods_text(results, analyse_results(results))
+
+
+def claim_of(results):
+    return claim_table(results, analyse_results(results))
 
 
 def sections(page):
@@ -64,7 +73,7 @@ def test_the_model_is_told_where_predict_noted_it(tmp_path):
     page = write_report(folder).read_text(encoding="utf-8")
     assert "The model was trained on two: the rates are too good for them" in page
     assert "nnUNetTrainerSMIT_ACT" in page
-    told = dict(row[::2] for row in claim_table(read_scored(folder)).rows)
+    told = dict(row[::2] for row in claim_of(read_scored(folder)).rows)
     assert told["27"] == "The mean of 2 networks, one per fold." and told["20"].startswith("The model was trained on 1")
 
 
@@ -94,7 +103,7 @@ def test_no_tumour_at_all_and_a_single_case_have_a_page(tmp_path):
 
 
 def test_methods_say_what_the_files_say(model):
-    text = methods_text(read_results(model))
+    text = methods_of(read_results(model))
     for words in (
         "5 tumours in 4 cases of 1 patient were segmented by cross-validation on T2w (Dataset501_Rectal)",
         "resampled to 1.0 x 1.0 x 1.0 mm",
@@ -109,7 +118,7 @@ def test_methods_say_what_the_files_say(model):
 
 
 def test_items_of_claim_are_numbered_and_what_no_file_tells_is_left_to_the_authors(model):
-    rows = {row[0]: row[2] for row in claim_table(read_results(model)).rows}
+    rows = {row[0]: row[2] for row in claim_of(read_results(model)).rows}
     assert list(rows) == [str(number) for number in range(1, 45)] and len(CLAIM) == 44
     assert all(rows.values())
     for number in (2, 5, 16, 34, 44):
@@ -127,6 +136,6 @@ def test_the_summary_of_a_cross_validation_holds_both(model):
 
 def test_methods_of_a_cohort_without_cases_of_a_kind_are_words_too(tmp_path):
     results = read_scored(write_test_set(tmp_path, {"clean": ([], [])}))
-    assert "No lesion in the references" in methods_text(results)
+    assert "No lesion in the references" in methods_of(results)
     with pytest.raises(RectalError, match="nowhere"):
         read_scored(results.path, tmp_path / "nowhere")

@@ -216,6 +216,9 @@ def crossval(arguments: argparse.Namespace) -> None:
     model = preflight.check_training(arguments.d, arguments.tr, arguments.p, arguments.c, arguments.f or ())
     if arguments.dry_run and arguments.slurm is None:
         raise RectalError("--dry-run goes with --slurm.")
+    if arguments.groups and arguments.slurm is not None:
+        raise RectalError("--groups goes without --slurm. Give it to 'crossval' or 'report' when the jobs are done.")
+    shared.check_groups(arguments.groups)
     if arguments.status or arguments.slurm is not None:
         _crossval_jobs(model, arguments)
         return
@@ -238,6 +241,7 @@ def crossval(arguments: argparse.Namespace) -> None:
         gpus=arguments.gpus,
         save_probabilities=arguments.npz,
         operating_point=arguments.operating_point,
+        groups=arguments.groups,
     )
     print(f"{detection_line(summary.pooled)}\nThe summary is {model_folder / 'crossval_summary.md'}")
     print(try_report(model_folder))
@@ -281,6 +285,7 @@ def _add_crossval(parser: argparse.ArgumentParser) -> None:
         help="which lesions predict counts, chosen on the folds: fp-per-case=0.5 (at most so many false positives per "
         "case), sensitivity=0.95 (at least so many found), f1, or none (all of the mask; default: as chosen before)",
     )
+    shared.add_groups(parser)
     parser.add_argument(
         "--slurm",
         metavar="KEY=VALUE",

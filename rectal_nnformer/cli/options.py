@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 from functools import partial
+from pathlib import Path
 
 from rectal_nnformer.nnunet.names import FULLRES, PLANES
 
@@ -50,6 +51,24 @@ def plans_name(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", text) or "__" in text:
         raise argparse.ArgumentTypeError(f"must be of letters, digits, '.', '-' and single '_', not {text}")
     return text
+
+
+def add_groups(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names a table of groups."""
+    parser.add_argument(
+        "--groups",
+        metavar="CSV",
+        type=Path,
+        help="also give rates by group: a table with the column case (or patient), and others such as vendor or site",
+    )
+
+
+def check_groups(table: Path | None) -> None:
+    """Refuse a table of groups that cannot be used."""
+    if table is not None:
+        from rectal_nnformer.evaluation.groups import read_groups
+
+        read_groups(table, {})
 
 
 def add_model(parser: argparse.ArgumentParser, variable: str = "nnUNet_preprocessed") -> None:

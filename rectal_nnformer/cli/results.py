@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rectal_nnformer.cli.command import Command
-from rectal_nnformer.cli.options import add_device, add_model, add_processes, fold
+from rectal_nnformer.cli.options import add_device, add_groups, add_model, add_processes, check_groups, fold
 from rectal_nnformer.nnunet import layout, preflight
 
 
@@ -21,11 +21,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.djfile:
         preflight.check_file(arguments.djfile)
     preflight.check_output_folder(output)
+    check_groups(arguments.groups)
     from rectal_nnformer.evaluation.folder import evaluate_folder
     from rectal_nnformer.evaluation.summary import detection_line
 
     result = evaluate_folder(arguments.pred, arguments.gt, arguments.djfile, output, arguments.np)
     print(f"{detection_line(result)}\nThe lesions are in {output}: lesion_detection.json, .csv")
+    if arguments.groups:
+        from rectal_nnformer.reporting.writing import write_group_rates
+
+        print(f"The rates by group are {write_group_rates(result, arguments.groups, output)}")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +38,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pred", metavar="DIR", type=Path, required=True, help="predicted masks by the same names")
     parser.add_argument("-o", metavar="DIR", type=Path, help="folder for the results (default: that of --pred)")
     parser.add_argument("-djfile", metavar="FILE", type=Path, help="dataset.json, where it is not found")
+    add_groups(parser)
     add_processes(parser, default=2)
 
 
@@ -45,13 +51,16 @@ def report(arguments: argparse.Namespace) -> None:
     names of their cases.
     """
     preflight.check_reported(arguments.model)
+    check_groups(arguments.groups)
     if arguments.images:
         layout.check_folder(arguments.images)
     if arguments.o:
         preflight.check_output_file(arguments.o)
     from rectal_nnformer.reporting.writing import write_report
 
-    print(f"The report is {write_report(arguments.model, arguments.o, arguments.np, arguments.images)}")
+    print(
+        f"The report is {write_report(arguments.model, arguments.o, arguments.np, arguments.images, arguments.groups)}"
+    )
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +77,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="images of scored predictions (default: imagesTs beside references in labelsTs)",
     )
+    add_groups(parser)
     add_processes(parser, default=2)
 
 
@@ -79,12 +89,13 @@ def compare(arguments: argparse.Namespace) -> None:
     """
     preflight.check_comparison(arguments.models)
     preflight.check_output_folder(arguments.o)
+    check_groups(arguments.groups)
     from rectal_nnformer.evaluation.summary import detection_line
     from rectal_nnformer.reporting.comparison import compare_models
     from rectal_nnformer.reporting.pages import left_out_words
     from rectal_nnformer.reporting.writing import write_comparison
 
-    comparison = compare_models(arguments.models)
+    comparison = compare_models(arguments.models, arguments.groups)
     paths = write_comparison(comparison, arguments.o)
     if left_out := left_out_words(comparison):
         print(f"Note: {left_out}")
@@ -98,6 +109,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", metavar="DIR", type=Path, default=Path(), help="folder for the results (default: this one)"
     )
+    add_groups(parser)
 
 
 def attention(arguments: argparse.Namespace) -> None:

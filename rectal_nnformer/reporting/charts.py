@@ -24,7 +24,7 @@ DARKEST, LIGHTEST = (8, 48, 107), (239, 244, 251)
 LINE = Markup('<line x1="{:.6g}" y1="{:.6g}" x2="{:.6g}" y2="{:.6g}" class="{}"/>')
 TEXT = Markup('<text x="{:.6g}" y="{:.6g}" text-anchor="{}">{}</text>')
 LABEL = Markup('<text x="{:.6g}" y="{:.6g}" text-anchor="end" class="strong">{}</text>')
-BAND = Markup('<polygon points="{}" class="band style-{}"/>')
+SIDEWAYS = Markup('<text transform="translate({:.6g} {:.6g}) rotate(-90)" text-anchor="middle">{}</text>')
 IN_CELL = Markup('<text x="{:.6g}" y="{:.6g}" text-anchor="middle" fill="{}" class="in-cell">{:.2f}</text>')
 CIRCLE = Markup('<circle cx="{:.6g}" cy="{:.6g}" r="{}" class="mark style-{}"/>')
 PATH = Markup('<path d="{}" class="mark style-{}"/>')
@@ -35,6 +35,40 @@ CHART = Markup(
     'aria-describedby="{ident}-description" class="chart"><title id="{ident}-name">{title}</title>'
     '<desc id="{ident}-description">{description}</desc>{shapes}</svg>'
 )
+
+
+BAND = Markup('<polygon points="{}" class="band style-{}"/>')
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a plane chart, from `low` to `high`, with its ticks in words; what lies beyond is drawn at its end."""
+
+    title: str
+    low: float
+    high: float
+    ticks: Mapping[float, str]
+    logarithmic: bool = False
+
+    def share(self, value: float) -> float:
+        """Return where on the axis a value is, from 0 to 1."""
+        inside = min(max(value, self.low), self.high)
+        low, high, at = (math.log(v) if self.logarithmic else v for v in (self.low, self.high, inside))
+        return (at - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is drawn in a plane chart: points (x, y) as a line or as marks, over a band of (x, low, high).
+
+    A curve without a name has no line in the legend.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    style: int = 0
+    kind: Literal["line", "marks", "both"] = "line"
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -125,12 +159,7 @@ def profile_chart(
     def y(value: float) -> float:
         return bottom - height * (min(max(value, low), high) - low) / (high - low)
 
-    shapes = []
-    for number, one in enumerate(series):
-        middle, style = 12 + 20 * number, one.style % len(SHAPES)
-        shapes.append(LINE.format(left, middle, left + 30, middle, f"line style-{style}"))
-        shapes.append(_mark(left + 15, middle, style))
-        shapes.append(TEXT.format(left + 40, middle + 4, "start", _short(one.name)))
+    shapes = [shape for n, one in enumerate(series) for shape in _legend(n, left, one.name, one.style, "both")]
     for tick in (low + (high - low) * i / 4 for i in range(5)):
         shapes.append(LINE.format(left, y(tick), WIDTH - right, y(tick), "grid"))
         shapes.append(TEXT.format(left - 8, y(tick) + 4, "end", f"{tick:.3g}"))
@@ -142,69 +171,61 @@ def profile_chart(
     return _svg(ident, title, description, bottom + 44, shapes)
 
 
-@dataclass(frozen=True)
-class Axis:
-    """An axis of a plane: its title, its bounds, where it is told what, and whether its values stand by logarithm."""
-
-    title: str
-    low: float
-    high: float
-    ticks: Mapping[float, str]
-    log: bool = False
-
-    def share(self, value: float) -> float:
-        """Return where a value lies, from 0 at the low bound to 1 at the high one, which values beyond are moved to."""
-        bounded = min(max(value, self.low), self.high)
-        low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, bounded))
-        return (at - low) / (high - low)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Points (x, y) in a plane: joined by a line, each a mark, or the outline of a band; `style` as of a `Series`."""
-
-    name: str
-    points: Sequence[tuple[float, float]]
-    kind: Literal["line", "marks", "band"] = "line"
-    style: int = 0
-
-
-def plane_chart(ident: str, title: str, description: str, drawings: Sequence[Drawing], x: Axis, y: Axis) -> Markup:
-    """Return lines, marks and bands in a plane; each with a name has its line in the legend above."""
-    left, right, height = 52, 14, 230
-    named = [drawing for drawing in drawings if drawing.name]
+def plane_chart(
+    ident: str, title: str, description: str, x_axis: Axis, y_axis: Axis, curves: Sequence[Curve]
+) -> Markup:
+    """Return curves and marks in a plane, a legend line for each that has a name above; `ident` as in profiles."""
+    left, right, height = 66, 14, 240
+    named = [curve for curve in curves if curve.name]
     top = 14 + 20 * len(named)
     bottom = top + height
 
-    def place(point: tuple[float, float]) -> tuple[float, float]:
-        return left + (WIDTH - left - right) * x.share(point[0]), bottom - height * y.share(point[1])
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + (WIDTH - left - right) * x_axis.share(x), bottom - height * y_axis.share(y)
 
-    shapes = []
-    for number, drawing in enumerate(named):
-        middle = 12 + 20 * number
-        if drawing.kind == "marks":
-            shapes.append(_mark(left + 15, middle, drawing.style))
-        else:
-            kind = "line" if drawing.kind == "line" else "whisker"
-            shapes.append(LINE.format(left, middle, left + 30, middle, f"{kind} style-{drawing.style}"))
-        shapes.append(TEXT.format(left + 40, middle + 4, "start", _short(drawing.name)))
-    for value, words in x.ticks.items():
-        at, _ = place((value, y.low))
-        shapes.append(LINE.format(at, top, at, bottom, "grid"))
-        shapes.append(TEXT.format(at, bottom + 18, "middle", words))
-    for value, words in y.ticks.items():
-        _, at = place((x.low, value))
-        shapes.append(LINE.format(left, at, WIDTH - right, at, "grid"))
-        shapes.append(TEXT.format(left - 8, at + 4, "end", words))
-    shapes.append(TEXT.format(left + (WIDTH - left - right) / 2, bottom + 36, "middle", x.title))
-    for drawing in drawings:
-        places = [place(point) for point in drawing.points]
-        joined = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
-        if drawing.kind == "marks":
-            shapes += [_mark(a, b, drawing.style) for a, b in places]
-        else:
-            shapes.append((POLYLINE if drawing.kind == "line" else BAND).format(joined, drawing.style))
+    shapes = [shape for n, one in enumerate(named) for shape in _legend(n, left, one.name, one.style, one.kind)]
+    for tick, words in y_axis.ticks.items():
+        _, y = place(x_axis.low, tick)
+        shapes += [LINE.format(left, y, WIDTH - right, y, "grid"), TEXT.format(left - 8, y + 4, "end", words)]
+    for tick, words in x_axis.ticks.items():
+        x, _ = place(tick, y_axis.low)
+        shapes += [LINE.format(x, top, x, bottom, "grid"), TEXT.format(x, bottom + 18, "middle", words)]
+    # Along the axis, where it has the height for itself.
+    shapes.append(SIDEWAYS.format(12, (top + bottom) / 2, y_axis.title))
+    shapes.append(TEXT.format((left + WIDTH - right) / 2, bottom + 36, "middle", x_axis.title))
+    for curve in curves:
+        style = curve.style % len(SHAPES)
+        if curve.band:
+            edge = [place(x, high) for x, _, high in curve.band] + [place(x, low) for x, low, _ in curve.band[::-1]]
+            shapes.append(BAND.format(_joined(edge), style))
+        points = [place(*point) for point in curve.points]
+        if curve.kind != "marks":
+            shapes.append(POLYLINE.format(_joined(points), style))
+        if curve.kind != "line":
+            shapes += [_mark(x, y, style) for x, y in points]
     return _svg(ident, title, description, bottom + 44, shapes)
+
+
+def round_axis(title: str, values: Sequence[float]) -> Axis:
+    """Return a linear axis that holds values and 0, between round numbers, with a tick at each quarter or so."""
+    low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
+    step = _round_up(max(high - low, 1e-9) / 4)
+    first, last = math.floor(low / step + 1e-9), max(math.ceil(high / step - 1e-9), math.floor(low / step + 1e-9) + 1)
+    return Axis(title, first * step, last * step, {n * step: f"{n * step:.6g}" for n in range(first, last + 1)})
+
+
+def _legend(number: int, left: float, name: str, style: int, kind: str) -> list[Markup]:
+    """Return a line of a legend, which is above the chart."""
+    middle, style = 12 + 20 * number, style % len(SHAPES)
+    line = LINE.format(left, middle, left + 30, middle, f"line style-{style}")
+    # The table beside the chart has the whole name.
+    shown = name if len(name) <= LEGEND_CHARACTERS else f"{name[: LEGEND_CHARACTERS - 1]}…"
+    parts = [line] * (kind != "marks") + [_mark(left + 15, middle, style)] * (kind != "line")
+    return [*parts, TEXT.format(left + 40, middle + 4, "start", shown)]
+
+
+def _joined(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def heat_map(ident: str, title: str, description: str, matrix: Sequence[Sequence[float | None]], axes: str) -> Markup:
@@ -238,11 +259,6 @@ def heat_map(ident: str, title: str, description: str, matrix: Sequence[Sequence
     return _svg(ident, title, description, top + size + 86, shapes)
 
 
-def _short(name: str) -> str:
-    """Return a name as it fits into a legend; the table beside the chart has the whole one."""
-    return name if len(name) <= LEGEND_CHARACTERS else f"{name[: LEGEND_CHARACTERS - 1]}…"
-
-
 def _svg(ident: str, title: str, description: str, height: float, shapes: Sequence[Markup]) -> Markup:
     joined = Markup().join(shapes)
     return CHART.format(width=WIDTH, height=height, ident=ident, title=title, description=description, shapes=joined)
@@ -256,7 +272,7 @@ def _drawn_series(series: Series, x: Callable[[int], float], y: Callable[[float]
         for index, bounds in enumerate(series.intervals)
         if bounds is not None
     ]
-    line = POLYLINE.format(" ".join(f"{a:.1f},{b:.1f}" for a, b in known), style)
+    line = POLYLINE.format(_joined(known), style)
     return [*whiskers, line, *(_mark(a, b, style) for a, b in known)]
 
 

@@ -10,10 +10,13 @@ import numpy as np
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection
+from rectal_nnformer.evaluation.log_odds import read_counts
+from rectal_nnformer.evaluation.operating_point import read_point
 from rectal_nnformer.evaluation.statistics import Agreement, Difference, agreements, paired_difference
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.nnunet.preflight import check_comparison
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, attention_over_folds, reuse_over_folds
+from rectal_nnformer.reporting.cohort import CohortAnalysis, analyse_cohort
 from rectal_nnformer.reporting.results import ModelResults, read_results, short_names
 from rectal_nnformer.utils.text import some
 
@@ -64,6 +67,7 @@ class ComparedModel:
     """One model on the shared cases.
 
     `folds` are all that were evaluated; `stages`, `reuse` and `fold_points` tell of those that were analysed.
+    `analysis` has no calibration where cases were left out, since voxels are counted by fold.
     """
 
     name: str
@@ -74,6 +78,7 @@ class ComparedModel:
     stages: tuple[StageOverFolds, ...]
     reuse: ReuseOverFolds | None
     fold_points: tuple[FoldPoint, ...]
+    analysis: CohortAnalysis
 
     @property
     def folds_without_attention(self) -> list[int]:
@@ -119,8 +124,12 @@ class Comparison:
     lesions: tuple[dict[str, Any], ...]
 
 
-def compare_models(folders: Sequence[Path]) -> Comparison:
+def compare_models(folders: Sequence[Path], groups: Path | None = None) -> Comparison:
     """Compare trained models, two or more, on the cases that all of them were validated on.
+
+    Args:
+        folders: Those of the models.
+        groups: CSV file by which rates are given, too.
 
     Raises:
         RectalError: Fewer than two different ones, one that is no evaluated model, no shared case, or a case that was
@@ -131,7 +140,9 @@ def compare_models(folders: Sequence[Path]) -> Comparison:
     shared = share_cases(models)
     names = short_names(models)
     return Comparison(
-        models=tuple(_on_shared_cases(model, names[index], shared, index) for index, model in enumerate(models)),
+        models=tuple(
+            _on_shared_cases(model, names[index], shared, index, groups) for index, model in enumerate(models)
+        ),
         pairs=_compare_pairs(names, shared),
         num_shared_cases=len(shared.names),
         num_shared_patients=len(set(shared.patients)),
@@ -186,22 +197,32 @@ def _difference_in_reference(case: CaseDetection, other: CaseDetection) -> str:
     return ""
 
 
-def _on_shared_cases(model: ModelResults, name: str, shared: SharedCases, index: int) -> ComparedModel:
+def _on_shared_cases(
+    model: ModelResults, name: str, shared: SharedCases, index: int, groups: Path | None
+) -> ComparedModel:
     reuse = reuse_over_folds(model.reuse)
     points = [
         FoldPoint(fold, value, cohort.detection_rate.rate, cohort.case_dice.mean)
         for fold, value in (reuse.folds.items() if reuse else ())
         if (cohort := shared.cohort(index, fold)).n_cases
     ]
+    chosen, left_out = read_point(model.path), shared.left_out[index]
+    analysis = analyse_cohort(
+        {fold: cohort for fold in model.folds if (cohort := shared.cohort(index, fold)).n_cases},
+        {} if left_out else {fold: read_counts(folder) for fold, folder in model.evaluated.items()},
+        chosen.wish if chosen else None,
+        groups,
+    )
     return ComparedModel(
         name=name,
         folder=str(model.folder.path),
         detection=shared.cohort(index),
-        num_left_out=len(shared.left_out[index]),
+        num_left_out=len(left_out),
         folds=tuple(model.folds),
         stages=attention_over_folds(model.attention),
         reuse=reuse,
         fold_points=tuple(points),
+        analysis=analysis,
     )
 
 

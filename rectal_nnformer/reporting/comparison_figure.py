@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from rectal_nnformer.evaluation.froc import BAND_RATES, FALSE_POSITIVE_RATES
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING
 from rectal_nnformer.reporting.comparison import ComparedModel, Comparison
+from rectal_nnformer.reporting.confidence_tables import rate_name
 
 # Okabe and Ito's palette and a mark for each model, so that colour is never needed.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -21,13 +23,14 @@ NAME_CHARACTERS = 26
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """Return a picture with a panel each for rates, differences, attention, reuse per block, and reuse against results.
+    """Return a picture with a panel each for rates, differences, attention, features, FROC and reliability.
 
     What no model was analysed for has no panel; a model that was not is named in the panels of the others.
     """
     models = comparison.models
     columns: list[list[Callable[[Axes], None]]] = [
         [partial(_draw_rates, models=models), partial(_draw_differences, comparison=comparison)],
+        [],
         [],
         [],
     ]
@@ -39,6 +42,10 @@ def comparison_figure(comparison: Comparison) -> Figure:
         points = [_points(model, field) for model in models]
         if any(reuse for reuse, _ in points):
             columns[2].append(partial(_draw_reuse, models=models, points=points, what=what))
+    if any(model.analysis.curves.merged for model in models):
+        columns[3].append(partial(_draw_froc, models=models))
+    if any(model.analysis.calibration for model in models):
+        columns[3].append(partial(_draw_reliability, models=models))
     # A single column would be a tall strip; its panels stand side by side.
     columns = [column for column in columns if column] if any(columns[1:]) else [[panel] for panel in columns[0]]
     figure = Figure(figsize=(5 * len(columns), 4.5 * max(map(len, columns))), dpi=PIXELS_PER_INCH, layout="constrained")
@@ -115,6 +122,31 @@ def _draw_reuse(
     axes.set_ylabel(what)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.03)
+
+
+def _draw_froc(axes: Axes, models: Sequence[ComparedModel]) -> None:
+    curves = [model.analysis.curves.points for model in models]
+    x = [[point.false_positives_per_case for point in of_model] for of_model in curves]
+    y = [[point.sensitivity for point in of_model] for of_model in curves]
+    _plot(axes, models, x, y, marker="", drawstyle="steps-post")
+    for index, model in enumerate(models):
+        if mask := model.analysis.curves.mask:
+            sensitivity = np.array([mask.sensitivity], dtype=float)
+            axes.plot([mask.false_positives_per_case], sensitivity, MARKS[index % len(MARKS)], color=_color(index))
+    _finish(axes, "FROC (marks: the masks as they are)", "false positives per case")
+    axes.set(ylabel="tumours detected", ylim=(-0.03, 1.03), xlim=(BAND_RATES[0], BAND_RATES[-1]))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(FALSE_POSITIVE_RATES, [rate_name(rate) for rate in FALSE_POSITIVE_RATES])
+
+
+def _draw_reliability(axes: Axes, models: Sequence[ComparedModel]) -> None:
+    regions = [model.analysis.calibration and model.analysis.calibration.before.near_tumor for model in models]
+    bins = [[one for one in region.bins if one.n_voxels] if region else [] for region in regions]
+    x = [[one.mean_probability or 0.0 for one in of_model] for of_model in bins]
+    _plot(axes, models, x, [[one.tumor_share for one in of_model] for of_model in bins])
+    axes.plot([0, 1], [0, 1], color="0.15", linewidth=0.8)
+    _finish(axes, "Reliability near the tumour", "probability of tumour")
+    axes.set(ylabel="share of tumour", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
 
 
 def _points(model: ComparedModel, field: str) -> tuple[list[float], list[float]]:

@@ -1,287 +1,334 @@
-"""Tables and charts of how sure a model is: FROC, operating point, calibration, review, volumes."""
+"""Tables of what confidence, volumes and groups tell: their headers and their rows in words."""
 
-from collections.abc import Mapping, Sequence
-
-from markupsafe import Markup
+from collections.abc import Iterable, Iterator, Sequence
 
 from rectal_nnformer.evaluation.agreement import Limits, VolumeAgreement
-from rectal_nnformer.evaluation.calibration import Calibration, NestedCalibration, RegionCalibration
+from rectal_nnformer.evaluation.calibration import Calibration, NestedCalibration
 from rectal_nnformer.evaluation.case_detection import CaseDetection
-from rectal_nnformer.evaluation.froc import FALSE_POSITIVE_RATES, Curves, Froc
-from rectal_nnformer.evaluation.operating_point import Choice, NestedPoint, PointRates
-from rectal_nnformer.evaluation.rates import Interval, Rate
+from rectal_nnformer.evaluation.froc import Curves, Froc
+from rectal_nnformer.evaluation.group_rates import OUTCOMES, ColumnRates
+from rectal_nnformer.evaluation.operating_point import NestedPoint, PointRates
+from rectal_nnformer.evaluation.rates import Interval
 from rectal_nnformer.evaluation.resampling import Estimate
-from rectal_nnformer.evaluation.review import LOW_DICE, MEASURES, MeasureReview
-from rectal_nnformer.reporting.charts import Axis, Drawing, plane_chart
-from rectal_nnformer.reporting.tables import Table, counts
+from rectal_nnformer.evaluation.review import FLAGGED_SHARES, LOW_DICE, MeasureReview, review_order
+from rectal_nnformer.evaluation.review import MEASURES as SURE
+from rectal_nnformer.evaluation.summary import patient_interval_words
+from rectal_nnformer.reporting.cohort import CohortAnalysis
+from rectal_nnformer.reporting.tables import Table, counts, p_words
 from rectal_nnformer.utils.text import number, percent, percent_interval
 
-FRACTIONS = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}
-MEASURE_WORDS = {
+FRACTIONS = {1 / 8: "1/8", 1 / 4: "1/4", 1 / 2: "1/2"}
+MEASURES = {
     "confidence": "confidence of the surest lesion",
     "mean_confidence": "mean confidence of the lesions",
     "entropy": "entropy",
     "disagreement": "disagreement of the folds",
 }
-REGION_WORDS = {"all_voxels": "all voxels", "near_tumor": "near the tumour"}
-LOWEST_FP = 1 / 16
-"""Where the logarithmic axis begins; fewer false positives, and none, stand there."""
-SHARES = Axis("", 0.0, 1.0, {share / 4: f"{25 * share} %" for share in range(5)})
+"""How pages call what `review.MEASURES` holds."""
+GROUP_HEADERS = ("detected", "rate", "95 % CI", "by patient", "strict", "cases with a detection")
+TESTED = {"detection_rate": "detection rate", "detection_rate_strict": "strict detection rate", "case_rate": "cases"}
+TESTED |= {"false_positives_per_case": "false positives per case", "case_dice": "Dice per case"}
 
 
-def sensitivity_table(froc: Mapping[str, Froc]) -> Table:
-    """Return the sensitivities at false positives per case, and average precision, of curves by name."""
-    sensitivities = [[_estimated_share(one.sensitivity) for one in curve.sensitivities] for curve in froc.values()]
-    return Table(
-        ("sensitivity at false positives per case", *froc),
-        [
-            *((_per_case(rate), *found) for rate, *found in zip(FALSE_POSITIVE_RATES, *sensitivities, strict=True)),
-            ("average precision", *(_estimated(curve.average_precision) for curve in froc.values())),
-        ],
-        "Sensitivity by false positives per case, with 95 % intervals by patient",
-    )
+def rate_name(false_positives: float) -> str:
+    """Return a number of false positives per case as pages write it: 1/8, 1/4, 1/2, 1, 2."""
+    return FRACTIONS.get(false_positives, f"{false_positives:g}")
+
+
+def estimate_words(estimate: Estimate, digits: int = 2) -> str:
+    """Return a value with its interval over patients: '0.91 (0.80 to 0.97)'."""
+    return _with_interval(estimate.value, estimate.patient_bootstrap_95, digits)
+
+
+def froc_table(curves: Curves) -> Table:
+    """Return the sensitivity at each number of false positives per case, and the average precision."""
+    merged, strict = curves.merged, curves.strict
+    rows: list[tuple[str, ...]] = []
+    if merged and strict:
+        for one, other in zip(merged.sensitivities, strict.sensitivities, strict=True):
+            rows.append(
+                (rate_name(one.false_positives_per_case), *_percents(one.sensitivity), *_percents(other.sensitivity))
+            )
+        precisions = (merged.average_precision, strict.average_precision)
+        rows.append(("average precision", *(words for one in precisions for words in _numbers(one))))
+    header = ("at most, per case", "detected", "95 % CI, by patient", "strict", "95 % CI, by patient")
+    return Table(header, rows, "Tumours detected with so many false positives per case, at most")
 
 
 def point_table(point: NestedPoint) -> Table:
-    """Return what the masks as they are give, and what nested operating points give."""
-    rows = {"masks as they are": point.mask, f"at the operating point ({point.wish}), nested": point.nested}
-    header = ("sensitivity", "precision", "F1", "false positives per case", "their volume per case (cm³)")
+    """Return what is found at an operating point, nested over the folds, beside the masks as they are."""
+    named = {"masks as they are": point.mask, f"at the operating point ({point.wish}), nested": point.nested}
     return Table(
-        ("", *header),
-        [(name, *_point_cells(rates)) for name, rates in rows.items() if rates is not None],
-        "Rates of the masks, and at operating points that were chosen on the other folds",
+        ("", "detected", "rate", "95 % CI", "by patient", "precision", "F1", *FALSE_HEADERS),
+        [(name, *_point_cells(rates)) for name, rates in named.items() if rates],
+        "What the operating point gives",
     )
+
+
+FALSE_HEADERS = ("false positives per case", "their cm³ per case")
 
 
 def _point_cells(rates: PointRates) -> tuple[str, ...]:
     return (
-        _rate(rates.sensitivity),
-        _rate(rates.precision),
-        _estimated(rates.f1),
-        _estimated(rates.false_positives_per_case),
-        _estimated(rates.false_positive_cm3_per_case),
+        counts(rates.sensitivity, "0/0"),
+        percent(rates.sensitivity.rate),
+        percent_interval(rates.sensitivity.wilson_95),
+        patient_interval_words(rates.sensitivity),
+        f"{percent(rates.precision.rate)} ({counts(rates.precision, '0/0')})",
+        estimate_words(rates.f1),
+        estimate_words(rates.false_positives_per_case),
+        estimate_words(rates.false_positive_cm3_per_case),
     )
 
 
-def choice_table(point: NestedPoint) -> Table:
-    """Return the operating point of each fold, chosen on the others, and of all."""
-    choices: dict[str, Choice | None] = {f"without fold {fold}": one for fold, one in (point.folds or {}).items()}
+def chosen_table(point: NestedPoint) -> Table:
+    """Return the point that was chosen without each fold, and the one of all folds."""
+    chosen = {f"without fold {fold}": choice for fold, choice in (point.folds or {}).items()}
+    if point.chosen:
+        chosen["on all folds, to predict with"] = point.chosen
     return Table(
-        (
-            "chosen on the cases",
-            "smallest confidence",
-            "smallest volume (cm³)",
-            "detected there",
-            "false there",
-            "note",
-        ),
+        ("chosen", "smallest confidence", "smallest cm³", "detected there", "false positives there"),
         [
             (
                 name,
-                number(one.point.min_confidence, 3),
-                number(one.point.min_volume_cm3),
-                f"{one.n_detected}/{one.n_reference}",
-                str(one.n_false_positive),
-                one.note,
+                f"{choice.point.min_confidence:.3f}",
+                f"{choice.point.min_volume_cm3:.3f}",
+                f"{choice.n_detected}/{choice.n_reference}",
+                f"{choice.n_false_positive} in {choice.n_cases} cases" + (f"; {choice.note}" if choice.note else ""),
             )
-            for name, one in {**choices, "of all folds": point.chosen}.items()
-            if one is not None
+            for name, choice in chosen.items()
         ],
-        f"Operating points for {point.wish}",
+        "Operating points",
     )
 
 
-def calibration_table(nested: NestedCalibration) -> Table:
-    """Return how far probabilities are from what is, before and after temperatures of the other folds."""
-    states = {"": nested.before, ", after temperature": nested.after}
+def calibration_table(calibration: NestedCalibration) -> Table:
+    """Return the errors of probabilities, as they are and after the temperature."""
     return Table(
-        ("voxels", "expected calibration error", "Brier score", "log loss", "share of tumour"),
-        [
-            (
-                f"{words}{state}",
-                number(one.ece, 4),
-                number(one.brier, 4),
-                number(one.log_loss, 4),
-                percent(one.n_tumor / one.n_voxels if one.n_voxels else None),
-            )
-            for state, regions in states.items()
-            if regions is not None
-            for words, one in _regions(regions)
-        ],
-        "Calibration of the tumour probability",
+        ("", "calibration error (ECE)", "Brier score", "log loss", "voxels"),
+        [(name, *_calibration_cells(one), f"{one.n_voxels:,}") for name, one in _regions(calibration)],
+        "How far probabilities are from what is",
     )
 
 
-def _regions(regions: RegionCalibration) -> list[tuple[str, Calibration]]:
-    return [(words, getattr(regions, name)) for name, words in REGION_WORDS.items()]
+def _regions(calibration: NestedCalibration) -> Iterator[tuple[str, Calibration]]:
+    for region, name in (("near_tumor", "near the tumour"), ("all_voxels", "all voxels")):
+        yield name, getattr(calibration.before, region)
+        if calibration.after:
+            yield f"{name}, after temperature", getattr(calibration.after, region)
 
 
-def reliability_table(calibration: Calibration) -> Table:
-    """Return the bins of a reliability diagram."""
+def _calibration_cells(calibration: Calibration) -> tuple[str, ...]:
+    return tuple(number(value, 4) for value in (calibration.ece, calibration.brier, calibration.log_loss))
+
+
+def reliability_table(calibration: NestedCalibration) -> Table:
+    """Return the bins of the reliability diagram, of the voxels near the tumour."""
+    before = calibration.before.near_tumor.bins
+    after = calibration.after.near_tumor.bins if calibration.after else before
+    extra = ("tumour, after", "voxels, after") if calibration.after else ()
     return Table(
-        ("probability", "mean", "share that is tumour", "voxels"),
+        ("probability", "tumour", "voxels", *extra),
         [
             (
                 f"{one.low:.2f}-{one.high:.2f}",
-                number(one.mean_probability, 3),
-                number(one.tumor_share, 3),
-                str(one.n_voxels),
+                percent(one.tumor_share),
+                f"{one.n_voxels:,}",
+                *((percent(other.tumor_share), f"{other.n_voxels:,}") if extra else ()),
             )
-            for one in calibration.bins
+            for one, other in zip(before, after, strict=True)
         ],
-        "Reliability near the tumour",
+        "Share of tumour among voxels near it, by probability",
     )
 
 
-def review_table(measures: Sequence[MeasureReview]) -> Table:
-    """Return whether measures of a case tell where the network failed."""
-    shares = [f"failures among the least sure {one.share:.0%}" for one in measures[0].flagged] if measures else []
-    return Table(
-        ("measure", "Spearman with Dice", f"AUROC, Dice ≤ {LOW_DICE}", "AUROC, missed tumour", *shares),
-        [
-            (
-                MEASURE_WORDS[one.measure],
-                _estimated(one.spearman_dice),
-                _estimated(one.auroc_low_dice),
-                _estimated(one.auroc_missed),
-                *(_estimated_share(flagged.failures_found) for flagged in one.flagged),
-            )
-            for one in measures
-        ],
-        "Does being unsure tell failures? 95 % intervals by patient",
-    )
+def fold_temperatures(calibration: NestedCalibration) -> str:
+    """Return the temperature of each fold in words."""
+    known = calibration.fold_temperatures or {}
+    return ", ".join(f"fold {fold} {value:.2f}" for fold, value in known.items())
 
 
-def order_table(cases: Sequence[CaseDetection], most: int | None = None) -> Table:
-    """Return the cases in the order in which to look at them, at most so many."""
-    known = [case for case in cases if MEASURES["confidence"](case) is not None][:most]
+FIRST_CASES = 20
+
+
+def first_table(cases: Sequence[CaseDetection]) -> Table:
+    """Return the first cases to look at, the least sure first."""
     return Table(
-        ("case", "confidence", "entropy", "tumours missed", "false positives", "Dice"),
+        ("look at first", "confidence", "missed", "false positives", "Dice"),
         [
             (
                 case.case,
-                number(MEASURES["confidence"](case)),
-                number(case.entropy),
-                f"{case.n_missed} of {case.n_reference}",
+                number(SURE["confidence"](case)),
+                str(case.n_missed),
                 str(case.n_false_positive),
                 number(case.dice),
             )
-            for case in known
+            for case in review_order(cases)[:FIRST_CASES]
         ],
-        "Cases, those of which the network is least sure first",
     )
 
 
-def volume_table(volumes: VolumeAgreement) -> Table:
-    """Return how well predicted volumes agree with those of the reference."""
-    rows = {"predicted - reference (cm³)": volumes.difference_cm3, "predicted / reference": volumes.ratio}
+def review_table(review: Iterable[MeasureReview]) -> Table:
+    """Return how well each measure that is known tells where the network failed."""
+    found = [f"failures among the least sure {100 * share:.0f} %" for share in FLAGGED_SHARES]
     return Table(
-        ("volume of all tumour of a case", "cases", "mean", "lower limit", "upper limit"),
+        ("sure by", "cases", f"Dice up to {LOW_DICE}", "with a miss", *REVIEW_HEADERS, *found),
         [
-            *((name, str(limits.n_cases), *_limit_cells(limits)) for name, limits in rows.items()),
-            ("ICC(A,1)", str(volumes.n_cases), _with_interval(volumes.icc, volumes.icc_95), "", ""),
+            (
+                MEASURES[one.measure],
+                str(one.n_cases),
+                str(one.n_low_dice),
+                str(one.n_missed),
+                *_review_cells(one),
+                *(f"{percent(f.failures_found.value)} ({f.n_flagged} cases)" for f in one.flagged),
+            )
+            for one in review
+            if not one.reason
         ],
-        "Agreement of volumes: Bland-Altman limits and intraclass correlation, with 95 % intervals",
+        "Whether being unsure tells where the network fails",
+    )
+
+
+REVIEW_HEADERS = ("correlation with Dice", "AUROC, low Dice", "AUROC, a miss")
+
+
+def _review_cells(review: MeasureReview) -> tuple[str, ...]:
+    return tuple(map(estimate_words, (review.spearman_dice, review.auroc_low_dice, review.auroc_missed)))
+
+
+def volume_table(volumes: VolumeAgreement) -> Table:
+    """Return bias, limits of agreement and intraclass correlation of volumes."""
+    columns = [_limit_cells(limits) for limits in (volumes.difference_cm3, volumes.ratio)]
+    names = ("cases", "mean (bias)", "lower limit", "upper limit")
+    icc = _with_interval(volumes.icc, volumes.icc_95, 3)
+    return Table(
+        ("", "prediction - reference, cm³", "prediction / reference"),
+        [*zip(names, *columns, strict=True), ("intraclass correlation, ICC(A,1)", icc, "")],
+        "Agreement of volumes, with 95 % intervals",
     )
 
 
 def _limit_cells(limits: Limits) -> tuple[str, ...]:
-    values = ((limits.bias, limits.bias_95), (limits.lower, limits.lower_95), (limits.upper, limits.upper_95))
-    return tuple(_with_interval(value, interval) for value, interval in values)
+    pairs = (limits.bias, limits.bias_95), (limits.lower, limits.lower_95), (limits.upper, limits.upper_95)
+    return str(limits.n_cases), *(_with_interval(value, interval, 2) for value, interval in pairs)
 
 
-def froc_chart(ident: str, curves: Mapping[str, Curves]) -> Markup:
-    """Return sensitivity against false positives per case, by model; a single one with its band and its mask."""
-    drawings = []
-    for style, (name, one) in enumerate(curves.items()):
-        points = [(p.false_positives_per_case, p.sensitivity) for p in one.points if p.sensitivity is not None]
-        line = [(max(x, LOWEST_FP), y) for x, y in points]
-        if one.merged and len(curves) == 1:
-            band = [(r.false_positives_per_case, r.sensitivity.patient_bootstrap_95) for r in one.merged.band]
-            edges = [(x, interval) for x, interval in band if interval]
-            outline = [(x, low) for x, (low, _) in edges] + [(x, high) for x, (_, high) in reversed(edges)]
-            drawings.append(Drawing("95 % by patient" if outline else "", outline, "band", style))
-        drawings.append(Drawing(name, line, "line", style % 5))
-        if one.mask and one.mask.sensitivity is not None:
-            at = max(one.mask.false_positives_per_case, LOWEST_FP), one.mask.sensitivity
-            drawings.append(Drawing(f"{name}: masks as they are", [at], "marks", style % 5))
-    described = "; ".join(f"{name}: {_curve_words(one)}" for name, one in curves.items())
-    ticks = {2.0**power: _per_case(2.0**power) for power in range(-3, 4)}
-    x = Axis("false positives per case", LOWEST_FP, 16.0, ticks, log=True)
-    return plane_chart(ident, "Sensitivity by false positives per case", described, drawings, x, SHARES)
-
-
-def _curve_words(curves: Curves) -> str:
-    if curves.merged is None:
-        return curves.reason
-    return ", ".join(
-        f"{percent(one.sensitivity.value)} at {_per_case(one.false_positives_per_case)}"
-        for one in curves.merged.sensitivities
+def group_table(column: ColumnRates) -> Table:
+    """Return the rates of each group of a column."""
+    return Table(
+        (column.column, "cases", *GROUP_HEADERS, "false positives per case", "Dice per case"),
+        [
+            (
+                group.group,
+                f"{group.n_cases} of {group.n_patients}" if group.n_patients != group.n_cases else str(group.n_cases),
+                counts(group.detection_rate, "no tumour"),
+                percent(group.detection_rate.rate),
+                percent_interval(group.detection_rate.wilson_95),
+                patient_interval_words(group.detection_rate),
+                counts(group.detection_rate_strict, "-"),
+                counts(group.case_rate, "-"),
+                estimate_words(group.false_positives_per_case),
+                estimate_words(group.case_dice),
+            )
+            for group in column.groups
+        ],
+        f"By {column.column}",
     )
 
 
-def _per_case(rate: float) -> str:
-    return FRACTIONS.get(rate, f"{rate:g}")
-
-
-def reliability_chart(ident: str, nested: NestedCalibration | None) -> Markup | None:
-    """Return the share of tumour against the probability near the tumour, before and after temperatures."""
-    if nested is None:
-        return None
-    drawings = [Drawing("perfect", [(0.0, 0.0), (1.0, 1.0)], "line", 2)]
-    for style, (name, regions) in enumerate({"as it is": nested.before, "after temperature": nested.after}.items()):
-        if regions is not None:
-            points = [
-                (one.mean_probability, one.tumor_share)
-                for one in regions.near_tumor.bins
-                if one.mean_probability is not None and one.tumor_share is not None
-            ]
-            drawings += [Drawing("", points, "line", style), Drawing(name, points, "marks", style)]
-    described = "; ".join(
-        f"expected calibration error {words}: {number(one.ece, 3)}" for words, one in _regions(nested.before)
+def group_tests(columns: Sequence[ColumnRates]) -> Table:
+    """Return for each column whether its groups differ."""
+    rows = []
+    for column in columns:
+        p_values = [test.reason or f"{p_words(test.p)} ({p_words(test.p_holm)})" for test in column.tests]
+        rows.append((column.column, *p_values))
+    return Table(
+        ("p (adjusted for the columns)", *(TESTED[outcome] for outcome in OUTCOMES)), rows, "Whether the groups differ"
     )
-    x = Axis("tumour probability", 0.0, 1.0, {share / 4: f"{share / 4:g}" for share in range(5)})
-    return plane_chart(ident, "Share of tumour by probability, near the tumour", described, drawings, x, SHARES)
 
 
-def volume_chart(ident: str, cases: Sequence[CaseDetection], volumes: VolumeAgreement) -> Markup | None:
-    """Return the difference of volumes against their mean, a mark per case, bias and limits; None without cases."""
-    if not volumes.n_cases:
-        return None
-    points = [
-        ((case.predicted_cm3 + case.reference_cm3) / 2, case.predicted_cm3 - case.reference_cm3)
-        for case in cases
-        if case.predicted_cm3 is not None and case.reference_cm3 is not None
-    ]
-    limits = volumes.difference_cm3
-    widest = max([abs(y) for _, y in points] + [abs(v) for v in (limits.lower, limits.upper) if v is not None] + [0.1])
-    largest = max([x for x, _ in points] + [0.1])
-    drawings = [Drawing("case", points, "marks", 0)]
-    for name, value, style in (("mean", limits.bias, 0), ("95 % limits", limits.lower, 1), ("", limits.upper, 1)):
-        if value is not None:
-            drawings.append(Drawing(name, [(0.0, value), (largest, value)], "line", style))
-    described = (
-        f"Mean difference {number(limits.bias)} cm³, limits {number(limits.lower)} to {number(limits.upper)} cm³"
+def model_froc_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:
+    """Return average precision and sensitivities of each model whose confidence is known."""
+    known = [(name, analysis.curves.merged) for name, analysis in models if analysis.curves.merged]
+    rates = known[0][1].sensitivities if known else ()
+    header = (f"at {rate_name(one.false_positives_per_case)}" for one in rates)
+    return Table(("model", "average precision", *header), [(name, *_froc_cells(froc)) for name, froc in known], "FROC")
+
+
+def _froc_cells(froc: Froc) -> tuple[str, ...]:
+    return (
+        estimate_words(froc.average_precision),
+        *(estimate_words(one.sensitivity) for one in froc.sensitivities),
     )
-    x = Axis("mean of both volumes, cm³", 0.0, largest, {largest * i / 4: f"{largest * i / 4:.3g}" for i in range(5)})
-    y = Axis("", -widest, widest, {widest * i / 2: f"{widest * i / 2:.2g}" for i in range(-2, 3)})
-    return plane_chart(ident, "Predicted minus reference volume, cm³", described, drawings, x, y)
 
 
-def _rate(rate: Rate) -> str:
-    words = f"{counts(rate, '-')} {percent(rate.rate)}" if rate.total else "-"
-    return f"{words} ({percent_interval(rate.wilson_95)})" if rate.wilson_95 else words
+def model_point_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:
+    """Return the nested rates of each model at its operating point, or at one for F1."""
+    return Table(
+        ("model", "chosen for", "detected", "rate", "95 % CI", "by patient", "precision", "F1", *FALSE_HEADERS),
+        [
+            (name, analysis.point.wish, *_point_cells(analysis.point.nested))
+            for name, analysis in models
+            if analysis.point.nested
+        ],
+        numeric_from=2,
+    )
 
 
-def _with_interval(value: float | None, interval: Interval | None, digits: int = 2) -> str:
-    told = number(value, digits)
-    return told + (f" ({number(interval[0], digits)} to {number(interval[1], digits)})" if interval else "")
+def model_calibration_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:
+    """Return the errors of probabilities of each model whose voxels were counted."""
+    return Table(
+        ("model", "voxels", "calibration error (ECE)", "Brier score", "log loss", "temperature"),
+        [
+            (name, region, *_calibration_cells(one), number(analysis.calibration.temperature))
+            for name, analysis in models
+            if analysis.calibration
+            for region, one in _regions(analysis.calibration)
+        ],
+        numeric_from=2,
+    )
 
 
-def _estimated(estimate: Estimate) -> str:
-    return _with_interval(estimate.value, estimate.patient_bootstrap_95)
+def model_volume_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:
+    """Return the agreement of volumes of each model."""
+    return Table(
+        ("model", "cases", "bias, cm³", "lower limit", "upper limit", "ICC(A,1)"),
+        [
+            (
+                name,
+                *_limit_cells(analysis.volumes.difference_cm3),
+                _with_interval(analysis.volumes.icc, analysis.volumes.icc_95, 3),
+            )
+            for name, analysis in models
+            if analysis.volumes.n_cases
+        ],
+    )
 
 
-def _estimated_share(estimate: Estimate) -> str:
+def model_review_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:
+    """Return how well being unsure tells the failures of each model."""
+    return Table(
+        ("model", "sure by", *REVIEW_HEADERS),
+        [
+            (name, MEASURES[one.measure], *_review_cells(one))
+            for name, analysis in models
+            for one in analysis.review
+            if not one.reason
+        ],
+        numeric_from=2,
+    )
+
+
+def _percents(estimate: Estimate) -> tuple[str, str]:
+    return percent(estimate.value), percent_interval(estimate.patient_bootstrap_95)
+
+
+def _numbers(estimate: Estimate) -> tuple[str, str]:
     interval = estimate.patient_bootstrap_95
-    return percent(estimate.value) + (f" ({percent_interval(interval)})" if interval else "")
+    return number(estimate.value, 3), "-" if interval is None else "-".join(number(bound, 3) for bound in interval)
+
+
+def _with_interval(value: float | None, interval: Interval | None, digits: int) -> str:
+    if value is None or interval is None:
+        return number(value, digits)
+    return f"{number(value, digits)} ({' to '.join(number(bound, digits) for bound in interval)})"

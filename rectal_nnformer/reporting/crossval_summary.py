@@ -8,9 +8,11 @@ from rectal_nnformer.analysis.records import read_attention, read_reuse
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.fold import read_evaluation
+from rectal_nnformer.evaluation.log_odds import read_counts
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.nnunet.layout import EVALUATION_FILE, image_name
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, attention_over_folds, reuse_over_folds
+from rectal_nnformer.reporting.cohort import CohortAnalysis, analyse_cohort
 from rectal_nnformer.reporting.overlays import Example
 from rectal_nnformer.reporting.results import check_distinct_cases, count_shared_patients, pool_folds, read_of_folds
 from rectal_nnformer.reporting.tables import cases_of
@@ -26,10 +28,16 @@ class CrossvalSummary:
     patients_shared_between_folds: int
     attention: tuple[StageOverFolds, ...]
     reuse: ReuseOverFolds | None
+    analysis: CohortAnalysis
     picture_note: str = ""
 
 
-def summarize_folds(validation_folders: Mapping[int, Path], patients: Mapping[str, str] | None) -> CrossvalSummary:
+def summarize_folds(
+    validation_folders: Mapping[int, Path],
+    patients: Mapping[str, str] | None,
+    wish: str | None = None,
+    groups: Path | None = None,
+) -> CrossvalSummary:
     """Pool evaluated folds by their folders `validation`, as `write_crossval_summary` does; nothing is scored again."""
     folds = {}
     for fold, folder in validation_folders.items():
@@ -48,6 +56,7 @@ def summarize_folds(validation_folders: Mapping[int, Path], patients: Mapping[st
         patients_shared_between_folds=count_shared_patients(folds),
         attention=attention_over_folds(read_of_folds(read_attention, validation_folders)),
         reuse=reuse_over_folds(read_of_folds(read_reuse, validation_folders)),
+        analysis=analyse_cohort(folds, {f: read_counts(path) for f, path in validation_folders.items()}, wish, groups),
     )
 
 

@@ -15,6 +15,7 @@ from rectal_nnformer.evaluation.summary import detection_line, rate_words
 from rectal_nnformer.networks.starting_weights import RECORD
 from rectal_nnformer.nnunet.layout import DATASET_FINGERPRINT
 from rectal_nnformer.planning.record import planning_record
+from rectal_nnformer.reporting.cohort import CohortAnalysis
 from rectal_nnformer.reporting.pages import render
 from rectal_nnformer.reporting.results import FolderResults, ModelResults, Results, count_shared_patients
 from rectal_nnformer.reporting.tables import Table
@@ -89,17 +90,17 @@ CLAIM = {
 """Numbers of the items, with short titles of ours."""
 
 
-def methods_text(results: Results) -> str:
+def methods_text(results: Results, analysis: CohortAnalysis) -> str:
     """Return paragraphs on methods and results, a line each, of what the files of a run tell."""
     model = results if isinstance(results, ModelResults) else None
-    return render(
-        "methods.txt", results=results, pooled=results.pooled, titles=results.titles, **_facts(results, model)
-    )
+    facts = {**_facts(results, model), "analysis": analysis, "pooled": results.pooled, "titles": results.titles}
+    return render("methods.txt", results=results, **facts)
 
 
-def claim_table(results: Results) -> Table:
+def claim_table(results: Results, analysis: CohortAnalysis) -> Table:
     """Return the items of CLAIM 2024 with what the files of a run tell of each, or that authors have to write it."""
-    told = _of_all(results) | (_of_model(results) if isinstance(results, ModelResults) else _of_folder(results))
+    of_kind = _of_model(results) if isinstance(results, ModelResults) else _of_folder(results)
+    told = _of_all(results, analysis) | of_kind
     rows = [(str(number), title, told.get(number) or BY_AUTHORS.capitalize()) for number, title in CLAIM.items()]
     return Table(("item", "about", "from this run"), rows, "CLAIM 2024, what this run can fill", numeric_from=3)
 
@@ -166,7 +167,7 @@ def _partition(model: ModelResults) -> str:
     return "Folds are disjoint by patient."
 
 
-def _of_all(results: Results) -> dict[int, str]:
+def _of_all(results: Results, analysis: CohortAnalysis) -> dict[int, str]:
     pooled = results.pooled
     missed = [case.case for case in pooled.cases if case.n_missed]
     versions = ", ".join(f"{name} {version}" for name, version in software_versions().items())
@@ -177,15 +178,32 @@ def _of_all(results: Results) -> dict[int, str]:
         f"{BY_AUTHORS}",
         23: f"{versions}.",
         28: "Detection rate, merged and strict, by tumour and by case; false positives per case; Dice, HD95 and "
-        "surface Dice at 2 mm of what was detected. Definitions are in the methods.",
+        f"surface Dice at 2 mm of what was detected{_more_measures(analysis)}. Definitions are in the methods.",
         29: "Wilson's 95 % intervals, and 95 % bootstrap intervals over patients.",
+        30: f"Rates by group: {', '.join(column.column for column in analysis.groups)}." if analysis.groups else "",
         35: f"{plural(pooled.n_cases, 'case')} of {plural(pooled.n_patients, 'patient')} scored, "
         f"{pooled.n_cases_without_reference} without a tumour. Excluded ones: {BY_AUTHORS}",
         37: f"{detection_line(pooled)}. Strict: {rate_words(pooled.strict.detection_rate)}.",
-        38: "The table by tumour volume.",
+        38: f"The table by tumour volume{_more_rates(analysis)}.",
         39: f"{plural(pooled.n_missed, 'tumour')} missed in {plural(len(missed), 'case')}, "
         f"{plural(pooled.n_false_positive, 'false positive')}: each is listed, with pictures in report.html.",
     }
+
+
+def _more_measures(analysis: CohortAnalysis) -> str:
+    """Return the measures that need confidence, where it is known."""
+    parts = {
+        "FROC and average precision": analysis.curves.merged,
+        "calibration error, Brier score and log loss": analysis.calibration,
+        "limits of agreement and ICC of volumes": analysis.volumes.n_cases,
+    }
+    return "".join(f"; {name}" for name, there in parts.items() if there)
+
+
+def _more_rates(analysis: CohortAnalysis) -> str:
+    curves = ", FROC and average precision" if analysis.curves.merged else ""
+    nested = analysis.wish and analysis.point.nested
+    return curves + (", rates nested over the folds at the operating point" if nested else "")
 
 
 def _of_model(model: ModelResults) -> dict[int, str]:

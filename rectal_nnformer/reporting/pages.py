@@ -14,8 +14,10 @@ from markupsafe import Markup
 
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
+from rectal_nnformer.evaluation.log_odds import NEAR_MM
 from rectal_nnformer.evaluation.summary import patient_interval_words, rate_words
-from rectal_nnformer.reporting import tables
+from rectal_nnformer.reporting import confidence_tables, tables
+from rectal_nnformer.reporting.cohort import CohortAnalysis
 from rectal_nnformer.reporting.comparison import Comparison
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
 from rectal_nnformer.utils.text import number, numbered, percent, percent_interval, plain, plural, some
@@ -32,7 +34,8 @@ ENVIRONMENT = Environment(
 )
 WORDS = (number, numbered, patient_interval_words, percent, percent_interval, plural, rate_words, some)
 ENVIRONMENT.globals.update({function.__name__: function for function in WORDS})
-ENVIRONMENT.globals.update(MIN_IOU=MIN_IOU, MIN_VOXELS=MIN_VOXELS, SCALE_MM=SCALE_MM, tables=tables)
+ENVIRONMENT.globals.update(MIN_IOU=MIN_IOU, MIN_VOXELS=MIN_VOXELS, NEAR_MM=NEAR_MM, SCALE_MM=SCALE_MM)
+ENVIRONMENT.globals.update(tables=tables, sure=confidence_tables)
 ENVIRONMENT.filters.update(plain=plain, markdown=tables.markdown)
 
 
@@ -67,6 +70,7 @@ def crossval_page(summary: CrossvalSummary, picture: str, methods: str, claim: t
     return render(
         "crossval_summary.md",
         summary=summary,
+        analysis=summary.analysis,
         pooled=summary.pooled,
         folds=summary.folds,
         cases=tables.cases_of(summary.folds),
@@ -78,6 +82,11 @@ def crossval_page(summary: CrossvalSummary, picture: str, methods: str, claim: t
     )
 
 
+def groups_page(analysis: CohortAnalysis) -> str:
+    """Return group_rates.md."""
+    return render("group_rates.md", analysis=analysis)
+
+
 def comparison_page(comparison: Comparison, picture: str) -> str:
     """Return compare.md, with a picture by the file name beside it."""
     models = comparison.models
@@ -86,6 +95,7 @@ def comparison_page(comparison: Comparison, picture: str) -> str:
         comparison=comparison,
         models=models,
         pairs=comparison.pairs,
+        analyses=[(model.name, model.analysis) for model in models],
         left_out=left_out_words(comparison),
         attention_missing=[(model.name, model.folds_without_attention) for model in models],
         reuse_missing=[(model.name, model.folds_without_reuse) for model in models],

@@ -5,21 +5,21 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
-from rectal_nnformer.evaluation.log_odds import read_counts
-from rectal_nnformer.evaluation.operating_point import parse_wish, read_point
 from rectal_nnformer.evaluation.summary import detection_line
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.planning.explanation import describe_plans
 from rectal_nnformer.planning.record import planning_record
-from rectal_nnformer.reporting import confidence_tables, tables
+from rectal_nnformer.reporting import tables
 from rectal_nnformer.reporting.analyses import ReuseOverFolds, StageOverFolds, attention_over_folds, reuse_over_folds
 from rectal_nnformer.reporting.charts import Series, heat_map, interval_chart, profile_chart
-from rectal_nnformer.reporting.confidence import confidence_results
+from rectal_nnformer.reporting.cohort import analyse_results
+from rectal_nnformer.reporting.confidence_page import confidence_context
 from rectal_nnformer.reporting.gallery import Clip
 from rectal_nnformer.reporting.methods import claim_table, methods_text, software_versions, training_settings
 from rectal_nnformer.reporting.pages import html_page
@@ -37,18 +37,13 @@ from rectal_nnformer.utils.text import number, percent
 OPEN_AT_MOST = 30
 """Groups of more cards than this are closed at first, except that of the missed tumours."""
 MOST_EPOCHS = 40
-MOST_REVIEWED = 100
-"""Cases in the list of those to look at first."""
-UNKNOWN_CONFIDENCE = (
-    "How sure the model is, is not known: {}. Validate the folds again (--val), or, of other trainers than ours, "
-    "with --npz."
-)
 TRIAL = "_CPU"
 """How trainers are called that are for trying things out."""
 
 
-def report_page(results: Results, clips: Sequence[Clip], date: str) -> str:
-    """Return the report as HTML, with the date as given."""
+def report_page(results: Results, clips: Sequence[Clip], date: str, groups: Path | None = None) -> str:
+    """Return the report as HTML, with the date as given; `groups` is a table of groups other than the one kept."""
+    analysis = analyse_results(results, groups)
     cards = [(f"card-{place}", clip) for place, clip in enumerate(clips, start=1)]
     return html_page(
         "report.html",
@@ -58,7 +53,7 @@ def report_page(results: Results, clips: Sequence[Clip], date: str) -> str:
         pooled=results.pooled,
         detection_line=detection_line(results.pooled),
         **_detection(results),
-        **_confidence(results),
+        **confidence_context(results, analysis),
         cards=cards,
         card_of={clip.subject.case: ident for ident, clip in reversed(cards)},
         without_picture=sum(not clip.pictures for clip in clips),
@@ -67,8 +62,8 @@ def report_page(results: Results, clips: Sequence[Clip], date: str) -> str:
         trained_on=results.trained_on if isinstance(results, FolderResults) else (),
         about=_about(results, date),
         versions=software_versions().items(),
-        methods=methods_text(results),
-        claim=claim_table(results),
+        methods=methods_text(results, analysis),
+        claim=claim_table(results, analysis),
     )
 
 
@@ -115,25 +110,6 @@ def _detection(results: Results) -> dict[str, Any]:
             tables.case_table(results.folds, tables.CASE_HEADERS),
             key=lambda row: (-row["n_missed"], -row["n_false_positive"], row["case"]),
         ),
-    }
-
-
-def _confidence(results: Results) -> dict[str, Any]:
-    if isinstance(results, ModelResults):
-        point, folders = read_point(results.path), {f: results.folder.fold(f).validation for f in results.folds}
-    else:
-        point, folders = None, dict.fromkeys(results.folds, results.path)
-    counts = {fold: found for fold, folder in folders.items() if (found := read_counts(folder)) is not None}
-    sure = confidence_results(results.folds, counts, parse_wish(point.wish) if point else None)
-    return {
-        "sure": sure,
-        "confidence_tables": confidence_tables,
-        "chosen_point": point,
-        "unknown_confidence": UNKNOWN_CONFIDENCE.format(sure.curves.reason),
-        "froc_chart": None if sure.curves.reason else confidence_tables.froc_chart("froc", {"this model": sure.curves}),
-        "reliability_chart": confidence_tables.reliability_chart("reliability", sure.calibration),
-        "volume_chart": confidence_tables.volume_chart("volumes", results.pooled.cases, sure.volumes),
-        "MOST_REVIEWED": MOST_REVIEWED,
     }
 
 

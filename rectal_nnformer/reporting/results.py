@@ -60,6 +60,11 @@ class Results(ABC):
 
     @property
     @abstractmethod
+    def evaluated(self) -> dict[int, Path]:
+        """The folder of each fold that an evaluation wrote into."""
+
+    @property
+    @abstractmethod
     def titles(self) -> tuple[str, ...]:
         """What it is called, and what tells more of it."""
 
@@ -93,6 +98,11 @@ class ModelResults(Results):
     def path(self) -> Path:
         """The folder of the model."""
         return self.folder.path
+
+    @property
+    def evaluated(self) -> dict[int, Path]:
+        """The folders of the validations."""
+        return {fold: self.folder.fold(fold).validation for fold in self.folds}
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -138,6 +148,11 @@ class FolderResults(Results):
     def path(self) -> Path:
         """The folder that `evaluate` wrote into."""
         return self.output
+
+    @property
+    def evaluated(self) -> dict[int, Path]:
+        """The same."""
+        return {NO_FOLD: self.output}
 
     @property
     def titles(self) -> tuple[str, ...]:

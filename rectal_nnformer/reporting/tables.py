@@ -217,7 +217,7 @@ def agreement_table(pairs: Sequence[PairComparison], strict: bool) -> Table:
     for pair in pairs:
         test = pair.detection_strict if strict else pair.detection
         shared = map(str, (test.both, test.only_first, test.only_second, test.neither))
-        rows.append((pair.first, pair.second, *shared, _p(test.p), _p(test.p_holm)))
+        rows.append((pair.first, pair.second, *shared, p_words(test.p), p_words(test.p_holm)))
     return Table(
         ("first", "second", "both", "first only", "second only", "neither", "p, McNemar", "p, Holm"),
         rows,
@@ -307,5 +307,6 @@ def _difference(difference: Difference, factor: float, digits: int, unit: str = 
     return f"{value} ({low} to {high})"
 
 
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def p_words(value: float | None) -> str:
+    """Return a p-value with three decimals, '-' where there is none."""
+    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.operating_point import NO_POINT, read_point, write_point
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.nnunet.layout import VALIDATION, fold_name, is_model
+from rectal_nnformer.reporting.cohort import analyse_cohort, keep_groups, kept_groups
 from rectal_nnformer.reporting.comparison import Comparison
 from rectal_nnformer.reporting.comparison_figure import comparison_figure
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary, examples_of, summarize_folds
@@ -25,20 +27,25 @@ from rectal_nnformer.reporting.findings import (
 from rectal_nnformer.reporting.gallery import BUDGET, draw_clips, fit_to_budget
 from rectal_nnformer.reporting.methods import claim_table, methods_text
 from rectal_nnformer.reporting.overlays import Example, draw_examples
-from rectal_nnformer.reporting.pages import comparison_page, crossval_page
+from rectal_nnformer.reporting.pages import comparison_page, crossval_page, groups_page
 from rectal_nnformer.reporting.report_page import report_page
-from rectal_nnformer.reporting.results import read_results, read_scored
+from rectal_nnformer.reporting.results import NO_FOLD, read_results, read_scored
 from rectal_nnformer.reporting.tables import CASE_COLUMNS, case_table
 from rectal_nnformer.utils.files import csv_text, staged_file, write_json, write_text
 
 REPORT_FILE = "report.html"
 SUMMARY_NAME = "crossval_summary"
 COMPARISON_NAME = "compare"
+GROUP_RATES_NAME = "group_rates"
 DATE_FORMAT = "%d %B %Y, %H:%M"
 
 
 def write_report(
-    model_folder: Path, output: Path | None = None, num_processes: int = 1, images: Path | None = None
+    model_folder: Path,
+    output: Path | None = None,
+    num_processes: int = 1,
+    images: Path | None = None,
+    groups: Path | None = None,
 ) -> Path:
     """Write `report.html` about a trained model, or about predictions that `evaluate` scored.
 
@@ -51,6 +58,7 @@ def write_report(
         output: The file; None takes `report.html` in that folder.
         num_processes: At most so many processes draw the pictures.
         images: Folder of the images of scored predictions; None takes imagesTs beside references in labelsTs.
+        groups: CSV file by which rates are given; None takes the one that was kept when these results were made.
 
     Returns:
         The file.
@@ -65,7 +73,7 @@ def write_report(
     results = read_scored(model_folder, images)
     path = output or results.path / REPORT_FILE
     clips = draw_clips(results, num_processes)
-    write_text(path, report_page(results, clips, datetime.now().astimezone().strftime(DATE_FORMAT)))
+    write_text(path, report_page(results, clips, datetime.now().astimezone().strftime(DATE_FORMAT), groups))
     return path
 
 
@@ -88,6 +96,8 @@ def write_crossval_summary(
     dataset_json: Mapping[str, Any],
     patients: Mapping[str, str] | None = None,
     folds: Sequence[int] = (0, 1, 2, 3, 4),
+    operating_point: str | None = None,
+    groups: Path | None = None,
 ) -> CrossvalSummary:
     """Pool the evaluated folds of a trained model and write `crossval_summary.json`, `.csv`, `.md` and `.png` there.
 
@@ -102,6 +112,9 @@ def write_crossval_summary(
         dataset_json: nnU-Net's description of the dataset, for labels and file ending.
         patients: By case, pseudonymous; they replace those that the folds were evaluated with.
         folds: Numbers of the folds to pool.
+        operating_point: What an operating point is to be chosen for, such as `fp-per-case=0.5`; it is written into the
+            model's folder, and `none` removes it. None stays with the wish of the point that is there.
+        groups: CSV file by which rates are given, kept in the model's folder; None takes the one that is there.
 
     Returns:
         What was written: all folds pooled, and each.
@@ -112,7 +125,13 @@ def write_crossval_summary(
     """
     validations = {fold: Path(model_folder) / fold_name(fold) / VALIDATION for fold in folds}
     paths = {suffix: Path(model_folder) / f"{SUMMARY_NAME}.{suffix}" for suffix in ("json", "csv", "md", "png")}
-    summary = summarize_folds(validations, patients)
+    present = read_point(Path(model_folder))
+    wish = operating_point or (present.wish if present else NO_POINT)
+    if groups:
+        keep_groups(groups, Path(model_folder))
+    chosen_for = None if wish == NO_POINT else wish
+    summary = summarize_folds(validations, patients, chosen_for, kept_groups(Path(model_folder)))
+    write_point(summary.analysis.point.chosen if chosen_for else None, Path(model_folder))
     folders = Path(images_folder), Path(reference_folder)
     examples = examples_of(summary, validations, *folders, dataset_json["file_ending"])
     summary = replace(summary, picture_note=_try_picture(examples, tumor_labels(dataset_json), paths["png"]))
@@ -123,13 +142,15 @@ def write_crossval_summary(
         "picture_note": summary.picture_note,
         "attention_dilution": [asdict(stage) for stage in summary.attention],
         "feature_reuse": None if summary.reuse is None else asdict(summary.reuse),
+        **asdict(summary.analysis),
     }
     write_json(paths["json"], content)
     write_text(paths["csv"], csv_text(CASE_COLUMNS, case_table(summary.folds, CASE_COLUMNS)))
     # A folder that is no model's, as in a script, has the numbers and no methods.
     model = read_results(model_folder) if is_model(model_folder) else None
     described = replace(model, folds=summary.folds) if model else None
-    methods, claim = (methods_text(described), claim_table(described)) if described else ("", None)
+    told = (described, summary.analysis) if described else None
+    methods, claim = (methods_text(*told), claim_table(*told)) if told else ("", None)
     write_text(paths["md"], crossval_page(summary, paths["png"].name, methods, claim))
     return summary
 
@@ -150,6 +171,21 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     write_json(paths["json"], {"runs": models, **content})
     write_text(paths["md"], page)
     return list(paths.values())
+
+
+def write_group_rates(result: CohortDetection, groups: Path, folder: Path) -> Path:
+    """Write `group_rates.md` and `.json` of a scored cohort, keep the table of groups beside them, and return the page.
+
+    Raises:
+        RectalError: The table cannot be read.
+    """
+    keep_groups(groups, folder)
+    analysis = analyse_cohort({NO_FOLD: result}, {}, None, groups)
+    rates = [asdict(column) for column in analysis.groups]
+    write_json(folder / f"{GROUP_RATES_NAME}.json", {"groups": rates, "notes": analysis.group_notes})
+    path = folder / f"{GROUP_RATES_NAME}.md"
+    write_text(path, groups_page(analysis))
+    return path
 
 
 def write_findings(scans: Sequence[ScanFindings], model: PredictingModel, folder: Path, name: str = "findings") -> None:

@@ -11,8 +11,7 @@ from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold, read_evaluation
-from rectal_nnformer.evaluation.operating_point import NO_POINT, nested_point, parse_wish, read_point, write_point
-from rectal_nnformer.evaluation.summary import rate_words
+from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish
 from rectal_nnformer.networks.checkpoint_file import check_checkpoints
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
 from rectal_nnformer.nnunet.case_files import check_properties
@@ -35,6 +34,7 @@ from rectal_nnformer.nnunet.splits import Fold, preprocessed_cases, read_splits,
 from rectal_nnformer.planning.case_check import check_cases
 from rectal_nnformer.planning.dataset import open_raw_dataset
 from rectal_nnformer.planning.fingerprint import load_tumor_fingerprint
+from rectal_nnformer.reporting.cohort import point_lines
 from rectal_nnformer.reporting.crossval_summary import CrossvalSummary
 from rectal_nnformer.reporting.writing import write_crossval_summary
 from rectal_nnformer.training.run_folds import TrainingJob, train_folds
@@ -55,6 +55,7 @@ def cross_validate(
     gpus: Sequence[str | None] = (None,),
     save_probabilities: bool = False,
     operating_point: str | None = None,
+    groups: Path | None = None,
 ) -> tuple[Path, CrossvalSummary]:
     """Train, validate and summarize folds; finished ones are not repeated.
 
@@ -70,6 +71,7 @@ def cross_validate(
         save_probabilities: nnU-Net's `--npz`.
         operating_point: What the model's operating point is chosen for on the finished folds, as `parse_wish` reads it;
             "none" leaves the model without; None keeps what it was chosen for before, if it was.
+        groups: CSV file by which rates are given, too; it is kept with the model.
 
     Returns:
         The folder of the model, in which crossval_summary.json, .csv, .md and .png were written, and the summary. It
@@ -83,29 +85,10 @@ def cross_validate(
     if operating_point is not None and operating_point != NO_POINT:
         parse_wish(operating_point)
     splits = train_model(job, folds, gpus)
-    summary = _summarize(job, splits)
-    _choose_point(job.model.path, summary, operating_point)
+    summary = _summarize(job, splits, operating_point, groups)
+    if summary.analysis.wish:
+        print(*point_lines(summary.analysis.point), sep="\n")
     return job.model.path, summary
-
-
-def _choose_point(model: Path, summary: CrossvalSummary, wanted: str | None) -> None:
-    """Write the operating point that serves a wish best on all finished folds, and tell what it gives nested."""
-    before = read_point(model) if wanted is None else None
-    wish = before.wish if before else wanted
-    if wish is None or wish == NO_POINT:
-        write_point(None, model)
-        return
-    found = nested_point({fold: result.cases for fold, result in summary.folds.items()}, parse_wish(wish))
-    write_point(found.chosen, model)
-    if found.chosen is None:
-        print(f"No operating point for {wish}: {found.reason}.")
-        return
-    unmet = f" The wish is not met: {found.chosen.note}." if found.chosen.note else ""
-    print(f"Operating point for {wish}: {found.chosen.point}.{unmet}")
-    for words, rates in (("masks as they are", found.mask), ("nested", found.nested)):
-        if rates is not None:
-            false = rates.false_positives_per_case.value
-            print(f"  {words}: sensitivity {rate_words(rates.sensitivity)}, {false or 0:.2f} false positives per case")
 
 
 def _planned_model(dataset: int | str, trainer: str, plans: str, configuration: str) -> ModelFolder:
@@ -207,7 +190,7 @@ def _check_references(dataset: PreprocessedDataset, splits: Splits, ending: str)
         )
 
 
-def _summarize(job: TrainingJob, splits: Splits) -> CrossvalSummary:
+def _summarize(job: TrainingJob, splits: Splits, operating_point: str | None, groups: Path | None) -> CrossvalSummary:
     """Pool the finished folds, evaluating those that a trainer without evaluation has validated."""
     preprocessed = PreprocessedDataset.find(job.model.dataset)
     dataset_json = read_dataset_json(preprocessed.dataset_json, "Plan the dataset again.")
@@ -228,6 +211,8 @@ def _summarize(job: TrainingJob, splits: Splits) -> CrossvalSummary:
         dataset_json=dataset_json,
         patients=patients,
         folds=finished,
+        operating_point=operating_point,
+        groups=groups,
     )
 
 
