@@ -37,7 +37,7 @@ MpiDefault=none
 ReturnToService=2
 KillWait=20
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,requeue_delay=0
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory={megabytes} State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -65,8 +65,9 @@ def running_slurm(folder):
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
     ports = {"port": find_free_network_port(), "other_port": find_free_network_port()}
+    megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     configuration = folder / "slurm.conf"
-    configuration.write_text(CONFIGURATION.format(host=platform.node(), folder=folder, **ports))
+    configuration.write_text(CONFIGURATION.format(host=platform.node(), folder=folder, megabytes=megabytes, **ports))
     variables = {**os.environ, "SLURM_CONF": str(configuration), "PATH": f"{os.environ['PATH']}:{SYSTEM_PATH}"}
     munge = [
         f"--{what}={folder}/munge.{what.partition('-')[0]}" for what in ("socket", "pid-file", "log-file", "seed-file")

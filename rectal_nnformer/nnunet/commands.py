@@ -45,18 +45,23 @@ def start_command(
     """Start one of nnU-Net's commands in a process group of its own, which `stop_groups` ends as a whole.
 
     Variables are set on top of the current ones. An open file `output` receives stdout, and stderr unless that has one
-    of its own, `errors`. Files that are inherited are open in the command, too.
+    of its own, `errors`. Files that are inherited are open in the command, too. SIGUSR2, which SLURM sends to all
+    processes of a job that shall go back into the queue, does not end the command, which is stopped in time.
     """
     # Of several filters that match, Python takes the last, so that what users set themselves wins.
     filters = filter(None, (f"ignore:{WARNING_OF_TIMM}:FutureWarning", os.environ.get("PYTHONWARNINGS")))
-    return subprocess.Popen(
-        [command_path(name), *arguments],
-        env={**environment_with_trainers(), "PYTHONWARNINGS": ",".join(filters), **(variables or {})},
-        stdout=output,
-        stderr=errors or (subprocess.STDOUT if output is not None else None),
-        pass_fds=[file.fileno() for file in inherited],
-        start_new_session=True,
-    )
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})  # what is started inherits that
+    try:
+        return subprocess.Popen(
+            [command_path(name), *arguments],
+            env={**environment_with_trainers(), "PYTHONWARNINGS": ",".join(filters), **(variables or {})},
+            stdout=output,
+            stderr=errors or (subprocess.STDOUT if output is not None else None),
+            pass_fds=[file.fileno() for file in inherited],
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def run_command(name: str, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from submitit.core.utils import DelayedSubmission
@@ -62,6 +63,30 @@ def _word(name: str) -> str:
     return re.sub(r"[^\w.+-]", "-", name)
 
 
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep workers that are forked meanwhile from what submitit does on signals.
+
+    It ignores SIGTERM, by which process pools end their workers. SIGUSR2, which puts the job back into the queue, comes
+    to all processes of a job of SLURM, and one of them is enough.
+    """
+    process, requeue = os.getpid(), signal.getsignal(signal.SIGUSR2)
+
+    def once(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process and callable(requeue):
+            requeue(number, frame)
+
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+        signal.SIGUSR2: signal.signal(signal.SIGUSR2, once if callable(requeue) else requeue),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @dataclass(frozen=True)
 class StepJob:
     """A step as submitit runs it: a callable that can be called again."""
@@ -75,7 +100,7 @@ class StepJob:
             RectalError: It failed.
         """
         step = self.step
-        with interruptible(), locked(lock_file(step), f"{step.name}: another job does it. Waiting for it.", wait=True):
+        with _own_signals(), locked(lock_file(step), f"{step.name}: another job does it. Waiting for it.", wait=True):
             if step.is_done():
                 print(f"{step.name}: done before")
                 return
