@@ -125,6 +125,7 @@ def test_what_is_logged_becomes_files(folders, tmp_path, monkeypatch):
         "dice_per_class_or_region/class_1": [0.25],
         "summary/detection_rate": [0.75],
     }
+    assert not list(tmp_path.glob("*/mlruns"))
     for variable, outcome in (("off", 0), ("", 0)):
         monkeypatch.setenv("RECTAL_NNFORMER_TRACKING", variable)
         assert len(get_trainer_from_args(*MODEL, device=CPU).logger.loggers) == outcome

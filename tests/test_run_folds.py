@@ -128,6 +128,12 @@ def test_a_command_that_ends_well_without_results_is_a_failure(job, fake_trainin
         train_folds(job, [0])
 
 
+def test_a_signal_of_slurm_to_all_processes_of_a_job_does_not_end_a_training(job, fake_training):
+    fake_training("import signal; os.kill(os.getpid(), signal.SIGUSR2); finish()")
+    train_folds(job, [0])
+    assert job.is_finished(0)
+
+
 def test_folds_are_spread_over_gpus(job, fake_training):
     calls = fake_training("time.sleep(0.3); finish()")
     train_folds(job, range(4), ["3", "5"])

@@ -5,7 +5,10 @@ Finished folds are made as files, and jobs run in this process; the slow tests t
 
 import csv
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 import textwrap
 from contextlib import suppress
 from itertools import count
@@ -342,6 +345,47 @@ def test_a_cross_validation_becomes_jobs_of_slurm(base, capsys):
         with pytest.raises(SystemExit):
             cli.main([*CROSSVAL, *wrong])
         assert message in capsys.readouterr().err
+
+
+def test_workers_that_a_job_forks_end_and_do_not_requeue_it(monkeypatch):
+    """submitit ignores SIGTERM, by which process pools end their workers, and requeues the job on SIGUSR2."""
+    requeued = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGUSR2, lambda *_: requeued.append(os.getpid()))
+        with jobs._own_signals():
+            with multiprocessing.get_context("fork").Pool(1) as pool:
+                assert pool.apply(os.kill, (pool.apply(os.getpid), signal.SIGUSR2)) is None
+                assert pool.apply(len, (requeued,)) == 0
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert requeued == [os.getpid()]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_plans_for_primus_are_those_of_resenc_with_a_patch_that_its_tokens_divide(base, monkeypatch):
+    recipe = 'name = "Primus"\ntrainer = "nnUNet_Primus_M_Trainer"\nplans = "P"\nplanner = "primus"\n'
+    study = read_study(study_in(base / "study", STUDY + "[[recipe]]\n" + recipe))
+    file = base / "nnUNet_preprocessed" / DATASET / "P.json"
+    called = []
+
+    def run(command, *arguments):
+        called.append(command)
+        if command == "nnUNetv2_plan_experiment":
+            assert arguments[2:] == ("-pl", "nnUNetPlannerResEncL", "-overwrite_plans_name", "P")
+            made = plans("P")
+            made["configurations"]["3d_fullres"]["patch_size"] = [20, 100, 96]
+            file.write_text(json.dumps(made))
+
+    monkeypatch.setattr(steps, "_run", run)
+    step = next(step for step in steps_of(study) if step.name == "plan P")
+    step.run()
+    assert json.loads(file.read_text())["configurations"]["3d_fullres"]["patch_size"] == [24, 104, 96]
+    # The data of these plans are there, of another planner: they are not made again.
+    assert called == ["nnUNetv2_extract_fingerprint", "nnUNetv2_plan_experiment"]
+    assert step.is_done()
 
 
 LOG = """

@@ -219,6 +219,8 @@ def crossval(arguments: argparse.Namespace) -> None:
     if arguments.groups and arguments.slurm is not None:
         raise RectalError("--groups goes without --slurm. Give it to 'crossval' or 'report' when the jobs are done.")
     shared.check_groups(arguments.groups)
+    if arguments.slurm is not None and any(arguments.gpus):
+        raise RectalError("--gpus goes without --slurm, which gives each fold its GPU.")
     if arguments.status or arguments.slurm is not None:
         _crossval_jobs(model, arguments)
         return
@@ -254,8 +256,14 @@ def _crossval_jobs(model: ModelFolder, arguments: argparse.Namespace) -> None:
     from rectal_nnformer.study.record import study_of_model
     from rectal_nnformer.study.steps import steps_of_model
 
-    chosen = {"folds": arguments.f, "device": arguments.device, "operating_point": arguments.operating_point}
-    study = study_of_model(model, slurm=dict(arguments.slurm or ()), **chosen)
+    study = study_of_model(
+        model,
+        dict(arguments.slurm or ()),
+        folds=arguments.f,
+        device=arguments.device,
+        npz=arguments.npz,
+        operating_point=arguments.operating_point,
+    )
     steps = steps_of_model(study, study.recipe[0])
     if arguments.status:
         print(*status_lines(steps), sep="\n")

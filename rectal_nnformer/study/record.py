@@ -81,6 +81,7 @@ class Study(Record):
     iterations: PositiveInt | None = None
     seed: int | None = Field(default=None, ge=0)
     operating_point: str | None = None
+    npz: bool = False
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     device: Literal["cuda", "cpu", "mps"] = "cuda"
     gpus: tuple[int, ...] = Field(default=(0,), min_length=1)

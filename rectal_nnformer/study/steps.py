@@ -77,7 +77,7 @@ class RecipeStep(Step):
 
     def job(self) -> TrainingJob:
         """How its folds are trained."""
-        return TrainingJob(self.model, self.study.device)
+        return TrainingJob(self.model, self.study.device, self.study.npz)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +184,7 @@ class SummaryStep(RecipeStep):
             configuration=model.configuration,
             folds=self.study.fold_numbers(),
             device=self.study.device,
+            save_probabilities=self.study.npz,
             operating_point=self.study.operating_point,
         )
         write_report(self.model.path)
