@@ -232,7 +232,7 @@ def test_the_page_and_its_table(base, capsys):
     page = (folder / "study.html").read_text(encoding="utf-8")
     assert "<title>2 recipes against stock: Dataset501_Rectal, 2 recipes</title>" in page
     assert '<th scope="row">found</th><td class="number">1</td>' in page  # the case of the tumour on which they differ
-    for words in ("Wilcoxon", "Holm", "ADI per stage", "hours of training", "nnUNetTrainerSMIT_ACT on"):
+    for words in ("Wilcoxon", "Holm", "ADI per stage", "parameters (millions)", "nnUNetTrainerSMIT_ACT on"):
         assert words in page
     assert (folder / "compare.md").is_file()
 

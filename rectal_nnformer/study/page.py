@@ -1,6 +1,5 @@
 """The page of a study, and its table as a file."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,24 +9,26 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
 from rectal_nnformer.evaluation.statistics import Difference
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.reporting.charts import difference_chart
 from rectal_nnformer.reporting.comparison import Comparison, compare_models
+from rectal_nnformer.reporting.methods import software_versions, training_settings
 from rectal_nnformer.reporting.pages import html_page
 from rectal_nnformer.reporting.results import ModelResults, read_results
 from rectal_nnformer.reporting.tables import Table
 from rectal_nnformer.reporting.writing import DATE_FORMAT, write_comparison
+from rectal_nnformer.study.progress import hours
 from rectal_nnformer.study.record import Recipe, Study
 from rectal_nnformer.study.steps import steps_of
 from rectal_nnformer.study.table import AgainstBaseline, Cost, against_baseline, cost_of, on_shared_cases
-from rectal_nnformer.utils.files import csv_text, read_json_if_whole, write_text
+from rectal_nnformer.utils.files import csv_text, write_text
 from rectal_nnformer.utils.text import number, percent, percent_interval, plural
 
 PAGE_FILE, TABLE_FILE = "study.html", "study.csv"
+TOLD_SETTINGS = ("epochs", "iterations per epoch", "batch size", "learning rate")
 
 
 @dataclass(frozen=True)
@@ -149,26 +150,26 @@ def _page(found: Findings, date: str) -> str:
         results=_result_table(found.shared, found.against, base),
         charts=_forest(found.against, base, "cross-validation"),
         external=_result_table(found.external, found.external_against, base) if found.external else None,
-        external_charts=_forest(found.external_against, base, "external") if found.external_against else (),
+        external_charts=_forest(found.external_against, base, "external") if found.external_against else {},
         analyses=_analysis_table(found),
         costs=_cost_table(found.costs),
         disputed=_disputed_table(found),
         methods=methods_text(found),
-        software=f"rectal_nnformer {__version__}, Python {platform.python_version()}",
+        software=", ".join(f"{name} {version}" for name, version in software_versions().items()),
     )
 
 
-def _forest(against: Mapping[str, AgainstBaseline], baseline: str, cohort: str) -> tuple[Markup, ...]:
-    """Return the differences in detection rate and Dice, a row per recipe."""
-    charts = []
+def _forest(against: Mapping[str, AgainstBaseline], baseline: str, cohort: str) -> dict[str, Markup]:
+    """Return the differences in detection rate and Dice, a row per recipe, by their captions."""
+    charts = {}
     for ident, what, p_name in (("detection_rate", "detection rate", ""), ("dice", "Dice", "dice_p_holm")):
         rows = {name: getattr(result, ident) for name, result in against.items()}
         p = {name: getattr(r, p_name) if p_name else r.detection.p_holm for name, r in against.items()}
         words = [f"{name}: {_difference_words(row)}, adjusted p {number(p[name], 3)}" for name, row in rows.items()]
         title = f"Difference in {what} to {baseline}, {cohort}"
         notes = {name: f"p {number(p[name], 3)}" for name in rows}
-        charts.append(difference_chart(f"{cohort}-{ident}", title, "; ".join(words), rows, notes))
-    return tuple(charts)
+        charts[title] = difference_chart(f"{cohort}-{ident}", title, "; ".join(words), rows, notes)
+    return charts
 
 
 def _difference_words(difference: Difference) -> str:
@@ -214,14 +215,14 @@ def _cost_table(costs: Mapping[str, Cost]) -> Table:
     rows = [
         (
             name,
-            number(cost.hours, 2),
+            hours(cost.seconds),
             number(cost.gpu_memory_gb, 1),
             number(cost.host_memory_gb, 1),
             "-" if cost.parameters is None else f"{cost.parameters / 1e6:.2f}",
         )
         for name, cost in costs.items()
     ]
-    header = ("recipe", "hours of training", "GPU memory, planned (GB)", "host memory (GB)", "parameters (millions)")
+    header = ("recipe", "training", "GPU memory, planned (GB)", "host memory (GB)", "parameters (millions)")
     return Table(header, rows, "What all folds of a recipe took together; memory is that of one training")
 
 
@@ -270,8 +271,5 @@ def methods_text(found: Findings) -> Sequence[str]:
 
 
 def _settings(model: ModelResults) -> str:
-    fold = next((model.folder.fold(number) for number in model.folds), None)
-    debug = (read_json_if_whole(fold.path / "debug.json") if fold else None) or {}
-    told = {"num_epochs": "epochs", "num_iterations_per_epoch": "iterations each", "batch_size": "cases a batch"}
-    words = [f"{debug[key]} {what}" for key, what in told.items() if str(debug.get(key, "")).isdecimal()]
+    words = [f"{name} {value}" for name, value in training_settings(model) if name in TOLD_SETTINGS]
     return f" ({', '.join(words)})" if words else ""

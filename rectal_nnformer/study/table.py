@@ -38,12 +38,12 @@ class AgainstBaseline:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the folds of a recipe took together: hours of training epochs, and the most memory, GB, of any.
+    """What the folds of a recipe took together: seconds of training epochs, and the most memory, GB, of any.
 
     GPU memory is what the planner counted, None where the plans are of nnU-Net's; parameters are those of one network.
     """
 
-    hours: float
+    seconds: float
     gpu_memory_gb: float | None
     host_memory_gb: float | None
     parameters: int | None
@@ -134,7 +134,7 @@ def cost_of(model: ModelFolder, plans_memory_gb: float | None, steps: Sequence[S
     memory = [record["host_memory_gb"] for record in records if record.get("host_memory_gb")]
     checkpoint = next((fold.checkpoint_final for fold in folds if fold.checkpoint_final.is_file()), None)
     return Cost(
-        hours=sum(fold_progress(fold).seconds for fold in folds) / 3600,
+        seconds=sum(fold_progress(fold).seconds for fold in folds),
         gpu_memory_gb=plans_memory_gb,
         host_memory_gb=max(memory, default=None),
         parameters=_num_parameters(read_checkpoint(checkpoint, mapped=True)) if checkpoint else None,

@@ -46,7 +46,7 @@ class MLflowTracker:
     """Writes into `mlruns` in the folder of the dataset's results: an experiment per model, a run per fold."""
 
     def __init__(self, fold: Path) -> None:
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # databases need more packages, and a disk of one machine
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more packages
         from mlflow.tracking import MlflowClient
 
         self._fold = fold
