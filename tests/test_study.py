@@ -386,6 +386,12 @@ def test_plans_for_primus_are_those_of_resenc_with_a_patch_that_its_tokens_divid
     # The data of these plans are there, of another planner: they are not made again.
     assert called == ["nnUNetv2_extract_fingerprint", "nnUNetv2_plan_experiment"]
     assert step.is_done()
+    other = json.loads(file.read_text())
+    other["configurations"]["3d_fullres"]["spacing"] = [3.0, 1.0, 1.0]
+    file.write_text(json.dumps(other))
+    with pytest.raises(RectalError, match=r"P and nnUNetRectalSMITPlans share the data .*, but not the target spacing"):
+        step.run()
+    assert not step.is_done()
 
 
 LOG = """

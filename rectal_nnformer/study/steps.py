@@ -92,6 +92,7 @@ class PlanStep(RecipeStep):
 
     def _has_data(self, dataset: PreprocessedDataset, plans_file: Path) -> bool:
         try:
+            self._refuse_data_of_others(dataset, plans_file)
             settings = Plans.read(plans_file).configuration(self.recipe.configuration).settings
             cases = preprocessed_cases(dataset.data_folder(settings)) or ()
             return 0 < _num_cases(dataset) <= len(cases)
@@ -124,9 +125,22 @@ class PlanStep(RecipeStep):
         with locked(id_lock(dataset.path), f"{self.study.dataset} is being planned. Waiting for it.", wait=True):
             if not file.is_file():
                 self._plan(file)
+            self._refuse_data_of_others(dataset, file)
             if not self._has_data(dataset, file):  # which other plans may share
                 names = ("-plans_name", self.recipe.plans, "-c", self.recipe.configuration)
                 _run("nnUNetv2_preprocess", "-d", self.number, *names, "-np", min(4, os.cpu_count() or 1))
+
+    def _refuse_data_of_others(self, dataset: PreprocessedDataset, file: Path) -> None:
+        """Refuse plans whose folder of data is that of other plans with another spacing; nnU-Net would mix them up."""
+        ours = Plans.read(file).configuration(self.recipe.configuration)
+        for name in dataset.plans_names():
+            for theirs in Plans.read(dataset.plans_file(name)).configurations.values():
+                if theirs.data_identifier == ours.data_identifier and theirs.spacing != ours.spacing:
+                    raise RectalError(
+                        f"{self.recipe.plans} and {name} share the data {ours.data_identifier}, but not the target "
+                        f"spacing, {ours.spacing} and {theirs.spacing} mm. Remove {file} and give the study the spacing of "
+                        f"{name}, or move those plans, their data and models away."
+                    )
 
     def _plan(self, file: Path) -> None:
         _run("nnUNetv2_extract_fingerprint", "-d", self.number, "-np", min(8, os.cpu_count() or 1))
