@@ -138,8 +138,8 @@ class PlanStep(RecipeStep):
                 if theirs.data_identifier == ours.data_identifier and theirs.spacing != ours.spacing:
                     raise RectalError(
                         f"{self.recipe.plans} and {name} share the data {ours.data_identifier}, but not the target "
-                        f"spacing, {ours.spacing} and {theirs.spacing} mm. Remove {file} and give the study the spacing of "
-                        f"{name}, or move those plans, their data and models away."
+                        f"spacing, {ours.spacing} and {theirs.spacing} mm. Remove {file} and take the spacing "
+                        f"of {name} for the study, or move those plans, their data and models away."
                     )
 
     def _plan(self, file: Path) -> None:
