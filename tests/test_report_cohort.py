@@ -73,7 +73,7 @@ def test_the_curve_stands_with_its_numbers(model, page):
         assert f'<td class="number">{percent(one.sensitivity.value)}</td>' in shown
     assert f'<td class="number">{curves.merged.average_precision.value:.3f}</td>' in shown
     assert "There is no ROC curve per case: all cases have a tumour." in shown
-    assert 'class="band style-0"' in shown and "operating point (f1), nested" in shown
+    assert 'class="band style-0"' in shown and "the operating point, nested" in shown
 
 
 def test_the_operating_point_is_nested_on_the_page_and_of_all_folds_in_the_folder(model, page):

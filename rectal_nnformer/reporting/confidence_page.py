@@ -90,7 +90,7 @@ def _froc_chart(curves: Curves, point: NestedPoint) -> Markup | None:
     described = [f"Masks: {percent(mask[1])} detected with {number(mask[0])} false positives per case"]
     if point.nested and point.nested.sensitivity.rate is not None:
         nested = (point.nested.false_positives_per_case.value or 0.0, point.nested.sensitivity.rate)
-        drawn.append(Curve(f"operating point ({point.wish}), nested", [nested], 3, "marks"))
+        drawn.append(Curve("the operating point, nested", [nested], 3, "marks"))
         described.append(f"operating point: {percent(nested[1])} with {number(nested[0])}")
     at_rates = [
         f"{percent(one.sensitivity.value)} at {rate_name(one.false_positives_per_case)}"

@@ -15,7 +15,7 @@ from rectal_nnformer.evaluation.review import MEASURES as SURE
 from rectal_nnformer.evaluation.summary import patient_interval_words
 from rectal_nnformer.reporting.cohort import CohortAnalysis
 from rectal_nnformer.reporting.tables import Table, counts, p_words
-from rectal_nnformer.utils.text import number, percent, percent_interval
+from rectal_nnformer.utils.text import number, percent, percent_interval, plural
 
 FRACTIONS = {1 / 8: "1/8", 1 / 4: "1/4", 1 / 2: "1/2"}
 MEASURES = {
@@ -59,9 +59,9 @@ def point_table(point: NestedPoint) -> Table:
     """Return what is found at an operating point, nested over the folds, beside the masks as they are."""
     named = {"masks as they are": point.mask, f"at the operating point ({point.wish}), nested": point.nested}
     return Table(
-        ("", "detected", "rate", "95 % CI", "by patient", "precision", "F1", *FALSE_HEADERS),
+        ("", "detected", "95 % CI", "by patient", "precision", "F1", *FALSE_HEADERS),
         [(name, *_point_cells(rates)) for name, rates in named.items() if rates],
-        "What the operating point gives",
+        "Rates of the masks as they are, and at operating points",
     )
 
 
@@ -70,11 +70,10 @@ FALSE_HEADERS = ("false positives per case", "their cm³ per case")
 
 def _point_cells(rates: PointRates) -> tuple[str, ...]:
     return (
-        counts(rates.sensitivity, "0/0"),
-        percent(rates.sensitivity.rate),
+        f"{counts(rates.sensitivity, '0/0')}, {percent(rates.sensitivity.rate)}",
         percent_interval(rates.sensitivity.wilson_95),
         patient_interval_words(rates.sensitivity),
-        f"{percent(rates.precision.rate)} ({counts(rates.precision, '0/0')})",
+        percent(rates.precision.rate),
         estimate_words(rates.f1),
         estimate_words(rates.false_positives_per_case),
         estimate_words(rates.false_positive_cm3_per_case),
@@ -87,14 +86,15 @@ def chosen_table(point: NestedPoint) -> Table:
     if point.chosen:
         chosen["on all folds, to predict with"] = point.chosen
     return Table(
-        ("chosen", "smallest confidence", "smallest cm³", "detected there", "false positives there"),
+        ("chosen", "smallest confidence", "smallest cm³", "detected there", "false positives there", "wish met"),
         [
             (
                 name,
                 f"{choice.point.min_confidence:.3f}",
                 f"{choice.point.min_volume_cm3:.3f}",
                 f"{choice.n_detected}/{choice.n_reference}",
-                f"{choice.n_false_positive} in {choice.n_cases} cases" + (f"; {choice.note}" if choice.note else ""),
+                f"{choice.n_false_positive} in {plural(choice.n_cases, 'case')}",
+                "yes" if choice.met else "no",
             )
             for name, choice in chosen.items()
         ],
@@ -224,7 +224,7 @@ def group_table(column: ColumnRates) -> Table:
                 counts(group.detection_rate, "no tumour"),
                 percent(group.detection_rate.rate),
                 percent_interval(group.detection_rate.wilson_95),
-                patient_interval_words(group.detection_rate),
+                percent_interval(group.detection_rate.patient_bootstrap_95),
                 counts(group.detection_rate_strict, "-"),
                 counts(group.case_rate, "-"),
                 estimate_words(group.false_positives_per_case),
@@ -265,7 +265,7 @@ def _froc_cells(froc: Froc) -> tuple[str, ...]:
 def model_point_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:
     """Return the nested rates of each model at its operating point, or at one for F1."""
     return Table(
-        ("model", "chosen for", "detected", "rate", "95 % CI", "by patient", "precision", "F1", *FALSE_HEADERS),
+        ("model", "chosen for", "detected", "95 % CI", "by patient", "precision", "F1", *FALSE_HEADERS),
         [
             (name, analysis.point.wish, *_point_cells(analysis.point.nested))
             for name, analysis in models
