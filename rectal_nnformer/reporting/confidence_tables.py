@@ -84,7 +84,7 @@ def chosen_table(point: NestedPoint) -> Table:
     """Return the point that was chosen without each fold, and the one of all folds."""
     chosen = {f"without fold {fold}": choice for fold, choice in (point.folds or {}).items()}
     if point.chosen:
-        chosen["on all folds, to predict with"] = point.chosen
+        chosen["on all folds"] = point.chosen
     return Table(
         ("chosen", "smallest confidence", "smallest cm³", "detected there", "false positives there", "wish met"),
         [
