@@ -1,6 +1,7 @@
 """What several test modules share, and how they share a machine."""
 
 import os
+from multiprocessing.pool import ThreadPool
 
 import pytest
 
@@ -9,7 +10,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ.setdefault(variable, "1")
 
+from nnunetv2.utilities import utils as nnunet_listing
 from pipeline import converted_cohort, run_here, warm_workers
+
+# nnU-Net lists the files of a dataset in twelve processes, several times for each plan. To fork them from one that
+# holds PyTorch takes longer than all the rest of planning a tiny dataset.
+nnunet_listing.Pool = ThreadPool
 
 FIRST = (
     "test_full_size_training",
