@@ -8,6 +8,7 @@ stage merges 2 x 2 x 2 tokens into one; attention runs within windows of tokens.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import ceil, nan, prod
 from typing import TypeVar
 
@@ -265,8 +266,10 @@ def _dilution(sum_of_squares: int, real_tokens: int, window_tokens: int) -> floa
 
 def _any_in_blocks(mask: Tensor, edge: int) -> Tensor:
     """Return (..., ceil(x / edge), ceil(y / edge), ceil(z / edge)): whether any element of each cube is True."""
-    pooled = F.max_pool3d(mask.reshape(-1, *mask.shape[-3:]).float(), edge, ceil_mode=True) > 0
-    return pooled.reshape(*mask.shape[:-3], *pooled.shape[1:])
+    pooled = _pad_at_end(mask, (edge, edge, edge))
+    for axis in (-3, -2, -1):  # pooling of bool; max_pool3d takes floats alone, and ten times as long
+        pooled = reduce(torch.logical_or, pooled.unflatten(axis, (-1, edge)).unbind(axis))
+    return pooled
 
 
 def _pad_at_end(mask: Tensor, multiple: Size) -> Tensor:

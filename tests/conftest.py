@@ -1,6 +1,8 @@
 """What several test modules share, and how they share a machine."""
 
+import multiprocessing
 import os
+import sys
 from multiprocessing.pool import ThreadPool
 
 import pytest
@@ -10,12 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ.setdefault(variable, "1")
 
-from nnunetv2.utilities import utils as nnunet_listing
-from pipeline import converted_cohort, run_here, warm_workers
-
-# nnU-Net lists the files of a dataset in twelve processes, several times for each plan. To fork them from one that
-# holds PyTorch takes longer than all the rest of planning a tiny dataset.
-nnunet_listing.Pool = ThreadPool
+from pipeline import converted_cohort, run_here
 
 FIRST = (
     "test_full_size_training",
@@ -39,6 +36,19 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
+def pytest_collection_finish():
+    """Leave out what makes nnU-Net slow on a tiny dataset, where tests have imported it.
+
+    It lists the files in twelve processes, several times for each plan, and draws 10e7 intensities of the tumours, with
+    replacement, however few voxels they have.
+    """
+    if listing := sys.modules.get("nnunetv2.utilities.utils"):
+        listing.Pool = ThreadPool
+    if extraction := sys.modules.get("nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor"):
+        few = property(lambda _: 1e5, lambda *_: None)
+        extraction.DatasetFingerprintExtractor.num_foreground_voxels_for_intensitystats = few
+
+
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory):
     """Environment and base folder of Dataset007_Small: six small cases, converted and planned for smit_small."""
@@ -50,8 +60,14 @@ def small_dataset(tmp_path_factory):
     return variables, base
 
 
-@pytest.fixture(scope="module")
-def with_warm_workers():
-    """Let nnU-Net's worker processes start at once, see `pipeline.warm_workers`."""
-    with warm_workers():
+@pytest.fixture(scope="session", autouse=True)
+def warm_workers():
+    """Fork what would be spawned from a process that has imported nnU-Net, which takes each of them seconds else."""
+    started = multiprocessing.get_context
+    warm = started("forkserver")
+    warm.set_forkserver_preload(["SimpleITK", "torch", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(
+            multiprocessing, "get_context", lambda method=None: warm if method == "spawn" else started(method)
+        )
         yield

@@ -1,13 +1,11 @@
 """What the tests of whole pipelines share: a small cohort, short trainers, commands run as a user runs them."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import sysconfig
 import zipfile
-from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -126,7 +124,7 @@ def run(variables, command, *arguments, code=0):
 def run_here(variables, command, *arguments):
     """Run a console script as `run` does, but in this process, which has imported PyTorch and nnU-Net already."""
     (script,) = entry_points(group="console_scripts", name=command)
-    with pytest.MonkeyPatch.context() as monkeypatch, warm_workers():
+    with pytest.MonkeyPatch.context() as monkeypatch:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
@@ -140,19 +138,6 @@ def converted_cohort(base, dataset_id, name, num_cases, **shape):
     folders = ("--images", base / "cohort/images", "--masks", base / "cohort/masks")
     run_here(variables, "rectal_nnformer", "convert", "nifti", *folders, "-d", dataset_id, "--name", name)
     return variables
-
-
-@contextmanager
-def warm_workers():
-    """Fork the processes that nnU-Net spawns from one that has imported it, which takes each of them seconds else."""
-    started = multiprocessing.get_context
-    warm = started("forkserver")
-    warm.set_forkserver_preload(["SimpleITK", "torch", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"])
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(
-            multiprocessing, "get_context", lambda method=None: warm if method == "spawn" else started(method)
-        )
-        yield
 
 
 def write_cohort(folder, num_cases, size=(96, 96, 16), spacing=(1.5, 1.5, 3.0)):

@@ -31,8 +31,6 @@ SIZE, SPACING = (64, 72, 20), (1.0, 1.0, 3.0)
 BORDER = 6
 NUM_CASES = 10
 
-pytestmark = pytest.mark.usefixtures("with_warm_workers")
-
 
 def case_arrays(number):
     """Patchy tissue with a dim lesion (every third case has two) and an empty border at low x; (z, y, x) each."""

@@ -25,6 +25,7 @@ from test_planning_memory import affine_count
 from rectal_nnformer.augmentation.settings import PLANNED, PUBLISHED
 from rectal_nnformer.cli import data, main
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.volumes import check_volume
 from rectal_nnformer.networks.adapter import NETWORK_CLASSES
 from rectal_nnformer.nnunet.names import NETWORKS
 from rectal_nnformer.nnunet.plans import Plans
@@ -45,8 +46,6 @@ DATASET = "Dataset501_Tiny"
 CASES = [f"case{i}" for i in range(6)]
 SIZE, SPACING = (32, 40, 12), (0.5, 0.5, 3.0)
 DATA = "nnUNetRectalPlans_3d_fullres_1.0x1.0x1.0mm"
-
-pytestmark = pytest.mark.usefixtures("with_warm_workers")
 
 
 def volume(case, size=SIZE):
@@ -196,6 +195,12 @@ def test_every_channel_has_its_own_window(tmp_path):
     for sign, window in ((1, first), (-1, second)):
         expected = np.percentile(sign * (image - image.mean()) / image.std(), (0, 99.5))
         np.testing.assert_allclose(window, expected, rtol=1e-4)
+
+
+def test_planning_notes_by_what_a_scan_is_recognized(planned):
+    digests = json.loads((planned / "image_digests.json").read_text())
+    checked = check_volume(planned.parents[1] / "nnUNet_raw" / DATASET / "imagesTr/case1_0000.nii.gz")
+    assert list(digests) == CASES and digests["case1"] == checked.digest
 
 
 class TestPreparedVolumes:

@@ -28,7 +28,6 @@ from rectal_nnformer.planning.backbones import SMALL_SMIT
 from rectal_nnformer.training.learning_rate import warmup_cosine
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("with_warm_workers")
 CPU = torch.device("cpu")
 TRAINER, PLANS = "ShortMaskedSMIT", "nnUNetRectalSMITSmallPlans"
 EPOCHS, WARMUP, INTERRUPTED_AFTER = 4, 1, 3
