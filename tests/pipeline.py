@@ -136,7 +136,7 @@ def converted_cohort(base, dataset_id, name, num_cases, **shape):
     variables = environment(base)
     write_cohort(base / "cohort", num_cases, **shape)
     folders = ("--images", base / "cohort/images", "--masks", base / "cohort/masks")
-    run_here(variables, "rectal_nnformer", "convert", "nifti", *folders, "-d", dataset_id, "--name", name)
+    run_here(variables, "rectal_nnformer", "convert", "nifti", *folders, "-d", dataset_id, "--name", name, "-np", 1)
     return variables
 
 

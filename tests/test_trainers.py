@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from pipeline import run
+from pipeline import run, run_here
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.adapter import NETWORK_CLASSES
@@ -154,12 +154,14 @@ def test_missing_weights_are_named_with_file_folder_and_variable(small_dataset, 
         assert word in str(elsewhere.value)
 
 
-def test_a_file_that_does_not_fit_the_plans_is_not_asked_for(small_dataset, plans, monkeypatch, tmp_path):
+def test_a_file_that_does_not_fit_the_plans_is_not_asked_for(small_dataset, plans, monkeypatch, tmp_path, capsys):
     """Through the console script, as a user; the small network of these plans is no published one."""
     variables, _ = small_dataset
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path))
     arguments = ("7", "3d_fullres", "0", "-tr", "nnUNetTrainerSMIT_Base", "-p", PLANS, "-device", "cpu")
-    said = run({**variables, "RECTAL_NNFORMER_WEIGHTS": str(tmp_path)}, "rectal_nnformer", "train", *arguments, code=2)
+    with pytest.raises(SystemExit, match="2"):
+        run_here({**variables, "RECTAL_NNFORMER_WEIGHTS": str(tmp_path)}, "rectal_nnformer", "train", *arguments)
+    said = "".join(capsys.readouterr())
     assert "No published pretrained file fits this network" in said and "embed_dim 16, depths [2, 2]" in said
     assert "model_smit_ct10k.pth" not in said and "Traceback" not in said
     trainer = prepared(plans, small_dataset, monkeypatch, "nnUNetTrainerSMIT_Base")
