@@ -41,6 +41,7 @@ def new_trainer(small_dataset, tmp_path, monkeypatch):
             "Dataset007_Small", "3d_fullres", 0, "ShortSMIT_CPU", "nnUNetRectalSMITSmallPlans", device=CPU
         )
         trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.save_every = EPOCHS, 1, 1
+        trainer.configuration_manager.configuration["patch_size"] = [16, 16, 16]
         trainer.logger.plot_progress_png = lambda _: None  # seconds each, and not what is tested
         return trainer
 
