@@ -34,6 +34,7 @@ engine = "{engine}"
 [slurm]
 cpus = 1
 hours = 1
+mem = "2G"
 [[recipe]]
 name = "planned"
 trainer = "nnUNetTrainerSMIT_CPU"
