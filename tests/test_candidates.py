@@ -4,6 +4,7 @@ import json
 import os
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +30,9 @@ from rectal_nnformer.evaluation.case_detection import CaseJob, count_voxels, sco
 from rectal_nnformer.evaluation.detection import detect_lesions
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.log_odds import N_VALUES, read_counts
+from rectal_nnformer.evaluation.operating_point import OperatingPoint
 from rectal_nnformer.imaging.masks import find_components, tumor_heads
+from rectal_nnformer.prediction.lesion_choice import choose_lesions
 from rectal_nnformer.prediction.predictor import disagreement_of
 from rectal_nnformer.prediction.resampling import resample_log_odds, tumor_log_odds
 
@@ -219,7 +222,51 @@ def test_files_that_do_not_belong_together_are_refused(predicted, log_odds):
     record = predicted.prediction.parent / "candidates/mask.nii.gz.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "candidates": []}))
     with pytest.raises(RectalError, match=r"mask.nii.gz numbers more candidates than .*json describes. Predict"):
-        score_case(predicted)
+        read_candidates(predicted.prediction)
+    case = score_case(predicted)
+    assert case.candidates is None and "how sure the network is, is not known: " in case.note
+
+
+def test_probabilities_are_those_of_the_network_s_mask_where_a_point_changed_it(predicted, log_odds):
+    write_found(predicted, log_odds)
+    p = expit(log_odds.astype(np.float64))
+    np.savez_compressed(predicted.prediction.with_name("mask.npz"), probabilities=np.stack([1 - p, p]))
+    before = count_voxels(predicted).counts
+    assert choose_lesions(predicted.prediction, [1], OperatingPoint(0.99, 0.0))
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(predicted.prediction))).sum() == 8
+    assert np.array_equal(count_voxels(predicted).counts, before)
+
+
+@pytest.mark.parametrize("point", [None, OperatingPoint(0.0, 0.0)])
+def test_small_parts_of_the_mask_stay_where_no_lesion_is_taken_away(tmp_path, point):
+    log_odds = np.full(SHAPE, -9.0, np.float32)
+    log_odds[1:3, 1:6, 1] = 1.0  # 10 voxels, with 7 below the threshold beside them: one candidate
+    log_odds[1, 1:6, 2], log_odds[2, 1:3, 2] = -0.5, -0.5
+    job = SimpleNamespace(prediction=tmp_path / "mask.nii.gz")
+    sitk.WriteImage(sitk.GetImageFromArray((log_odds > 0).astype(np.uint8)), str(job.prediction))
+    write_found(job, log_odds)
+    before = job.prediction.read_bytes()
+    assert choose_lesions(job.prediction, [1], None)
+    assert job.prediction.read_bytes() == before
+    if point:
+        assert choose_lesions(job.prediction, [1], point)
+        assert sitk.GetArrayFromImage(sitk.ReadImage(str(job.prediction))).sum() == 17
+        assert choose_lesions(job.prediction, [1], None)
+        assert job.prediction.read_bytes() == before
+
+
+def test_labels_of_a_mask_come_back_when_its_point_is_taken_back(tmp_path, log_odds):
+    labels = np.where(log_odds > 0, 2, 0).astype(np.uint8)
+    labels[2:4, 2:6, 2:6] = 1
+    job = SimpleNamespace(prediction=tmp_path / "mask.nii.gz")
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(job.prediction))
+    write_found(job, log_odds)
+    before = job.prediction.read_bytes()
+    for confidence in (0.99, 0.0, 0.95):
+        assert choose_lesions(job.prediction, [1, 2], OperatingPoint(confidence, 0.0))
+        assert job.prediction.read_bytes() != before
+    assert choose_lesions(job.prediction, [1, 2], None)
+    assert job.prediction.read_bytes() == before
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS"])

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from dataclasses import asdict
 from itertools import combinations
 
 import highdicom
@@ -19,7 +20,7 @@ from rectal_nnformer.dicom.contours import read_regions
 from rectal_nnformer.dicom.segmentations import read_segments
 from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.evaluation.findings import largest_diameter
-from rectal_nnformer.evaluation.operating_point import Choice, OperatingPoint, write_point
+from rectal_nnformer.evaluation.operating_point import Choice, OperatingPoint, read_point, write_point
 from rectal_nnformer.imaging.display import AXIAL, hanging_of, slice_axis
 from rectal_nnformer.imaging.display import SAGITTAL as HUNG_SAGITTAL
 
@@ -426,5 +427,18 @@ def test_where_nothing_is_known_the_operating_point_is_not_applied_and_that_is_t
     assert predict("-i", doubtful_scan, *options) == 0
     scan = findings_of(tmp_path)
     assert len(scan["lesions"]) == 2 and "the operating point was not applied" in scan["note"]
-    (model / "operating_point.json").write_text('{"wish": 1}')
-    assert predict("-i", doubtful_scan, *options) == 2
+    right = asdict(read_point(model))
+    nan = {"min_confidence": float("nan"), "min_volume_cm3": 0.0}
+    for wrong in ({"wish": 1}, {**right, "wish": "foo"}, {**right, "point": nan}):
+        (model / "operating_point.json").write_text(json.dumps(wrong))
+        assert predict("-i", doubtful_scan, *options) == 2
+
+
+def test_a_scan_whose_candidates_are_damaged_is_predicted_again(tmp_path, sure, options, doubtful_scan, capsys):
+    assert predict("-i", doubtful_scan, *options) == 0
+    record = tmp_path / "out/candidates/scan.nii.gz.json"
+    whole = record.read_text()
+    record.write_text(whole[:40])
+    assert predict("-i", doubtful_scan, *options, "--continue_prediction") == 0
+    assert record.read_text() == whole
+    assert "Predicted again: " in capsys.readouterr().out

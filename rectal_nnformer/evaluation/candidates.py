@@ -232,10 +232,22 @@ def candidate_files(mask: Path) -> tuple[Path, Path]:
     return mask.parent / FOLDER / mask.name, mask.parent / FOLDER / f"{mask.name}.json"
 
 
+def network_mask(mask: Path) -> Path:
+    """Return where the mask that the network gave is kept once an operating point has changed it."""
+    return mask.parent / FOLDER / f"network_{mask.name}"
+
+
+def as_predicted(mask: Path) -> Path:
+    """Return the file of a mask as the network gave it: the mask itself unless an operating point changed it."""
+    kept = network_mask(mask)
+    return kept if kept.is_file() else mask
+
+
 def write_candidates(mask: Path, found: CaseCandidates, write_image: Callable[[str], None]) -> None:
     """Write the candidates of a case; `write_image` writes their numbers to a path, on the grid of the mask."""
     image, record = candidate_files(mask)
     record.unlink(missing_ok=True)
+    network_mask(mask).unlink(missing_ok=True)
     with staged_file(image) as path:
         write_image(str(path))
     write_json(record, asdict(found))

@@ -1,7 +1,7 @@
 """Scoring one case: its two mask files in, its lesions out."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.candidates import (
     Candidate,
     CaseCandidates,
+    as_predicted,
     candidates_of_probabilities,
     read_candidates,
     read_log_odds,
@@ -108,7 +109,11 @@ def score_case(job: CaseJob) -> CaseDetection:
         prediction &= labels != job.ignore_label
     spacing = image.GetSpacing()[::-1]
     detection = detect_lesions(prediction, reference, spacing)
-    found = None if predicted is None else _read_candidates(job, image, predicted)
+    found, unreadable = None, ""
+    try:
+        found = None if predicted is None else _read_candidates(job, image)
+    except RectalError as error:  # of an optional file: the case is scored without
+        unreadable = f"how sure the network is, is not known: {error}"
     scored = None
     if found is not None:
         numbers = np.where(labels == job.ignore_label, 0, sitk.GetArrayViewFromImage(found[0]))
@@ -118,6 +123,7 @@ def score_case(job: CaseJob) -> CaseDetection:
         "no lesion in the reference": not detection.n_reference,
         "prediction file missing": missing,
         "nothing predicted": not detection.n_predicted and not missing,
+        unreadable: bool(unreadable),
     }
     tumor = np.count_nonzero(prediction) + np.count_nonzero(reference)
     return CaseDetection(
@@ -146,7 +152,7 @@ def count_voxels(job: CaseJob) -> LogOddsCounts | None:
     """Return what log-odds of tumour the voxels of a case got, from nnU-Net's probabilities; None without any."""
     if job.tumor_heads is None or not job.probabilities.is_file():
         return None
-    reference, predicted = _read_pair(job)
+    reference, predicted = _read_pair(replace(job, prediction=as_predicted(job.prediction)))
     if predicted is None:
         return None
     found = read_log_odds(job.probabilities, predicted, job.tumor_heads, job.tumor_labels)
@@ -160,13 +166,12 @@ def count_voxels(job: CaseJob) -> LogOddsCounts | None:
     return count_case(log_odds, labels, prediction, job.tumor_labels, job.ignore_label, spacing)
 
 
-def _read_candidates(
-    job: CaseJob, reference: sitk.Image, predicted: sitk.Image
-) -> tuple[sitk.Image, CaseCandidates] | None:
+def _read_candidates(job: CaseJob, reference: sitk.Image) -> tuple[sitk.Image, CaseCandidates] | None:
     """Return the candidates beside a prediction, on the grid of the masks as they are laid over each other."""
     found = read_candidates(job.prediction)
     if found is None and job.tumor_heads is not None:
-        found = candidates_of_probabilities(job.probabilities, predicted, job.tumor_heads, job.tumor_labels)
+        network = read_image(as_predicted(job.prediction))
+        found = candidates_of_probabilities(job.probabilities, network, job.tumor_heads, job.tumor_labels)
     if found is None:
         return None
     numbers = in_order_of(found[0], reference)

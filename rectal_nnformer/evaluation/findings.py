@@ -26,6 +26,7 @@ class Finding(Component):
         position_mm: Mean of its voxels' centres in patient coordinates: to the left, to the back, to the head.
         confidence: How sure the network is of it, from 0 to 1; None where that is not known.
         removed: Whether it is a lesion to the network, which the operating point took away.
+        added: Whether it is none to the network, and the operating point takes it.
     """
 
     diameter_mm: float
@@ -33,6 +34,7 @@ class Finding(Component):
     position_mm: tuple[float, float, float]
     confidence: float | None = None
     removed: bool = False
+    added: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ def rate_lesions(
         counts = np.bincount(numbers[lesions == lesion.label], minlength=1)
         counts[0] = 0
         number = int(counts.argmax())
-        rated.append(replace(lesion, confidence=known.candidates[number - 1].confidence) if number else lesion)
+        if number:
+            candidate = known.candidates[number - 1]
+            lesion = replace(lesion, confidence=candidate.confidence, added=not candidate.in_mask)
+        rated.append(lesion)
     return rated
 
 

@@ -17,6 +17,7 @@ from rectal_nnformer.nnunet.layout import EVALUATION_FILE
 from rectal_nnformer.utils.files import csv_text, write_json, write_text
 from rectal_nnformer.utils.json_records import read_own
 from rectal_nnformer.utils.parallel import map_with_progress
+from rectal_nnformer.utils.text import some
 
 CSV_FILE = "lesion_detection.csv"
 # Starting a process takes as long as scoring about this many cases.
@@ -93,9 +94,11 @@ def _count_probabilities(jobs: Sequence[CaseJob], output: Path, workers: int) ->
     file.unlink(missing_ok=True)  # of other masks
     if not all(job.probabilities.is_file() for job in jobs):
         return
-    counts = [one for one in map_with_progress(count_voxels, jobs, workers, "Calibration") if one is not None]
-    if len(counts) == len(jobs):
-        write_counts(sum(counts, from_sparse([], [])), output)
+    counts = map_with_progress(count_voxels, jobs, workers, "Calibration")
+    if unlike := [job.case for job, one in zip(jobs, counts, strict=True) if one is None]:
+        print(f"No calibration: the probabilities of {some(unlike)} are not those of their masks.")
+        return
+    write_counts(sum((one for one in counts if one is not None), from_sparse([], [])), output)
 
 
 def masks_in(folder: Path, ending: str) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """From which confidence and volume on a lesion is reported: chosen for a wish, and judged on folds that had no say."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -137,7 +138,14 @@ def read_point(model: Path) -> Choice | None:
     """
     path = model / POINT_FILE
     remedy = "Choose it again with 'rectal_nnformer crossval --operating-point'."
-    return read_own(Choice, path, remedy) if path.is_file() else None
+    if not path.is_file():
+        return None
+    choice = read_own(Choice, path, remedy)
+    parse_wish(choice.wish)
+    least = choice.point.min_confidence, choice.point.min_volume_cm3
+    if not (0 <= least[0] <= 1 and 0 <= least[1] < math.inf):
+        raise RectalError(f"{path} cannot be used: confidence and volume are {least[0]} and {least[1]}. {remedy}")
+    return choice
 
 
 def parse_wish(text: str) -> Wish:

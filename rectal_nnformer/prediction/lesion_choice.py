@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from rectal_nnformer.evaluation.candidates import read_candidates
+from rectal_nnformer.evaluation.candidates import as_predicted, network_mask, read_candidates
 from rectal_nnformer.evaluation.operating_point import OperatingPoint
 from rectal_nnformer.imaging.reading import in_order_of, read_image
-from rectal_nnformer.utils.files import staged_file
+from rectal_nnformer.utils.files import copy_file, staged_file
 
 
 def choose_lesions(mask: Path, labels: Sequence[int], point: OperatingPoint | None) -> bool:
     """Make the lesions of a mask those candidates that an operating point takes; without one, the network's own.
 
-    Candidates that are added, which the network's threshold left out, get the first of the tumour labels. Parts too
-    small for a lesion stay. It can be done again, by another operating point: nothing is lost.
+    What is taken away becomes background; what is added, since the network's threshold left it out, gets the first of
+    the tumour labels. Parts too small for a lesion stay. The network's mask is kept in the folder of the candidates, so
+    that it can be done again by another operating point, or undone.
 
     Returns:
         False if the candidates of the mask are not known, so that it was left as it is.
@@ -25,31 +26,31 @@ def choose_lesions(mask: Path, labels: Sequence[int], point: OperatingPoint | No
     Raises:
         RectalError: A file is damaged.
     """
-    kept = read_candidates(mask)
+    kept, network = read_candidates(mask), network_mask(mask)
+    if point is None:
+        if network.is_file():
+            network.replace(mask)
+        return kept is not None
     if kept is None:
         return False
-    image = read_image(mask)
+    image = read_image(as_predicted(mask))
     values = sitk.GetArrayFromImage(image)
     numbers = sitk.GetArrayFromImage(in_order_of(kept[0], image))
     tumor = np.isin(values, labels)
-    total = len(kept[1].candidates) + 1
-    sizes = np.bincount(numbers.ravel(), minlength=total)
-    is_lesion = 2 * np.bincount(numbers[tumor], minlength=total) > sizes
+    sizes = np.bincount(numbers.ravel(), minlength=len(kept[1].candidates) + 1)
     voxel_cm3 = prod(image.GetSpacing()) / 1000
-    wanted = np.zeros(total, bool)
+    is_lesion = np.array([False, *(candidate.in_mask for candidate in kept[1].candidates)])
+    wanted = np.zeros_like(is_lesion)
     for number, candidate in enumerate(kept[1].candidates, start=1):
-        if point is None:
-            wanted[number] = candidate.in_mask
-        else:
-            wanted[number] = point.takes(candidate.confidence, sizes[number] * voxel_cm3)
-    changed = wanted != is_lesion
-    changed[0] = False
-    if not changed.any():
+        wanted[number] = point.takes(candidate.confidence, sizes[number] * voxel_cm3)
+    if np.array_equal(wanted, is_lesion) and not network.is_file():
         return True
-    values[(changed & wanted)[numbers] & ~tumor] = labels[0]
-    values[(changed & ~wanted)[numbers] & tumor] = 0
+    values[(wanted & ~is_lesion)[numbers] & ~tumor] = labels[0]
+    values[(is_lesion & ~wanted)[numbers] & tumor] = 0
     chosen = sitk.GetImageFromArray(values)
     chosen.CopyInformation(image)
+    if not network.is_file():
+        copy_file(mask, network)
     with staged_file(mask) as path:
         sitk.WriteImage(chosen, str(path), True)
     return True

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from rectal_nnformer.dicom.series import DicomSeries
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.candidates import read_candidates
 from rectal_nnformer.evaluation.operating_point import Choice, read_point
 from rectal_nnformer.imaging.masks import label_values, tumor_labels
 from rectal_nnformer.imaging.reading import by, read_image
@@ -185,7 +186,8 @@ def _choose_lesions(
 ) -> dict[str, str]:
     """Apply a model's operating point to masks; return why it could not be, for cases where that is so."""
     if point is not None:
-        print(f"Lesions are what the model's operating point takes: {point.point}, chosen for {point.wish}.")
+        unmet = f" The wish was not met: {point.note}." if point.note else ""
+        print(f"Lesions are what the model's operating point takes: {point.point}, chosen for {point.wish}.{unmet}")
     known = {case: choose_lesions(masks[case], labels, point.point if point else None) for case in scans.cases}
     return {case: UNCHOSEN for case, chosen in known.items() if point is not None and not chosen}
 
@@ -207,6 +209,8 @@ def _tell(job: PredictionJob, findings: Sequence[ScanFindings]) -> None:
     print(f"{plural(len(findings) - len(failed), 'scan')} predicted into {job.output}.")
     if removed := sum(other.removed for scan in findings for other in scan.others):
         print(f"{plural(removed, 'lesion')} removed by the operating point; the findings tell them.")
+    if added := sum(lesion.added for scan in findings for lesion in scan.lesions):
+        print(f"{plural(added, 'lesion')} added by the operating point, below the network's threshold.")
     if without := [scan.scan for scan in findings if scan.outcome == NOTHING_FOUND]:
         objects = [kind for kind in job.formats if kind != NIFTI]
         print(f"No lesion{', so no ' if objects else ''}{' or '.join(objects)}: {some(without)}.")
@@ -275,9 +279,18 @@ def _remove_damaged(
 ) -> None:
     """Remove masks of an earlier run that nnU-Net would take for done."""
     for case, path in masks.items():
-        if path.exists() and (problem := check_mask(path, checks[case][0].size, labels)):
+        if path.exists() and (problem := check_mask(path, checks[case][0].size, labels) or _candidates_problem(path)):
             print(f"Predicted again: {problem}")
             path.unlink()
+
+
+def _candidates_problem(mask: Path) -> str:
+    """Return why the candidates of a mask cannot be read; empty if they can, or there are none."""
+    try:
+        read_candidates(mask)
+    except RectalError as error:
+        return str(error)
+    return ""
 
 
 def _listed(reasons: Mapping[str, str]) -> str:

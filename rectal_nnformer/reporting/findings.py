@@ -16,7 +16,7 @@ NOTICE = (
     "treated by it."
 )
 OUTCOMES = FOUND, NOTHING_FOUND, NOT_PREDICTED = "found", "nothing found", "not predicted"
-LESION, REMOVED, BELOW = "lesion", "removed", "below the threshold"
+LESION, ADDED, REMOVED, BELOW = "lesion", "added lesion", "removed", "below the threshold"
 SHOWN_FROM = 0.1
 """Fainter candidates are in the tables alone, not on the page."""
 NUMBERS = {
@@ -135,7 +135,9 @@ def findings_rows(scans: Sequence[ScanFindings]) -> list[dict[str, Any]]:
     for scan in scans:
         told: dict[str, Any] = {"scan": scan.scan, "outcome": scan.outcome, "kind": "", **dict.fromkeys(NUMBERS, "")}
         told["note"] = "; ".join(filter(None, (scan.problem, scan.unwritten, scan.note)))
-        rows += [{**told, "kind": LESION, **_numbers(lesion)} for lesion in scan.lesions] or [told]
+        rows += [
+            {**told, "kind": ADDED if lesion.added else LESION, **_numbers(lesion)} for lesion in scan.lesions
+        ] or [told]
     return rows
 
 
