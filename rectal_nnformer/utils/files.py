@@ -405,6 +405,8 @@ def read_table(
         if not set(columns) <= set(rows.fieldnames or ()):
             raise RectalError(f"{what} {path} needs a first line with the columns {' and '.join(columns)}.")
         names = [name for name in rows.fieldnames or () if name] if others else columns
+        if len(set(names)) < len(names):
+            raise RectalError(f"{what} {path} has two columns of one name. {remedy}")
         return [(rows.line_num, {name: _plain_cell(row[name] or "") for name in names}) for row in rows]
     except RectalError:
         raise
