@@ -21,7 +21,7 @@ LOWER_FIRST = (
     {"reporting"},
     {"prediction"},
     {"training"},
-    {"trainers", "sharing"},
+    {"trainers", "sharing", "pretraining"},
     {"demo", "doctor", "study"},
     {"cli"},
 )

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Sequence
 
 from rectal_nnformer import __version__
-from rectal_nnformer.cli import data, models, results, setup, sharing, study
+from rectal_nnformer.cli import data, models, pretraining, results, setup, sharing, study
 from rectal_nnformer.cli.command import Command, Parser
 from rectal_nnformer.errors import RectalError
 
 COMMANDS: tuple[Command, ...] = (
     *setup.COMMANDS,
     *data.COMMANDS,
+    *pretraining.COMMANDS,
     *models.COMMANDS,
     *results.COMMANDS,
     *study.COMMANDS,

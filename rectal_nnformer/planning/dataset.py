@@ -114,8 +114,20 @@ def _training_cases(raw: RawDataset, dataset_json: dict[str, Any]) -> dict[str, 
     """Return image and label files of each training case, as nnU-Net finds them."""
     if "dataset" in dataset_json:
         return dict(get_filenames_of_train_images_and_targets(str(raw.path), dataset_json))
+    ending = dataset_json["file_ending"]
+    return {
+        case: {"images": images, "label": str(raw.label(case, ending))}
+        for case, images in images_by_case(raw.images_tr, ending).items()
+    }
+
+
+def images_by_case(images: Path, ending: str) -> dict[str, list[str]]:
+    """Return the images of each case in a folder, one file per channel; none where there is no such folder.
+
+    Raises:
+        RectalError: A file is not called as nnU-Net's images are.
+    """
     # Without nnU-Net's function here: it starts twelve processes to compare file names.
-    images, ending = raw.images_tr, dataset_json["file_ending"]
     if not images.is_dir():
         return {}
     files = sorted(path.name for path in images.iterdir())
@@ -126,7 +138,7 @@ def _training_cases(raw: RawDataset, dataset_json: dict[str, Any]) -> dict[str, 
             "Rename it, or take it away."
         )
     return {
-        str(case): {"images": create_paths_fn(str(images), files, ending, case), "label": str(raw.label(case, ending))}
+        str(case): create_paths_fn(str(images), files, ending, case)
         for case in get_identifiers_from_splitted_dataset_folder(str(images), ending)
     }
 

@@ -171,37 +171,38 @@ def remove_damaged_masks(validation: Path, cases: Iterable[str], ending: str) ->
 
 
 class StopSignal:
-    """Notices SIGTERM while a training runs, so that it can end between two steps with a checkpoint.
+    """Notices SIGTERM, or other signals, while a training runs, so that it can end between two steps with a checkpoint.
 
     It is installed after nnU-Net's loaders were forked. Processes that are forked later inherit the handler, but end by
     the signal as any does: pools end their workers so.
     """
 
-    def __init__(self) -> None:
-        self.came = False
-        self._before: Any = None
+    def __init__(self, *signals: signal.Signals) -> None:
+        self.came = 0  # the signal's number
+        self._signals = signals or (signal.SIGTERM,)
+        self._before: dict[signal.Signals, Any] = {}
         self._process = 0
 
     def install(self) -> None:
         """Begin to notice, if not yet; in another thread than the main one nothing can be, and nothing changes."""
-        if self._before is None and threading.current_thread() is threading.main_thread():
+        if not self._before and threading.current_thread() is threading.main_thread():
             self._process = os.getpid()
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            self._before = {number: signal.signal(number, self._note) for number in self._signals}
 
     def remove(self) -> None:
         """Put back what was there before."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}
 
     def check(self) -> None:
         """Raise StoppedError if the signal came."""
         if self.came:
             raise StoppedError
 
-    def _note(self, *_: object) -> None:
+    def _note(self, number: int, _: object) -> None:
         if os.getpid() == self._process:
-            self.came = True
+            self.came = number
         else:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)

@@ -1,0 +1,162 @@
+"""Scans without outlines: found, brought to spacing and intensities of fine-tuning, stored, and windowed.
+
+A scan goes the way of nnU-Net's preprocessing, by the same functions: cropped to its nonzero region, z-scored,
+resampled linearly. Only labels are missing, and orientation is always that of the pretrained weights, RAS.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
+from numpy.typing import NDArray
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.prepared import PREPARED_WINDOW, is_prepared
+from rectal_nnformer.imaging.reading import itk_message, itk_path
+from rectal_nnformer.nnunet.layout import IMAGES_TR, IMAGES_TS, RawDataset
+from rectal_nnformer.nnunet.preflight import find_image
+from rectal_nnformer.planning.dataset import images_by_case
+from rectal_nnformer.planning.intensity_window import Window, case_percentiles, read_normalized
+from rectal_nnformer.planning.planner import LINEAR
+from rectal_nnformer.planning.rules import isotropic_target_spacing
+from rectal_nnformer.utils.files import is_there, read_json, read_json_if_whole, staged_file, write_json
+from rectal_nnformer.utils.parallel import map_with_progress
+
+Mm = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Scans:
+    """The scans of a raw dataset.
+
+    Attributes:
+        dataset: DatasetXXX_Name.
+        images: The files of each scan, one per channel, by its name.
+        prepared: Whether each channel was scaled to [0, 800] and is not to be normalized.
+    """
+
+    dataset: str
+    images: dict[str, list[str]]
+    prepared: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class StoredScan:
+    """A scan as networks take it but for the intensity window.
+
+    Attributes:
+        file: Float32 (channels, z, y, x), z-scored, at the target spacing; read in parts.
+        shape: Its voxels (z, y, x).
+        percentiles: [low, high] of each channel, see `rectal_nnformer.planning.intensity_window`.
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    percentiles: Window
+
+
+def find_scans(dataset: str) -> Scans:
+    """Return the scans in imagesTr of a raw dataset, or where there are none in imagesTs; labels are not needed.
+
+    dataset.json need not be there. If it is, its `file_ending` and the names of its channels count.
+
+    Raises:
+        RectalError: There is no such dataset, it holds no scans, or scans of different numbers of channels.
+    """
+    raw = RawDataset.find(dataset)
+    content = read_json(raw.dataset_json) if is_there(raw.dataset_json) else {}
+    for folder in (raw.path / IMAGES_TR, raw.path / IMAGES_TS):
+        first = find_image(folder) if folder.is_dir() else None
+        ending = content.get("file_ending") or ("" if first is None else "".join(_suffixes(first)))
+        if images := images_by_case(folder, str(ending)) if ending else {}:
+            break
+    else:
+        raise RectalError(
+            f"{raw.name} holds no scans: put them into {raw.path / IMAGES_TR}, called <case>_0000.nii.gz. "
+            "Labels are not needed."
+        )
+    names = list((content.get("channel_names") or content.get("modality") or {}).values())
+    channels = len(names) or len(next(iter(images.values())))
+    if odd := [case for case, files in images.items() if len(files) != channels]:
+        raise RectalError(
+            f"Case {odd[0]} of {raw.name} has {len(images[odd[0]])} image files, but {channels} channels are expected. "
+            "Complete it, or take it away."
+        )
+    return Scans(raw.name, images, tuple(is_prepared(str(n)) for n in names) or (False,) * channels)
+
+
+def _suffixes(path: Path) -> list[str]:
+    return path.suffixes[-2:] if path.name.endswith(".nii.gz") else path.suffixes[-1:]
+
+
+def target_spacing(scans: Scans) -> Mm:
+    """Return the isotropic spacing (x, y, z) in mm that the planner would choose for the scans, by their headers.
+
+    Raises:
+        RectalError: A header cannot be read.
+    """
+    spacing = isotropic_target_spacing([_spacing(Path(files[0])) for files in scans.images.values()])
+    return spacing, spacing, spacing
+
+
+def _spacing(path: Path) -> NDArray[np.float64]:
+    """Return the spacing along the patient's axes (x, y, z)."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(itk_path(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise RectalError(f"{path} cannot be read: {itk_message(error)}. Restore it, or take it away.") from None
+    if reader.GetDimension() != 3:
+        raise RectalError(f"{path} has {reader.GetDimension()} dimensions; volumes are needed. Take it away.")
+    axes = np.abs(np.reshape(reader.GetDirection(), (3, 3))).argmax(axis=1)
+    return np.array(reader.GetSpacing())[axes]
+
+
+def store_scans(scans: Scans, spacing: Mm, folder: Path, num_processes: int) -> list[StoredScan]:
+    """Normalize and resample scans into a folder, those alone that are not there yet or have changed.
+
+    Args:
+        scans: What to store.
+        spacing: mm (x, y, z).
+        folder: Where; one per spacing.
+        num_processes: At most.
+
+    Raises:
+        RectalError: A scan cannot be used, as in planning.
+    """
+    one = partial(_store_scan, prepared=scans.prepared, spacing=spacing, folder=folder)
+    return map_with_progress(one, list(scans.images.items()), num_processes, "Preparing scans")
+
+
+def _store_scan(scan: tuple[str, list[str]], prepared: Sequence[bool], spacing: Mm, folder: Path) -> StoredScan:
+    case, images = scan
+    states = [(Path(image).name, Path(image).stat()) for image in images]
+    source = [*([name, state.st_size, state.st_mtime_ns] for name, state in states), list(prepared)]
+    file, record = folder / f"{case}.npy", folder / f"{case}.json"
+    known = read_json_if_whole(record) or {}
+    if known.get("source") == source and file.is_file():
+        return StoredScan(file, tuple(known["shape"]), known["percentiles"])
+    image = read_normalized(case, images, SimpleITKIOWithReorient, prepared)
+    target = spacing[::-1]
+    shape = tuple(map(int, compute_new_shape(image.data.shape[1:], image.spacing, target)))
+    if min(shape) <= 1:
+        raise RectalError(f"Case {case}: {', '.join(images)} is {shape} voxels (z, y, x) large; volumes are needed.")
+    data = resample_data_or_seg_to_shape(image.data, shape, image.spacing, target, is_seg=False, **LINEAR)
+    record.unlink(missing_ok=True)
+    with staged_file(file) as temporary:
+        np.save(temporary, np.asarray(data, dtype=np.float32))
+    stored = StoredScan(file, shape, case_percentiles(image))
+    write_json(record, {"source": source, "shape": shape, "percentiles": stored.percentiles})
+    return stored
+
+
+def window_of(stored: Sequence[StoredScan], prepared: Sequence[bool]) -> Window:
+    """Return the intensity window of scans by the planner's rule: medians of their percentiles."""
+    medians = np.median([scan.percentiles for scan in stored], axis=0).tolist()
+    return [list(PREPARED_WINDOW) if known else found for known, found in zip(prepared, medians, strict=True)]
