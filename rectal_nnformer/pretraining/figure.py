@@ -34,7 +34,7 @@ def write_figure(path: Path, student: Student, samples: Sequence[dict[str, Tenso
         views = (image, image.masked_fill(hidden, 0), torch.where(hidden, restored, image))
         middle = image.shape[-1] // 2
         for axes, title, view in zip(row, TITLES, views, strict=True):
-            axes.imshow(view[0, 0, :, :, middle].cpu().T, cmap="gray", vmin=0, vmax=1, origin="lower")
+            axes.imshow(view[0, 0, :, :, middle].T.cpu().numpy(), cmap="gray", vmin=0, vmax=1, origin="lower")
             axes.set_axis_off()
             axes.set_title(title, fontsize=9)
         row[-1].set_title(f"{TITLES[-1]}: error {error:.3f},\nby their mean {by_mean:.3f}", fontsize=9)

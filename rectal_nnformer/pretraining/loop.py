@@ -139,7 +139,7 @@ class Pretraining:
     def _train_step(self, batch: dict[str, Tensor]) -> None:
         step, steps = self.step, self.settings.steps
         torch.manual_seed(step)  # for stochastic depth
-        rate = learning_rate(step, steps, self.settings.batch_size)
+        rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         image, hidden = (batch[name].to(self.device, non_blocking=True) for name in ("image", "hidden"))
@@ -159,6 +159,9 @@ class Pretraining:
         self.steps.append(values)
         self.step += 1
 
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(step, self.settings.steps, self.settings.batch_size, self.student.channels)
+
     def _not_finite(self, values: Sequence[float]) -> str:
         batch = next(iter(Batches(self.settings.scans, self.settings.batch_size, self.step, self.step + 1)))
         names = some([self.views.scan_of(sample).stem for sample in batch])
@@ -171,10 +174,7 @@ class Pretraining:
 
     def _write_log(self) -> None:
         per_epoch, columns = self.settings.steps_per_epoch, ("epoch", "learning_rate", *LOSS_NAMES)
-        rows = [
-            (epoch, learning_rate(epoch * per_epoch, self.settings.steps, self.settings.batch_size), *losses)
-            for epoch, losses in enumerate(self.epochs)
-        ]
+        rows = [(epoch, self._learning_rate(epoch * per_epoch), *losses) for epoch, losses in enumerate(self.epochs)]
         write_text(self.folder / LOG, csv_text(columns, (dict(zip(columns, row, strict=True)) for row in rows)))
 
     def _parts(self) -> dict[str, Any]:

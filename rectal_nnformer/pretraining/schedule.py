@@ -2,6 +2,7 @@
 
 import math
 
+from rectal_nnformer.pretraining.student import PUBLISHED_CHANNELS
 from rectal_nnformer.training.learning_rate import warmup_cosine
 
 LEARNING_RATE = 1e-4
@@ -14,9 +15,13 @@ SHARPENING = 30 / 500
 MOMENTUM = 0.996
 
 
-def learning_rate(step: int, steps: int, batch_size: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then cosine decay."""
-    return warmup_cosine(step, steps, round(WARMUP * steps), LEARNING_RATE * batch_size)
+def learning_rate(step: int, steps: int, batch_size: int, channels: int = PUBLISHED_CHANNELS) -> float:
+    """Return the learning rate of a step: linear warm-up, then cosine decay.
+
+    Encoders with fewer channels in their last grid than the published ones need more, by the root of the ratio.
+    """
+    peak = LEARNING_RATE * batch_size * math.sqrt(PUBLISHED_CHANNELS / channels)
+    return warmup_cosine(step, steps, round(WARMUP * steps), peak)
 
 
 def teacher_temperature(step: int, steps: int) -> float:

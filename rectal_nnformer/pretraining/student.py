@@ -47,12 +47,14 @@ class Student(nn.Module):
         width = self.patch_embed[0].proj.out_channels
         stages = 1 + max(block.stage for block in planned.attention_blocks((64, 64, 64)))
         self.stride = 2 ** (stages + 1)
-        tokens = width * 2**stages
+        self.channels = tokens = width * 2**stages
         self.mask_token = nn.Parameter(torch.zeros(width))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.restoration = nn.Linear(tokens, channels * self.stride**3)
         self.patch_head = DistillationHead(tokens)
         self.image_head = DistillationHead(tokens)
+        for head in (self.restoration, self.patch_head, self.image_head):
+            head.apply(_begin_small)
 
     def encode(self, image: Tensor, real: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Return the normalized tokens (batch, x, y, z, channel) of the encoder's last grid.
@@ -94,6 +96,14 @@ class Student(nn.Module):
         """Return the encoder's weights by the names in the published files, and nothing else."""
         state = self.network.backbone.state_dict()
         return {f"backbone.{name}": value.detach().cpu().clone() for name, value in state.items()}
+
+
+def _begin_small(layer: nn.Module) -> None:
+    """Draw the weights of a linear layer as iBOT does for its heads."""
+    if isinstance(layer, nn.Linear):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 class DistillationHead(nn.Module):
