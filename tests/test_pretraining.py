@@ -272,7 +272,7 @@ def test_hidden_regions_are_restored_better_than_by_their_mean(tmp_path):
         np.save(file, halves[None].astype(np.float32))
         scans.append(StoredScan(file, halves.shape, []))
     small = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]}
-    changes = {"scans": 8, "batch_size": 4, "epochs": 160, "intensity_window": [[-1.2, 1.2]], "backbone_kwargs": small}
+    changes = {"scans": 8, "batch_size": 4, "epochs": 250, "intensity_window": [[-1.2, 1.2]], "backbone_kwargs": small}
     pretraining = Pretraining(settings(**changes), scans, tmp_path / "out", "cpu")
     pretraining.run()
     first, last = (np.mean(part, axis=0) for part in (pretraining.epochs[:5], pretraining.epochs[-5:]))
