@@ -442,3 +442,13 @@ def test_a_scan_whose_candidates_are_damaged_is_predicted_again(tmp_path, sure, 
     assert predict("-i", doubtful_scan, *options, "--continue_prediction") == 0
     assert record.read_text() == whole
     assert "Predicted again: " in capsys.readouterr().out
+
+
+def test_masks_that_other_weights_predicted_are_predicted_again(tmp_path, sure, options, doubtful_scan, capsys):
+    assert predict("-i", doubtful_scan, *options) == 0
+    assert predict("-i", doubtful_scan, *options, "--continue_prediction") == 0
+    assert "Predicted again" not in capsys.readouterr().out
+    checkpoint = next((tmp_path / "results").rglob("fold_2/checkpoint_final.pth"))
+    checkpoint.write_bytes(checkpoint.read_bytes() + b"0")
+    assert predict("-i", doubtful_scan, *options, "--continue_prediction") == 0
+    assert "Predicted again, since other folds or weights had predicted: scan" in capsys.readouterr().out

@@ -28,7 +28,7 @@ def _init(arguments: argparse.Namespace) -> None:
     dataset = preflight.named_dataset(arguments.d)
     results = Path(layout.nnunet_folder("nnUNet_results")) / dataset
     parsed = [layout.ModelFolder.parse(path) for path in sorted(results.glob("*__*__*"))]
-    trained = [model for model in parsed if model and model.folds()]
+    trained = [model for model in parsed if model and any(fold.checkpoints() for fold in model.folds())]
     from rectal_nnformer.study.record import write_study
 
     path = write_study(arguments.o, dataset, arguments.backbones, external, trained)

@@ -26,6 +26,7 @@ from rectal_nnformer.prediction.findings import PredictedScan, describe_scan
 from rectal_nnformer.prediction.lesion_choice import choose_lesions
 from rectal_nnformer.prediction.scans import Scans, find_scans, prepare_scans, processes_for
 from rectal_nnformer.reporting.findings import NOTHING_FOUND, PredictingModel, ScanFindings
+from rectal_nnformer.reporting.results import FINDINGS_FILE
 from rectal_nnformer.reporting.writing import write_findings
 from rectal_nnformer.utils.files import csv_text, read_json_if_whole, read_table, write_json, write_text
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -124,7 +125,9 @@ def predict(job: PredictionJob) -> int:
         folder = job.output if NIFTI in job.formats else Path(temporary) / "masks"
         masks = {case: folder / f"{case}{ending}" for case in scans.cases}
         _refuse_overwriting(scans, masks)
+        model = job.predicting_model(point)
         if job.continued:
+            _remove_of_other_model(masks, job.output, model)
             _remove_damaged(masks, checks, labels)
         here = ["-i", str(images), "-o", str(folder), "-num_parts", "1", "-part_id", "0"]
         job.output.mkdir(parents=True, exist_ok=True)
@@ -145,7 +148,6 @@ def predict(job: PredictionJob) -> int:
             )
             for case, sources in scans.cases.items()
         ]
-        model = job.predicting_model(point)
         findings = _describe(scans, predicted, tumor_labels(dataset_json), model)
     _tell(job, findings)
     if code and not scans.cases:
@@ -272,6 +274,17 @@ def _trained_on(job: PredictionJob, checks: Mapping[str, list[VolumeCheck]]) -> 
     found = {case: known.get("".join(check.digest for check in checked)) for case, checked in checks.items()}
     held_out = [{path.name.partition(".")[0] for path in job.model.fold(f).validation.glob("*")} for f in job.folds]
     return {case: name for case, name in found.items() if name and not all(name in validated for validated in held_out)}
+
+
+def _remove_of_other_model(masks: Mapping[str, Path], output: Path, model: PredictingModel) -> None:
+    """Remove masks that other folds or weights predicted, by what the findings of that run tell."""
+    told = (read_json_if_whole(output / FINDINGS_FILE) or {}).get("model")
+    if not isinstance(told, dict) or told.get("model_digest") in (None, model.digest):
+        return
+    for case in (others := [case for case, path in masks.items() if path.exists()]):
+        masks[case].unlink()
+    if others:
+        print(f"Predicted again, since other folds or weights had predicted: {some(others)}")
 
 
 def _remove_damaged(

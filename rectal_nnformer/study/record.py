@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish
 from rectal_nnformer.nnunet.layout import ModelFolder, PreprocessedDataset
 from rectal_nnformer.nnunet.names import CUBIC, FULLRES, NUM_FOLDS, TRAINER_FAMILIES, Length
 from rectal_nnformer.nnunet.preflight import check_trainer
@@ -123,6 +124,8 @@ def read_study(folder: Path) -> Study:
         raise RectalError(f"{path} cannot be used ({described(error)}). {REMEDY}") from None
     for problem in _problems(study):
         raise RectalError(f"{path} cannot be used: {problem} {REMEDY}")
+    if study.operating_point not in (None, NO_POINT):
+        parse_wish(str(study.operating_point))
     return study
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import EVALUATION_FILE
+from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_compared
 from rectal_nnformer.evaluation.folder import evaluate_folder
 from rectal_nnformer.nnunet.commands import run_command
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
@@ -214,8 +214,13 @@ class ExternalStep(RecipeStep):
         return self.study.folder / "external" / self.recipe.name
 
     def is_done(self) -> bool:
-        """Whether it is scored, and no fold was trained since."""
+        """Whether it is scored against the masks of now, and no fold was trained since."""
+        assert self.study.external is not None
         folds = self.study.fold_numbers()
+        if not (self.output / EVALUATION_FILE).is_file():
+            return False
+        if read_compared(self.output).references != Path(self.study.external.masks).resolve():
+            return False
         return _is_newer(
             self.output / EVALUATION_FILE, [self.model.fold(fold).path / CHECKPOINT_FINAL for fold in folds]
         )

@@ -23,6 +23,8 @@ LINES_IN_ERROR = 12
 NAMED_ERROR = re.compile(r"[\w.]*(Error|Exception): ")
 """The last line of a traceback."""
 POLL_SECONDS = 0.5
+MOST_TRIES = 5
+"""Of holding a log, within `POLL_SECONDS`."""
 MOST_SHOWN = 1 << 24
 """Bytes that a command prints in that time, at most."""
 
@@ -111,12 +113,17 @@ def claim_log(fold: FoldFolder) -> IO[bytes]:
     """
     path = fold.path / LOG_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
+    tries = 0
     while True:
         log = path.open("ab")
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             log.close()
+            tries += 1
+            if tries < MOST_TRIES:  # whoever asks whether it is held, holds it for a moment
+                sleep(POLL_SECONDS / MOST_TRIES)
+                continue
             raise RectalError(
                 f"fold {fold.fold} is being trained by another process, which holds {path}. Wait for it or end it."
             ) from None
