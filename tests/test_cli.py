@@ -283,6 +283,7 @@ MODEL_FOLDER = "nnUNet_results/Dataset501_Rectal/nnUNetTrainerSMIT_ACT__nnUNetRe
 WRONG_INPUTS = {
     "plan -d 502 --backbone smit": "No dataset is called 502",
     "plan -d 501 --backbone smitt": "Did you mean smit?",
+    "pretrain -d 501 -b smitt": "Did you mean smit?",
     "plan -d 501 -p nnUNetRectalPlans": "nnUNetRectalPlans.json does not exist. Plans of this dataset: "
     "nnUNetRectalSMITPlans. Fix -p, or run 'rectal_nnformer plan_and_preprocess' first. "
     "Did you mean nnUNetRectalSMITPlans?",

@@ -12,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish
 from rectal_nnformer.nnunet.layout import ModelFolder, PreprocessedDataset
 from rectal_nnformer.nnunet.names import CUBIC, FULLRES, NUM_FOLDS, TRAINER_FAMILIES, Length
 from rectal_nnformer.nnunet.preflight import check_trainer
@@ -124,8 +123,11 @@ def read_study(folder: Path) -> Study:
         raise RectalError(f"{path} cannot be used ({described(error)}). {REMEDY}") from None
     for problem in _problems(study):
         raise RectalError(f"{path} cannot be used: {problem} {REMEDY}")
-    if study.operating_point not in (None, NO_POINT):
-        parse_wish(str(study.operating_point))
+    if study.operating_point is not None:
+        from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish  # imports SciPy
+
+        if study.operating_point != NO_POINT:
+            parse_wish(study.operating_point)
     return study
 
 
