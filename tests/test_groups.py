@@ -92,7 +92,6 @@ def test_few_numbers_stay_as_they_are_in_their_order(read):
         ("case\nc1\n", r"at least one other"),
         ("case,site\nc1,a\nc1,b\n", r"names case c1 twice \(line 3\)"),
         ("patient,site\n,a\n", r"names no patient \(line 2\)"),
-        ("case,site\nother,a\n", r"names no case that was scored: it has other, scored were "),
         ("case,site,site\nc1,a,b\n", r"two columns of one name"),
     ],
 )

@@ -41,8 +41,7 @@ def read_groups(path: Path, patients: Mapping[str, str]) -> GroupTable:
         patients: Patient of each case that was scored.
 
     Raises:
-        RectalError: The file cannot be read, has no such column or no other, names a case or patient never or twice, or
-            none that was scored.
+        RectalError: The file cannot be read, has no such column or no other, or names a case or patient never or twice.
     """
     lines = read_table(path, (), "The table of groups", REMEDY, others=True)
     names = list(lines[0][1]) if lines else []
@@ -61,11 +60,6 @@ def read_groups(path: Path, patients: Mapping[str, str]) -> GroupTable:
         rows[row[key]] = row
     own = {case: case if key == "case" else patient for case, patient in patients.items()}
     told = {case: rows[name] for case, name in own.items() if name in rows}
-    if own and not told:
-        raise RectalError(
-            f"The table of groups {path} names no {key} that was scored: it has {some(sorted(rows)) or 'none'}, scored "
-            f"were {some(sorted(set(own.values())))}. {REMEDY}"
-        )
     return GroupTable(
         {
             column: _grouped(
