@@ -16,7 +16,6 @@ from scipy.special import expit, logit
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.candidates import (
-    CERTAIN,
     MOST_CANDIDATES,
     CaseCandidates,
     FoundCandidate,
@@ -29,7 +28,7 @@ from rectal_nnformer.evaluation.candidates import (
 from rectal_nnformer.evaluation.case_detection import CaseJob, count_voxels, score_case
 from rectal_nnformer.evaluation.detection import detect_lesions
 from rectal_nnformer.evaluation.fold import evaluate_fold
-from rectal_nnformer.evaluation.log_odds import N_VALUES, read_counts
+from rectal_nnformer.evaluation.log_odds import MAX_LOG_ODDS, N_VALUES, read_counts
 from rectal_nnformer.evaluation.operating_point import OperatingPoint
 from rectal_nnformer.imaging.masks import find_components, tumor_heads
 from rectal_nnformer.prediction.lesion_choice import choose_lesions
@@ -79,7 +78,7 @@ def test_entropy_is_the_mean_in_bits_where_tumour_is_possible(log_odds):
 
 
 def test_where_nothing_is_seen_there_is_no_candidate():
-    numbers, found = find_candidates(np.full(SHAPE, -CERTAIN, np.float32), np.zeros(SHAPE, bool))
+    numbers, found = find_candidates(np.full(SHAPE, -MAX_LOG_ODDS, np.float32), np.zeros(SHAPE, bool))
     assert not numbers.any()
     assert found == CaseCandidates((), None)
 

@@ -3,15 +3,20 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from checkpoints import write_checkpoint
+from confidence_cases import random_cases
 from report_runs import attention, reuse
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.fold import read_evaluation, write_evaluation
+from rectal_nnformer.evaluation.operating_point import read_point
+from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.networks.pretrained_files import md5_of
 from rectal_nnformer.networks.starting_weights import write_starting_weights
 from rectal_nnformer.nnunet.find_trainer import find_trainer
@@ -277,3 +282,48 @@ def test_looking_for_a_trainer_leaves_out_one_warning_and_sets_no_variable(tmp_p
     assert os.environ[TRAINERS_VARIABLE] == str(tmp_path / "my_trainers")
     said = [str(warning.message) for warning in recwarn if warning.category is FutureWarning]
     assert "something else is deprecated" in said and not any("torch.jit.interface" in text for text in said)
+
+
+# The operating point
+
+
+@pytest.fixture
+def scored(preprocessed, trained_by_nnunet, monkeypatch):
+    """A model whose five folds are finished, of cases whose confidence is known; return its folder."""
+    folder, _ = cross_validate("501", **MODEL)
+    cases = random_cases(40, seed=2)[0]
+    known = [case for case in cases if case.n_reference == 1 and case.candidates][:5]
+    for fold in range(5):
+        validation = folder / f"fold_{fold}/validation"
+        (case,) = read_evaluation(validation).cases
+        write_evaluation(summarize_cases([replace(known[fold], case=case.case, patient=case.patient)]), validation)
+    return folder
+
+
+def test_crossval_chooses_the_point_keeps_the_wish_and_takes_it_back(scored, capsys):
+    cross_validate("501", **MODEL, operating_point="fp-per-case=0.5")
+    told = capsys.readouterr().out
+    assert "Operating point for fp-per-case=0.5: a confidence of at least" in told
+    assert "masks as they are: sensitivity" in told and "nested: sensitivity" in told
+    chosen = read_point(scored)
+    assert chosen.wish == "fp-per-case=0.5" and chosen.n_false_positive <= 0.5 * chosen.n_cases
+    cross_validate("501", **MODEL)
+    assert read_point(scored) == chosen
+    cross_validate("501", **MODEL, operating_point="none")
+    assert read_point(scored) is None
+
+
+def test_a_wish_that_is_none_is_refused_before_anything_is_trained(preprocessed, monkeypatch, capsys):
+    monkeypatch.setattr(crossval, "train_folds", lambda *_: pytest.fail("trained"))
+    with pytest.raises(RectalError, match="'f2' is no wish for an operating point"):
+        cross_validate("501", **MODEL, operating_point="f2")
+    with pytest.raises(SystemExit):
+        cli.main([*COMMAND, "--operating-point", "sensitivity=2"])
+    assert "no wish for an operating point" in capsys.readouterr().err
+
+
+def test_without_known_confidence_there_is_no_point_and_that_is_told(preprocessed, trained_by_nnunet, capsys):
+    folder, _ = cross_validate("501", **MODEL, operating_point="f1")
+    assert "No operating point for f1: 5 cases without known confidence" in capsys.readouterr().out
+    assert not (folder / "operating_point.json").exists()
+    assert json.loads((folder / "crossval_summary.json").read_text())["n_detected"] == 5

@@ -1,26 +1,20 @@
-"""What the report tells of how sure a model is, and the operating point that a cross-validation chooses."""
+"""What the report tells of how sure a model is."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from confidence_cases import random_cases
 from report_runs import write_run
-from test_crossval import COMMAND, MODEL, preprocessed, trained_by_nnunet  # noqa: F401
 from test_report import Outline
 
-from rectal_nnformer import cli
-from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import read_evaluation, write_evaluation
+from rectal_nnformer.evaluation.fold import write_evaluation
 from rectal_nnformer.evaluation.log_odds import count_log_odds, near_tumor, write_counts
-from rectal_nnformer.evaluation.operating_point import nested_point, parse_wish, read_point, write_point
+from rectal_nnformer.evaluation.operating_point import nested_point, parse_wish, write_point
 from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.reporting.report_page import report_page
 from rectal_nnformer.reporting.results import read_results
 from rectal_nnformer.reporting.writing import write_report
-from rectal_nnformer.training import crossval
-from rectal_nnformer.training.crossval import cross_validate
 
 
 def with_confidence(folder, cases, num_folds=2):
@@ -109,48 +103,3 @@ def missed(case):
     lost = {"group": None, "iou": 0.0, "detected": False, "detected_strict": False}
     nothing = dict.fromkeys(("dice", "hd95_mm", "surface_dice_2mm", "volume_ratio"))
     return tuple(replace(lesion, **lost, **nothing) for lesion in case.lesions)
-
-
-# The command
-
-
-@pytest.fixture
-def scored(preprocessed, trained_by_nnunet, monkeypatch):  # noqa: F811
-    """A model whose five folds are finished, of cases whose confidence is known; return its folder."""
-    folder, _ = cross_validate("501", **MODEL)
-    cases = random_cases(40, seed=2)[0]
-    known = [case for case in cases if case.n_reference == 1 and case.candidates][:5]
-    for fold in range(5):
-        validation = folder / f"fold_{fold}/validation"
-        (case,) = read_evaluation(validation).cases
-        write_evaluation(summarize_cases([replace(known[fold], case=case.case, patient=case.patient)]), validation)
-    return folder
-
-
-def test_crossval_chooses_the_point_keeps_the_wish_and_takes_it_back(scored, capsys):
-    cross_validate("501", **MODEL, operating_point="fp-per-case=0.5")
-    told = capsys.readouterr().out
-    assert "Operating point for fp-per-case=0.5: a confidence of at least" in told
-    assert "masks as they are: sensitivity" in told and "nested: sensitivity" in told
-    chosen = read_point(scored)
-    assert chosen.wish == "fp-per-case=0.5" and chosen.n_false_positive <= 0.5 * chosen.n_cases
-    cross_validate("501", **MODEL)
-    assert read_point(scored) == chosen
-    cross_validate("501", **MODEL, operating_point="none")
-    assert read_point(scored) is None
-
-
-def test_a_wish_that_is_none_is_refused_before_anything_is_trained(preprocessed, monkeypatch, capsys):  # noqa: F811
-    monkeypatch.setattr(crossval, "train_folds", lambda *_: pytest.fail("trained"))
-    with pytest.raises(RectalError, match="'f2' is no wish for an operating point"):
-        cross_validate("501", **MODEL, operating_point="f2")
-    with pytest.raises(SystemExit):
-        cli.main([*COMMAND, "--operating-point", "sensitivity=2"])
-    assert "no wish for an operating point" in capsys.readouterr().err
-
-
-def test_without_known_confidence_there_is_no_point_and_that_is_told(preprocessed, trained_by_nnunet, capsys):  # noqa: F811
-    folder, _ = cross_validate("501", **MODEL, operating_point="f1")
-    assert "No operating point for f1: 5 cases without known confidence" in capsys.readouterr().out
-    assert not (folder / "operating_point.json").exists()
-    assert json.loads((folder / "crossval_summary.json").read_text())["n_detected"] == 5

@@ -17,6 +17,7 @@ from scipy.special import expit, logit
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.detection import Component, describe_components
+from rectal_nnformer.evaluation.log_odds import MAX_LOG_ODDS
 from rectal_nnformer.imaging.masks import MIN_VOXELS, Components, TumorHeads, bounding_box, find_components
 from rectal_nnformer.imaging.reading import in_order_of, read_image
 from rectal_nnformer.utils.files import staged_file, write_json
@@ -29,8 +30,6 @@ MOST_CANDIDATES = 50
 MOST_DIFFERENT = 1e-3
 """Share of voxels at which a mask may differ from its probabilities: labels of several classes are no threshold."""
 REMEDY = "Predict the case again, or remove both files."
-CERTAIN = 16.0
-"""Log-odds beyond which nothing is told apart, either way: a probability of 1e-7."""
 
 
 @dataclass(frozen=True)
@@ -166,14 +165,14 @@ def _entropy(log_odds: NDArray[np.float32]) -> float | None:
     """Return the mean entropy of voxels in bits, None without any."""
     if not log_odds.size:
         return None
-    values = log_odds.astype(np.float64).clip(-CERTAIN, CERTAIN)
+    values = log_odds.astype(np.float64).clip(-MAX_LOG_ODDS, MAX_LOG_ODDS)
     # -p log p - (1 - p) log (1 - p), written so that neither logarithm meets a zero.
     nats = np.logaddexp(0, -values) + values * expit(-values)
     return float(nats.mean() / np.log(2))
 
 
 def log_odds_of(probabilities: NDArray[np.floating], tumor: TumorHeads) -> NDArray[np.float32]:
-    """Return the log-odds (*axes) of tumour from nnU-Net's probabilities (head, *axes), clipped to `CERTAIN`."""
+    """Return the log-odds (*axes) of tumour from nnU-Net's probabilities (head, *axes), clipped to `MAX_LOG_ODDS`."""
     chosen = probabilities[list(tumor.heads)]
     if tumor.exclusive:
         others = [head for head in range(len(probabilities)) if head not in tumor.heads]
@@ -181,9 +180,9 @@ def log_odds_of(probabilities: NDArray[np.floating], tumor: TumorHeads) -> NDArr
     else:
         inside = chosen.max(0)
         outside = 1 - inside
-    smallest = np.exp(-CERTAIN)
+    smallest = np.exp(-MAX_LOG_ODDS)
     odds = np.log(np.maximum(inside, smallest)) - np.log(np.maximum(outside, smallest))
-    return odds.clip(-CERTAIN, CERTAIN).astype(np.float32)
+    return odds.clip(-MAX_LOG_ODDS, MAX_LOG_ODDS).astype(np.float32)
 
 
 def read_log_odds(file: Path, mask: sitk.Image, tumor: TumorHeads, labels: Sequence[int]) -> sitk.Image | None:

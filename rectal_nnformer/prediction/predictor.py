@@ -33,8 +33,8 @@ from torch._dynamo import OptimizedModule
 from tqdm import tqdm
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.candidates import CERTAIN, find_candidates, log_odds_of, write_candidates
-from rectal_nnformer.evaluation.log_odds import count_case, from_sparse
+from rectal_nnformer.evaluation.candidates import find_candidates, log_odds_of, write_candidates
+from rectal_nnformer.evaluation.log_odds import MAX_LOG_ODDS, count_case, from_sparse
 from rectal_nnformer.imaging.masks import ignore_label, tumor_heads, tumor_labels
 from rectal_nnformer.nnunet.commands import interruptible
 from rectal_nnformer.nnunet.find_trainer import trainers_within_reach
@@ -198,7 +198,7 @@ class BatchedPredictor(nnUNetPredictor):
         shape = properties["shape_after_cropping_and_before_resampling"]
         cropped = resample_labels(logits, shape, orders, self.label_manager)
         log_odds = resample_log_odds(logits, shape, orders, tumor_heads(self.dataset_json))
-        return self._uncropped(cropped, properties, 0), self._uncropped(log_odds, properties, -CERTAIN)
+        return self._uncropped(cropped, properties, 0), self._uncropped(log_odds, properties, -MAX_LOG_ODDS)
 
     def _uncropped(self, cropped: NDArray[Any], properties: Mapping[str, Any], outside: float) -> NDArray[Any]:
         whole = np.full(properties["shape_before_cropping"], outside, cropped.dtype)
@@ -260,7 +260,7 @@ class BatchedPredictor(nnUNetPredictor):
         empty = weights == 0
         logits /= weights.masked_fill_(empty, 1) * len(self.list_of_parameters)
         foreground = logits if self.label_manager.has_regions else logits[1:]
-        foreground.masked_fill_(empty, -CERTAIN)
+        foreground.masked_fill_(empty, -MAX_LOG_ODDS)
         return logits
 
     def _mirrored_axes(self) -> list[tuple[int, ...]]:

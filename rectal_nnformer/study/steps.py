@@ -1,6 +1,7 @@
 """The steps of a study, and which of them are to be done: a function of the files that are there."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ PRIMUS, PRIMUS_PLANNER, PRIMUS_MULTIPLE = "primus", "nnUNetPlannerResEncL", 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(ABC):
     """One thing to do, which leaves files; a job on its own.
 
     Attributes:
@@ -50,13 +51,13 @@ class Step:
     needs: tuple[str, ...] = ()
     needs_gpu: bool = False
 
+    @abstractmethod
     def is_done(self) -> bool:
         """Whether its files are there and whole."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self) -> None:
         """Do it, from where it stands."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
