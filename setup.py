@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 version = re.search(r'^__version__ = "(.+)"', (here / "rectal_nnformer/__init__.py").read_text(encoding="utf-8"), re.M)
 
+tracking = ["tensorboard>=2.12", "mlflow-skinny>=3"]
+
 setup(
     name="rectal_nnformer",
     version=version[1],
@@ -51,8 +53,9 @@ setup(
         "typing-extensions>=4.6",
     ],
     extras_require={
-        "tracking": ["tensorboard>=2.12", "mlflow-skinny>=3"],
+        "tracking": tracking,
         "test": [
+            *tracking,
             "codespell[toml]>=2.2.4",
             "hypothesis>=6.100",
             "mypy>=1.10",

@@ -5,6 +5,7 @@ nnU-Net's own command distributes over GPUs alone; here its processes talk throu
 
 import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -69,28 +70,22 @@ def loss_and_gradients(trainer, half):
     return float(loss.detach()), gradients
 
 
-def one_of_two(rank, port, batch_dice, answers):
+def one_of_two(rank, port, batch_dice):
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
     stock.DDP = lambda network, device_ids: torch.nn.parallel.DistributedDataParallel(network)  # no GPU of that number
-    answers.put((rank, *step(batch_dice, rank)))
+    answer = step(batch_dice, rank)
     dist.barrier()
     dist.destroy_process_group()
+    return answer
 
 
 @pytest.mark.parametrize("batch_dice", [True, False])
 def test_two_processes_on_half_a_batch_do_what_one_does_on_the_whole(folders, batch_dice):
-    context = multiprocessing.get_context("fork")
-    answers, port = context.Queue(), find_free_network_port()
-    processes = [context.Process(target=one_of_two, args=(rank, port, batch_dice, answers)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    (_, loss, gradients, told), (_, other_loss, others, other_told) = sorted(
-        (answers.get(timeout=120) for _ in processes), key=lambda answer: answer[0]
-    )
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    port = find_free_network_port()
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        ranks = [pool.submit(one_of_two, rank, port, batch_dice) for rank in (0, 1)]
+        (loss, gradients, told), (other_loss, others, other_told) = (rank.result(timeout=120) for rank in ranks)
     whole_loss, whole, _ = step(batch_dice)
     assert loss == other_loss == pytest.approx(whole_loss, abs=1e-7)
     largest = max(np.abs(gradient).max() for gradient in whole.values())
@@ -109,23 +104,48 @@ def test_nnunets_command_does_not_distribute_on_a_cpu():
         run_training("Dataset007_Small", "3d_fullres", 0, num_gpus=2, device=CPU)
 
 
-def test_what_is_logged_becomes_files(folders, tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard")
+def log_once_with_pause(tmp_path):
+    """Log one epoch, and the next one after a training was cut off and goes on; return the folder of the fold."""
+    for epoch, loss in enumerate((0.5, 0.375)):
+        trainer = get_trainer_from_args(*MODEL, device=CPU)
+        trainer.logger.log("train_losses", np.float32(loss), epoch)
+        trainer.logger.log("dice_per_class_or_region", [0.25], epoch)
+    trainer.logger.log_summary("detection_rate", 0.75)
+    (fold,) = tmp_path.glob("*/*/fold_0")
+    return fold
+
+
+def test_what_is_logged_becomes_files_of_tensorboard(folders, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trainer = get_trainer_from_args(*MODEL, device=CPU)
-    trainer.logger.log("train_losses", np.float32(0.5), 0)
-    trainer.logger.log("dice_per_class_or_region", [0.25], 0)
-    trainer.logger.log_summary("detection_rate", 0.75)
-    (events,) = tmp_path.glob("*/*/fold_0/tensorboard")
-    read = EventAccumulator(str(events)).Reload()
-    values = {key: [event.value for event in read.Scalars(key)] for key in read.Tags()["scalars"]}
-    assert values == {
-        "train_losses": [0.5],
-        "dice_per_class_or_region/class_1": [0.25],
+    read = EventAccumulator(str(log_once_with_pause(tmp_path) / "tensorboard")).Reload()
+    assert {key: [event.value for event in read.Scalars(key)] for key in read.Tags()["scalars"]} == {
+        "train_losses": [0.5, 0.375],
+        "dice_per_class_or_region/class_1": [0.25, 0.25],
         "summary/detection_rate": [0.75],
     }
     assert not list(tmp_path.glob("*/mlruns"))
-    for variable, outcome in (("off", 0), ("", 0)):
-        monkeypatch.setenv("RECTAL_NNFORMER_TRACKING", variable)
-        assert len(get_trainer_from_args(*MODEL, device=CPU).logger.loggers) == outcome
+
+
+def test_what_is_logged_becomes_one_run_of_mlflow(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECTAL_NNFORMER_TRACKING", "mlflow")
+    fold = log_once_with_pause(tmp_path)
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient((fold.parents[1] / "mlruns").as_uri())
+    experiment = client.get_experiment_by_name(fold.parent.name)
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "fold_0"
+    history = {key: [m.value for m in client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics}
+    assert history == {
+        "train_losses": [0.5, 0.375],
+        "dice_per_class_or_region/class_1": [0.25, 0.25],
+        "summary/detection_rate": [0.75],
+    }
+    assert not list(fold.glob("tensorboard"))
+
+
+@pytest.mark.parametrize("value", ["off", ""])
+def test_nothing_is_tracked_by_default(folders, monkeypatch, value):
+    monkeypatch.setenv("RECTAL_NNFORMER_TRACKING", value)
+    assert not get_trainer_from_args(*MODEL, device=CPU).logger.loggers
