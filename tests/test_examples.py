@@ -12,6 +12,7 @@ MODULES = (
     "augmentation.tumor_intensity",
     "evaluation.detection",
     "geometry",
+    "networks.foreign",
     "networks.pretrained",
     "networks.pretrained_files",
     "networks.smit",

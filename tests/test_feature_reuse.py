@@ -129,7 +129,7 @@ def test_features_are_what_each_block_returns(backbone):
         )
         for block in blocks
     ]
-    with torch.no_grad(), block_features(network, (64, 32, 32), lambda block, x: found.update({block.name: x})):
+    with torch.no_grad(), block_features(network, (64, 32, 32), lambda block, x, _: found.update({block.name: x})):
         network.encode(torch.rand(1, 1, 64, 32, 32))
     assert list(found) == [block.name for block in blocks]
     for block, following in itertools.pairwise(blocks):

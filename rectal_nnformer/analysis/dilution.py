@@ -18,11 +18,8 @@ from torch import Tensor
 from rectal_nnformer.analysis.attention import AttentionFlow, WindowSums, flows_of
 from rectal_nnformer.analysis.records import BlockRecord, StageRecord, TumorAttention
 from rectal_nnformer.evaluation.summary import spread_of
-from rectal_nnformer.geometry import scattered_padding_share, token_masks, window_partition_mask
-from rectal_nnformer.networks.adapter import PlannedNetwork
-from rectal_nnformer.networks.recording import num_stages, stream_attention
-from rectal_nnformer.networks.smit import SMIT
-from rectal_nnformer.networks.swin_unetr import SwinUNETR
+from rectal_nnformer.geometry import scattered_padding_share, window_partition_mask
+from rectal_nnformer.networks.recording import AnalyzedNetwork, Encoder, real_tokens, stream_attention
 from rectal_nnformer.networks.window_attention import AttentionBlock
 
 ELEMENTS_AT_ONCE = {"cpu": 2**19, "cuda": 2**27, "mps": 2**24}
@@ -80,8 +77,8 @@ class TileMeter:
         tumor: Bool (x, y, z).
     """
 
-    def __init__(self, real: Tensor, tumor: Tensor, num_stages: int) -> None:
-        self._tokens = token_masks(torch.stack((real, tumor & real)), num_stages=num_stages)
+    def __init__(self, real: Tensor, tumor: Tensor) -> None:
+        self._voxels = torch.stack((real, tumor & real))
         self._windows: dict[tuple[Any, ...], WindowSums] = {}
         self._scattered: dict[tuple[Any, ...], float] = {}
         self._sums: dict[str, Tensor] = {}
@@ -103,9 +100,9 @@ class TileMeter:
 
     def windows_of(self, block: AttentionBlock) -> WindowSums:
         """Return the sums of all blocks that cut the grid into the same windows."""
-        key = block.stage, block.window, block.shift
+        key = block.token_size, block.window, block.shift
         if key not in self._windows:
-            masks = window_partition_mask(self._tokens[block.stage], block.window, block.shift)
+            masks = window_partition_mask(real_tokens(self._voxels, block), block.window, block.shift)
             self._windows[key] = WindowSums(masks.unflatten(0, (2, -1)))
         return self._windows[key]
 
@@ -113,9 +110,9 @@ class TileMeter:
         """Return how many real positions of a block receive the update of a padding query."""
         if not block.scatters:
             return None
-        key = block.stage, block.window, block.shift
+        key = block.token_size, block.window, block.shift
         if key not in self._scattered:
-            mask = self._tokens[block.stage][0].cpu()
+            mask = real_tokens(self._voxels, block)[0].cpu()
             count = int(mask.sum())
             share = scattered_padding_share(mask, block.window[0], block.shift)
             self._scattered[key] = count * share if count else 0.0
@@ -123,7 +120,7 @@ class TileMeter:
 
 
 @torch.no_grad()
-def measure_dilution(network: PlannedNetwork, tiles: Iterable[Tile], device: torch.device) -> Blocks:
+def measure_dilution(network: AnalyzedNetwork, tiles: Iterable[Tile], device: torch.device) -> Blocks:
     """Run a network's encoder on tiles, one at a time, and return what each of its blocks did with their padding.
 
     On a GPU it computes in nnU-Net's mixed precision. No attention is held but a part of one block's. The network, not
@@ -151,10 +148,10 @@ def measure_dilution(network: PlannedNetwork, tiles: Iterable[Tile], device: tor
 
 
 @contextmanager
-def reading(network: SMIT | SwinUNETR, real: Tensor, tumor: Tensor) -> Iterator[TileMeter]:
+def reading(network: Encoder, real: Tensor, tumor: Tensor) -> Iterator[TileMeter]:
     """Read the attention of a backbone that runs within the `with` block, given (1, 1, x, y, z)."""
     x, y, z = real.shape[2:]
-    meter = TileMeter(real[0, 0], tumor[0, 0], num_stages(network))
+    meter = TileMeter(real[0, 0], tumor[0, 0])
     with stream_attention(network, (x, y, z), meter.measure, ELEMENTS_AT_ONCE[real.device.type]):
         yield meter
 

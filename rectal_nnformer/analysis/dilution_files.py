@@ -11,7 +11,7 @@ from tqdm import tqdm
 from rectal_nnformer.analysis.dilution import Blocks, block_records, measure_dilution, pooled, stage_records
 from rectal_nnformer.analysis.records import ATTENTION_NAME, AttentionRecord, BlockRecord, CaseAttention, StageRecord
 from rectal_nnformer.analysis.tiles import TILE_STEP, PreprocessedCases, sliding_window
-from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.networks.recording import AnalyzedNetwork
 from rectal_nnformer.utils.files import csv_text, write_json, write_text
 from rectal_nnformer.utils.text import number
 
@@ -20,7 +20,7 @@ CSV_COLUMNS = ("case", "stage", "block", *MEASURES, "tumor_a_rp", "scattered_pad
 
 
 def analyze_dilution(
-    network: PlannedNetwork, cases: PreprocessedCases, device: torch.device, weights: str, configuration: str
+    network: AnalyzedNetwork, cases: PreprocessedCases, device: torch.device, weights: str, configuration: str
 ) -> AttentionRecord:
     """Measure the attention dilution of a network on every tile of every case, with progress.
 
@@ -41,7 +41,7 @@ def analyze_dilution(
         # The patch is as stored.
         patch_size=tuple(cases.patch_size[axis - 2] for axis in network.to_xyz[2:]),
         window_reverse=getattr(network.backbone, "window_reverse", None),
-        mask_padding=network.backbone.mask_padding,
+        mask_padding=getattr(network.backbone, "mask_padding", False),
         weights=weights,
         configuration=configuration,
         blocks=block_records(together),

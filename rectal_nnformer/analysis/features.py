@@ -1,4 +1,4 @@
-"""Features of every transformer block on the same physical crops, for networks whose patches may differ.
+"""Features of transformer blocks, or of named layers, on the same physical crops; patches of networks may differ.
 
 A crop is a box around the tumour of a case (around the middle of the volume without one), as large as the smallest of
 the networks' patches, in mm. Each network gets it in the middle of its patch, padded as in prediction. Features are
@@ -9,25 +9,23 @@ block's own.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from rectal_nnformer.analysis.cka import gram
 from rectal_nnformer.analysis.dilution import Tile, mixed_precision
 from rectal_nnformer.analysis.tiles import PreprocessedCases
-from rectal_nnformer.geometry import token_masks
-from rectal_nnformer.networks.adapter import PlannedNetwork
-from rectal_nnformer.networks.recording import num_stages
-from rectal_nnformer.networks.smit import SMIT
-from rectal_nnformer.networks.swin_unetr import SwinUNETR
+from rectal_nnformer.networks.recording import AnalyzedNetwork, Encoder, FeatureLayer, NamesLayers
 from rectal_nnformer.networks.window_attention import AttentionBlock
 
 MOST_CELLS = 8
 
-FeatureCallback = Callable[[AttentionBlock, Tensor], None]
+FeatureCallback = Callable[[FeatureLayer, Tensor, tuple[int, ...]], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class CaseCrop:
     size: tuple[int, ...]
 
 
-def common_extent(subjects: Sequence[tuple[PlannedNetwork, PreprocessedCases]]) -> tuple[float, ...]:
+def common_extent(subjects: Sequence[tuple[AnalyzedNetwork, PreprocessedCases]]) -> tuple[float, ...]:
     """Return the smallest extent of the networks' patches on each axis, mm in the order x, y, z."""
     extents = [
         [cases.patch_size[axis - 2] * cases.spacing[axis - 2] for axis in network.to_xyz[2:]]
@@ -72,34 +70,52 @@ def _place(middle: float, length: int, patch: int, extent: int) -> tuple[slice, 
     return slice(low, high), slice(low - first + start, high - first + start), start
 
 
+def feature_layers(network: Encoder, image_size: Sequence[int]) -> Sequence[FeatureLayer]:
+    """Return the layers that a network names, or else its attention blocks, whose outputs are their features."""
+    if isinstance(network, NamesLayers):
+        return network.feature_layers(image_size)
+    return [
+        FeatureLayer(block.name, block.stage, partial(_watched_block, network, block))
+        for block in network.attention_blocks(image_size)
+    ]
+
+
 @contextmanager
-def block_features(
-    network: SMIT | SwinUNETR, image_size: tuple[int, int, int], callback: FeatureCallback
-) -> Iterator[None]:
-    """Hand the output of every block, (batch, x, y, z, channel), to `callback` as it runs, within a `with` block.
+def block_features(network: Encoder, image_size: tuple[int, int, int], callback: FeatureCallback) -> Iterator[None]:
+    """Hand the features of every layer, (batch, x, y, z, channel), to `callback` within a `with` block.
 
-    In evaluation a block returns what enters its second half plus what the feed-forward layer makes of it, in both
-    backbones.
+    With them go the layer, and the voxels per axis that each feature stands for.
     """
-    with ExitStack() as hooks:
-        for block in network.attention_blocks(image_size):
-            module: Any = network.get_submodule(block.name)
-            entered: list[Tensor] = []
-
-            def keep(_: object, inputs: tuple[Tensor, ...], entered: list[Tensor] = entered) -> None:
-                entered[:] = inputs
-
-            def hand_over(
-                _: object, __: object, output: Tensor, block: AttentionBlock = block, entered: list[Tensor] = entered
-            ) -> None:
-                callback(block, entered.pop() + output)
-
-            hooks.callback(module.norm2.register_forward_pre_hook(keep).remove)
-            hooks.callback(module.mlp.register_forward_hook(hand_over).remove)
+    with ExitStack() as watched:
+        for layer in feature_layers(network, image_size):
+            watched.enter_context(layer.watched(partial(callback, layer)))
         yield
 
 
-def pool_features(features: Tensor, real: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+@contextmanager
+def _watched_block(
+    network: Any, block: AttentionBlock, callback: Callable[[Tensor, tuple[int, ...]], None]
+) -> Iterator[None]:
+    """Read the output of a block of SMIT or Swin UNETR.
+
+    In evaluation it is what enters its second half plus what the feed-forward layer makes of it, in both.
+    """
+    module = network.get_submodule(block.name)
+    entered: list[Tensor] = []
+
+    def keep(_: object, inputs: tuple[Tensor, ...]) -> None:
+        entered[:] = inputs
+
+    def hand_over(_: object, __: object, output: Tensor) -> None:
+        callback(entered.pop() + output, (block.token_size,) * 3)
+
+    with ExitStack() as hooks:
+        hooks.callback(module.norm2.register_forward_pre_hook(keep).remove)
+        hooks.callback(module.mlp.register_forward_hook(hand_over).remove)
+        yield
+
+
+def pool_features(features: Tensor, real: Tensor, start: Sequence[float], size: Sequence[float]) -> Tensor:
     """Average features over the real tokens in each cell of a grid over a box.
 
     Args:
@@ -129,19 +145,18 @@ def _cells(tokens: int, start: float, size: float) -> Tensor:
 
 
 @torch.no_grad()
-def crop_features(network: PlannedNetwork, crop: CaseCrop, device: torch.device) -> list[Tensor]:
+def crop_features(network: AnalyzedNetwork, crop: CaseCrop, device: torch.device) -> list[Tensor]:
     """Return the pooled features of every block for one crop, each (features,), float32 on the CPU."""
     inputs, real = network.prepare(crop.image.unsqueeze(0).to(device))
     x, y, z = real.shape[2:]
-    masks = token_masks(real[0, 0], num_stages=num_stages(network.backbone))
     start, size = ([values[axis - 2] for axis in network.to_xyz[2:]] for values in (crop.start, crop.size))
     pooled: list[Tensor] = []
 
-    def pool(block: AttentionBlock, features: Tensor) -> None:
-        edge = 2 ** (block.stage + 1)
-        box = ([value / edge for value in values] for values in (start, size))
+    def pool(_: FeatureLayer, features: Tensor, edges: tuple[int, ...]) -> None:
+        box = ([value / edge for value, edge in zip(values, edges, strict=True)] for values in (start, size))
+        inside = F.max_pool3d(real.float(), edges, ceil_mode=True)[0, 0] > 0  # a token with any real voxel is real
         with torch.autocast("cuda", enabled=False):
-            pooled.append(pool_features(features[0].float(), masks[block.stage], *box).cpu())
+            pooled.append(pool_features(features[0].float(), inside, *box).cpu())
 
     with mixed_precision(device), block_features(network.backbone, (x, y, z), pool):
         network.backbone.encode(inputs, real)
@@ -149,7 +164,7 @@ def crop_features(network: PlannedNetwork, crop: CaseCrop, device: torch.device)
 
 
 def feature_grams(
-    network: PlannedNetwork, cases: PreprocessedCases, extent: Sequence[float], device: torch.device
+    network: AnalyzedNetwork, cases: PreprocessedCases, extent: Sequence[float], device: torch.device
 ) -> Tensor:
     """Return the Gram matrix of every block's features over one crop per case, (blocks, cases, cases), with progress.
 

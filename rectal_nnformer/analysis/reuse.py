@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rectal_nnformer.analysis import cka, records
-from rectal_nnformer.analysis.features import MOST_CELLS, common_extent, feature_grams
+from rectal_nnformer.analysis.features import MOST_CELLS, common_extent, feature_grams, feature_layers
 from rectal_nnformer.analysis.tiles import PreprocessedCases
-from rectal_nnformer.networks.adapter import PlannedNetwork
+from rectal_nnformer.networks.recording import AnalyzedNetwork
 
 LEAST_DEFINED_DRAWS = 0.95
 """Draws with fewer than 4 different cases are undefined; an interval of the few others would feign certainty."""
@@ -21,7 +21,7 @@ class ComparedNetwork:
     """A network to compare, not compiled, and the cases, the same ones for both, as its configuration sees them."""
 
     label: str
-    network: PlannedNetwork
+    network: AnalyzedNetwork
     cases: PreprocessedCases
 
 
@@ -41,7 +41,7 @@ def compare_features(first: ComparedNetwork, second: ComparedNetwork, device: to
         few = f"Only {num_cases} cases: read the null, and the intervals where there are any."
         note = few if num_cases < 10 else ""
     x, y, z = (first.cases.patch_size[axis - 2] for axis in first.network.to_xyz[2:])
-    stages = tuple(block.stage for block in first.network.backbone.attention_blocks((x, y, z)))
+    stages = tuple(layer.stage for layer in feature_layers(first.network.backbone, (x, y, z)))
     return records.ReuseRecord(
         first=first.label,
         second=second.label,

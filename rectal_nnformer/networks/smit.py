@@ -293,6 +293,7 @@ class SMIT(nn.Module):
             attention.AttentionBlock(
                 f"transformer.layers.{s}.blocks.{i}",
                 s,
+                2 ** (s + 1),
                 block.attn,
                 block.window,
                 block.shift,

@@ -141,11 +141,14 @@ class SwinUNETR(MonaiSwinUNETR):
         """Return all blocks in the order in which they run, with their windows for images of (x, y, z) voxels."""
         blocks = []
         for s, stage in enumerate(self._stages()):
-            grid = tuple(-(-n // 2 ** (s + 1)) for n in image_size)
+            token_size = 2 ** (s + 1)
+            grid = tuple(-(-n // token_size) for n in image_size)
             window, shift = get_window_size(grid, stage.window_size, stage.shift_size)
             shifts = ((0, 0, 0), shift)
             blocks += [
-                attention.AttentionBlock(f"swinViT.layers{s + 1}.0.blocks.{i}", s, block.attn, window, shifts[i % 2])
+                attention.AttentionBlock(
+                    f"swinViT.layers{s + 1}.0.blocks.{i}", s, token_size, block.attn, window, shifts[i % 2]
+                )
                 for i, block in enumerate(stage.blocks)
             ]
         return blocks

@@ -5,9 +5,9 @@ the tokens inside them in the order of a C-contiguous (x, y, z) array. Windows a
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -145,16 +145,28 @@ class WindowAttention(nn.Module):
         return (mask.to(dtype).unsqueeze(2) + bias).expand(batch, -1, -1, -1, -1).flatten(0, 1)
 
 
+class WatchedAttention(Protocol):
+    """Attention that can be read while it runs, as `WindowAttention` and other networks' behind `ForeignNetwork`."""
+
+    def watched(self, callback: PartCallback, elements: int) -> AbstractContextManager[None]:
+        """Within a `with` block, hand the attention over as it runs, see `WindowAttention.watched`."""
+
+
 @dataclass(frozen=True)
 class AttentionBlock:
     """One block of an encoder, and how it cuts its grid; stages count from 0.
 
     It scatters where windows are not put back in place, see `REVERSE_ORDERS`.
+
+    Attributes:
+        token_size: Voxels per axis of a token.
+        window: Tokens per axis of a window; global attention has one window, which is the grid.
     """
 
     name: str
     stage: int
-    attention: WindowAttention
+    token_size: int
+    attention: WatchedAttention
     window: Size
     shift: Size
     scatters: bool = False
