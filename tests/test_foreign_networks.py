@@ -152,12 +152,8 @@ def test_tokens_of_a_transformer_are_compared_too(cases):
 
 
 def test_the_documented_example_runs(capsys):
-    page = (
-        (Path(__file__).parents[1] / "documentation/reference/python.md")
-        .read_text(encoding="utf-8")
-        .split("## Other networks")[1]
-    )
-    exec(page.split("```python\n")[1].split("```")[0])
+    page = (Path(__file__).parents[1] / "documentation/reference/python.md").read_text(encoding="utf-8")
+    exec(page.split("## Other networks")[1].split("```python\n")[1].split("```")[0], {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 12 and lines[0].startswith("vit.blocks.0.attn ")
     assert all(0 < float(line.split()[1]) < 1 for line in lines)
