@@ -62,7 +62,7 @@ def test_the_choice_is_the_best_of_all_points(wish):
     pairs = [(candidate, case) for case in cases for candidate in case.candidates]
     wrong = [c.volume_cm3 for c, case in pairs if at_point([replace(case, candidates=(c,))], (0, 0)) == (0, 1)]
     volumes = [0.0, *np.quantile(wrong, [0.25, 0.5, 0.75, 0.9])]
-    points = [(confidence, volume) for confidence in {c.confidence for c, _ in pairs} for volume in volumes]
+    points = [(c.confidence, volume) for c, _ in pairs for volume in volumes if c.volume_cm3 >= volume]
     counts = {point: at_point(cases, point) for point in points}
 
     def worth(point):
@@ -73,7 +73,9 @@ def test_the_choice_is_the_best_of_all_points(wish):
             return (
                 (True, -false, found, point[0]) if found >= wish.value * lesions else (False, found, -false, point[0])
             )
-        return (True, found, -false, point[0]) if false <= wish.value * 25 else (False, -false, found, point[0])
+        if false > wish.value * 25:
+            return (False, -false, found, point[0])
+        return (True, found, -point[1], -point[0])
 
     choice = choose(cases, wish)
     chosen = (choice.point.min_confidence, choice.point.min_volume_cm3)

@@ -1,5 +1,6 @@
 """Pages on confidence, volumes and groups: curves, operating point, calibration, cases to look at first."""
 
+import html
 import json
 import re
 import warnings
@@ -103,8 +104,8 @@ def test_the_least_sure_case_comes_first_and_leads_to_its_pictures(model, page):
 def test_rates_are_given_by_group_and_a_group_may_be_empty(page):
     shown = section(page, "groups")
     assert "table.csv" not in shown and "groups.csv has lines for 1 case without a scored case: elsewhere" in shown
-    assert re.search(r">A</th><td[^>]*>2</td><td[^>]*>2/3</td>", shown)
-    assert re.search(r">C</th><td[^>]*>0</td><td[^>]*>no tumour</td>", shown)
+    assert re.search(r">A</th><td[^>]*>2</td><td[^>]*>2/3 \(20.8-93.9 %\)</td>", shown)
+    assert re.search(r">C</th><td[^>]*>0</td>(<td[^>]*>-</td>){7}", shown)
     assert "1 case without a value left out" in shown
 
 
@@ -158,10 +159,17 @@ def test_what_is_not_known_says_how_to_get_it(unsure, trainer, ends):
 
 def test_a_test_set_tells_at_which_point_it_was_predicted(tmp_path):
     folder = write_test_set(tmp_path, sure=True)
-    told = {"model": {"operating_point": "a confidence of at least 0.500, chosen for f1"}}
-    (folder / "findings.json").write_text(json.dumps(told))
-    shown = section(write_report(folder).read_text(encoding="utf-8"), "curves")
-    assert "a confidence of at least 0.500, chosen for f1" in shown and "<svg" in shown
+    changed, as_they_are = "masks at the operating point of the prediction", "masks as they are"
+    for point, masks in {
+        "a confidence of at least 0.500, chosen for f1": changed,
+        "none: lesions are those of the network's mask": as_they_are,
+    }.items():
+        (folder / "findings.json").write_text(json.dumps({"model": {"operating_point": point}}))
+        shown = section(write_report(folder).read_text(encoding="utf-8"), "curves")
+        assert point in html.unescape(shown) and "<svg" in shown
+        assert [words in shown for words in (changed, as_they_are)] == [
+            words == masks for words in (changed, as_they_are)
+        ]
 
 
 # --- groups by command -----------------------------------------------------------------------------------------------
@@ -172,7 +180,7 @@ def test_evaluate_writes_rates_by_group_and_the_report_finds_the_table(tmp_path,
     references = tmp_path / "nnUNet_raw/Dataset502_External/labelsTs"
     cli.main(["evaluate", "--gt", str(references), "--pred", str(folder), "--groups", str(groups)])
     assert str(folder / "group_rates.md") in capsys.readouterr().out
-    assert "| A | 2 | 2/3 |" in (folder / "group_rates.md").read_text(encoding="utf-8")
+    assert "| A | 2 | 2/3 (20.8-93.9 %) |" in (folder / "group_rates.md").read_text(encoding="utf-8")
     column = json.loads((folder / "group_rates.json").read_text())["groups"][0]
     assert column["groups"][0]["detection_rate"]["count"] == 2
     assert 'id="groups"' in write_report(folder).read_text(encoding="utf-8")

@@ -21,6 +21,7 @@ OUTCOMES: dict[str, Callable[[CaseDetection], tuple[float, float]]] = {
     "detection_rate": lambda case: (case.n_detected, case.n_reference),
     "detection_rate_strict": lambda case: (case.strict.n_detected, case.n_reference),
     "case_rate": lambda case: (case.n_detected > 0, case.n_reference > 0),
+    "precision": lambda case: (case.n_detected, case.n_detected + case.n_false_positive),
     "false_positives_per_case": lambda case: (case.n_false_positive, 1),
     "case_dice": lambda case: (case.dice or 0.0, case.dice is not None),
 }
@@ -38,6 +39,7 @@ class GroupRates:
     detection_rate: Rate
     detection_rate_strict: Rate
     case_rate: Rate
+    precision: Rate
     false_positives_per_case: Estimate
     case_dice: Estimate
 
@@ -110,6 +112,7 @@ def _of_group(name: str, cases: Sequence[CaseDetection]) -> GroupRates:
         detection_rate=rate_of_sums(*rates["detection_rate"]),
         detection_rate_strict=rate_of_sums(*rates["detection_rate_strict"]),
         case_rate=rate_of_sums(*rates["case_rate"]),
+        precision=rate_of_sums(*rates["precision"]),
         false_positives_per_case=estimate_ratio(*rates["false_positives_per_case"]),
         case_dice=estimate_ratio(*rates["case_dice"]),
     )

@@ -169,9 +169,10 @@ def choose(cases: Sequence[CaseDetection], wish: Wish) -> Choice:
     """Return the point that serves a wish best on these cases.
 
     All distinct confidences are tried, with each of a few smallest volumes. Of equals the highest confidence is taken,
-    then the smallest volume. Where there is no candidate every point is as good, and everything is kept.
+    then the smallest volume, unless something else is said. Where there is no candidate everything is kept.
 
-    - `fp-per-case`: the highest sensitivity with at most so many false positives per case, then the fewest of them.
+    - `fp-per-case`: the highest sensitivity with at most so many false positives per case, then the smallest volume,
+      then the lowest confidence that keeps to it.
     - `sensitivity`: the fewest false positives with at least this sensitivity, then the highest sensitivity.
     - `f1`: the highest F1 of lesions.
 
@@ -214,9 +215,8 @@ def _choose(cases: Sequence[KeptCandidates], n_reference: int, wish: Wish) -> Ch
     if not len(table):
         table = np.zeros((1, 4))
     confidence, volume, detected, false = table.T
-    met, *criteria = _criteria(wish, detected, false, n_reference, len(cases))
-    # The last key decides first.
-    best = int(np.lexsort((volume, -confidence, *criteria[::-1], ~met))[0])
+    met, criteria = _criteria(wish, table, n_reference, len(cases))
+    best = int(np.lexsort((volume, -confidence, *criteria[::-1], ~met))[0])  # the last key decides first
     return Choice(
         wish=str(wish),
         point=OperatingPoint(float(confidence[best]), float(volume[best])),
@@ -243,18 +243,19 @@ def _smallest_volumes(cases: Sequence[KeptCandidates]) -> list[float]:
     return np.unique([0.0, *quantiles]).tolist()
 
 
-def _criteria(
-    wish: Wish, detected: Floats, false: Floats, n_reference: int, n_cases: int
-) -> tuple[Booleans, Floats] | tuple[Booleans, Floats, Floats]:
-    """Return for each threshold whether it meets a wish, and what shall be low, the most important first."""
+def _criteria(wish: Wish, tried: Floats, n_reference: int, n_cases: int) -> tuple[Booleans, tuple[Floats, ...]]:
+    """Return for each threshold of `_tried` whether it meets a wish, and what shall be low, the first above all."""
+    confidence, volume, detected, false = tried.T
     limit = wish.value or 0.0
     if wish.kind == F1:
-        return np.full(detected.shape, n_reference > 0), -2 * detected / np.maximum(detected + false + n_reference, 1)
+        f1 = 2 * detected / np.maximum(detected + false + n_reference, 1)
+        return np.full(detected.shape, n_reference > 0), (-f1,)
     if wish.kind == FP_PER_CASE:
         met = false / max(n_cases, 1) <= limit
-        return met, np.where(met, -detected, false), np.where(met, false, -detected)
+        # What is granted is used up: cases that had no say may need it for a faint lesion.
+        return met, (np.where(met, -detected, false), np.where(met, volume, -detected), np.where(met, confidence, 0))
     met = detected / max(n_reference, 1) >= limit
-    return met, np.where(met, false, -detected), np.where(met, -detected, false)
+    return met, (np.where(met, false, -detected), np.where(met, -detected, false))
 
 
 def _what_instead(wish: Wish) -> str:

@@ -9,12 +9,12 @@ from rectal_nnformer.evaluation.agreement import Limits
 from rectal_nnformer.evaluation.calibration import Calibration, NestedCalibration
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.froc import BAND_RATES, FALSE_POSITIVE_RATES, Curves
-from rectal_nnformer.evaluation.operating_point import NestedPoint
+from rectal_nnformer.evaluation.operating_point import NO_POINT, NestedPoint
 from rectal_nnformer.evaluation.review import MEASURES, review_order
 from rectal_nnformer.nnunet.names import TRAINER_FAMILIES
 from rectal_nnformer.reporting.charts import Axis, Curve, plane_chart, round_axis
 from rectal_nnformer.reporting.cohort import CohortAnalysis
-from rectal_nnformer.reporting.confidence_tables import rate_name
+from rectal_nnformer.reporting.confidence_tables import AS_THEY_ARE, rate_name
 from rectal_nnformer.reporting.results import FolderResults, ModelResults, Results
 from rectal_nnformer.utils.text import number, percent, plural
 
@@ -30,6 +30,7 @@ REVIEW_COLUMNS = {
     "reference_cm3": "reference cm³",
 }
 """Columns of the list of cases to look at first, with their headers."""
+AT_POINT = "masks at the operating point of the prediction"
 
 
 def confidence_context(results: Results, analysis: CohortAnalysis) -> dict[str, Any]:
@@ -37,9 +38,10 @@ def confidence_context(results: Results, analysis: CohortAnalysis) -> dict[str, 
     cases = results.pooled.cases
     rows = [_review_row(case) for case in review_order(cases)]
     known = any(not one.reason for one in analysis.review)
+    masks = _what_masks_are(results)
     return {
         "analysis": analysis,
-        "froc_chart": _froc_chart(analysis.curves, analysis.point),
+        "froc_chart": _froc_chart(analysis.curves, analysis.point, masks),
         "roc_chart": _roc_chart(analysis.curves),
         "reliability_chart": _reliability_chart(analysis.calibration) if analysis.calibration else None,
         "volume_chart": _volume_chart(cases, analysis.volumes.difference_cm3),
@@ -47,9 +49,16 @@ def confidence_context(results: Results, analysis: CohortAnalysis) -> dict[str, 
         "REVIEW_COLUMNS": {
             name: words for name, words in REVIEW_COLUMNS.items() if any(row[name] is not None for row in rows)
         },
+        "masks": masks,
         "predicted_at": results.model.get("operating_point") if isinstance(results, FolderResults) else None,
         "how_to_know": _how_to_know(results),
     }
+
+
+def _what_masks_are(results: Results) -> str:
+    """Return what masks are scored: as the network gave them, or changed by the operating point of `predict`."""
+    predicted_at = results.model.get("operating_point", "") if isinstance(results, FolderResults) else ""
+    return AT_POINT if predicted_at and not predicted_at.startswith(NO_POINT) else AS_THEY_ARE
 
 
 def _how_to_know(results: Results) -> str:
@@ -71,7 +80,7 @@ def _how_to_know(results: Results) -> str:
     )
 
 
-def _froc_chart(curves: Curves, point: NestedPoint) -> Markup | None:
+def _froc_chart(curves: Curves, point: NestedPoint, masks: str) -> Markup | None:
     if curves.merged is None or curves.mask is None or not curves.n_reference:
         return None
     band = [
@@ -85,7 +94,7 @@ def _froc_chart(curves: Curves, point: NestedPoint) -> Markup | None:
     drawn = [
         Curve("detected, band: 95 % by patient", points, 0, band=band),
         Curve("strict", strict, 1),
-        Curve("the masks as they are", [mask], 4, "marks"),
+        Curve(masks, [mask], 4, "marks"),
     ]
     described = [f"Masks: {percent(mask[1])} detected with {number(mask[0])} false positives per case"]
     if point.nested and point.nested.sensitivity.rate is not None:

@@ -8,14 +8,14 @@ from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.froc import Curves, Froc
 from rectal_nnformer.evaluation.group_rates import OUTCOMES, ColumnRates
 from rectal_nnformer.evaluation.operating_point import NestedPoint, PointRates
-from rectal_nnformer.evaluation.rates import Interval
+from rectal_nnformer.evaluation.rates import Interval, Rate
 from rectal_nnformer.evaluation.resampling import Estimate
 from rectal_nnformer.evaluation.review import FLAGGED_SHARES, LOW_DICE, MeasureReview, review_order
 from rectal_nnformer.evaluation.review import MEASURES as SURE
 from rectal_nnformer.evaluation.summary import patient_interval_words
 from rectal_nnformer.reporting.cohort import CohortAnalysis
 from rectal_nnformer.reporting.tables import Table, counts, p_words
-from rectal_nnformer.utils.text import number, percent, percent_interval, plural
+from rectal_nnformer.utils.text import number, numbered, percent, percent_interval, plural
 
 FRACTIONS = {1 / 8: "1/8", 1 / 4: "1/4", 1 / 2: "1/2"}
 MEASURES = {
@@ -25,9 +25,15 @@ MEASURES = {
     "disagreement": "disagreement of the folds",
 }
 """How pages call what `review.MEASURES` holds."""
-GROUP_HEADERS = ("detected", "rate", "95 % CI", "by patient", "strict", "cases with a detection")
-TESTED = {"detection_rate": "detection rate", "detection_rate_strict": "strict detection rate", "case_rate": "cases"}
-TESTED |= {"false_positives_per_case": "false positives per case", "case_dice": "Dice per case"}
+GROUP_RATES = {
+    "detection_rate": "detection rate",
+    "detection_rate_strict": "strict detection rate",
+    "case_rate": "cases with a detection",
+    "precision": "precision",
+}
+GROUP_OUTCOMES = GROUP_RATES | {"false_positives_per_case": "false positives per case", "case_dice": "Dice per case"}
+"""How pages call what `group_rates.OUTCOMES` holds."""
+AS_THEY_ARE = "masks as they are"
 
 
 def rate_name(false_positives: float) -> str:
@@ -55,13 +61,13 @@ def froc_table(curves: Curves) -> Table:
     return Table(header, rows, "Tumours detected with so many false positives per case, at most")
 
 
-def point_table(point: NestedPoint) -> Table:
-    """Return what is found at an operating point, nested over the folds, beside the masks as they are."""
-    named = {"masks as they are": point.mask, f"at the operating point ({point.wish}), nested": point.nested}
+def point_table(point: NestedPoint, masks: str = AS_THEY_ARE) -> Table:
+    """Return what is found at an operating point, nested over the folds, beside the masks, and what these are."""
+    named = {masks: point.mask, f"at the operating point ({point.wish}), nested": point.nested}
     return Table(
         ("", "detected", "95 % CI", "by patient", "precision", "F1", *FALSE_HEADERS),
         [(name, *_point_cells(rates)) for name, rates in named.items() if rates],
-        "Rates of the masks as they are, and at operating points",
+        "Rates of the masks, and at operating points",
     )
 
 
@@ -170,7 +176,7 @@ def first_table(cases: Sequence[CaseDetection]) -> Table:
 
 def review_table(review: Iterable[MeasureReview]) -> Table:
     """Return how well each measure that is known tells where the network failed."""
-    found = [f"failures among the least sure {100 * share:.0f} %" for share in FLAGGED_SHARES]
+    found = [f"share of failures among the least sure {100 * share:.0f} %" for share in FLAGGED_SHARES]
     return Table(
         ("sure by", "cases", f"Dice up to {LOW_DICE}", "with a miss", *REVIEW_HEADERS, *found),
         [
@@ -180,7 +186,7 @@ def review_table(review: Iterable[MeasureReview]) -> Table:
                 str(one.n_low_dice),
                 str(one.n_missed),
                 *_review_cells(one),
-                *(f"{percent(f.failures_found.value)} ({f.n_flagged} cases)" for f in one.flagged),
+                *(f"{estimate_words(f.failures_found)}, {plural(f.n_flagged, 'case')}" for f in one.flagged),
             )
             for one in review
             if not one.reason
@@ -215,25 +221,28 @@ def _limit_cells(limits: Limits) -> tuple[str, ...]:
 
 def group_table(column: ColumnRates) -> Table:
     """Return the rates of each group of a column."""
+    first, *others = GROUP_OUTCOMES.values()
     return Table(
-        (column.column, "cases", *GROUP_HEADERS, "false positives per case", "Dice per case"),
+        (column.column, "cases", first, "by patient", *others),
         [
             (
                 group.group,
                 f"{group.n_cases} of {group.n_patients}" if group.n_patients != group.n_cases else str(group.n_cases),
-                counts(group.detection_rate, "no tumour"),
-                percent(group.detection_rate.rate),
-                percent_interval(group.detection_rate.wilson_95),
+                _rate_words(group.detection_rate),
                 percent_interval(group.detection_rate.patient_bootstrap_95),
-                counts(group.detection_rate_strict, "-"),
-                counts(group.case_rate, "-"),
+                *(_rate_words(getattr(group, outcome)) for outcome in list(GROUP_RATES)[1:]),
                 estimate_words(group.false_positives_per_case),
                 estimate_words(group.case_dice),
             )
             for group in column.groups
         ],
-        f"By {column.column}",
+        f"By {column.column}, with 95 % intervals: Wilson's of rates, the others by patient",
     )
+
+
+def _rate_words(rate: Rate) -> str:
+    """Return a rate with Wilson's interval: '13/14 (68.5-98.7 %)'."""
+    return f"{counts(rate, '-')} ({percent_interval(rate.wilson_95)})" if rate.total else "-"
 
 
 def group_tests(columns: Sequence[ColumnRates]) -> Table:
@@ -243,7 +252,9 @@ def group_tests(columns: Sequence[ColumnRates]) -> Table:
         p_values = [test.reason or f"{p_words(test.p)} ({p_words(test.p_holm)})" for test in column.tests]
         rows.append((column.column, *p_values))
     return Table(
-        ("p (adjusted for the columns)", *(TESTED[outcome] for outcome in OUTCOMES)), rows, "Whether the groups differ"
+        ("p (adjusted for the columns)", *(GROUP_OUTCOMES[outcome] for outcome in OUTCOMES)),
+        rows,
+        "Whether the groups differ",
     )
 
 
@@ -276,17 +287,22 @@ def model_point_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:
 
 
 def model_calibration_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:
-    """Return the errors of probabilities of each model whose voxels were counted."""
+    """Return the errors of probabilities of each model whose voxels were counted, and of which folds, if not of all."""
     return Table(
         ("model", "voxels", "calibration error (ECE)", "Brier score", "log loss", "temperature"),
         [
-            (name, region, *_calibration_cells(one), number(analysis.calibration.temperature))
+            (name + _uncounted(analysis), region, *_calibration_cells(one), number(analysis.calibration.temperature))
             for name, analysis in models
             if analysis.calibration
             for region, one in _regions(analysis.calibration)
         ],
         numeric_from=2,
     )
+
+
+def _uncounted(analysis: CohortAnalysis) -> str:
+    folds = analysis.folds_without_counts
+    return f" (without {numbered('fold', folds)})" if folds else ""
 
 
 def model_volume_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rectal_nnformer import __version__
 from rectal_nnformer.evaluation.findings import Finding
+from rectal_nnformer.evaluation.operating_point import NO_POINT
 from rectal_nnformer.imaging.masks import MIN_VOXELS
 from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.reporting.gallery import Clip
@@ -124,7 +125,7 @@ class PredictingModel:
             "folds": ", ".join(self.folds),
             "checkpoint": self.checkpoint,
             "model_digest": self.digest,
-            "operating_point": self.operating_point or "none: lesions are those of the network's mask",
+            "operating_point": self.operating_point or f"{NO_POINT}: lesions are those of the network's mask",
             "version": __version__,
         }
 
