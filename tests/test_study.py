@@ -211,7 +211,12 @@ def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
         ("ACT", "2", "2"),
         ("stock", "1", "2"),
     ]
-    assert "Difference in Dice to stock, external" in (study.folder / "study.html").read_text(encoding="utf-8")
+    page = (study.folder / "study.html").read_text(encoding="utf-8")
+    assert "Difference in Dice to stock, external" in page
+    # Nothing tells how sure these runs are of lesions, so that there is no curve, and the page says why.
+    assert "FROC of" not in page
+    assert "No curve of stock: 4 cases without known confidence of lesions: found, invented" in page
+    assert "-tr nnUNetTrainer -p nnUNetRectalSMITPlans --val --npz" in page
     write_checkpoint(
         base / f"nnUNet_results/{DATASET}/nnUNetTrainer__{PLANS}__3d_fullres/fold_0/checkpoint_final.pth", "x"
     )
@@ -220,8 +225,8 @@ def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
 
 def test_the_page_and_its_table(base, capsys):
     worse = {case: (reference, predicted if case != "found" else []) for case, (reference, predicted) in CASES.items()}
-    trained(base, "nnUNetTrainerSMIT_ACT")
-    trained(base, "nnUNetTrainer", cases=worse, scored=True)
+    trained(base, "nnUNetTrainerSMIT_ACT", sure=True)
+    trained(base, "nnUNetTrainer", cases=worse, sure=True)
     folder = study_in(base / "study")
     cli.main(["study", "report", str(folder)])
     assert f"The page of the study is {folder / 'study.html'}" in capsys.readouterr().out
@@ -234,6 +239,10 @@ def test_the_page_and_its_table(base, capsys):
     assert '<th scope="row">found</th><td class="number">1</td>' in page  # the case of the tumour on which they differ
     for words in ("Wilcoxon", "Holm", "ADI per stage", "parameters (millions)", "nnUNetTrainerSMIT_ACT on"):
         assert words in page
+    # FROC side by side, with the rates in a table and in words.
+    assert 'aria-describedby="froc-0-description"' in page and "froc-1" not in page
+    assert "FROC of ACT and stock" in page and "ACT: 0.0 % at 1/8, 100.0 % at 1/4" in page
+    assert '<th scope="row">ACT</th><td class="number">0.' in page and "No curve of" not in page
     assert (folder / "compare.md").is_file()
 
 

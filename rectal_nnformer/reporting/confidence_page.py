@@ -1,6 +1,6 @@
 """What the template of the report shows of confidence and volumes: curves, reliability, cases to look at first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -51,7 +51,7 @@ def confidence_context(results: Results, analysis: CohortAnalysis) -> dict[str, 
         },
         "masks": masks,
         "predicted_at": results.model.get("operating_point") if isinstance(results, FolderResults) else None,
-        "how_to_know": _how_to_know(results),
+        "how_to_know": how_to_know(results),
     }
 
 
@@ -61,7 +61,7 @@ def _what_masks_are(results: Results) -> str:
     return AT_POINT if predicted_at and not predicted_at.startswith(NO_POINT) else AS_THEY_ARE
 
 
-def _how_to_know(results: Results) -> str:
+def how_to_know(results: Results) -> str:
     """Return how to get what earlier versions and nnU-Net's own trainers do not keep."""
     if not isinstance(results, ModelResults):
         return (
@@ -81,18 +81,12 @@ def _how_to_know(results: Results) -> str:
 
 
 def _froc_chart(curves: Curves, point: NestedPoint, masks: str) -> Markup | None:
-    if curves.merged is None or curves.mask is None or not curves.n_reference:
+    if not has_froc(curves):
         return None
-    band = [
-        (one.false_positives_per_case, *one.sensitivity.patient_bootstrap_95)
-        for one in curves.merged.band
-        if one.sensitivity.patient_bootstrap_95
-    ]
-    points = [(one.false_positives_per_case, one.sensitivity or 0.0) for one in curves.points]
     strict = [(one.false_positives_per_case_strict, one.sensitivity_strict or 0.0) for one in curves.points]
-    mask = (curves.mask.false_positives_per_case, curves.mask.sensitivity or 0.0)
+    mask = _mask_point(curves)
     drawn = [
-        Curve("detected, band: 95 % by patient", points, 0, band=band),
+        _froc_curve("detected, band: 95 % by patient", curves, 0, with_band=True),
         Curve("strict", strict, 1),
         Curve(masks, [mask], 4, "marks"),
     ]
@@ -101,15 +95,60 @@ def _froc_chart(curves: Curves, point: NestedPoint, masks: str) -> Markup | None
         nested = (point.nested.false_positives_per_case.value or 0.0, point.nested.sensitivity.rate)
         drawn.append(Curve("the operating point, nested", [nested], 3, "marks"))
         described.append(f"operating point: {percent(nested[1])} with {number(nested[0])}")
-    at_rates = [
-        f"{percent(one.sensitivity.value)} at {rate_name(one.false_positives_per_case)}"
-        for one in curves.merged.sensitivities
+    described.append(f"the curve: {_at_rates(curves)}")
+    return _froc_plane("froc", "Tumours detected against false positives per case (FROC)", described, drawn)
+
+
+def has_froc(curves: Curves) -> bool:
+    """Whether there is a curve to draw: confidence is known, and there is a tumour to be found."""
+    return curves.merged is not None and bool(curves.n_reference)
+
+
+def froc_beside(ident: str, named: Mapping[str, Curves]) -> Markup:
+    """Return one or two curves in a chart, with the band of the first; marks are the masks as they are.
+
+    Args:
+        ident: Unique on the page.
+        named: Curves for which `has_froc` is true.
+    """
+    drawn, described = [], []
+    for style, (name, curves) in enumerate(named.items()):
+        band = ", band: 95 % by patient" if style == 0 else ""
+        drawn += [
+            _froc_curve(f"{name}{band}", curves, style, with_band=style == 0),
+            Curve("", [_mask_point(curves)], style, "marks"),
+        ]
+        described.append(f"{name}: {_at_rates(curves)}")
+    return _froc_plane(ident, f"FROC of {' and '.join(named)}", described, drawn)
+
+
+def _froc_curve(name: str, curves: Curves, style: int, with_band: bool) -> Curve:
+    points = [(one.false_positives_per_case, one.sensitivity or 0.0) for one in curves.points]
+    band = [
+        (one.false_positives_per_case, *one.sensitivity.patient_bootstrap_95)
+        for one in (curves.merged.band if curves.merged and with_band else ())
+        if one.sensitivity.patient_bootstrap_95
     ]
-    described.append(f"the curve: {', '.join(at_rates)}")
+    return Curve(name, points, style, band=band)
+
+
+def _mask_point(curves: Curves) -> tuple[float, float]:
+    assert curves.mask is not None
+    return curves.mask.false_positives_per_case, curves.mask.sensitivity or 0.0
+
+
+def _at_rates(curves: Curves) -> str:
+    return ", ".join(
+        f"{percent(one.sensitivity.value)} at {rate_name(one.false_positives_per_case)}"
+        for one in (curves.merged.sensitivities if curves.merged else ())
+    )
+
+
+def _froc_plane(ident: str, title: str, described: Sequence[str], drawn: Sequence[Curve]) -> Markup:
     ticks = {rate: rate_name(rate) for rate in FALSE_POSITIVE_RATES}
     return plane_chart(
-        "froc",
-        "Tumours detected against false positives per case (FROC)",
+        ident,
+        title,
         "; ".join(described) + ".",
         Axis("false positives per case", BAND_RATES[0], BAND_RATES[-1], ticks, logarithmic=True),
         Axis("tumours detected", 0, 1, QUARTERS),

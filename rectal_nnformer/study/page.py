@@ -15,6 +15,7 @@ from rectal_nnformer.evaluation.statistics import Difference
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.reporting.charts import difference_chart
 from rectal_nnformer.reporting.comparison import Comparison, compare_models
+from rectal_nnformer.reporting.confidence_page import froc_beside, has_froc, how_to_know
 from rectal_nnformer.reporting.methods import software_versions, training_settings
 from rectal_nnformer.reporting.pages import html_page
 from rectal_nnformer.reporting.results import ModelResults, read_results
@@ -28,6 +29,7 @@ from rectal_nnformer.utils.files import csv_text, write_text
 from rectal_nnformer.utils.text import number, percent, percent_interval, plural
 
 PAGE_FILE, TABLE_FILE = "study.html", "study.csv"
+NO_TUMOUR = "no case has a tumour to be found."
 TOLD_SETTINGS = ("epochs", "iterations per epoch", "batch size", "learning rate")
 
 
@@ -149,6 +151,7 @@ def _page(found: Findings, date: str) -> str:
         num_in_other_folds=found.comparison.num_cases_in_other_folds,
         results=_result_table(found.shared, found.against, base),
         charts=_forest(found.against, base, "cross-validation"),
+        **_froc(found),
         external=_result_table(found.external, found.external_against, base) if found.external else None,
         external_charts=_forest(found.external_against, base, "external") if found.external_against else {},
         analyses=_analysis_table(found),
@@ -170,6 +173,27 @@ def _forest(against: Mapping[str, AgainstBaseline], baseline: str, cohort: str) 
         notes = {name: f"p {number(p[name], 3)}" for name in rows}
         charts[title] = difference_chart(f"{cohort}-{ident}", title, "; ".join(words), rows, notes)
     return charts
+
+
+def _froc(found: Findings) -> dict[str, Any]:
+    """Return what the template asks for of FROC: each recipe's curve beside the baseline's, or why it has none."""
+    base = found.study.baseline
+    named = zip(found.recipes, found.comparison.models, strict=True)
+    analyses = {recipe.name: model.analysis for recipe, model in named}
+    curves = {name: analysis.curves for name, analysis in analyses.items() if has_froc(analysis.curves)}
+    without = {
+        name: f"{analysis.curves.reason}. {how_to_know(found.models[name])}" if analysis.curves.reason else NO_TUMOUR
+        for name, analysis in analyses.items()
+        if name not in curves
+    }
+    others = [name for name in curves if name != base] or list(curves)
+    charts = {
+        f"{name} and {base}" if base in curves and name != base else name: froc_beside(
+            f"froc-{number}", {one: curves[one] for one in (name, base) if one in curves}
+        )
+        for number, name in enumerate(others)
+    }
+    return {"froc_known": [(n, analyses[n]) for n in curves], "froc_charts": charts, "without_froc": without}
 
 
 def _difference_words(difference: Difference) -> str:
