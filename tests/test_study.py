@@ -7,6 +7,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import textwrap
@@ -20,10 +21,14 @@ from report_runs import CASES, DATASET, DATASET_JSON, NEAR, mask_of, plans, writ
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection
+from rectal_nnformer.evaluation.operating_point import read_point
+from rectal_nnformer.nnunet.layout import ModelFolder
+from rectal_nnformer.reporting.findings import PredictingModel
+from rectal_nnformer.reporting.writing import write_findings
 from rectal_nnformer.study import jobs, steps
 from rectal_nnformer.study.jobs import run_here
 from rectal_nnformer.study.progress import fold_progress, status_lines
-from rectal_nnformer.study.record import read_study
+from rectal_nnformer.study.record import check_study, read_study
 from rectal_nnformer.study.steps import missing_steps, steps_of
 from rectal_nnformer.study.table import against_baseline
 from rectal_nnformer.training import run_folds
@@ -188,39 +193,111 @@ def test_a_failure_holds_up_what_needs_it_alone(base, jobs_here, monkeypatch):
     assert told[-1] == "3 of 4 folds finished; of 1 fold no epoch tells how long they take"
 
 
+def predict_two(command, *arguments):
+    """Stand in for `predict` with two scans of another cohort, of which all but the baseline find both."""
+    output = arguments[arguments.index("-o") + 1]
+    assert command == "rectal_nnformer" and "--continue_prediction" in arguments
+    model = ModelFolder.named(*(arguments[arguments.index(option) + 1] for option in ("-d", "-tr", "-p", "-c")))
+    point = read_point(model.path)
+    predicting = PredictingModel(model, ["0", "1"], "checkpoint_final.pth", "", str(point) if point else "")
+    write_findings([], predicting, output)
+    for case in ("far_1", "far_2"):
+        found = [NEAR] if case == "far_1" or "ACT" in str(output) else []
+        write_volume(output / f"{case}.nii.gz", mask_of(found).astype("uint8"))
+
+
 def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
+    """And an edited study does again what depends on what was changed, and nothing else; status says so before."""
     for trainer in ("nnUNetTrainerSMIT_ACT", "nnUNetTrainer"):
-        trained(base, trainer)
+        trained(base, trainer, sure=trainer.endswith("ACT"))
     for case in ("far_1", "far_2"):
         write_volume(base / f"other/masks/{case}.nii.gz", mask_of([NEAR]).astype("uint8"))
-    places = f'[external]\nimages = "{base}/other/images"\nmasks = "{base}/other/masks"\n'
-    study = read_study(study_in(base / "study", STUDY.replace("[[recipe]]", f"{places}[[recipe]]", 1)))
+        write_volume(base / f"other/images/{case}_0000.nii.gz", mask_of([NEAR]).astype("uint8"))
+    shutil.copytree(base / "other/images", base / "new/images")
+    monkeypatch.setenv("HOME", str(base))
+    monkeypatch.setattr(steps, "_run", predict_two)
+    folder = base / "study"
 
-    def predict(command, *arguments):
-        output = arguments[arguments.index("-o") + 1]
-        assert command == "rectal_nnformer" and "--continue_prediction" in arguments
-        for case in ("far_1", "far_2"):
-            found = [NEAR] if case == "far_1" or "ACT" in str(output) else []
-            write_volume(output / f"{case}.nii.gz", mask_of(found).astype("uint8"))
+    def run(images="~/other/images", **changed):
+        places = f'[external]\nimages = "{images}"\nmasks = "~/other/masks"\n'
+        study = read_study(study_in(folder, STUDY.replace("[[recipe]]", f"{places}[[recipe]]", 1), **changed))
+        check_study(study)
+        told = "\n".join(status_lines(steps_of(study)))
+        before = len(jobs_here)
+        run_here(study, steps_of(study))
+        assert missing_steps(steps_of(study)) == []
+        return jobs_here[before:], told
 
-    monkeypatch.setattr(steps, "_run", predict)
-    run_here(study, steps_of(study))
-    assert jobs_here == ["summarize ACT", "external ACT", "summarize stock", "external stock", "page"]
-    rows = list(csv.DictReader((study.folder / "study.csv").open()))
+    everything = ["summarize ACT", "external ACT", "summarize stock", "external stock", "page"]
+    assert run()[0] == everything
+    rows = list(csv.DictReader((folder / "study.csv").open()))
     assert [(row["recipe"], row["external_detected"], row["external_tumours"]) for row in rows] == [
         ("ACT", "2", "2"),
         ("stock", "1", "2"),
     ]
-    page = (study.folder / "study.html").read_text(encoding="utf-8")
+    page = (folder / "study.html").read_text(encoding="utf-8")
     assert "Difference in Dice to stock, external" in page
-    # Nothing tells how sure these runs are of lesions, so that there is no curve, and the page says why.
-    assert "FROC of" not in page
+    # Nothing tells how sure one of them is of lesions, so that it has no curve, and the page says why.
+    assert "FROC of ACT<" in page and "No curve of ACT" not in page
     assert "No curve of stock: 4 cases without known confidence of lesions: found, invented" in page
     assert "-tr nnUNetTrainer -p nnUNetRectalSMITPlans --val --npz" in page
+
+    done, told = run(operating_point="f1")
+    assert sorted(done) == sorted(everything)
+    assert f"{'summarize ACT':40s} to do: its operating point is for none, and not for f1" in told
+    assert f"{'external ACT':40s} to do again, after what it tells of" in told
+    assert run(operating_point="f1")[0] == ["page"]  # the file of the study was written again
+    done, told = run("~/new/images", operating_point="f1")
+    assert done == ["external ACT", "external stock", "page"]
+    assert f"{'external stock':40s} to do: other images were predicted" in told
+    (base / "new/images/far_3_0000.nii.gz").touch()
+    study = read_study(folder)
+    assert names(missing_steps(steps_of(study))) == ["external ACT", "external stock", "page"]
     write_checkpoint(
         base / f"nnUNet_results/{DATASET}/nnUNetTrainer__{PLANS}__3d_fullres/fold_0/checkpoint_final.pth", "x"
     )
     assert "external stock" in names(missing_steps(steps_of(study)))  # it was trained again
+
+
+@pytest.fixture
+def planned_anew(base, monkeypatch):
+    """Let plans be made at once, and return the spacing of each."""
+    made = []
+
+    def plan(number, backbone, plans_name, overwrite_target_spacing):
+        made.append(overwrite_target_spacing)
+        new = plans()
+        new["configurations"]["3d_fullres"]["spacing"] = list(overwrite_target_spacing)
+        (base / f"nnUNet_preprocessed/{DATASET}/{PLANS}.json").write_text(json.dumps(new))
+
+    monkeypatch.setattr("rectal_nnformer.planning.api.plan_dataset", plan)
+    return made
+
+
+def test_another_spacing_is_planned_and_trained_again(base, planned_anew):
+    """What the study trained is set aside before; what was trained by hand is not."""
+    act = trained(base, "nnUNetTrainerSMIT_ACT")
+    study = read_study(study_in(base / "study", spacing=[1.0, 1.0, 1.0]))
+    plan, *_ = everything = names(steps_of(study))
+    assert "train ACT 0" not in names(missing_steps(steps_of(study)))
+    study = read_study(study_in(base / "study", spacing=[3.0, 1.0, 1.0]))
+    assert names(missing_steps(steps_of(study))) == everything
+    told = list(status_lines(steps_of(study)))
+    assert f"{plan:40s} to do: planned for a spacing of 1 x 1 x 1 mm, and not 3 x 1 x 1 mm" in told
+    again = "finished, to do again: trained on a spacing of 1 x 1 x 1 mm, and not 3 x 1 x 1 mm"
+    assert f"{'train ACT 0':40s} {again}" in told and told[-1].startswith("0 of 4 folds finished")
+    step = steps_of(study)[0]
+    with pytest.raises(RectalError, match=r"fold_0 was trained on a spacing of .*, and not by this study"):
+        step.run()
+    assert not planned_anew and act.is_dir()
+    for name in ("train-ACT-0", "train-ACT-1"):
+        (study.folder / "jobs").mkdir(exist_ok=True)
+        (study.folder / f"jobs/{name}.json").write_text("{}")
+    step.run()
+    assert planned_anew == [(3.0, 1.0, 1.0)] and step.is_done()
+    (aside,) = act.parent.glob(f"set_aside/*/{act.name}")
+    assert (aside / "fold_1/checkpoint_final.pth").is_file() and not act.exists()
+    assert "train ACT 0" in names(missing_steps(steps_of(study)))
 
 
 def test_the_page_and_its_table(base, capsys):
@@ -292,8 +369,17 @@ def test_a_new_study_explains_itself_and_takes_what_is_trained(base, capsys):
     [
         ('baseline = "stock"', 'baseline = "stok"', "Did you mean stock?"),
         ('baseline = "stock"', "baseline = stock", "cannot be read as TOML"),
-        ("side_by_side = 2", "side_by_sid = 2", "side_by_sid: Extra inputs are not permitted"),
-        ("folds = [0, 1]", 'epochs = "many"', "epochs"),
+        ("side_by_side = 2", "side_by_sid = 2", "there is no key side_by_sid. Did you mean side_by_side?"),
+        ("folds = [0, 1]", 'epochs = "many"', 'epochs is "many", but must be a whole number above 0, or "own".'),
+        ("folds = [0, 1]", "folds = [-1]", "folds is [-1], but must be numbers of folds"),
+        ("folds = [0, 1]", "folds = [1, 1]", "folds names 1 more than once"),
+        ("folds = [0, 1]", 'operating_point = "fp=2"', "operating_point: 'fp=2' is no wish"),
+        ('dataset = "Dataset501_Rectal"', "", "dataset is missing; it must be the name of a dataset, DatasetXXX_Name."),
+        ('device = "cpu"', 'device = "gpu"', 'device is "gpu", but must be "cuda", "cpu" or "mps".'),
+        ('device = "cpu"', "slurm = { nodes = [1] }", "slurm.nodes is [1], but must be a text, a number, true or"),
+        ('device = "cpu"', 'external = { images = "x" }', "external.masks is missing; it must be the folder of"),
+        ('backbone = "smit"', 'backbon = "smit"', "there is no key backbon in the recipe ACT. Did you mean backbone?"),
+        ('backbone = "smit"', "epochs = 0", "recipe ACT, epochs is 0, but must be a whole number above 0"),
         ('backbone = "smit"', 'backbone = "smitt"', "Did you mean smit?"),
         ('backbone = "smit"', 'backbone = "smit"\nplanner = "ExperimentPlanner"', "has a backbone and a planner"),
         ('name = "ACT"', 'name = "stock"', "2 recipes have the name stock"),
@@ -306,6 +392,54 @@ def test_a_study_that_cannot_be_is_refused(base, old, new, message):
     with pytest.raises(RectalError, match=r"study\.toml cannot be") as refused:
         read_study(study_in(base / "study", STUDY.replace(old, new, 1)))
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            DATASET,
+            "Dataset501_Rectum",
+            "dataset is Dataset501_Rectum, .*Did you mean Dataset501_Rectal",
+        ),
+        ("folds = [0, 1]", "folds = [1, 4, 7]", "folds names 4, 7, but Dataset501_Rectal has the folds 0 to 1"),
+        ("nnUNetTrainerSMIT_ACT", "nnUNetTrainerSMIT_AC", r"Check trainer of the recipe ACT in .*/study\.toml against"),
+        (
+            'backbone = "smit"',
+            'configuration = "3d_lowres"',
+            "configuration is 3d_lowres, but nnUNetRectalS",
+        ),
+        ('backbone = "smit"', 'planner = "Experimentplanner"', "which nnU-Net does not have. Did you mean Exp"),
+        (f'plans = "{PLANS}"\nepochs', 'plans = "Own"\nepochs', "recipe stock, plans is Own, but .*/Own.json does not"),
+        (
+            "[[recipe]]",
+            '[external]\nimages = "~/a"\nmasks = "~/b"\n[[recipe]]',
+            "external.images is .*/home/a, ",
+        ),
+        (
+            "[[recipe]]",
+            '[external]\nimages = "~/c"\nmasks = "~/b"\n[[recipe]]',
+            ".*, which is empty",
+        ),
+    ],
+)
+def test_what_is_not_there_is_refused_before_anything_runs(base, monkeypatch, capsys, old, new, message):
+    monkeypatch.setenv("HOME", str(base / "home"))
+    (base / "home/c").mkdir(parents=True)
+    folder = study_in(base / "study", STUDY.replace(old, new, 1))
+    with pytest.raises(SystemExit):
+        cli.main(["study", "run", str(folder)])
+    assert re.search(message, capsys.readouterr().err)
+    assert not (folder / "jobs").exists()
+
+
+def test_a_study_without_a_gpu_is_told_what_to_write(base, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    folder = study_in(base / "study", STUDY.replace('device = "cpu"', 'device = "cuda"'))
+    with pytest.raises(SystemExit):
+        cli.main(["study", "run", str(folder)])
+    told = capsys.readouterr().err
+    assert f'or write device = "cpu" into {folder}/study.toml' in told and "-device" not in told
 
 
 SLURM = """
@@ -323,6 +457,7 @@ def test_scripts_for_slurm_are_shown_without_it(base, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(base))
     (base / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json").unlink()
     text = STUDY.replace('device = "cpu"', 'device = "cuda"').replace("[[recipe]]", f"{SLURM}[[recipe]]", 1)
+    text = text.replace('epochs = "own"', 'backbone = "smit"')
     cli.main(["study", "run", str(study_in(base / "study", text)), "--dry-run"])
     told = capsys.readouterr().out
     plan, act, summary, *_ = told.split("#!/bin/bash")[1:]
@@ -340,6 +475,54 @@ def test_scripts_for_slurm_are_shown_without_it(base, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         cli.main(["study", "run", str(base / "study")])
     assert "There is no SLURM here" in capsys.readouterr().err
+
+
+@pytest.fixture
+def queue(base, monkeypatch):
+    """Stand in for SLURM's commands: squeue lists the jobs that sbatch took; both can be told to fail."""
+    for name, answer in (("squeue", 'seq 1 "$(cat jobs)"'), ("sbatch", "echo Submitted batch job $(cat jobs)")):
+        count_up = "echo $(($(cat jobs) + 1)) > jobs; " if name == "sbatch" else ""
+        script = base / name
+        script.write_text(
+            f"#!/bin/sh\ncd {base}\n[ -s {name}.fails ] && cat {name}.fails >&2 && exit 1\n{count_up}{answer}\n"
+        )
+        script.chmod(0o755)
+    (base / "jobs").write_text("0")
+    shutil.copy(base / "squeue", base / "srun")
+    monkeypatch.setenv("PATH", f"{base}:{os.environ['PATH']}")
+    return lambda name: base / f"{name}.fails"
+
+
+def test_jobs_in_the_queue_are_matched_by_model_and_step(base, queue, capsys):
+    def submitted(**changed):
+        text = STUDY.replace("[[recipe]]", '[slurm]\narray = "0"\n[[recipe]]', 1).replace(
+            "folds = [0, 1]", "folds = [0]"
+        )
+        cli.main(["study", "run", str(study_in(base / "study", text, engine="slurm", **changed))])
+        return [line.split(": job ")[0] for line in capsys.readouterr().out.splitlines() if ": job " in line]
+
+    assert submitted() == ["train ACT", "summarize ACT", "train stock", "summarize stock", "page"]
+    assert submitted() == []
+    # The same steps, of another model: stock keeps the length of its own.
+    assert submitted(epochs=3) == ["train ACT", "summarize ACT"]
+    assert submitted(epochs=3) == []
+
+
+def test_what_slurm_refuses_is_one_sentence_with_its_remedy(base, queue, capsys):
+    def refused():
+        with pytest.raises(SystemExit):
+            cli.main(["study", "run", str(study_in(base / "study", engine="slurm"))])
+        return capsys.readouterr().err
+
+    queue("sbatch").write_text(
+        "sbatch: error: invalid partition: x\nsbatch: error: Batch job submission failed: No such\n"
+    )
+    told = "SLURM did not take train ACT: invalid partition: x; Batch job submission failed: No such"
+    assert refused() == f"rectal_nnformer study: {told}. Fix [slurm] of the study, or --slurm, and run it again.\n"
+    queue("squeue").write_text("slurm_load_jobs error: Unable to contact slurm controller\n")
+    told = "SLURM does not tell its queue: slurm_load_jobs error: Unable to contact slurm controller"
+    remedy = "Nothing was submitted. See whether 'squeue' works here, and run it again."
+    assert refused() == f"rectal_nnformer study: {told}. {remedy}\n"
 
 
 CROSSVAL = ["crossval", "-d", "501", "-tr", "nnUNetTrainerSMIT_ACT_Scratch", "-p", PLANS]
@@ -412,6 +595,13 @@ LOG = """
 """
 
 
+VALIDATION = """
+2026-01-01 10:00:00.5: predicting found
+2026-01-01 10:05:00.0: predicting silent
+2026-01-01 10:10:00.5: Validation complete
+"""
+
+
 def test_status_of_a_cross_validation_tells_epochs_and_time_left(base, capsys):
     fold = trained(base, "nnUNetTrainerSMIT_ACT_Scratch") / "fold_1"
     (fold / "checkpoint_final.pth").unlink()
@@ -421,7 +611,17 @@ def test_status_of_a_cross_validation_tells_epochs_and_time_left(base, capsys):
     first, second, summary, told = capsys.readouterr().out.splitlines()
     assert first.endswith("finished") and second.endswith("epoch 2 of 500, about 9.7 h left")
     assert summary.endswith("to do")
-    assert told == "1 of 2 folds finished; trainings take about 9.7 h more, one after the other"
+    left = "1 of 2 folds finished; trainings take about 9.7 h more, one after the other"
+    assert told == f"{left}, and their validation"
+    # The other fold tells how long the validation takes, ten minutes; this one was stopped and saved itself.
+    (fold.with_name("fold_0") / "training_log_2026.txt").write_text(VALIDATION)
+    with (fold / "training_log_2026.txt").open("a") as log:
+        log.write("2026-01-01 10:02:30.0: Stopped by SIGTERM in epoch 2; saved. --c goes on with this epoch.\n")
+    cli.main([*CROSSVAL, "--status", "--npz"])
+    first, second, summary, told = capsys.readouterr().out.splitlines()
+    assert first.endswith("finished, about 10 min left, to do again: no probabilities were saved (npz)")
+    assert second.endswith("epoch 2 of 500, stopped by SIGTERM and saved, about 9.8 h left")
+    assert told.startswith("0 of 2 folds finished; trainings take about 10.0 h more")
 
 
 def test_epochs_that_were_repeated_cost_time_and_do_not_count(base):
@@ -431,4 +631,4 @@ def test_epochs_that_were_repeated_cost_time_and_do_not_count(base):
     (fold.path / "training_log_1.txt").write_text(LOG)
     (fold.path / "training_log_2.txt").write_text(textwrap.dedent(LOG).replace("Epoch 2\n", "Epoch 2\n"))
     progress = fold_progress(fold)
-    assert (progress.epoch, progress.seconds, progress.seconds_left) == (2, 280.0, None)
+    assert (progress.epoch, progress.seconds, progress.epochs_left_seconds) == (2, 280.0, None)

@@ -38,10 +38,10 @@ def _init(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from rectal_nnformer.study.record import check_trainers, read_study
+    from rectal_nnformer.study.record import check_study, read_study
 
     read = read_study(arguments.folder)
-    check_trainers(read)
+    check_study(read)
     from rectal_nnformer.study.jobs import run_here, submit
     from rectal_nnformer.study.page import PAGE_FILE
     from rectal_nnformer.study.steps import steps_of
@@ -51,7 +51,7 @@ def _run(arguments: argparse.Namespace) -> None:
         submit(read, steps, arguments.dry_run)
         return
     if any(step.needs_gpu and not step.is_done() for step in steps):
-        preflight.check_device(read.device)
+        preflight.check_device(read.device, f'write device = "cpu" into {read.file}')
     run_here(read, steps)
     print(f"The page of the study is {read.folder / PAGE_FILE}")
 

@@ -83,6 +83,9 @@ class Choice:
     n_detected: int
     n_false_positive: int
 
+    def __str__(self) -> str:
+        return f"{self.point}, chosen for {self.wish}"
+
 
 @dataclass(frozen=True)
 class PointRates:

@@ -119,13 +119,13 @@ def settle_training_folds(dataset: str, plans: str, configuration: str) -> list[
     return settle_folds(preprocessed, preprocessed_cases(preprocessed.data_folder(settings)))
 
 
-def check_trainer(name: str) -> None:
+def check_trainer(name: str, given_by: str = "-tr") -> None:
     """Refuse a trainer that nnU-Net will not find. Sources are searched, nothing is imported."""
     names = trainer_names()
     if base_trainer(name) not in names and "*" not in names:
         raise RectalError(
             f"There is no trainer called {name} in nnU-Net or in {environment_with_trainers()[TRAINERS_VARIABLE]}."
-            f"{nearest(name, names)} Check -tr against the table in documentation/reference/trainers.md."
+            f"{nearest(name, names)} Check {given_by} against the table in documentation/reference/trainers.md."
         )
 
 
@@ -292,7 +292,7 @@ def check_gpus(gpus: Sequence[str | None], device: str) -> None:
         raise RectalError(f"--gpus goes with -device cuda, not with -device {device}.")
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, remedy: str = "give -device cpu") -> None:
     """Refuse a device that does not exist, or a GPU that is not there. Imports PyTorch, so check all else first."""
     if device not in DEVICES:
         raise RectalError(
@@ -303,6 +303,6 @@ def check_device(device: str) -> None:
 
         if not torch.cuda.is_available():
             raise RectalError(
-                "PyTorch sees no GPU on this machine. Check the driver and CUDA_VISIBLE_DEVICES, or give -device cpu: "
+                f"PyTorch sees no GPU on this machine. Check the driver and CUDA_VISIBLE_DEVICES, or {remedy}: "
                 "there a prediction takes longer, and the training of full-size networks takes days."
             )

@@ -47,6 +47,11 @@ def trainer_names() -> set[str]:
     return names_in(stock_trainers_folder(), *map(Path, folders))
 
 
+def planner_names() -> set[str]:
+    """Return the names under which nnU-Net can find a planner, all that its modules of planners bind."""
+    return names_in(package_folder() / "experiment_planning/experiment_planners")
+
+
 def base_trainer(name: str) -> str:
     """Return the trainer whose class is in a module: a name that ends in a length may stand for that of another.
 

@@ -94,7 +94,7 @@ class PredictionJob:
             with (self.model.fold(fold).path / self.checkpoint).open("rb") as file:
                 while chunk := file.read(1 << 20):
                     digest.update(chunk)
-        words = f"{point.point}, chosen for {point.wish}" if point else ""
+        words = str(point) if point else ""
         return PredictingModel(self.model, self.folds, self.checkpoint, digest.hexdigest(), words)
 
 
@@ -189,7 +189,7 @@ def _choose_lesions(
     """Apply a model's operating point to masks; return why it could not be, for cases where that is so."""
     if point is not None:
         unmet = f" The wish was not met: {point.note}." if point.note else ""
-        print(f"Lesions are what the model's operating point takes: {point.point}, chosen for {point.wish}.{unmet}")
+        print(f"Lesions are what the model's operating point takes: {point}.{unmet}")
     known = {case: choose_lesions(masks[case], labels, point.point if point else None) for case in scans.cases}
     return {case: UNCHOSEN for case, chosen in known.items() if point is not None and not chosen}
 

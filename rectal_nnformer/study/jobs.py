@@ -14,9 +14,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from io import StringIO
 from itertools import groupby
 from pathlib import Path
 from types import FrameType
@@ -31,11 +32,13 @@ from rectal_nnformer.nnunet.commands import interruptible
 from rectal_nnformer.nnunet.layout import PreprocessedDataset
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.study.record import Study
-from rectal_nnformer.study.steps import RecipeStep, Step, missing_steps
+from rectal_nnformer.study.steps import JOBS_FOLDER, RecipeStep, Step, missing_steps, word
+from rectal_nnformer.training.run_folds import StoppedFoldsError
 from rectal_nnformer.utils.files import locked, read_json_if_whole, write_json
 from rectal_nnformer.utils.text import plural
 
-JOBS_FOLDER, SUBMITTED_FILE = "jobs", "slurm_jobs.json"
+SUBMITTED_FILE = "slurm_jobs.json"
+"""In the folder of jobs: by step, which job of SLURM does it, and for which model."""
 POLL_SECONDS = 0.5
 NO_LIMIT_MINUTES = 10**6
 GB_PER_CPU = 2
@@ -46,21 +49,6 @@ SECONDS_TO_SAVE = 120
 """Before a job's time limit: a step of the training, and writing the checkpoint."""
 MOST_LIMITS = 1000
 """Times that a job may reach its time limit."""
-
-
-def record_file(step: Step) -> Path:
-    """Return the file that tells when a step ran, where, and how it ended."""
-    return step.study.folder / JOBS_FOLDER / f"{_word(step.name)}.json"
-
-
-def lock_file(step: Step) -> Path:
-    """Return the sign of the lock of a running step."""
-    return record_file(step).with_suffix(".lock")
-
-
-def _word(name: str) -> str:
-    """Return the name of a step as that of a file or job."""
-    return re.sub(r"[^\w.+-]", "-", name)
 
 
 @contextmanager
@@ -100,14 +88,14 @@ class StepJob:
             RectalError: It failed.
         """
         step = self.step
-        with _own_signals(), locked(lock_file(step), f"{step.name}: another job does it. Waiting for it.", wait=True):
+        with _own_signals(), locked(step.lock_file, f"{step.name}: another job does it. Waiting for it.", wait=True):
             if step.is_done():
                 print(f"{step.name}: done before")
                 return
             with self._noted():
                 step.run()
-                if not step.is_done():
-                    raise RectalError(f"{step.name} ended without its files; see above why.")
+                if (left := step.to_do()) is not None:
+                    raise RectalError(f"{step.name} ended without its files{left and f', {left}'}; see above why.")
 
     def checkpoint(self) -> DelayedSubmission:
         """Return the same, for the queue: submitit calls this at the time limit and on preemption."""
@@ -115,10 +103,10 @@ class StepJob:
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
-        file, begin = record_file(self.step), time.monotonic()
-        before = read_json_if_whole(file) or {}
+        file, begin, before = self.step.record_file, time.monotonic(), self.step.record()
         record = {
             "step": self.step.name,
+            "model": self.step.model_name,
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "host": platform.node(),
             "job": os.environ.get("SLURM_JOB_ID", str(os.getpid())),
@@ -133,7 +121,8 @@ class StepJob:
             state = "done"
         except Exception as problem:
             is_told = isinstance(problem, RectalError | OSError)
-            state, error = "failed", str(problem) if is_told else f"{type(problem).__name__}: {problem}"
+            state = "stopped" if isinstance(problem, StoppedFoldsError) else "failed"
+            error = str(problem) if is_told else f"{type(problem).__name__}: {problem}"
             raise
         finally:
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
@@ -204,8 +193,7 @@ def _stop(running: Mapping[str, tuple[Step, LocalJob[None], int | None]]) -> Non
 
 
 def _why(step: Step, log: Path) -> str:
-    record = read_json_if_whole(record_file(step)) or {}
-    return f"{step.name} failed: {record.get('error') or 'it was ended from outside.'} Its log: {log}"
+    return f"{step.name} failed: {step.record().get('error') or 'it was ended from outside.'} Its log: {log}"
 
 
 def submit(study: Study, steps: Sequence[Step], dry_run: bool = False) -> None:
@@ -219,8 +207,8 @@ def submit(study: Study, steps: Sequence[Step], dry_run: bool = False) -> None:
     if not dry_run and not SlurmExecutor.affinity() > 0:
         raise RectalError("There is no SLURM here: srun is not found. Submit on a cluster, or see it with --dry-run.")
     file = study.folder / JOBS_FOLDER / SUBMITTED_FILE
-    jobs: dict[str, str] = {} if dry_run else _in_queue(read_json_if_whole(file) or {})
     missing = missing_steps(steps)
+    jobs = {} if dry_run else _in_queue(read_json_if_whole(file) or {}, steps)
     for group, members in groupby((step for step in missing if step.name not in jobs), lambda step: step.group):
         todo = list(members)
         before = sorted({jobs[name] for step in todo for name in step.needs if name in jobs})
@@ -231,7 +219,8 @@ def submit(study: Study, steps: Sequence[Step], dry_run: bool = False) -> None:
             print(f"# {', '.join(step.name for step in todo)}\n{executor.script(len(todo))}")
             continue
         jobs |= dict(zip((step.name for step in todo), _submit_group(executor, todo), strict=True))
-        write_json(file, jobs)
+        models = {step.name: step.model_name for step in steps}
+        write_json(file, {name: {"job": job, "model": models[name]} for name, job in jobs.items()})
         print(f"{group}: job {', '.join(jobs[step.name] for step in todo)}", flush=True)
     waiting = [step.name for step in missing]
     print(f"{plural(len(waiting), 'step')} to do" + ("; nothing was submitted" if dry_run else ", all in the queue"))
@@ -254,21 +243,38 @@ class _Executor(SlurmExecutor):
 def _submit_group(executor: SlurmExecutor, steps: Sequence[Step]) -> list[str]:
     """Submit steps as one array, or a single one as a job, and return the ids."""
     try:
-        with executor.batch():
+        with redirect_stderr(StringIO()), executor.batch():  # where submitit repeats what the error says
             jobs = [executor.submit(StepJob(step)) for step in steps]
         return [job.job_id for job in jobs]
     except Exception as error:  # submitit's and those of the command that it runs
-        raise RectalError(f"SLURM did not take {steps[0].group}: {error}. Look at [slurm] of the study.") from error
+        reason = f"SLURM did not take {steps[0].group}: {_reason(error)}"
+        raise RectalError(f"{reason}. Fix [slurm] of the study, or --slurm, and run it again.") from error
 
 
-def _in_queue(submitted: Mapping[str, str]) -> dict[str, str]:
-    """Return the jobs that SLURM still knows to be waiting or running, by their steps."""
+def _in_queue(submitted: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, str]:
+    """Return the jobs of steps that SLURM still knows to be waiting or running, for the models that they have now."""
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
     try:
         listed = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RectalError(f"SLURM does not tell its queue ({error}). Try again when it does.") from error
-    return {name: job for name, job in submitted.items() if job in listed}
+        raise RectalError(
+            f"SLURM does not tell its queue: {_reason(error)}. Nothing was submitted. See whether 'squeue' works here, "
+            "and run it again."
+        ) from error
+    noted = {
+        step.name: job
+        for step in steps
+        if isinstance(job := submitted.get(step.name), dict)
+        if job.get("model") == step.model_name
+    }
+    return {name: str(job.get("job")) for name, job in noted.items() if job.get("job") in listed}
+
+
+def _reason(error: Exception) -> str:
+    """Return what a command of SLURM said, in a line; what else went wrong where it said nothing."""
+    said = str(getattr(error, "stderr", None) or error).splitlines()
+    lines = [re.sub(r"^\w+: (error: )?", "", line.strip()).rstrip(".") for line in said if line.strip()]
+    return "; ".join(lines) or type(error).__name__
 
 
 def _parameters(step: Step, before: Sequence[str]) -> dict[str, Any]:
@@ -281,7 +287,7 @@ def _parameters(step: Step, before: Sequence[str]) -> dict[str, Any]:
         options |= {"dependency": f"afterok:{':'.join(before)}", "kill-on-invalid-dep": "yes"}
     given = {key: value for key, value in slurm.options.items() if key != "gres" or key in options}
     return {
-        "job_name": _word(step.group),
+        "job_name": word(step.group),
         "time": int(60 * slurm.hours),
         "cpus_per_task": slurm.cpus,
         "signal_delay_s": SECONDS_TO_SAVE,

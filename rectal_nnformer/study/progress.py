@@ -1,120 +1,137 @@
 """How far a study is, by its files alone: each step, each fold's epoch, and about how long the trainings still take."""
 
-import fcntl
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 from statistics import median
 
-from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, SUMMARY_JSON, TRAINING_LOCK, FoldFolder
-from rectal_nnformer.study.jobs import lock_file, record_file
-from rectal_nnformer.study.steps import Step, TrainStep
-from rectal_nnformer.training.run_folds import LOG_NAME
-from rectal_nnformer.utils.files import read_json_if_whole
+from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, SUMMARY_JSON, FoldFolder
+from rectal_nnformer.study.steps import Step, TrainStep, missing_steps
+from rectal_nnformer.utils.files import is_held, read_json_if_whole
 from rectal_nnformer.utils.text import plural
 
 LAST_EPOCHS = 20
 """By their median the time left is told."""
+FINISHED = "finished"
 _EPOCH = re.compile(r": Epoch (\d+)\s*$", re.M)
 _EPOCH_TIME = re.compile(r"Epoch time: ([\d.]+) s")
+_PREDICTING = re.compile(r"^([\d-]+ [\d:.]+): predicting ", re.M)
+_VALIDATED = re.compile(r"^([\d-]+ [\d:.]+): Validation complete", re.M)
+_STOPPED = "Stopped by SIGTERM"
 
 
 @dataclass(frozen=True)
 class FoldProgress:
     """How far a fold is; `epoch` counts finished ones, `seconds` are those of all that were trained, repeated ones too.
 
-    `num_epochs` and `seconds_left` are None until the training has begun, or has ended an epoch.
+    `num_epochs` and `epochs_left_seconds` are None until the training has begun, or has ended an epoch;
+    `validation_seconds`, from the first case to nnU-Net's scores, until it was validated.
     """
 
     state: str
     epoch: int = 0
     num_epochs: int | None = None
     seconds: float = 0
-    seconds_left: float | None = None
+    epochs_left_seconds: float | None = None
+    validation_seconds: float | None = None
 
 
 def fold_progress(fold: FoldFolder) -> FoldProgress:
     """Return how far a fold is, by nnU-Net's logs and what it wrote; checkpoints are not read."""
     logs = sorted(fold.path.glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime_ns)
-    text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in logs)
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in logs]
+    text = "".join(texts)
     times = [float(seconds) for seconds in _EPOCH_TIME.findall(text)]
     total = str((read_json_if_whole(fold.path / "debug.json") or {}).get("num_epochs", ""))
     num_epochs = int(total) if total.isdecimal() else None
+    validation = next(filter(None, map(_validation_seconds, reversed(texts))), None)
     if (fold.path / CHECKPOINT_FINAL).is_file():
         is_validated = read_json_if_whole(fold.validation / SUMMARY_JSON) is not None
-        state = "finished" if is_validated else "trained, not validated"
-        return FoldProgress(state, num_epochs or len(times), num_epochs, sum(times), 0.0)
+        state = FINISHED if is_validated else "trained, not validated"
+        return FoldProgress(state, num_epochs or len(times), num_epochs, sum(times), 0.0, validation)
     begun = _EPOCH.findall(text)
     epoch = int(begun[-1]) if begun else 0
     if text.rfind("Epoch time") > text.rfind(": Epoch "):
         epoch += 1  # the last that began has ended
     left = (num_epochs - epoch) * median(times[-LAST_EPOCHS:]) if num_epochs is not None and times else None
     state = f"epoch {epoch} of {num_epochs}" if num_epochs is not None else "begun" if logs else "not begun"
+    if text.rfind(_STOPPED) > text.rfind(": Epoch "):
+        state += ", stopped by SIGTERM and saved"
     return FoldProgress(state, epoch, num_epochs, sum(times), left)
+
+
+def _validation_seconds(log: str) -> float | None:
+    """Return how long the validation of a log took; None where it holds none that reached nnU-Net's scores."""
+    begun, ended = _PREDICTING.search(log), _VALIDATED.search(log)
+    if begun is None or ended is None:
+        return None
+    begin, end = (datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S.%f") for found in (begun, ended))
+    return (end - begin).total_seconds()
 
 
 def status_lines(steps: Sequence[Step]) -> Iterator[str]:
     """Yield a line for each step, and what is left of the trainings."""
     folds = {step.name: fold_progress(step.model.fold(step.fold)) for step in steps if isinstance(step, TrainStep)}
+    missing = {step.name for step in missing_steps(steps)}
     for step in steps:
-        yield f"{step.name:40s} {_state(step, folds.get(step.name))}"
-    left = [
-        _seconds_left(step, folds, steps)
-        for step in steps
-        if isinstance(step, TrainStep)
-        if folds[step.name].state != "finished"
-    ]
-    known = [seconds for seconds in left if seconds is not None]
-    finished = sum(fold.state == "finished" for fold in folds.values())
-    told = f"{finished} of {plural(len(folds), 'fold')} finished"
+        yield f"{step.name:40s} {_state(step, folds, steps, step.name in missing)}"
+    unfinished = [step for step in steps if isinstance(step, TrainStep) and step.name in missing]
+    known = [left for step in unfinished if (left := _seconds_left(step, folds, steps)) is not None]
+    told = f"{len(folds) - len(unfinished)} of {plural(len(folds), 'fold')} finished"
     if known:
         told += f"; trainings take about {hours(sum(known))} more, one after the other"
-    if len(known) < len(left):
-        told += f"; of {plural(len(left) - len(known), 'fold')} no epoch tells how long they take"
+        if any(_validation_of(step, folds, steps) is None for step in unfinished):
+            told += ", and their validation"
+    if len(known) < len(unfinished):
+        told += f"; of {plural(len(unfinished) - len(known), 'fold')} no epoch tells how long they take"
     yield told
 
 
-def _state(step: Step, fold: FoldProgress | None) -> str:
-    record = read_json_if_whole(record_file(step)) or {}
-    is_running = _is_held(lock_file(step)) or (isinstance(step, TrainStep) and _is_trained_elsewhere(step))
-    if fold is not None:
-        left = f", about {hours(fold.seconds_left)} left" if fold.seconds_left else ""
-        state = f"{fold.state}{left}"
+def _state(step: Step, folds: Mapping[str, FoldProgress], steps: Sequence[Step], is_missing: bool) -> str:
+    reason = step.to_do()
+    if isinstance(step, TrainStep):
+        fold = folds[step.name]
+        seconds = _seconds_left(step, folds, steps) if is_missing and fold.epochs_left_seconds is not None else None
+        state = fold.state + (f", about {hours(seconds)} left" if seconds else "")
+    elif not is_missing:
+        state = "done" if reason is None else "not needed, all its folds are trained"
     else:
-        state = "done" if step.is_done() else "to do"
-    if is_running:
+        state = "to do" if reason is not None else "to do again, after what it tells of"
+    if reason:
+        state += f": {reason}" if not isinstance(step, TrainStep) else f", to do again: {reason}"
+    if is_held(step.lock_file) or (isinstance(step, TrainStep) and step.is_trained_now()):
         return f"{state}, running"
-    if state not in ("done", "finished"):
-        state += {"failed": f", FAILED: {record.get('error', '')}", "running": ", killed"}.get(
-            record.get("state", ""), ""
-        )
-    return state
+    return state + _how_it_ended(step.record()) if is_missing else state
 
 
-def _seconds_left(step: TrainStep, folds: dict[str, FoldProgress], steps: Sequence[Step]) -> float | None:
-    """Return what a fold still takes: by its own epochs, or as long as one of the same recipe took."""
-    own = folds[step.name].seconds_left
-    of_recipe = [folds[other.name] for other in steps if isinstance(other, TrainStep) and other.recipe == step.recipe]
-    whole = [fold.seconds for fold in of_recipe if fold.state == "finished" and fold.seconds]
-    return own if own is not None else median(whole) if whole else None
+def _how_it_ended(record: Mapping[str, str]) -> str:
+    return {
+        "failed": f", FAILED: {record.get('error', '')}",
+        "running": ", killed; 'run' goes on",
+        "stopped": ", stopped; 'run' goes on",
+    }.get(record.get("state", ""), "")
 
 
-def _is_trained_elsewhere(step: TrainStep) -> bool:
-    folder = step.model.fold(step.fold).path
-    return _is_held(folder / TRAINING_LOCK) or _is_held(folder / LOG_NAME, fcntl.flock)
+def _seconds_left(step: TrainStep, folds: Mapping[str, FoldProgress], steps: Sequence[Step]) -> float | None:
+    """Return what a fold still takes, its validation too: by its own epochs, or as long as one of its recipe took."""
+    fold = folds[step.name]
+    whole = [one.seconds for one in _of_recipe(step, folds, steps) if one.state == FINISHED and one.seconds]
+    is_again = step.began_on_other_spacing()
+    left = fold.epochs_left_seconds if not is_again else None
+    if left is None and whole:
+        left = median(whole)
+    return None if left is None else left + (_validation_of(step, folds, steps) or 0)
 
 
-def _is_held(path: Path, lock: Callable[[int, int], object] = fcntl.lockf) -> bool:
-    """Whether another process holds a lock; the file is left as it is."""
-    try:
-        with path.open("rb") as file:
-            lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+def _validation_of(step: TrainStep, folds: Mapping[str, FoldProgress], steps: Sequence[Step]) -> float | None:
+    """Return how long the validation of a fold takes, by those of its recipe."""
+    known = [one.validation_seconds for one in _of_recipe(step, folds, steps) if one.validation_seconds is not None]
+    return median(known) if known else None
+
+
+def _of_recipe(step: TrainStep, folds: Mapping[str, FoldProgress], steps: Sequence[Step]) -> list[FoldProgress]:
+    return [folds[other.name] for other in steps if isinstance(other, TrainStep) and other.recipe == step.recipe]
 
 
 def hours(seconds: float) -> str:

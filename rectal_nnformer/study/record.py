@@ -1,25 +1,30 @@
 """What a study is, as its study.toml says, and the file that a study begins with."""
 
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.nnunet.layout import ModelFolder, PreprocessedDataset
+from rectal_nnformer.nnunet.layout import (
+    ModelFolder,
+    PreprocessedDataset,
+    RawDataset,
+    most_alike,
+    nnunet_folder,
+)
 from rectal_nnformer.nnunet.names import CUBIC, FULLRES, NUM_FOLDS, TRAINER_FAMILIES, Length
 from rectal_nnformer.nnunet.preflight import check_trainer
-from rectal_nnformer.nnunet.source import trainer_names
+from rectal_nnformer.nnunet.source import planner_names, trainer_names
 from rectal_nnformer.nnunet.splits import read_splits
 from rectal_nnformer.planning.backbones import BACKBONES
-from rectal_nnformer.utils.files import is_there, read_bytes, write_text
-from rectal_nnformer.utils.json_records import Record, described
+from rectal_nnformer.utils.files import is_there, read_bytes, read_json, write_text
+from rectal_nnformer.utils.json_records import Record
 from rectal_nnformer.utils.text import nearest
 
 if sys.version_info >= (3, 11):
@@ -33,15 +38,30 @@ OWN: Literal["own"] = "own"
 REMEDY = f"Fix it; 'rectal_nnformer study init' writes a {STUDY_FILE} with every key explained."
 
 
+PRIMUS = "primus"
+"""As a planner: plans for nnU-Net's transformer of this name."""
+COUNT, AMOUNT, NAME = "a whole number above 0", "a number above 0", "a text that is not empty"
+EPOCHS = f'{COUNT}, or "{OWN}"'
+
+Text = Annotated[str, Field(min_length=1)]
+Place = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+def _key(allowed: str, default: Any = ..., **limits: Any) -> Any:
+    """Return a key of study.toml and what may stand there, in words for messages."""
+    return Field(default=default, description=allowed, **limits)
+
+
 class Slurm(Record):
     """What jobs of SLURM ask for; keys of any other name are options of sbatch."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | int | float | bool] = Field(init=False)
 
-    hours: PositiveFloat = 24
-    cpus: PositiveInt = 12
-    gpus: dict[str, PositiveFloat] = Field(default_factory=dict)
-    setup: tuple[str, ...] = ()
+    hours: PositiveFloat = _key(AMOUNT, 24)
+    cpus: PositiveInt = _key(COUNT, 12)
+    gpus: dict[str, PositiveFloat] = _key("kinds of GPU with their GB, such as { 'gpu:a100:1' = 80 }", {})
+    setup: tuple[str, ...] = _key('commands, such as ["module load cuda"]', ())
 
     @property
     def options(self) -> dict[str, Any]:
@@ -52,44 +72,56 @@ class Slurm(Record):
 class Recipe(Record):
     """One way to train: a trainer on plans, which a backbone of ours or a planner of nnU-Net's makes."""
 
-    name: str = Field(pattern=r"^\w[\w.+-]*$")
-    trainer: str
-    plans: str
-    configuration: str = FULLRES
-    backbone: str | None = None
-    planner: str | None = None
-    epochs: PositiveInt | Literal["own"] | None = None
-    gpu_memory: PositiveFloat | None = None
+    name: str = _key("letters, digits and any of _ . + - after the first", pattern=r"^\w[\w.+-]*$")
+    trainer: str = _key("the name of a trainer", pattern=r"^\w+$")
+    plans: str = _key("the name of plans", pattern=r"^\w[\w.-]*$")
+    configuration: Text = _key("the name of a configuration, such as 3d_fullres", FULLRES)
+    backbone: str | None = _key(f"one of {', '.join(BACKBONES)}", None)
+    planner: Text | None = _key("the name of a planner of nnU-Net's", None)
+    epochs: PositiveInt | Literal["own"] | None = _key(EPOCHS, None)
+    gpu_memory: PositiveFloat | None = _key(f"{AMOUNT}, in GB", None)
+
+    @property
+    def is_planned_here(self) -> bool:
+        """Whether it says how its plans are made."""
+        return self.backbone is not None or self.planner is not None
 
 
 class External(Record):
-    """Scans and masks of a cohort that no recipe was trained on."""
+    """Scans and masks of a cohort that no recipe was trained on; places may begin with ~."""
 
-    images: str
-    masks: str
+    images: Place = _key("the folder of the scans, in quotes")
+    masks: Place = _key("the folder of the masks, in quotes")
 
 
 class Study(Record):
     """All of study.toml; `folder` is the one that it lies in."""
 
     folder: Path
-    dataset: str
-    baseline: str
-    recipe: tuple[Recipe, ...] = Field(min_length=1)
-    folds: tuple[int, ...] | None = None
-    epochs: PositiveInt | Literal["own"] = "own"
-    iterations: PositiveInt | None = None
-    seed: int | None = Field(default=None, ge=0)
-    operating_point: str | None = None
-    npz: bool = False
-    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-    device: Literal["cuda", "cpu", "mps"] = "cuda"
-    gpus: tuple[int, ...] = Field(default=(0,), min_length=1)
-    side_by_side: PositiveInt = 1
-    engine: Literal["local", "slurm"] = "local"
-    tracking: Literal["off", "tensorboard", "mlflow"] = "off"
-    external: External | None = None
-    slurm: Slurm = Field(default_factory=Slurm)
+    dataset: str = _key("the name of a dataset, DatasetXXX_Name", pattern=r"^Dataset\d{3}_\w+$")
+    baseline: str = _key("the name of a recipe")
+    recipe: tuple[Recipe, ...] = _key("one table [[recipe]] or more", min_length=1)
+    folds: tuple[NonNegativeInt, ...] | None = _key("numbers of folds, such as [0, 1, 2]", None, min_length=1)
+    epochs: PositiveInt | Literal["own"] = _key(EPOCHS, OWN)
+    iterations: PositiveInt | None = _key(COUNT, None)
+    seed: int | None = _key("a whole number, not below 0", None, ge=0)
+    operating_point: str | None = _key('a wish, such as "fp-per-case=0.5"', None)
+    npz: bool = _key("true or false", False)
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = _key(
+        "three numbers above 0, such as [3.0, 1.0, 1.0]", None
+    )
+    device: Literal["cuda", "cpu", "mps"] = _key('"cuda", "cpu" or "mps"', "cuda")
+    gpus: tuple[NonNegativeInt, ...] = _key("numbers of GPUs, such as [0, 1]", (0,), min_length=1)
+    side_by_side: PositiveInt = _key(COUNT, 1)
+    engine: Literal["local", "slurm"] = _key('"local" or "slurm"', "local")
+    tracking: Literal["off", "tensorboard", "mlflow"] = _key('"off", "tensorboard" or "mlflow"', "off")
+    external: External | None = _key("a table [external] with images and masks", None)
+    slurm: Slurm = _key("a table [slurm]", Slurm())
+
+    @property
+    def file(self) -> Path:
+        """The study.toml."""
+        return self.folder / STUDY_FILE
 
     def model(self, recipe: Recipe) -> ModelFolder:
         """Return the model of a recipe, trained or not."""
@@ -99,36 +131,71 @@ class Study(Record):
             trainer = Length(None if epochs == OWN else int(epochs), self.iterations, self.seed).name(trainer)
         return ModelFolder.named(self.dataset, trainer, recipe.plans, recipe.configuration)
 
+    def recipes_of(self, plans: str) -> tuple[Recipe, ...]:
+        """Return the recipes that are trained by plans, first those that say how these are made."""
+        named = [recipe for recipe in self.recipe if recipe.plans == plans]
+        return tuple(sorted(named, key=lambda recipe: not recipe.is_planned_here))
+
     def fold_numbers(self) -> tuple[int, ...]:
         """Return the folds to train: those that were chosen, or all that the dataset has or will have."""
-        splits = PreprocessedDataset.at(self.dataset).splits
-        return self.folds or tuple(range(len(read_splits(splits)) if is_there(splits) else NUM_FOLDS))
+        return self.folds or tuple(range(self.num_folds()))
+
+    def num_folds(self) -> int:
+        """Return how many folds the dataset has, or will have when it is planned."""
+        files = [kind.at(self.dataset).splits for kind in (PreprocessedDataset, RawDataset)]
+        return next((len(read_splits(splits)) for splits in files if is_there(splits)), NUM_FOLDS)
 
 
 def read_study(folder: Path) -> Study:
     """Read the study.toml in a folder.
 
     Raises:
-        RectalError: There is none, or something in it cannot be: an unknown key, trainer, backbone or baseline, or the
-            same name or model twice.
+        RectalError: There is none, or something in it cannot be, such as an unknown key, backbone or baseline, or the
+            same name or model twice. What must be there besides, `check_study` tells.
     """
     path = folder / STUDY_FILE
     try:
         content = tomllib.loads(read_bytes(path, f"Make it with 'rectal_nnformer study init -o {folder}'.").decode())
-        text = json.dumps({**content, "folder": str(folder.absolute())}, default=str)
-        study = Study.model_validate_json(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RectalError(f"{path} cannot be read as TOML ({error}). {REMEDY}") from None
-    except ValidationError as error:
-        raise RectalError(f"{path} cannot be used ({described(error)}). {REMEDY}") from None
+    study = _study_of({**content, "folder": str(folder.absolute())}, f"{path} cannot be used", REMEDY)
     for problem in _problems(study):
         raise RectalError(f"{path} cannot be used: {problem} {REMEDY}")
-    if study.operating_point is not None:
-        from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish  # imports SciPy
-
-        if study.operating_point != NO_POINT:
-            parse_wish(study.operating_point)
     return study
+
+
+def _study_of(content: dict[str, Any], refused: str, remedy: str) -> Study:
+    try:
+        return Study.model_validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        raise RectalError(f"{refused}: {_wrong_key(error, content)} {remedy}") from None
+
+
+def _wrong_key(error: ValidationError, content: dict[str, Any]) -> str:
+    """Return the first key that is wrong, its value, and what may stand there."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    kind: type[Record] = Study
+    key, *rest = first["loc"]
+    table, place, values = "", "", content
+    if key in _TABLES and rest and (key != "recipe" or len(rest) > 1):
+        kind, values, table, place = _TABLES[key], content[key], f"{key}.", f" in {key}"
+        if key == "recipe":
+            number = int(rest.pop(0))
+            values = values[number]
+            place = f" in the recipe {values.get('name', number + 1)}"
+            table = f"{place[8:]}, "
+        key = rest[0]
+    field = kind.model_fields.get(str(key))
+    if first["type"] == "extra_forbidden":
+        return f"there is no key {key}{place}.{nearest(str(key), kind.model_fields)}"
+    allowed = field.description if field else "a text, a number, true or false"
+    if key not in values:
+        return f"{table}{key} is missing; it must be {allowed}."
+    return f"{table}{key} is {json.dumps(values[key], default=str)[:200]}, but must be {allowed}."
+
+
+_TABLES: dict[str, type[Record]] = {"recipe": Recipe, "external": External, "slurm": Slurm}
+"""Keys that are tables with keys of their own."""
 
 
 def study_of_model(model: ModelFolder, slurm: Mapping[str, Any], **chosen: Any) -> Study:
@@ -148,10 +215,7 @@ def study_of_model(model: ModelFolder, slurm: Mapping[str, Any], **chosen: Any) 
         "slurm": slurm,
         **chosen,
     }
-    try:
-        return Study.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        raise RectalError(f"These jobs cannot be asked for ({described(error)}). Fix --slurm.") from None
+    return _study_of(content, "These jobs cannot be asked for", "Fix --slurm.")
 
 
 def _problems(study: Study) -> Iterator[str]:
@@ -168,14 +232,70 @@ def _problems(study: Study) -> Iterator[str]:
             yield f"the recipe {recipe.name} has a backbone and a planner; only one of them makes its plans."
         if recipe.backbone is not None and recipe.backbone not in BACKBONES:
             yield f"there is no backbone {recipe.backbone}.{nearest(recipe.backbone, BACKBONES)}"
-    if not re.fullmatch(r"Dataset\d{3}_\w+", study.dataset):
-        yield f"a dataset is called DatasetXXX_Name; got {study.dataset}."
+    if repeated := [fold for fold, times in Counter(study.folds).items() if times > 1]:
+        yield f"folds names {', '.join(map(str, repeated))} more than once."
+    if study.operating_point is not None:
+        from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish  # imports SciPy
+
+        if study.operating_point != NO_POINT:
+            try:
+                parse_wish(study.operating_point)
+            except RectalError as error:
+                yield f"operating_point: {error}"
 
 
-def check_trainers(study: Study) -> None:
-    """Refuse recipes whose trainer nnU-Net will not find."""
+def check_study(study: Study) -> None:
+    """Refuse, before anything is done, what would be found out in a job: a place or name that is not there.
+
+    Raises:
+        RectalError: Names the key, its value, what there is instead, and what to do.
+    """
     for recipe in study.recipe:
-        check_trainer(study.model(recipe).trainer)
+        check_trainer(study.model(recipe).trainer, f"trainer of the recipe {recipe.name} in {study.file}")
+    for problem in _not_there(study):
+        raise RectalError(f"{study.file} cannot be used: {problem}")
+
+
+def _not_there(study: Study) -> Iterator[str]:
+    places = [Path(nnunet_folder(kind.variable)) for kind in (RawDataset, PreprocessedDataset)]
+    if not any((place / study.dataset).is_dir() for place in places):
+        present = {path.name for place in places for path in place.glob("Dataset*")}
+        where = f"which is neither in {places[0]} nor in {places[1]}"
+        remedy = "Convert it, or fix the name or nnU-Net's variables."
+        yield f"dataset is {study.dataset}, {where}.{nearest(study.dataset, present)} {remedy}"
+    number = study.num_folds()
+    if outside := [str(fold) for fold in study.folds or () if fold >= number]:
+        yield f"folds names {', '.join(outside)}, but {study.dataset} has the folds 0 to {number - 1}. Fix it."
+    for key, place in study.external or ():
+        if not place.exists() or (key == "masks" and not place.is_dir()):
+            kind = "folder" if key == "masks" else "folder or scan"
+            yield f"external.{key} is {place}, and there is no such {kind}.{most_alike(place)} Fix it."
+        elif place.is_dir() and not any(place.iterdir()):
+            yield f"external.{key} is {place}, which is empty. Fix it, or put the files there."
+    for recipe in study.recipe:
+        yield from (f"recipe {recipe.name}, {problem}" for problem in _unplannable(study, recipe))
+
+
+def _unplannable(study: Study, recipe: Recipe) -> Iterator[str]:
+    if recipe.planner not in (None, PRIMUS) and recipe.planner not in (planners := planner_names()):
+        hint = nearest(str(recipe.planner), planners)
+        yield f"planner is {recipe.planner}, which nnU-Net does not have.{hint} Fix it."
+    plans = PreprocessedDataset.at(study.dataset).plans_file(recipe.plans)
+    made_by = study.recipes_of(recipe.plans)[0]
+    if plans.is_file():
+        present = list(read_json(plans, ["configurations"], "Plan the dataset again.")["configurations"])
+    else:
+        present = [FULLRES, CUBIC] if made_by.backbone is not None else [recipe.configuration]
+    if recipe.configuration not in present:
+        there = f"but {recipe.plans} has {', '.join(present)}"
+        yield f"configuration is {recipe.configuration}, {there}.{nearest(recipe.configuration, present)} Fix it."
+    is_trained = all(study.model(recipe).fold(fold).checkpoint_final.is_file() for fold in study.fold_numbers())
+    if not (plans.is_file() or made_by.is_planned_here or is_trained):
+        yield (
+            f"plans is {recipe.plans}, but {plans} does not exist, and neither a backbone nor a planner says how it is "
+            f"made.{nearest(recipe.plans, PreprocessedDataset.at(study.dataset).plans_names())} Add one of them, or "
+            "plan by hand."
+        )
 
 
 def write_study(
@@ -263,7 +383,7 @@ _BASELINES = (
         name="Primus-M",
         trainer="nnUNet_Primus_M_Trainer",
         plans="nnUNetPrimusPlans",
-        planner="primus",
+        planner=PRIMUS,
         gpu_memory=24,
     ),
 )

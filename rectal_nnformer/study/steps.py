@@ -1,18 +1,26 @@
 """The steps of a study, and which of them are to be done: a function of the files that are there."""
 
+import fcntl
+import math
 import os
+import re
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_compared
 from rectal_nnformer.evaluation.folder import evaluate_folder
+from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish, read_point
 from rectal_nnformer.nnunet.commands import run_command
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import (
     CHECKPOINT_FINAL,
+    TRAINING_LOCK,
     DatasetFolder,
     ModelFolder,
     PreprocessedDataset,
@@ -20,17 +28,25 @@ from rectal_nnformer.nnunet.layout import (
     dataset_number,
     id_lock,
 )
+from rectal_nnformer.nnunet.names import FULLRES
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.nnunet.splits import preprocessed_cases
+from rectal_nnformer.reporting.findings import PredictingModel
+from rectal_nnformer.reporting.results import FINDINGS_FILE
 from rectal_nnformer.reporting.writing import REPORT_FILE, SUMMARY_NAME, write_report
-from rectal_nnformer.study.record import STUDY_FILE, Recipe, Study
-from rectal_nnformer.training.run_folds import TrainingJob
+from rectal_nnformer.study.record import PRIMUS, Recipe, Study
+from rectal_nnformer.training.run_folds import LOG_NAME, TrainingJob
 from rectal_nnformer.training.tracking import VARIABLE as TRACKING_VARIABLE
-from rectal_nnformer.utils.files import locked, read_json, read_json_if_whole, write_json
+from rectal_nnformer.utils.files import is_held, locked, read_json, read_json_if_whole, write_json
 
 AUGMENTERS = "nnUNet_n_proc_DA"
-PRIMUS, PRIMUS_PLANNER, PRIMUS_MULTIPLE = "primus", "nnUNetPlannerResEncL", 8
+PRIMUS_PLANNER, PRIMUS_MULTIPLE = "nnUNetPlannerResEncL", 8
 """Plans for nnU-Net's Primus: those of a planner, with a patch size that its tokens divide."""
+JOBS_FOLDER, EXTERNAL_FOLDER = "jobs", "external"
+COHORT_FILE = "cohort.json"
+"""Beside predictions of another cohort: where its scans are."""
+SET_ASIDE = "set_aside"
+"""In a dataset's folder of results: models that the study trained by plans that it made anew, by the time of that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +67,33 @@ class Step(ABC):
     needs: tuple[str, ...] = ()
     needs_gpu: bool = False
 
+    @property
+    def record_file(self) -> Path:
+        """The file that tells when it ran, where, and how it ended."""
+        return self.study.folder / JOBS_FOLDER / f"{word(self.name)}.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """The sign of the lock that is held while it runs."""
+        return self.record_file.with_suffix(".lock")
+
+    @property
+    def model_name(self) -> str:
+        """What it makes is of this model; empty where it is of several."""
+        return ""
+
+    def record(self) -> dict[str, Any]:
+        """Return what is noted of its last run; nothing where that was for another model."""
+        noted = read_json_if_whole(self.record_file) or {}
+        return noted if noted.get("model") == self.model_name else {}
+
     @abstractmethod
+    def to_do(self) -> str | None:
+        """Return why it is to be done, what is outdated in words; "" where files are missing, None where it is done."""
+
     def is_done(self) -> bool:
-        """Whether its files are there and whole."""
+        """Whether its files are there, whole, and made from what is there now."""
+        return self.to_do() is None
 
     @abstractmethod
     def run(self) -> None:
@@ -72,6 +112,11 @@ class RecipeStep(Step):
         return self.study.model(self.recipe)
 
     @property
+    def model_name(self) -> str:
+        """What the folder of the model is called."""
+        return self.model.name
+
+    @property
     def number(self) -> int:
         """Id of the dataset."""
         return int(dataset_number(self.study.dataset))
@@ -80,32 +125,62 @@ class RecipeStep(Step):
         """How its folds are trained."""
         return TrainingJob(self.model, self.study.device, self.study.npz)
 
+    def other_spacing(self, plans: Path) -> str:
+        """Return in words how the spacing in a file of plans differs from the study's; empty where it does not.
+
+        Plans of which no recipe says how they are made are taken as they are.
+        """
+        wanted, made_by = self.study.spacing, self.study.recipes_of(self.recipe.plans)[0]
+        if wanted is None or not made_by.is_planned_here or not plans.is_file():
+            return ""
+        read = Plans.read(plans)
+        stored = read.configuration(FULLRES).spacing
+        found = [stored[axis] for axis in read.content.get("transpose_backward", range(len(stored)))]
+        if all(map(math.isclose, found, wanted)):
+            return ""
+        return f"a spacing of {_mm(found)}, and not {_mm(wanted)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanStep(RecipeStep):
     """Plans and their data; those of ours and of nnU-Net's planners."""
 
-    def is_done(self) -> bool:
-        """Whether there are plans, and data of every case."""
+    @property
+    def model_name(self) -> str:
+        """Models share plans."""
+        return ""
+
+    def to_do(self) -> str | None:
+        """Ask for plans of the study's spacing, and data of every case."""
         dataset = PreprocessedDataset.at(self.study.dataset)
         file = dataset.plans_file(self.recipe.plans)
-        return file.is_file() and self._has_data(dataset, file)
-
-    def _has_data(self, dataset: PreprocessedDataset, plans_file: Path) -> bool:
+        if other := self.other_spacing(file):
+            return f"planned for {other}"
+        if any(step.recipe.plans == self.recipe.plans for step in self._trained_on_other_spacing()):
+            return "models were trained on another spacing"
         try:
-            self._refuse_data_of_others(dataset, plans_file)
-            settings = Plans.read(plans_file).configuration(self.recipe.configuration).settings
-            cases = preprocessed_cases(dataset.data_folder(settings)) or ()
-            return 0 < _num_cases(dataset) <= len(cases)
-        except RectalError:
-            return False
+            self._refuse_data_of_others(dataset, file)
+            return "" if self._without_data(dataset, file) else None
+        except RectalError:  # there are no plans, or none that can be used
+            return ""
+
+    def _without_data(self, dataset: PreprocessedDataset, plans_file: Path) -> list[str]:
+        """Return the configurations, of all recipes of these plans, whose data are not there for every case."""
+        plans, num_cases = Plans.read(plans_file), _num_cases(dataset)
+        names = dict.fromkeys(recipe.configuration for recipe in self.study.recipes_of(self.recipe.plans))
+        folders = {name: dataset.data_folder(plans.configuration(name).settings) for name in names}
+        return [name for name, folder in folders.items() if not 0 < num_cases <= len(preprocessed_cases(folder) or ())]
 
     def run(self) -> None:
         """Plan and preprocess.
 
         Raises:
-            RectalError: It failed, or nothing says how these plans are made.
+            RectalError: It failed, or what was made on another spacing must not be replaced.
         """
+        dataset = PreprocessedDataset.at(self.study.dataset)
+        waiting = f"{self.study.dataset} is being planned. Waiting for it."
+        with locked(id_lock(dataset.path), waiting, wait=True):
+            self._set_other_spacing_aside(dataset)
         if self.recipe.backbone is not None:
             from rectal_nnformer.planning.api import plan_dataset
 
@@ -116,20 +191,50 @@ class PlanStep(RecipeStep):
                 overwrite_target_spacing=self.study.spacing,
             )
             return
-        dataset = PreprocessedDataset.at(self.study.dataset)
         file = dataset.plans_file(self.recipe.plans)
-        if self.recipe.planner is None and not file.is_file():
-            raise RectalError(
-                f"{file} does not exist, and the recipe {self.recipe.name} says neither by a backbone nor by a planner "
-                "how it is made. Add one of them, or plan by hand."
-            )
-        with locked(id_lock(dataset.path), f"{self.study.dataset} is being planned. Waiting for it.", wait=True):
+        with locked(id_lock(dataset.path), waiting, wait=True):
             if not file.is_file():
                 self._plan(file)
             self._refuse_data_of_others(dataset, file)
-            if not self._has_data(dataset, file):  # which other plans may share
-                names = ("-plans_name", self.recipe.plans, "-c", self.recipe.configuration)
-                _run("nnUNetv2_preprocess", "-d", self.number, *names, "-np", min(4, os.cpu_count() or 1))
+            if missing := self._without_data(dataset, file):  # others may be there, of plans that share them
+                processes = ("-np", *[min(4, os.cpu_count() or 1)] * len(missing))
+                names = ("-plans_name", self.recipe.plans, "-c", *missing)
+                _run("nnUNetv2_preprocess", "-d", self.number, *names, *processes)
+
+    def _trained_on_other_spacing(self) -> "list[TrainStep]":
+        """Return the trainings of the study, by any plans that it makes, that began on another spacing."""
+        steps = [step for recipe in self.study.recipe for step in steps_of_model(self.study, recipe)]
+        return [step for step in steps if isinstance(step, TrainStep) and step.began_on_other_spacing()]
+
+    def _set_other_spacing_aside(self, dataset: PreprocessedDataset) -> None:
+        """Remove plans of another spacing, of all recipes since they may share data, and move away what they trained.
+
+        Data whose folder does not tell the spacing, as those of nnU-Net's planners, are removed, too.
+        """
+        trained = self._trained_on_other_spacing()
+        for step in trained:
+            if step.is_trained_now():
+                raise RectalError(f"{step.name} is running on another spacing. Wait for it or end it.")
+            if not step.record_file.is_file():
+                raise RectalError(
+                    f"{step.model.fold(step.fold).path} was trained on {step.other_spacing(step.model.plans_file)}, "
+                    f"and not by this study, which leaves it as it is. Take that spacing in {self.study.file}, give "
+                    f"the recipe {step.recipe.name} plans of another name, or move the model away."
+                )
+        place = self.study.model(self.recipe).path.parent / SET_ASIDE / f"{datetime.now():%Y-%m-%d_%H.%M.%S}"
+        for path in dict.fromkeys(step.model.path for step in trained):
+            place.mkdir(parents=True, exist_ok=True)
+            print(f"{path.name} was trained on another spacing and is set aside: {place / path.name}", flush=True)
+            path.rename(place / path.name)
+        plannings = [PlanStep(study=self.study, recipe=recipe, name="", group="") for recipe in self.study.recipe]
+        for planning in plannings:
+            file = dataset.plans_file(planning.recipe.plans)
+            if other := planning.other_spacing(file):
+                if planning.recipe.backbone is None:
+                    settings = Plans.read(file).configuration(FULLRES).settings
+                    shutil.rmtree(dataset.data_folder(settings), ignore_errors=True)
+                print(f"{file} has {other}: it is made again.", flush=True)
+                file.unlink()
 
     def _refuse_data_of_others(self, dataset: PreprocessedDataset, file: Path) -> None:
         """Refuse plans whose folder of data is that of other plans with another spacing; nnU-Net would mix them up."""
@@ -162,9 +267,22 @@ class TrainStep(RecipeStep):
 
     fold: int
 
-    def is_done(self) -> bool:
-        """Whether the fold is trained and validated."""
-        return self.job().is_finished(self.fold)
+    def to_do(self) -> str | None:
+        """Ask for a fold that is trained on the study's spacing, and validated."""
+        if self.began_on_other_spacing():
+            return f"trained on {self.other_spacing(self.model.plans_file)}"
+        if self.job().is_finished(self.fold):
+            return None
+        return "no probabilities were saved (npz)" if self.model.fold(self.fold).is_finished else ""
+
+    def began_on_other_spacing(self) -> bool:
+        """Whether there are checkpoints of a training by plans of another spacing."""
+        return bool(self.other_spacing(self.model.plans_file) and self.model.fold(self.fold).checkpoints())
+
+    def is_trained_now(self) -> bool:
+        """Whether a process trains the fold, of this study or another."""
+        folder = self.model.fold(self.fold).path
+        return is_held(folder / TRAINING_LOCK) or is_held(folder / LOG_NAME, fcntl.flock)
 
     def run(self) -> None:
         """Train by nnUNetv2_train from where the fold stands."""
@@ -178,14 +296,20 @@ class TrainStep(RecipeStep):
 class SummaryStep(RecipeStep):
     """The summary and report of a cross-validation."""
 
-    def is_done(self) -> bool:
-        """Whether both are there, of all folds of the study, and newer than what they tell of."""
+    def to_do(self) -> str | None:
+        """Ask for both, of all folds of the study, newer than what they tell of, and for the operating point wished."""
         summary = self.model.path / f"{SUMMARY_NAME}.json"
+        told = read_json_if_whole(summary)
+        if told is None:
+            return ""
         folds = self.study.fold_numbers()
-        told = (read_json_if_whole(summary) or {}).get("folds", {})
+        if missing := [str(fold) for fold in folds if str(fold) not in told.get("folds", {})]:
+            return f"it lacks fold {', '.join(missing)}"
+        wish, had = self.study.operating_point, told.get("wish")
+        if wish is not None and _wish(wish) != _wish(had or NO_POINT):
+            return f"its operating point is for {had or NO_POINT}, and not for {wish}"
         scores = [self.model.fold(fold).validation / EVALUATION_FILE for fold in folds]
-        is_whole = {str(fold) for fold in folds} <= set(told)
-        return is_whole and _is_newer(self.model.path / REPORT_FILE, [summary]) and _is_newer(summary, scores)
+        return _outdated(summary, scores) or _outdated(self.model.path / REPORT_FILE, [summary])
 
     def run(self) -> None:
         """Score and analyse what a training left undone, sum up, and write the page."""
@@ -212,42 +336,60 @@ class ExternalStep(RecipeStep):
     @property
     def output(self) -> Path:
         """Folder of the predictions and scores."""
-        return self.study.folder / "external" / self.recipe.name
+        return self.study.folder / EXTERNAL_FOLDER / self.recipe.name
 
-    def is_done(self) -> bool:
-        """Whether it is scored against the masks of now, and no fold was trained since."""
-        assert self.study.external is not None
-        folds = self.study.fold_numbers()
-        if not (self.output / EVALUATION_FILE).is_file():
-            return False
-        if read_compared(self.output).references != Path(self.study.external.masks).resolve():
-            return False
-        return _is_newer(
-            self.output / EVALUATION_FILE, [self.model.fold(fold).path / CHECKPOINT_FINAL for fold in folds]
-        )
+    def to_do(self) -> str | None:
+        """Ask for scores of these scans and masks, by the folds and the operating point of now."""
+        external, scores = self.study.external, self.output / EVALUATION_FILE
+        assert external is not None
+        if not scores.is_file():
+            return ""
+        if self._predicted_of() != str(external.images):
+            return "other images were predicted"
+        if read_compared(self.output).references != external.masks.resolve():
+            return "it was scored by other masks"
+        told = (read_json_if_whole(self.output / FINDINGS_FILE) or {}).get("model", {})
+        now = self._predicting_model()
+        if changed := [key.replace("_", " ") for key in ("folds", "operating_point") if told.get(key) != now[key]]:
+            return f"it was predicted by another model: {', '.join(changed)}"
+        checkpoints = [self.model.fold(fold).path / CHECKPOINT_FINAL for fold in self.study.fold_numbers()]
+        return _outdated(scores, [*checkpoints, *_with_content(external.images), *_with_content(external.masks)])
+
+    def _predicted_of(self) -> str:
+        return (read_json_if_whole(self.output / COHORT_FILE) or {}).get("images", "")
+
+    def _predicting_model(self) -> dict[str, str]:
+        point = read_point(self.model.path)
+        folds = list(map(str, self.study.fold_numbers()))
+        return PredictingModel(self.model, folds, CHECKPOINT_FINAL, "", str(point) if point else "").described()
 
     def run(self) -> None:
-        """Predict what has no mask yet, and score."""
-        assert self.study.external is not None
+        """Predict what has no mask yet, and score; what was predicted of other scans is removed."""
+        external = self.study.external
+        assert external is not None
+        if self._predicted_of() != str(external.images):
+            shutil.rmtree(self.output, ignore_errors=True)
+            write_json(self.output / COHORT_FILE, {"images": str(external.images)})
         model, folds = self.model, self.study.fold_numbers()
         names = ("-d", model.dataset, "-tr", model.trainer, "-p", model.plans, "-c", model.configuration, "-f", *folds)
-        places = ("-i", self.study.external.images, "-o", self.output)
+        places = ("-i", external.images, "-o", self.output)
         _run("rectal_nnformer", "predict", *names, *places, "-device", self.study.device, "--continue_prediction")
-        evaluate_folder(self.output, Path(self.study.external.masks), model.dataset_json, self.output, 2)
+        evaluate_folder(self.output, external.masks, model.dataset_json, self.output, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageStep(Step):
     """The comparison and the page of the study."""
 
-    def is_done(self) -> bool:
-        """Whether the page is newer than the study and all summaries and scores that it tells of."""
+    def to_do(self) -> str | None:
+        """Ask for a page that is newer than the study and all summaries and scores that it tells of."""
         from rectal_nnformer.study.page import PAGE_FILE
 
         told = [self.study.model(recipe).path / f"{SUMMARY_NAME}.json" for recipe in self.study.recipe]
         if self.study.external:
-            told += [self.study.folder / "external" / recipe.name / EVALUATION_FILE for recipe in self.study.recipe]
-        return _is_newer(self.study.folder / PAGE_FILE, [*told, self.study.folder / STUDY_FILE])
+            folder = self.study.folder / EXTERNAL_FOLDER
+            told += [folder / recipe.name / EVALUATION_FILE for recipe in self.study.recipe]
+        return _outdated(self.study.folder / PAGE_FILE, [*told, self.study.file])
 
     def run(self) -> None:
         """Write it."""
@@ -274,13 +416,15 @@ def steps_of_model(study: Study, recipe: Recipe, needs: tuple[str, ...] = ()) ->
 def steps_of(study: Study) -> list[Step]:
     """Return all steps of a study, none before one that it needs."""
     steps: dict[str, Step] = {}
-    for recipe in study.recipe:
-        name = f"plan {recipe.plans}"
-        steps.setdefault(name, PlanStep(study=study, recipe=recipe, name=name, group=name))
+    for plans in dict.fromkeys(recipe.plans for recipe in study.recipe):
+        name, recipe = f"plan {plans}", study.recipes_of(plans)[0]
+        steps[name] = PlanStep(study=study, recipe=recipe, name=name, group=name)
     for recipe in study.recipe:
         of_model = steps_of_model(study, recipe, (f"plan {recipe.plans}",))
         if study.external:
-            name, needs = f"external {recipe.name}", of_model[-1].needs
+            name, summary = f"external {recipe.name}", of_model[-1]
+            # The summary chooses the operating point, by which lesions are predicted.
+            needs = (summary.name,) if study.operating_point is not None else summary.needs
             of_model.append(
                 ExternalStep(study=study, recipe=recipe, name=name, group=name, needs=needs, needs_gpu=True)
             )
@@ -312,10 +456,30 @@ def _num_cases(dataset: DatasetFolder) -> int:
     return int(read_dataset_json(path, "Convert the dataset again.").get("numTraining", 0))
 
 
-def _is_newer(path: Path, others: Sequence[Path]) -> bool:
-    """Whether a file is there, and not older than any of the others, which are there, too."""
-    times = [other.stat().st_mtime_ns if other.is_file() else float("inf") for other in others]
-    return path.is_file() and path.stat().st_mtime_ns >= max(times)
+def _outdated(path: Path, others: Sequence[Path]) -> str | None:
+    """Return in words what a file is older than; "" where it or another is missing, None where it is up to date."""
+    if not path.is_file() or not all(other.exists() for other in others):
+        return ""
+    newer = [other for other in others if other.stat().st_mtime_ns > path.stat().st_mtime_ns]
+    return f"older than {newer[0]}" if newer else None
+
+
+def _with_content(place: Path) -> list[Path]:
+    """Return a file, or a folder and all below it."""
+    return [place, *place.rglob("*")]
+
+
+def _wish(text: str) -> str:
+    return text if text == NO_POINT else str(parse_wish(text))
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return f"{' x '.join(f'{size:g}' for size in spacing)} mm"
+
+
+def word(name: str) -> str:
+    """Return the name of a step as that of a file or job."""
+    return re.sub(r"[^\w.+-]", "-", name)
 
 
 def _run(command: str, *arguments: object) -> None:

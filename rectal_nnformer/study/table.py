@@ -14,10 +14,8 @@ from rectal_nnformer.evaluation.statistics import Agreement, Difference, agreeme
 from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.nnunet.layout import ModelFolder
-from rectal_nnformer.study.jobs import record_file
 from rectal_nnformer.study.progress import fold_progress
 from rectal_nnformer.study.steps import Step, TrainStep
-from rectal_nnformer.utils.files import read_json_if_whole
 
 
 @dataclass(frozen=True)
@@ -126,11 +124,7 @@ def _signed_rank_p(rows: Sequence[tuple[str, float, float]]) -> float | None:
 def cost_of(model: ModelFolder, plans_memory_gb: float | None, steps: Sequence[Step]) -> Cost:
     """Return what a model took, by nnU-Net's logs, the records of the study's jobs, and a checkpoint."""
     folds = [model.fold(number) for number in model.fold_numbers()]
-    records = [
-        read_json_if_whole(record_file(step)) or {}
-        for step in steps
-        if isinstance(step, TrainStep) and step.model == model
-    ]
+    records = [step.record() for step in steps if isinstance(step, TrainStep) and step.model == model]
     memory = [record["host_memory_gb"] for record in records if record.get("host_memory_gb")]
     checkpoint = next((fold.checkpoint_final for fold in folds if fold.checkpoint_final.is_file()), None)
     return Cost(

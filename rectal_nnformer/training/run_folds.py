@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,10 @@ MOST_TRIES = 5
 """Of holding a log, within `POLL_SECONDS`."""
 MOST_SHOWN = 1 << 24
 """Bytes that a command prints in that time, at most."""
+
+
+class StoppedFoldsError(RectalError):
+    """Folds were ended by SIGTERM; they go on from their checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,15 @@ class FoldRun:
         remove_free_lock(self._folder.path / TRAINING_LOCK)
         self._output.close()
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the process was ended by SIGTERM, or ended itself on it."""
+        return self.process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+
     def error(self) -> str:
         """Return how the process failed: the first error of its log, and the last."""
+        if self.was_stopped:
+            return f"fold {self.fold} was ended by SIGTERM and goes on from its checkpoint. Its log: {self.log}"
         with self.log.open("rb") as file:
             file.seek(self._start)
             lines = file.read().decode(errors="replace").splitlines()
@@ -196,7 +208,7 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
             remove_free_lock(job.model.fold(fold).path / TRAINING_LOCK)
             print(f"fold {fold}: finished before, {job.model.fold(fold).path}")
     free = list(enumerate(gpus))
-    failures: list[str] = []
+    failures: list[FoldRun] = []
     running: list[FoldRun] = []
     with interruptible(), ExitStack() as at_end:
         at_end.callback(_stop, running)  # for whatever reason the block ends
@@ -210,11 +222,15 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
                     running.remove(run)
                     free.append((run.slot, run.gpu))
                     failed = run.process.returncode != 0 or not job.is_finished(run.fold)
-                    run.close("failed" if failed else "finished")
-                    failures += [run.error()] if failed else []
+                    run.close("finished" if not failed else "stopped" if run.was_stopped else "failed")
+                    failures += [run] if failed else []
     if failures:
-        remedy = "Fix the cause and run the same command again; finished folds are not repeated."
-        raise RectalError("\n".join([*failures, remedy]))
+        stopped = all(run.was_stopped for run in failures)
+        remedy = (
+            f"{'Run' if stopped else 'Fix the cause and run'} the same command again; finished folds are not repeated."
+        )
+        error = StoppedFoldsError if stopped else RectalError
+        raise error("\n".join([*(run.error() for run in failures), remedy]))
 
 
 def _stop(runs: Sequence[FoldRun]) -> None:

@@ -260,6 +260,18 @@ def is_same(path: Path, descriptor: int) -> bool:
         return False
 
 
+def is_held(path: Path, lock: Callable[[int, int], object] = fcntl.lockf) -> bool:
+    """Whether another process holds a lock, by its sign, which is left as it is; `lock` is the kind of lock."""
+    try:
+        with path.open("rb") as file:
+            lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def remove_free_lock(path: Path) -> None:
     """Remove the sign of a lock that a killed process left; one that a process holds stays."""
     if path.exists():
