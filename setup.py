@@ -38,6 +38,7 @@ setup(
         "numpy>=1.24",
         "packaging>=21",
         "pillow>=9.1",
+        "psutil>=5.9",
         "pydantic>=2.12",
         "pydicom>=3.0.1",
         "requests>=2.31",

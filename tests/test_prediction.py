@@ -190,6 +190,12 @@ def test_a_continued_prediction_repeats_masks_that_are_not_whole(scans, predicte
     assert predict(*arguments, "--continue_prediction") == 0
     assert "Predicted again" in capsys.readouterr().out
     assert sitk.ReadImage(str(mask)).GetSize() == (20, 16, 8)
+    assert predict(*arguments, "--continue_prediction") == 0
+    assert "Predicted again" not in capsys.readouterr().out
+    os.utime(mask, ns=(0, 0))
+    assert predict(*arguments, "--continue_prediction") == 0
+    assert "Predicted again, since the scans are newer than the masks: case" in capsys.readouterr().out
+    assert mask.stat().st_mtime_ns > 0
 
 
 def test_a_scan_that_the_model_was_trained_on_is_told_in_predict_and_evaluate(scans, predicted, arguments, capsys):

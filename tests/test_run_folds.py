@@ -22,7 +22,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import commands as nnunet_commands
 from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.training import run_folds
-from rectal_nnformer.training.run_folds import TrainingJob, claim_log, train_fold, train_folds
+from rectal_nnformer.training.run_folds import StoppedFoldsError, TrainingJob, claim_log, train_fold, train_folds
 
 
 @pytest.fixture
@@ -120,6 +120,16 @@ def test_the_first_error_of_a_failing_fold_is_shown_and_the_last(job, fake_train
     told = str(failed.value)
     assert told.index("case_07.b2nd is missing") < told.index("background workers are no longer alive")
     assert "of another day" not in told and len(told.splitlines()) < 20
+
+
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), 15)", "sys.exit(143)"])
+def test_a_fold_that_sigterm_ended_is_told_as_such(job, fake_training, how):
+    """Trainers of nnU-Net's end by the signal; ours save, and exit as if by it."""
+    fake_training(how)
+    with pytest.raises(
+        StoppedFoldsError, match=r"fold 0 was ended by SIGTERM and goes on .*\nRun the same command again"
+    ):
+        train_folds(job, [0])
 
 
 def test_a_command_that_ends_well_without_results_is_a_failure(job, fake_training):

@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import textwrap
 from contextlib import suppress
 from itertools import count
@@ -305,6 +307,12 @@ def test_the_page_and_its_table(base, capsys):
     trained(base, "nnUNetTrainerSMIT_ACT", sure=True)
     trained(base, "nnUNetTrainer", cases=worse, sure=True)
     folder = study_in(base / "study")
+    fold = base / f"nnUNet_results/{DATASET}/nnUNetTrainerSMIT_ACT__{PLANS}__3d_fullres/fold_1"
+    (fold / "training_log_2026.txt").write_text(LOG + VALIDATION)
+    model = fold.parent.name
+    (folder / "jobs").mkdir()
+    (folder / "jobs/train-ACT-1.json").write_text(json.dumps({"model": model, "host_memory_gb": 9.5}))
+    (folder / "jobs/train-ACT-0.json").write_text(json.dumps({"model": "before", "host_memory_gb": 99}))
     cli.main(["study", "report", str(folder)])
     assert f"The page of the study is {folder / 'study.html'}" in capsys.readouterr().out
     act, stock = csv.DictReader((folder / "study.csv").open())
@@ -316,6 +324,12 @@ def test_the_page_and_its_table(base, capsys):
     assert '<th scope="row">found</th><td class="number">1</td>' in page  # the case of the tumour on which they differ
     for words in ("Wilcoxon", "Holm", "ADI per stage", "parameters (millions)", "nnUNetTrainerSMIT_ACT on"):
         assert words in page
+    costs = list(csv.DictReader((folder / "study_costs.csv").open()))
+    assert [(row["recipe"], row["fold"]) for row in costs] == [
+        (name, fold) for name in ("ACT", "stock") for fold in "01"
+    ]
+    told = {"epochs": "2", "seconds": "140.0", "validation_seconds": "600.0", "host_memory_gb": "9.5"}
+    assert told.items() <= costs[1].items() and "2 min" in page and '<td class="number">9.5</td>' in page
     # FROC side by side, with the rates in a table and in words.
     assert 'aria-describedby="froc-0-description"' in page and "froc-1" not in page
     assert "FROC of ACT and stock" in page and "ACT: 0.0 % at 1/8, 100.0 % at 1/4" in page
@@ -537,6 +551,24 @@ def test_a_cross_validation_becomes_jobs_of_slurm(base, capsys):
         with pytest.raises(SystemExit):
             cli.main([*CROSSVAL, *wrong])
         assert message in capsys.readouterr().err
+
+
+def test_memory_is_the_sum_over_all_processes():
+    """Two processes that hold 100 MB each; what they share with this one is counted once."""
+    hold = "import sys; held = b'x' * 10**8; print(flush=True); sys.stdin.read()"
+    with jobs.most_memory() as before:
+        pass
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [subprocess.Popen([sys.executable, "-c", hold], **pipes) for _ in range(2)]
+    try:
+        for process in processes:
+            process.stdout.readline()
+        with jobs.most_memory() as most:
+            pass
+    finally:
+        for process in processes:
+            process.communicate()
+    assert before[0] + 0.19 < most[0] < before[0] + 0.25
 
 
 def test_workers_that_a_job_forks_end_and_do_not_requeue_it(monkeypatch):

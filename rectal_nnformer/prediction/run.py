@@ -128,6 +128,7 @@ def predict(job: PredictionJob) -> int:
         model = job.predicting_model(point)
         if job.continued:
             _remove_of_other_model(masks, job.output, model)
+            _remove_of_older_scans(masks, scans)
             _remove_damaged(masks, checks, labels)
         here = ["-i", str(images), "-o", str(folder), "-num_parts", "1", "-part_id", "0"]
         job.output.mkdir(parents=True, exist_ok=True)
@@ -285,6 +286,16 @@ def _remove_of_other_model(masks: Mapping[str, Path], output: Path, model: Predi
         masks[case].unlink()
     if others:
         print(f"Predicted again, since other folds or weights had predicted: {some(others)}")
+
+
+def _remove_of_older_scans(masks: Mapping[str, Path], scans: Scans) -> None:
+    """Remove masks of scans that were written since."""
+    present = {case: path.stat().st_mtime_ns for case, path in masks.items() if path.exists()}
+    written = {case: max(file.stat().st_mtime_ns for i in scans.cases[case] for file in i.files) for case in present}
+    for case in (newer := [case for case, time in present.items() if written[case] > time]):
+        masks[case].unlink()
+    if newer:
+        print(f"Predicted again, since the scans are newer than the masks: {some(newer)}")
 
 
 def _remove_damaged(

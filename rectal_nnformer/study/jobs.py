@@ -9,12 +9,12 @@ import math
 import os
 import platform
 import re
-import resource
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import StringIO
@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 from submitit.core.utils import DelayedSubmission
 from submitit.local.local import LocalExecutor, LocalJob
 from submitit.slurm.slurm import SlurmExecutor
@@ -32,7 +33,7 @@ from rectal_nnformer.nnunet.commands import interruptible
 from rectal_nnformer.nnunet.layout import PreprocessedDataset
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.study.record import Study
-from rectal_nnformer.study.steps import JOBS_FOLDER, RecipeStep, Step, missing_steps, word
+from rectal_nnformer.study.steps import JOBS_FOLDER, RecipeStep, Step, TrainStep, missing_steps, word
 from rectal_nnformer.training.run_folds import StoppedFoldsError
 from rectal_nnformer.utils.files import locked, read_json_if_whole, write_json
 from rectal_nnformer.utils.text import plural
@@ -47,6 +48,7 @@ GPU_GB = 24
 """What plans are taken to need before they are made: the planner's own default."""
 SECONDS_TO_SAVE = 120
 """Before a job's time limit: a step of the training, and writing the checkpoint."""
+SECONDS_BETWEEN_MEMORY = 5
 MOST_LIMITS = 1000
 """Times that a job may reach its time limit."""
 
@@ -117,7 +119,9 @@ class StepJob:
         write_json(file, {**record, "state": "running"})
         state, error = "stopped", ""
         try:
-            yield
+            # Other steps fork, which goes badly with threads.
+            with most_memory() if isinstance(self.step, TrainStep) else nullcontext(list[float]()) as memory:
+                yield
             state = "done"
         except Exception as problem:
             is_told = isinstance(problem, RectalError | OSError)
@@ -125,10 +129,38 @@ class StepJob:
             error = str(problem) if is_told else f"{type(problem).__name__}: {problem}"
             raise
         finally:
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
             record["seconds"] = round(record["seconds"] + time.monotonic() - begin, 1)
-            record["host_memory_gb"] = round(max(record["host_memory_gb"], peak), 3)
+            record["host_memory_gb"] = round(max([record["host_memory_gb"], *memory]), 3)
             write_json(file, {**record, "state": state, "error": error})
+
+
+@contextmanager
+def most_memory() -> Iterator[list[float]]:
+    """Yield a list that holds, and then gets, the largest sum of the memory of this process and all below it, GB.
+
+    It is looked at every few seconds. Memory that processes share is counted once (PSS), where the system tells that.
+    """
+    most, ended = [0.0], threading.Event()
+
+    def look() -> None:
+        process = psutil.Process()
+        while True:
+            total = 0
+            for one in [process, *process.children(recursive=True)]:
+                with suppress(psutil.Error):  # it has just ended
+                    used = one.memory_full_info()
+                    total += getattr(used, "pss", used.rss)
+            most[0] = max(most[0], total / 1e9)
+            if ended.wait(SECONDS_BETWEEN_MEMORY):
+                return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        thread.join()
 
 
 def run_here(study: Study, steps: Sequence[Step]) -> None:

@@ -1,7 +1,7 @@
 """The page of a study, and its table as a file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,11 @@ from rectal_nnformer.reporting.writing import DATE_FORMAT, write_comparison
 from rectal_nnformer.study.progress import hours
 from rectal_nnformer.study.record import Recipe, Study
 from rectal_nnformer.study.steps import steps_of
-from rectal_nnformer.study.table import AgainstBaseline, Cost, against_baseline, cost_of, on_shared_cases
+from rectal_nnformer.study.table import AgainstBaseline, Cost, FoldCost, against_baseline, cost_of, on_shared_cases
 from rectal_nnformer.utils.files import csv_text, write_text
 from rectal_nnformer.utils.text import number, percent, percent_interval, plural
 
-PAGE_FILE, TABLE_FILE = "study.html", "study.csv"
+PAGE_FILE, TABLE_FILE, COSTS_FILE = "study.html", "study.csv", "study_costs.csv"
 NO_TUMOUR = "no case has a tumour to be found."
 TOLD_SETTINGS = ("epochs", "iterations per epoch", "batch size", "learning rate")
 
@@ -62,7 +62,7 @@ class Findings:
 
 
 def write_page(study: Study) -> Path:
-    """Write study.html, study.csv and the comparison of what is finished into the folder of the study.
+    """Write study.html, study.csv, study_costs.csv and the comparison of what is finished into the folder of the study.
 
     Raises:
         RectalError: The baseline or all others have no scored fold yet, or a file is damaged.
@@ -71,6 +71,8 @@ def write_page(study: Study) -> Path:
     write_comparison(found.comparison, study.folder)
     rows = _rows(found)
     write_text(study.folder / TABLE_FILE, csv_text(list(rows[0]), rows))
+    costs = [{"recipe": name, **asdict(fold)} for name, cost in found.costs.items() for fold in cost.folds]
+    write_text(study.folder / COSTS_FILE, csv_text(["recipe", *(field.name for field in fields(FoldCost))], costs))
     date = datetime.now().astimezone().strftime(DATE_FORMAT)
     path = study.folder / PAGE_FILE
     write_text(path, _page(found, date))
@@ -246,8 +248,8 @@ def _cost_table(costs: Mapping[str, Cost]) -> Table:
         )
         for name, cost in costs.items()
     ]
-    header = ("recipe", "training", "GPU memory, planned (GB)", "host memory (GB)", "parameters (millions)")
-    return Table(header, rows, "What all folds of a recipe took together; memory is that of one training")
+    header = ("recipe", "training, all folds", "GPU memory, planned (GB)", "host memory (GB)", "parameters (millions)")
+    return Table(header, rows, "What a recipe took; memory is that of one training")
 
 
 def _disputed_table(found: Findings) -> Table:

@@ -35,16 +35,40 @@ class AgainstBaseline:
 
 
 @dataclass(frozen=True)
+class FoldCost:
+    """What a fold took: seconds of all epochs that were trained, and of its validation, None where no log tells.
+
+    `host_memory_gb` is the largest sum over all processes of its training, main process and workers; None where no job
+    of the study trained it.
+    """
+
+    fold: int
+    epochs: int
+    seconds: float
+    validation_seconds: float | None
+    host_memory_gb: float | None
+
+
+@dataclass(frozen=True)
 class Cost:
-    """What the folds of a recipe took together: seconds of training epochs, and the most memory, GB, of any.
+    """What a recipe took.
 
     GPU memory is what the planner counted, None where the plans are of nnU-Net's; parameters are those of one network.
     """
 
-    seconds: float
+    folds: tuple[FoldCost, ...]
     gpu_memory_gb: float | None
-    host_memory_gb: float | None
     parameters: int | None
+
+    @property
+    def seconds(self) -> float:
+        """Of the epochs of all folds."""
+        return sum(fold.seconds for fold in self.folds)
+
+    @property
+    def host_memory_gb(self) -> float | None:
+        """The most of any fold."""
+        return max((fold.host_memory_gb for fold in self.folds if fold.host_memory_gb is not None), default=None)
 
 
 def on_shared_cases(cohorts: Mapping[str, CohortDetection]) -> dict[str, CohortDetection]:
@@ -123,14 +147,16 @@ def _signed_rank_p(rows: Sequence[tuple[str, float, float]]) -> float | None:
 
 def cost_of(model: ModelFolder, plans_memory_gb: float | None, steps: Sequence[Step]) -> Cost:
     """Return what a model took, by nnU-Net's logs, the records of the study's jobs, and a checkpoint."""
-    folds = [model.fold(number) for number in model.fold_numbers()]
-    records = [step.record() for step in steps if isinstance(step, TrainStep) and step.model == model]
-    memory = [record["host_memory_gb"] for record in records if record.get("host_memory_gb")]
+    trainings = [step for step in steps if isinstance(step, TrainStep) and step.model == model]
+    memory = {step.fold: step.record().get("host_memory_gb") or None for step in trainings}
+    folds, costs = [model.fold(number) for number in model.fold_numbers()], []
+    for fold in folds:
+        told, number = fold_progress(fold), int(fold.fold)
+        costs.append(FoldCost(number, told.epoch, told.seconds, told.validation_seconds, memory.get(number)))
     checkpoint = next((fold.checkpoint_final for fold in folds if fold.checkpoint_final.is_file()), None)
     return Cost(
-        seconds=sum(fold_progress(fold).seconds for fold in folds),
+        folds=tuple(costs),
         gpu_memory_gb=plans_memory_gb,
-        host_memory_gb=max(memory, default=None),
         parameters=_num_parameters(read_checkpoint(checkpoint, mapped=True)) if checkpoint else None,
     )
 
