@@ -85,6 +85,8 @@ def trained_by_nnunet(preprocessed, monkeypatch):
         splits = json.loads((preprocessed / "splits_final.json").read_text())
         for fold in folds:
             trained.append(fold)
+            if job.is_finished(fold):  # left as it is
+                continue
             validation = job.model.fold(fold).path / "validation"
             for case in splits[fold]["val"]:
                 write_mask(validation / f"{case}.nii.gz")

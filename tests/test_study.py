@@ -170,6 +170,12 @@ def test_a_stock_run_trained_by_hand_is_adopted(base, jobs_here, no_training, ca
     run_here(study, steps_of(study))
     assert len(jobs_here) == 3
     assert capsys.readouterr().out.endswith("0 steps to do, 8 done before\n")
+    # Validated again by nnU-Net, as for probabilities, it is scored again.
+    scores = [stock / f"fold_{fold}/validation/lesion_detection.json" for fold in (0, 1)]
+    os.utime(scores[0], ns=(0, 0))
+    before = scores[1].stat().st_mtime_ns
+    next(step for step in steps_of(study) if step.name == "summarize stock").run()
+    assert (scores[0].stat().st_mtime_ns > 0, scores[1].stat().st_mtime_ns) == (True, before)
 
 
 def test_a_failure_holds_up_what_needs_it_alone(base, jobs_here, monkeypatch):

@@ -32,7 +32,9 @@ def _init(arguments: argparse.Namespace) -> None:
     from rectal_nnformer.study.record import write_study
 
     path = write_study(arguments.o, dataset, arguments.backbones, external, trained)
-    print(f"{path} is the study: read and edit it, then run 'rectal_nnformer study run {arguments.o}'.")
+    print(
+        f"{path} is the study. Edit it, its device and recipes above all, then: rectal_nnformer study run {arguments.o}"
+    )
     for model in trained:
         print(f"Trained before, and part of it: {model.name}")
 

@@ -19,6 +19,7 @@ from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.find_trainer import find_trainer
 from rectal_nnformer.nnunet.layout import (
     EVALUATION_FILE,
+    SUMMARY_JSON,
     FoldFolder,
     ModelFolder,
     PreprocessedDataset,
@@ -191,14 +192,15 @@ def _check_references(dataset: PreprocessedDataset, splits: Splits, ending: str)
 
 
 def _summarize(job: TrainingJob, splits: Splits, operating_point: str | None, groups: Path | None) -> CrossvalSummary:
-    """Pool the finished folds, evaluating those that a trainer without evaluation has validated."""
+    """Pool the finished folds, evaluating those that a trainer without evaluation has validated, or validated again."""
     preprocessed = PreprocessedDataset.find(job.model.dataset)
     dataset_json = read_dataset_json(preprocessed.dataset_json, "Plan the dataset again.")
     patients = read_patients(preprocessed.path)
     finished = [number for number in range(len(splits)) if job.is_finished(number)]
     for number in finished:
         fold = job.model.fold(number)
-        if not (fold.validation / EVALUATION_FILE).is_file():
+        scores, validated = fold.validation / EVALUATION_FILE, fold.validation / SUMMARY_JSON
+        if not scores.is_file() or scores.stat().st_mtime_ns < validated.stat().st_mtime_ns:
             cases = splits[number].val
             evaluate_fold(fold.validation, preprocessed.references, dataset_json, cases, patients, ignore_position=True)
         _complete_analyses(fold, job.device)
