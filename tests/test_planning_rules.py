@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.planning import BACKBONES, rules
-from rectal_nnformer.planning.accounting import expected_real_share
 from rectal_nnformer.planning.backbones import resolve_backbone
 
 REAL_SERIES = [(192, 192, 57), (192, 192, 57)]
@@ -74,7 +73,7 @@ def test_patch_size_is_always_admissible_and_the_largest_that_is_filled(cohort, 
     extents = np.array(cohort)
     for axis, size in enumerate(patch):
         larger = [s for s in backbone.sizes if s > size]
-        assert not any(expected_real_share(extents[:, axis], s) >= 0.75 for s in larger)
+        assert not any(rules.expected_real_share(extents[:, axis], s) >= 0.75 for s in larger)
 
 
 @pytest.mark.parametrize("transpose_forward", [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection, CaseJob, count_voxels, score_case
 from rectal_nnformer.evaluation.detection import MIN_IOU, MIN_VOXELS
@@ -162,6 +160,8 @@ class _EvaluatedCases:
 
 
 def _score_in_one_thread(job: CaseJob) -> CaseDetection:
+    import torch  # here, since it takes seconds
+
     # Each of several processes would otherwise start a thread for every core.
     torch.set_num_threads(1)
     return score_case(job)

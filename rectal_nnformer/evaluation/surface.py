@@ -4,8 +4,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from numpy.typing import NDArray
 
 SURFACE_TOLERANCE_MM = 2.0
@@ -27,6 +25,10 @@ def surface_agreement(
         reference: Boolean mask of the same shape, not empty.
         spacing: Voxel size in mm, in the order of the arrays' axes.
     """
+    # Imported here: MONAI takes seconds, and those who only read scores need none of it.
+    import torch
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
     predicted, true = (torch.from_numpy(mask.copy())[None, None] for mask in (prediction, reference))
     millimetres = [float(size) for size in spacing]
     with warnings.catch_warnings():

@@ -4,7 +4,10 @@ An exact 0 is padding for the networks, so zeros that belong to the image are li
 """
 
 PREPARED_CHANNEL = "noNorm"
-"""Channel name in dataset.json by which nnU-Net itself applies `NoNormalization`."""
+"""Channel name in dataset.json by which nnU-Net itself applies `PREPARED_SCHEME`."""
+
+PREPARED_SCHEME = "NoNormalization"
+"""nnU-Net's name of the scheme that leaves intensities as they are."""
 
 PREPARED_WINDOW = (0.0, 800.0)
 """Intensities to which the authors' volumes were prepared, and which their networks read as 0 to 1."""

@@ -23,11 +23,6 @@ CROPS_PER_KIND = 16
 Values = NDArray[np.float64]
 
 
-def expected_real_share(extents: ArrayLike, size: int) -> float:
-    """Return the expected share of real voxels on one axis: the mean over cases of min(extent, size) / size."""
-    return float(np.minimum(np.asarray(extents), size).mean() / size)
-
-
 def tile_account(patch_size: Size, extents: ArrayLike, backbone: Backbone) -> PatchAccount:
     """Return what to expect of the tiles that the predictor cuts: the mean over the cases, exactly."""
     boxes, counts = _boxes(patch_size, extents)

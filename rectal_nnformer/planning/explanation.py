@@ -4,11 +4,10 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import NoNormalization
-
 from rectal_nnformer.augmentation import augmentation_of_plans
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.geometry import Size
+from rectal_nnformer.imaging.prepared import PREPARED_SCHEME
 from rectal_nnformer.imaging.reading import by
 from rectal_nnformer.nnunet.layout import find_dataset, find_plans
 from rectal_nnformer.nnunet.names import CUBIC, FULLRES
@@ -77,7 +76,7 @@ def _data_lines(plans: Plans, record: PlanningRecord) -> Iterator[str]:
     configuration = plans.configuration(FULLRES)
     windows = configuration.network.intensity_window if configuration.network else []
     schemes = configuration.normalization_schemes
-    origins = ["as prepared" if scheme == NoNormalization.__name__ else f"after {scheme}" for scheme in schemes]
+    origins = ["as prepared" if scheme == PREPARED_SCHEME else f"after {scheme}" for scheme in schemes]
     why = (
         f": the median {by(record.median_spacing, '.2f')} has the geometric mean {record.geometric_mean_spacing:.2f}, "
         f"down to a multiple of {SPACING_STEP}, within {MIN_SPACING} and {MAX_SPACING}"

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import NoNormalization
 
 from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL, PREPARED_WINDOW
+from rectal_nnformer.imaging.prepared import PREPARED_CHANNEL, PREPARED_SCHEME, PREPARED_WINDOW
 from rectal_nnformer.networks.adapter import PlannedNetwork
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained import PretrainedReport, load_pretrained, read_weights
@@ -215,7 +214,7 @@ def prepared_configuration(
     network = {"backbone": backbone, "backbone_kwargs": {}, "intensity_window": intensity_window}
     return configuration_settings(
         {**network, "spatial_axes": [2, 1, 0]},
-        [NoNormalization.__name__] * len(intensity_window),
+        [PREPARED_SCHEME] * len(intensity_window),
         data_identifier=f"nnUNetRectalPreparedPlans_{FULLRES}",
         preprocessor_name="DefaultPreprocessor",
         batch_size=MIN_BATCH_SIZE,

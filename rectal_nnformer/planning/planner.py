@@ -236,7 +236,7 @@ class RectalExperimentPlanner(ExperimentPlanner):
         return {
             "patch_size": patch_size,
             "field_of_view_mm": (np.array(patch_size) * spacing).tolist(),
-            "real_voxel_share": [accounting.expected_real_share(extents[:, i], patch_size[i]) for i in range(3)],
+            "real_voxel_share": [rules.expected_real_share(extents[:, i], patch_size[i]) for i in range(3)],
             **vars(accounting.tile_account(patch_size, extents, self.backbone)),
             "memory_gb": self.memory.required(patch_size, MIN_BATCH_SIZE),
         }

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rectal_nnformer.geometry import Size
-from rectal_nnformer.planning.accounting import expected_real_share
 from rectal_nnformer.planning.backbones import Backbone
 
 MIN_SPACING, MAX_SPACING, SPACING_STEP = 1.0, 1.5, 0.5
@@ -27,6 +26,11 @@ LESION_MARGIN = 10.0
 
 MAX_DATASET_COVERED = 0.05
 """Share of the dataset's voxels that one training step may see, as in nnU-Net."""
+
+
+def expected_real_share(extents: ArrayLike, size: int) -> float:
+    """Return the expected share of real voxels on one axis: the mean over cases of min(extent, size) / size."""
+    return float(np.minimum(np.asarray(extents), size).mean() / size)
 
 
 def isotropic_target_spacing(spacings: ArrayLike) -> float:
