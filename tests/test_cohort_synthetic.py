@@ -107,7 +107,7 @@ def test_a_full_folder_and_senseless_numbers_are_refused(tmp_path):
 
 
 def test_an_interruption_leaves_no_folder(tmp_path, monkeypatch):
-    def interrupt(rng):
+    def interrupt(rng, appearance):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rectal_nnformer.demo.cohort.cohort.synthesize_case", interrupt)

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from rectal_nnformer.dataset_conversion.patient_folds import patient_list
+from rectal_nnformer.demo.cohort.appearance import MRI, Appearance
 from rectal_nnformer.demo.cohort.fields import Mask
 from rectal_nnformer.demo.cohort.implant import implant_tumors
 from rectal_nnformer.demo.cohort.phantom import synthesize_case
@@ -25,7 +26,9 @@ from rectal_nnformer.utils.parallel import map_with_progress
 _SYNTHETIC_STREAM, _IMPLANTED_STREAM = 1, 2
 
 
-def write_synthetic_cohort(folder: Path, num_cases: int = 20, seed: int = 0, num_workers: int = 2) -> None:
+def write_synthetic_cohort(
+    folder: Path, num_cases: int = 20, seed: int = 0, num_workers: int = 2, appearance: Appearance = MRI
+) -> None:
     """Write synthetic scans with tumours: `images/synthetic_000.nii.gz` ... and masks of the same names in `masks/`.
 
     A case depends on `seed`, which is not negative, and its number alone, however many there are and whatever
@@ -36,7 +39,7 @@ def write_synthetic_cohort(folder: Path, num_cases: int = 20, seed: int = 0, num
         RectalError: The folder is not empty, or a number is out of range.
     """
     with _cohort_folder(folder, num_cases, seed) as staged:
-        write = partial(_write_synthetic_case, staged, seed)
+        write = partial(_write_synthetic_case, staged, seed, appearance)
         map_with_progress(write, range(num_cases), num_workers, "Synthetic cases")
 
 
@@ -81,8 +84,8 @@ def _outlined_rectums(series: Mapping[str, sitk.Image], rectum_file: Path) -> di
     }
 
 
-def _write_synthetic_case(folder: Path, seed: int, number: int) -> None:
-    case = synthesize_case(np.random.default_rng((_SYNTHETIC_STREAM, seed, number)))
+def _write_synthetic_case(folder: Path, seed: int, appearance: Appearance, number: int) -> None:
+    case = synthesize_case(np.random.default_rng((_SYNTHETIC_STREAM, seed, number)), appearance)
     _write_case(folder, f"synthetic_{number:03d}", case)
 
 

@@ -1,7 +1,7 @@
-"""Synthetic T2-weighted scans of the pelvis with tumours in the rectal wall.
+"""Synthetic scans of the pelvis with tumours in the rectal wall, T2-weighted MRI or what an `Appearance` says.
 
 A scan is painted tissue by tissue, each by its share of a voxel, then seen through a scanner: coil shading, point
-spread, Rician noise, oblique slices. Arrays have axes (z, y, x).
+spread, noise, oblique slices. Arrays have axes (z, y, x).
 """
 
 from dataclasses import dataclass
@@ -13,34 +13,14 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from rectal_nnformer.demo.cohort import anatomy
+from rectal_nnformer.demo.cohort.appearance import MRI, Appearance
 from rectal_nnformer.demo.cohort.fields import Field, Mask, blend, partial_volume, smooth_noise
 from rectal_nnformer.demo.cohort.tumors import Case, place_tumors
-
-SPACING = (3.0, 0.5, 0.5)
-"""Voxel size along (z, y, x) in mm."""
-MATRIX = 384
 
 _BEND_MM = 9.0
 """More than coordinates are ever bent."""
 _MIDDLE_MM = ((0.0, 26.0, 0.0), (62.0, 66.0, 500.0))
 """Centre and reach along (x, y, z) of the region of the pelvic floor, its organs and the mesorectum."""
-
-# Typical signal of turbo spin echo T2-weighted MRI, fat at 430.
-_SIGNAL = {
-    "fat": 430.0,
-    "muscle": 62.0,
-    "cortex": 22.0,
-    "red marrow": 235.0,
-    "yellow marrow": 365.0,
-    "bladder": 640.0,
-    "wall": 85.0,
-    "mucosa": 200.0,
-    "gland": 185.0,
-    "fluid": 420.0,
-    "stool": 105.0,
-    "gel": 560.0,
-    "gas": 12.0,
-}
 
 
 @dataclass(frozen=True)
@@ -52,11 +32,12 @@ class _Canvas:
     unbent: anatomy.Grid
     bumps: Field
     levels: dict[str, float]
+    appearance: Appearance
     rng: np.random.Generator
 
     def noise(self, length: float | tuple[float, float, float]) -> Field:
         """Return noise of standard deviation 1 without detail finer than `length` mm."""
-        return smooth_noise(self.rng, self.signal.shape, SPACING, length)
+        return smooth_noise(self.rng, self.signal.shape, self.appearance.spacing, length)
 
     def paint(self, implicit: Field, value: Field | float) -> None:
         """Fill the inside of an implicit surface."""
@@ -89,16 +70,17 @@ class _Canvas:
             anatomy.Grid(self.unbent.x[..., x], self.unbent.y[:, y], self.unbent.z[z]),
             self.bumps[box],
             self.levels,
+            self.appearance,
             self.rng,
         )
 
 
-def synthesize_case(rng: np.random.Generator) -> Case:
-    """Make one synthetic scan with one to three tumours.
+def synthesize_case(rng: np.random.Generator, appearance: Appearance = MRI) -> Case:
+    """Make one synthetic scan with one to three tumours, oblique, of 16-bit integers.
 
-    It has 16-bit integers, 384 x 384 x 19 to 24 voxels of 0.5 x 0.5 x 3 mm, oblique.
+    MRI has 384 x 384 x 19 to 24 voxels of 0.5 x 0.5 x 3 mm.
     """
-    canvas = _blank_canvas(rng)
+    canvas = _blank_canvas(rng, appearance)
     _paint_fat(canvas)
     _paint_muscles(canvas)
     _paint_bones(canvas)
@@ -111,7 +93,7 @@ def synthesize_case(rng: np.random.Generator) -> Case:
     _paint_plexus(organs)
     rectum = np.zeros(canvas.signal.shape, dtype=bool)
     rectum[middle] = _paint_rectum(organs)
-    tumors = place_tumors(rectum, SPACING, rng)
+    tumors = place_tumors(rectum, appearance.spacing, rng, look=appearance.tumor)
     for tumor in tumors:
         blend(canvas.signal, tumor.share, tumor.signal(canvas.levels["muscle"], canvas.levels["fat"]))
     _paint_air(canvas)
@@ -119,31 +101,33 @@ def synthesize_case(rng: np.random.Generator) -> Case:
     for tumor in tumors:
         mask[tumor.mask] = 1
     image = sitk.GetImageFromArray(_acquire(canvas))
-    _set_oblique_geometry(image, rng)
+    _set_oblique_geometry(image, appearance.spacing, rng)
     mask_image = sitk.GetImageFromArray(mask)
     mask_image.CopyInformation(image)
     return Case(image, mask_image, tumors)
 
 
-def _blank_canvas(rng: np.random.Generator) -> _Canvas:
+def _blank_canvas(rng: np.random.Generator, appearance: Appearance) -> _Canvas:
     """Draw the number of slices, the level, the body's size and the bend of its coordinates."""
-    shape = (int(rng.integers(19, 25)), MATRIX, MATRIX)
+    least, most = appearance.slices
+    shape = (int(rng.integers(least, most + 1)), appearance.matrix, appearance.matrix)
+    spacing, middle = appearance.spacing, (appearance.matrix - 1) / 2
     z, y, x = np.ogrid[tuple(slice(0, size) for size in shape)]
     size = rng.uniform(0.93, 1.07)
     shift_x, shift_y = (float(shift) for shift in rng.normal(0, 2.5, 2))
     unbent = anatomy.Grid(
-        x=(((x - (MATRIX - 1) / 2) * SPACING[2] - shift_x) / size).astype(np.float32),
-        y=(((y - (MATRIX - 1) / 2) * SPACING[1] - shift_y) / size).astype(np.float32),
-        z=(z * SPACING[0] + rng.uniform(-6, 3)).astype(np.float32),
+        x=(((x - middle) * spacing[2] - shift_x) / size).astype(np.float32),
+        y=(((y - middle) * spacing[1] - shift_y) / size).astype(np.float32),
+        z=(z * spacing[0] + rng.uniform(*appearance.lowest)).astype(np.float32),
     )
     bends = [
-        np.clip(1.6 * smooth_noise(rng, shape, SPACING, 16) + 0.35 * smooth_noise(rng, shape, SPACING, 4), -8, 8)
+        np.clip(1.6 * smooth_noise(rng, shape, spacing, 16) + 0.35 * smooth_noise(rng, shape, spacing, 4), -8, 8)
         for _ in range(3)
     ]
     grid = anatomy.Grid(unbent.x + bends[0], unbent.y + bends[1], unbent.z + bends[2])
-    bumps = np.clip(smooth_noise(rng, shape, SPACING, 5), -3, 3)
-    levels = {name: value * rng.uniform(0.9, 1.1) for name, value in _SIGNAL.items()}
-    return _Canvas(np.full(shape, levels["fat"], np.float32), grid, unbent, bumps, levels, rng)
+    bumps = np.clip(smooth_noise(rng, shape, spacing, 5), -3, 3)
+    levels = {name: value * rng.uniform(0.9, 1.1) for name, value in appearance.signal.items()}
+    return _Canvas(np.full(shape, levels["fat"], np.float32), grid, unbent, bumps, levels, appearance, rng)
 
 
 def _both_sides(shape: anatomy.Ellipsoid, rng: np.random.Generator) -> tuple[anatomy.Ellipsoid, anatomy.Ellipsoid]:
@@ -163,7 +147,7 @@ def _paint_muscles(canvas: _Canvas) -> None:
     bundles = canvas.noise((5.0, 0.8, 2.2))
     patches = canvas.noise((6.0, 3.0, 3.0))
     streaks = np.clip(bundles - 1.1, 0, 1.5) * np.clip(0.5 + patches, 0, 1.5)
-    muscle = canvas.levels["muscle"] * (1 + 0.14 * canvas.noise((3.0, 1.0, 1.0))) + 110 * streaks
+    muscle = canvas.levels["muscle"] * (1 + 0.14 * canvas.noise((3.0, 1.0, 1.0))) + canvas.appearance.streaks * streaks
     for shape in anatomy.MUSCLES.values():
         for side in _both_sides(shape, canvas.rng):
             canvas.paint_shape(side, muscle, bumps=0.06)
@@ -302,17 +286,18 @@ def _lumen_content(canvas: _Canvas, rectum: anatomy.Rectum) -> Field:
     rng, levels = canvas.rng, canvas.levels
     lumps = canvas.noise((4.0, 2.0, 2.0))
     crumbs = canvas.noise((2.5, 0.8, 0.8))
-    stool = levels["stool"] * (1 + 0.25 * lumps + 0.15 * crumbs) + 130 * np.clip(lumps + 0.6 * crumbs - 1.7, 0, 1)
+    bright = np.clip(lumps + 0.6 * crumbs - 1.7, 0, 1)
+    stool = levels["stool"] * (1 + 0.25 * lumps + 0.15 * crumbs) + canvas.appearance.crumbs * bright
     kind = rng.choice(("stool", "gas", "gel", "collapsed"), p=(0.4, 0.25, 0.15, 0.2))
     if kind == "gel":
         return levels["gel"] * (1 + 0.03 * lumps)
     if kind == "gas":
         level = rectum.center(canvas.unbent.z)[1] + rng.uniform(-6, 8)
         gas = np.clip((level - canvas.unbent.y + 0.6 * crumbs) / 1.5, 0, 1)
-        return np.maximum(stool * (1 - gas) + levels["gas"] * gas, 0)
+        return np.maximum(stool * (1 - gas) + levels["gas"] * gas, canvas.appearance.air)
     if kind == "collapsed":
         return levels["stool"] * (1.15 + 0.15 * lumps + 0.12 * crumbs)
-    return np.maximum(stool, 0)
+    return np.maximum(stool, canvas.appearance.air)
 
 
 def _paint_air(canvas: _Canvas) -> None:
@@ -321,22 +306,25 @@ def _paint_air(canvas: _Canvas) -> None:
     bend = 0.8 * canvas.noise((20.0, 14.0, 14.0))
     front = rng.uniform(-97, -88) + rng.uniform(0.0008, 0.002) * grid.x**2
     canvas.paint(grid.y - front - 1.8 + bend, canvas.levels["gland"] * 0.8)
-    canvas.paint(grid.y - front + bend, 0.0)
+    canvas.paint(grid.y - front + bend, canvas.appearance.air)
     depth = np.maximum(grid.y - rng.uniform(72, 80) - 0.45 * np.maximum(grid.z, 0), 0)
     cleft = np.abs(canvas.grid.x) - 0.02 * depth
     canvas.paint(np.maximum(cleft - 1.6, 0.5 - depth), canvas.levels["gland"])
-    canvas.paint(np.maximum(cleft - 0.4, 2.0 - depth), 0.0)
+    canvas.paint(np.maximum(cleft - 0.4, 2.0 - depth), canvas.appearance.air)
 
 
-def _acquire(canvas: _Canvas) -> NDArray[np.uint16]:
-    """See the painted tissue through a scanner: coil shading, point spread in the slice, Rician noise."""
-    rng, grid = canvas.rng, canvas.unbent
+def _acquire(canvas: _Canvas) -> NDArray[np.integer]:
+    """See the painted tissue through a scanner: coil shading, point spread in the slice, noise."""
+    rng, grid, appearance = canvas.rng, canvas.unbent, canvas.appearance
+    if appearance.reconstructed:
+        return _reconstruct(canvas)
     # Surface coils lie in front and behind; the corners of the field are far from all of them.
     corner = np.hypot(grid.x / 105, grid.y / 110)
-    shading = 1 + rng.uniform(0.05, 0.2) * (grid.y / 96) ** 2 - rng.uniform(0.25, 0.5) * np.clip(corner - 0.75, 0, 1)
+    near, far = (grid.y / 96) ** 2, np.clip(corner - 0.75, 0, 1)
+    shading = 1 + rng.uniform(*appearance.near) * near - rng.uniform(*appearance.coil) * far
     shading = shading * np.exp(rng.uniform(0.03, 0.08) * canvas.noise(40))
     true = gaussian_filter(canvas.signal * shading, (0, 0.65, 0.65))
-    sigma = rng.uniform(9, 15)
+    sigma = rng.uniform(*appearance.noise)
     real, imaginary = (
         sigma * gaussian_filter(rng.standard_normal(true.shape, dtype=np.float32), (0, 0.5, 0.5)) / 0.55
         for _ in range(2)
@@ -344,10 +332,20 @@ def _acquire(canvas: _Canvas) -> NDArray[np.uint16]:
     return np.rint(np.hypot(true + real, imaginary)).astype(np.uint16)
 
 
-def _set_oblique_geometry(image: sitk.Image, rng: np.random.Generator) -> None:
+def _reconstruct(canvas: _Canvas) -> NDArray[np.int16]:
+    """See the painted tissue through CT: point spread, and noise whose coarse part the reconstruction takes off."""
+    rng = canvas.rng
+    true = gaussian_filter(canvas.signal, (0, 0.65, 0.65))
+    white = rng.standard_normal(true.shape, dtype=np.float32)
+    grain = gaussian_filter(white, (0.4, 0.6, 0.6)) - gaussian_filter(white, (0.4, 1.8, 1.8))
+    noisy = true + grain * (rng.uniform(*canvas.appearance.noise) / grain.std())
+    return np.rint(np.clip(noisy, -1024, 3071)).astype(np.int16)
+
+
+def _set_oblique_geometry(image: sitk.Image, spacing: tuple[float, float, float], rng: np.random.Generator) -> None:
     """Tilt the slices as for rectal MRI: mostly about the left-right axis, across the rectum."""
     angles = (-rng.uniform(3, 20), rng.normal(0, 1.5), rng.normal(0, 1.5))
     direction = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
-    image.SetSpacing(SPACING[::-1])
+    image.SetSpacing(spacing[::-1])
     image.SetDirection(direction.ravel())
     image.SetOrigin((-96 + rng.normal(0, 8), -80 + rng.normal(0, 8), -30 + rng.normal(0, 8)))

@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d, label
 
+from rectal_nnformer.demo.cohort.appearance import TumorLook
 from rectal_nnformer.demo.cohort.fields import Field, Mask, partial_volume, smooth_noise
 from rectal_nnformer.errors import RectalError
 
@@ -79,7 +80,11 @@ class _RectumFrame:
 
 
 def place_tumors(
-    rectum: Mask, spacing: Sequence[float], rng: np.random.Generator, num_tumors: int | None = None
+    rectum: Mask,
+    spacing: Sequence[float],
+    rng: np.random.Generator,
+    num_tumors: int | None = None,
+    look: TumorLook = TumorLook(),  # noqa: B008, which cannot be changed
 ) -> tuple[Tumor, ...]:
     """Draw tumours, one to three unless told, in a rectum's wall and lumen (z, y, x); each is one connected component.
 
@@ -98,7 +103,7 @@ def place_tumors(
     while len(tumors) < wanted and (fitted := _fit_tumor(frame, occupied, wanted, rng)) is not None:
         share, kind = fitted
         occupied |= share > 0.5
-        tumors.append(_finish(share, kind, frame, rectum.shape, rng))
+        tumors.append(_finish(share, kind, frame, rectum.shape, look, rng))
     if not tumors:
         volume = np.count_nonzero(rectum) * math.prod(spacing) / 1000
         raise RectalError(
@@ -218,14 +223,19 @@ def _grow(frame: _RectumFrame, implicit: Callable[[float], Field], volume: float
     return partial_volume(implicit(low))
 
 
-def _finish(share: Field, kind: str, frame: _RectumFrame, shape: tuple[int, ...], rng: np.random.Generator) -> Tumor:
+def _finish(
+    share: Field, kind: str, frame: _RectumFrame, shape: tuple[int, ...], look: TumorLook, rng: np.random.Generator
+) -> Tumor:
     """Draw the tumour's look and put it back from the rectum's box into the whole volume."""
     coarse = smooth_noise(rng, share.shape, frame.spacing, 2.5)
     fine = smooth_noise(rng, share.shape, frame.spacing, 0.8)
     whole_share, whole_texture = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     whole_share[frame.box] = share
-    whole_texture[frame.box] = rng.uniform(0.02, 0.06) * coarse + 0.025 * fine
-    return Tumor(kind, whole_share, rng.uniform(0.38, 0.62), whole_texture)
+    texture = rng.uniform(*look.texture) * coarse + 0.025 * fine
+    if look.mucin:
+        texture += look.mucin * np.clip(coarse, 0, 1)
+    whole_texture[frame.box] = texture
+    return Tumor(kind, whole_share, rng.uniform(*look.brightness), whole_texture)
 
 
 def _volume_cm3(mask: Mask, frame: _RectumFrame) -> float:
