@@ -103,7 +103,7 @@ def against_baseline(cohorts: Mapping[str, CohortDetection], baseline: str) -> d
         name: [(a.patient, a.dice, b.dice) for a, b in of if a.dice is not None and b.dice is not None]
         for name, of in pairs.items()
     }
-    p_values = {name: p for name, rows in dice.items() if (p := _signed_rank_p(rows)) is not None}
+    p_values = {name: p for name, rows in dice.items() if (p := signed_rank_p(rows)) is not None}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return {
         name: AgainstBaseline(
@@ -131,7 +131,7 @@ def _difference(rows: Sequence[tuple[str, float, float]]) -> Difference:
     return paired_difference([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
 
-def _signed_rank_p(rows: Sequence[tuple[str, float, float]]) -> float | None:
+def signed_rank_p(rows: Sequence[tuple[str, float, float]]) -> float | None:
     """Return the two-sided p of Wilcoxon's signed ranks of the patients' mean differences; None without a patient.
 
     Wilcoxon 1945 (Biometrics Bulletin 1:80).

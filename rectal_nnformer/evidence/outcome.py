@@ -1,0 +1,164 @@
+"""What the recipes of the evidence came to, seed by seed, and what of it speaks for which claim."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from rectal_nnformer.evaluation.case_detection import CaseDetection
+from rectal_nnformer.evaluation.statistics import Difference, holm, paired_difference
+from rectal_nnformer.study.table import signed_rank_p
+
+Cohort = Literal["internal", "external"]
+Measure = Literal["detection", "Dice", "false positives", "ADI"]
+Verdict = Literal["shown", "not shown", "opposite"]
+
+
+@dataclass(frozen=True)
+class CaseValues:
+    """A measure of each unit, a tumour or a case: the mean over the seeds, and the patient that it is of."""
+
+    patients: tuple[str, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SeedOutcome:
+    """What one recipe from one seed came to.
+
+    Attributes:
+        cohorts: The scored cases of each cohort.
+        adi: Attention dilution index of each held-out case, mean over the stages in which it is defined.
+        stage_adi: Of each stage, over all held-out cases.
+        a_rp: Attention of real queries on padding, mean over the stages.
+    """
+
+    cohorts: Mapping[Cohort, Sequence[CaseDetection]]
+    adi: Mapping[str, float]
+    stage_adi: tuple[float | None, ...]
+    a_rp: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one recipe has more (`sign` 1) or less (-1) of a measure than another."""
+
+    text: str
+    first: str
+    second: str
+    measure: Measure
+    cohort: Cohort = "internal"
+    sign: int = 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, and what speaks for it.
+
+    Attributes:
+        claim: The claim.
+        difference: First minus second recipe, with its interval over cases.
+        of_seeds: The same of each seed.
+        p_holm: Of Wilcoxon's signed ranks over cases, adjusted for the number of claims.
+        verdict: By the interval.
+    """
+
+    claim: Claim
+    difference: Difference
+    of_seeds: tuple[float, ...]
+    p_holm: float
+    verdict: Verdict
+
+
+CLAIMS = (
+    Claim("Padding takes attention, which cropping gives back", "Base", "Crop", "ADI"),
+    Claim("Masking padding takes it out of the attention", "MaskedPadding", "Base", "ADI", sign=-1),
+    Claim("Cropping finds more tumours", "Crop", "Base", "detection"),
+    Claim("Cropping outlines them better", "Crop", "Base", "Dice"),
+    Claim("Cropping finds more tumours at another site", "Crop", "Base", "detection", "external"),
+    Claim("Masked padding finds more tumours in the cube", "MaskedPadding", "Base", "detection"),
+    Claim("Masked padding outlines them better", "MaskedPadding", "Base", "Dice"),
+    Claim("Tumour-aware augmentation finds more tumours that look otherwise", "TA", "Base", "detection", "external"),
+    Claim("Tumour-aware augmentation outlines them better", "TA", "Base", "Dice", "external"),
+    Claim("Tumour-aware augmentation finds more tumours of the same site", "TA", "Base", "detection"),
+    Claim("The same on the planned patch, tumours that look otherwise", "ACT", "Crop", "detection", "external"),
+    Claim("ACT finds more tumours than Base", "ACT", "Base", "detection"),
+    Claim("ACT outlines them better", "ACT", "Base", "Dice"),
+    Claim("ACT finds more tumours at another site", "ACT", "Base", "detection", "external"),
+    Claim("ACT outlines them better at another site", "ACT", "Base", "Dice", "external"),
+    Claim("ACT invents fewer tumours", "ACT", "Base", "false positives", sign=-1),
+    Claim("Pretraining on CT finds more tumours in MRI", "ACT", "Scratch", "detection"),
+    Claim("Pretraining on CT outlines them better", "ACT", "Scratch", "Dice"),
+    Claim("Pretraining on CT finds more tumours at another site", "ACT", "Scratch", "detection", "external"),
+    Claim("Scattered windows cost tumours", "InverseWindows", "Scratch", "detection"),
+    Claim("Scattered windows cost outlines", "InverseWindows", "Scratch", "Dice"),
+)
+"""What the paper says or follows from it, as far as such a study can test it."""
+
+
+def values_of(outcome: SeedOutcome, measure: Measure, cohort: Cohort) -> CaseValues:
+    """Return a measure of every tumour ("detection") or case, in the order of the cases' names."""
+    if measure == "ADI":
+        names = sorted(outcome.adi)
+        return CaseValues(tuple(names), tuple(outcome.adi[name] for name in names))
+    pick: Callable[[CaseDetection], Sequence[float]] = {
+        "detection": lambda case: [float(lesion.detected) for lesion in case.lesions],
+        "Dice": lambda case: [case.dice or 0.0],
+        "false positives": lambda case: [float(case.n_false_positive)],
+    }[measure]
+    cases = sorted(outcome.cohorts[cohort], key=lambda case: case.case)
+    rows = [(case.patient, value) for case in cases for value in pick(case)]
+    return CaseValues(tuple(patient for patient, _ in rows), tuple(value for _, value in rows))
+
+
+def mean_over_seeds(outcomes: Sequence[SeedOutcome], measure: Measure, cohort: Cohort) -> CaseValues:
+    """Return a measure of every unit, averaged over the seeds of a recipe."""
+    of_seeds = [values_of(outcome, measure, cohort) for outcome in outcomes]
+    return CaseValues(of_seeds[0].patients, tuple(map(fmean, zip(*(one.values for one in of_seeds), strict=True))))
+
+
+def findings_of(outcomes: Mapping[str, Sequence[SeedOutcome]], claims: Sequence[Claim] = CLAIMS) -> tuple[Finding, ...]:
+    """Return what speaks for each claim: seeds are averaged per tumour or case, and cases are the sample.
+
+    Args:
+        outcomes: Of each recipe, one per seed, all of the same cases.
+        claims: Those to be tested.
+    """
+    pairs = [
+        [
+            [values_of(outcome, claim.measure, claim.cohort) for outcome in outcomes[name]]
+            for name in (claim.first, claim.second)
+        ]
+        for claim in claims
+    ]
+    tests = []
+    for claim in claims:
+        one, two = (
+            mean_over_seeds(outcomes[name], claim.measure, claim.cohort) for name in (claim.first, claim.second)
+        )
+        tests.append((paired_difference(one.patients, one.values, two.values), _p(one, two)))
+    adjusted = holm([p for _, p in tests])
+    return tuple(
+        Finding(
+            claim,
+            difference,
+            tuple(fmean(a.values) - fmean(b.values) for a, b in zip(*pair, strict=True)),
+            p,
+            verdict_of(difference, claim.sign),
+        )
+        for claim, (difference, _), pair, p in zip(claims, tests, pairs, adjusted, strict=True)
+    )
+
+
+def verdict_of(difference: Difference, sign: int) -> Verdict:
+    """Return what the interval of a difference says of a claim of its sign."""
+    interval = difference.patient_bootstrap_95
+    if interval is None:
+        return "not shown"
+    low, high = sorted(sign * bound for bound in interval)
+    return "shown" if low > 0 else "opposite" if high < 0 else "not shown"
+
+
+def _p(first: CaseValues, second: CaseValues) -> float:
+    p = signed_rank_p(list(zip(first.patients, first.values, second.values, strict=True)))
+    return 1.0 if p is None else p

@@ -1,0 +1,198 @@
+"""The study of evidence from made scans to its page; what is done is not done again.
+
+nnU-Net reads its variables when it is imported, so everything that imports it is imported late here.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evidence.preset import BACKBONE, PLANS, PRESETS, RECIPES, TRAINERS, Preset
+from rectal_nnformer.networks.pretrained_files import WEIGHTS_VARIABLE
+from rectal_nnformer.nnunet.layout import folder_variables
+from rectal_nnformer.utils.files import is_there, locked, read_json, read_json_if_whole, write_json
+
+if TYPE_CHECKING:
+    from rectal_nnformer.study.record import Study
+    from rectal_nnformer.study.steps import Step
+
+SETTINGS_FILE, TIMES_FILE, LOCK = "preset.json", "times.json", ".evidence.lock"
+PRETRAINING, PRETRAINING_BATCH = "pretraining", 4
+AUGMENTERS = "nnUNet_n_proc_DA"
+
+
+@dataclass(frozen=True)
+class EvidenceRun:
+    """A study in a folder, which holds all that it makes."""
+
+    folder: Path
+    name: str
+    preset: Preset
+    device: str
+    workers: int
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the pretrained file."""
+        return self.folder / PRETRAINING
+
+
+def run_evidence(folder: Path, name: str, device: str = "cpu", workers: int = 2, preset: Preset | None = None) -> Path:
+    """Make cohorts, pretrain, plan, train every recipe from every seed, score both cohorts, and write the page.
+
+    Args:
+        folder: Of everything; a study that was begun there goes on.
+        name: A key of `PRESETS`.
+        device: "cpu", "cuda" or "mps".
+        workers: Processes that make and prepare cases.
+        preset: Another one than that of the name.
+
+    Returns:
+        The page.
+
+    Raises:
+        RectalError: The folder holds a study of another preset, or a step failed.
+    """
+    run = EvidenceRun(folder, name, preset or PRESETS[name], device, workers)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK, f"{folder} is being written by another process. Wait for it or end it."):
+        _claim(run)
+        _set_environment(run)
+        _prepare(run)
+        from rectal_nnformer.evidence.page import write_page
+
+        for seed in run.preset.seeds:
+            for step in steps_of_seed(study_of_seed(run, seed)):
+                if not step.is_done():
+                    _do(run, step, seed)
+        return write_page(run)
+
+
+def study_of_seed(run: EvidenceRun, seed: int) -> "Study":
+    """Return the study of all recipes from one seed."""
+    from rectal_nnformer.evidence.cohorts import MRI_DATASET, cohort_folder
+    from rectal_nnformer.study.record import External, Recipe, Study
+
+    external = cohort_folder(run.folder, "external")
+    return Study(
+        folder=run.folder / f"seed_{seed}",
+        dataset=MRI_DATASET,
+        baseline=RECIPES[0].name,
+        recipe=tuple(
+            Recipe(name=one.name, trainer=f"{TRAINERS}{one.trainer}", plans=PLANS, configuration=one.configuration)
+            for one in RECIPES
+        ),
+        folds=(0,),
+        epochs=run.preset.epochs,
+        iterations=run.preset.iterations,
+        seed=seed,
+        device=run.device,  # type: ignore[arg-type]  # pydantic refuses others
+        external=External(images=str(external / "images"), masks=str(external / "masks")),
+    )
+
+
+def steps_of_seed(study: "Study") -> "list[Step]":
+    """Return what trains and scores; plans are made before, and pages of studies are not asked for."""
+    from rectal_nnformer.study.steps import ExternalStep, TrainStep, steps_of
+
+    return [step for step in steps_of(study) if isinstance(step, TrainStep | ExternalStep)]
+
+
+def _claim(run: EvidenceRun) -> None:
+    """Note the preset in the folder, or see that it is the one noted there."""
+    path, ours = run.folder / SETTINGS_FILE, {"name": run.name, **asdict(run.preset)}
+    ours = {key: list(value) if isinstance(value, tuple) else value for key, value in ours.items()}
+    if is_there(path) and read_json(path, remedy="Name another folder.") != ours:
+        raise RectalError(f"{path} is of another preset or version. Name another folder, or move this one away.")
+    write_json(path, ours)
+
+
+def _set_environment(run: EvidenceRun) -> None:
+    """Point nnU-Net to folders here, for this process and all that it starts, which augment without helpers."""
+    folders = folder_variables(run.folder)
+    for folder in folders.values():
+        Path(folder).mkdir(exist_ok=True)
+    os.environ.update({**folders, WEIGHTS_VARIABLE: str(run.weights)})
+    os.environ.update({AUGMENTERS: "1", "nnUNet_def_n_proc": str(run.workers)})
+
+
+def _prepare(run: EvidenceRun) -> None:
+    """Make cohorts and plans, and pretrain."""
+    from rectal_nnformer.evidence.cohorts import MRI_DATASET, MRI_ID, make_cohorts
+    from rectal_nnformer.nnunet.layout import PreprocessedDataset
+
+    with _timed(run, "cohorts"):
+        make_cohorts(run.folder, run.preset, run.workers)
+    if not PreprocessedDataset.at(MRI_DATASET).plans_names():
+        from rectal_nnformer.planning import plan_dataset
+
+        with _timed(run, "plans"):
+            plan_dataset(
+                MRI_ID,
+                BACKBONE,
+                overwrite_target_spacing=(run.preset.spacing,) * 3,
+                backbone_kwargs=run.preset.network,
+                max_patch_size=run.preset.patch,
+                num_processes=run.workers,
+                num_processes_fingerprint=run.workers,
+            )
+    if run.device == "cpu":
+        os.environ[AUGMENTERS] = "0"  # with helpers no training is the same twice
+    with _timed(run, PRETRAINING):
+        _pretrain(run)
+
+
+def _pretrain(run: EvidenceRun) -> None:
+    """Pretrain on cubes of the CT scans, in their published window."""
+    from rectal_nnformer.evidence.cohorts import CT_DATASET
+    from rectal_nnformer.nnunet.layout import PreprocessedDataset
+    from rectal_nnformer.planning.backbones import resolve_backbone
+    from rectal_nnformer.pretraining.loop import Pretraining
+    from rectal_nnformer.pretraining.scans import find_scans, store_scans, window_of
+    from rectal_nnformer.pretraining.settings import Settings
+
+    preset = run.preset
+    backbone = resolve_backbone(BACKBONE, preset.network, preset.patch)
+    spacing, cube = (preset.spacing,) * 3, (preset.patch,) * 3
+    scans = find_scans(CT_DATASET)
+    stored = store_scans(scans, spacing, PreprocessedDataset.at(CT_DATASET).path / PRETRAINING, run.workers)
+    settings = Settings(
+        dataset=scans.dataset,
+        scans=len(stored),
+        scans_digest="made",
+        backbone=backbone.network,
+        backbone_kwargs=dict(backbone.kwargs),
+        spacing=spacing,
+        intensity_window=window_of(stored, scans.prepared),
+        view=cube,
+        epochs=preset.pretraining_epochs,
+        batch_size=min(PRETRAINING_BATCH, len(stored)),
+        start=None,
+    )
+    Pretraining(settings, stored, run.weights, run.device).run()
+
+
+def _do(run: EvidenceRun, step: "Step", seed: int) -> None:
+    print(f"seed {seed}, {step.name}", flush=True)
+    with _timed(run, f"seed {seed}, {step.name}"):
+        step.run()
+    if not step.is_done():
+        raise RectalError(f"{step.name} of seed {seed} ended without its files; see above why.")
+
+
+@contextmanager
+def _timed(run: EvidenceRun, what: str) -> Iterator[None]:
+    """Add the seconds of the block to those that the same took before."""
+    begin = time.monotonic()
+    try:
+        yield
+    finally:
+        path = run.folder / TIMES_FILE
+        times = read_json_if_whole(path) or {}
+        times[what] = round(times.get(what, 0) + time.monotonic() - begin, 1)
+        write_json(path, times)
