@@ -38,15 +38,15 @@ class Preset:
     epochs: int
     iterations: int
     seeds: tuple[int, ...]
-    in_plane: float = 1.5
+    in_plane: float = 2.0
     spacing: float = 4.0
     patch: int = 32
     network: Mapping[str, Any] = field(default_factory=lambda: {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4]})
 
 
 PRESETS = {
-    "smallest": Preset(12, 8, 12, 12, 30, 4, 30, (0,)),
-    "page": Preset(40, 10, 24, 24, 120, 8, 50, (0, 1, 2)),
+    "smallest": Preset(12, 8, 12, 12, 60, 3, 50, (0,)),
+    "page": Preset(40, 10, 24, 24, 100, 6, 50, (0, 1, 2)),
     "gpu": Preset(
         ct_scans=400,
         training_cases=30,

@@ -102,7 +102,7 @@ MUCINOUS_MRI = replace(
     coil=(0.45, 0.7),
     near=(0.25, 0.5),
     noise=(12, 20),
-    tumor=TumorLook((0.55, 0.75), (0.06, 0.12), 0.25),
+    tumor=TumorLook((0.72, 0.92), (0.06, 0.12), 0.25),
 )
 """Of another site: thick slices, another coil, and tumours that are brighter and hold lakes of mucin."""
 
