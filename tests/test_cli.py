@@ -380,6 +380,8 @@ WRONG_INPUTS = {
     "import_dataset absent.zip": "There is no file absent.zip",
     "import_model weihgts.pth": "Did you mean weights.pth?",
     "inspect absent.zip": "There is no file absent.zip",
+    "evidence -o file": "file is a file, not a folder",
+    "evidence -o new --preset pages": "Did you mean page?",
     "demo -o scans": "scans exists and is not an empty folder",
     "demo -o new --dicom absent --rectum file": "There is no folder absent",
     "demo -o new --dicom scans --rectum absent": "There is no file absent",

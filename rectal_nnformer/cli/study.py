@@ -122,16 +122,18 @@ def evidence(arguments: argparse.Namespace) -> None:
     held-out cases and on those of another site. It ends in README.md, a page of claims with effects, intervals and
     verdicts, and evidence.json. Everything is written to one folder, and no variable need be set.
     """
-    preflight.check_output_folder(arguments.folder)
+    preflight.check_output_folder(arguments.o)
     preflight.check_device(arguments.device)
-    from rectal_nnformer.evidence.run import run_evidence
+    from rectal_nnformer.evidence.run import EvidenceRun, run_evidence
 
-    folder = arguments.folder.expanduser().resolve()
-    print(f"The page is {run_evidence(folder, arguments.preset, arguments.device, arguments.np)}")
+    folder, name = arguments.o.expanduser().resolve(), arguments.preset
+    print(f"The page is {run_evidence(EvidenceRun(folder, name, PRESETS[name], arguments.device, arguments.np))}")
 
 
 def _add_evidence(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder for everything; one that was begun goes on")
+    parser.add_argument(
+        "-o", metavar="DIR", type=Path, required=True, help="folder for everything; one that was begun goes on"
+    )
     parser.add_argument(
         "--preset",
         choices=list(PRESETS),

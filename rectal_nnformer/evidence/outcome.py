@@ -121,9 +121,10 @@ def findings_of(outcomes: Mapping[str, Sequence[SeedOutcome]], claims: Sequence[
     """Return what speaks for each claim: seeds are averaged per tumour or case, and cases are the sample.
 
     Args:
-        outcomes: Of each recipe, one per seed, all of the same cases.
+        outcomes: Of each recipe, one per seed, all of the same cases. Claims on others are left out.
         claims: Those to be tested.
     """
+    claims = [claim for claim in claims if {claim.first, claim.second} <= outcomes.keys()]
     pairs = [
         [
             [values_of(outcome, claim.measure, claim.cohort) for outcome in outcomes[name]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evidence.preset import BACKBONE, PLANS, PRESETS, RECIPES, TRAINERS, Preset
+from rectal_nnformer.evidence.preset import BACKBONE, PLANS, RECIPES, TRAINERS, EvidenceRecipe, Preset
 from rectal_nnformer.networks.pretrained_files import WEIGHTS_VARIABLE
 from rectal_nnformer.nnunet.layout import folder_variables
 from rectal_nnformer.utils.files import is_there, locked, read_json, read_json_if_whole, write_json
@@ -28,13 +28,20 @@ AUGMENTERS = "nnUNet_n_proc_DA"
 
 @dataclass(frozen=True)
 class EvidenceRun:
-    """A study in a folder, which holds all that it makes."""
+    """A study in a folder, which holds all that it makes.
+
+    Attributes:
+        name: Of the preset.
+        device: "cpu", "cuda" or "mps".
+        workers: Processes that make and prepare cases.
+    """
 
     folder: Path
     name: str
     preset: Preset
     device: str
     workers: int
+    recipes: tuple[EvidenceRecipe, ...] = RECIPES
 
     @property
     def weights(self) -> Path:
@@ -42,35 +49,27 @@ class EvidenceRun:
         return self.folder / PRETRAINING
 
 
-def run_evidence(folder: Path, name: str, device: str = "cpu", workers: int = 2, preset: Preset | None = None) -> Path:
+def run_evidence(run: EvidenceRun) -> Path:
     """Make cohorts, pretrain, plan, train every recipe from every seed, score both cohorts, and write the page.
 
-    Args:
-        folder: Of everything; a study that was begun there goes on.
-        name: A key of `PRESETS`.
-        device: "cpu", "cuda" or "mps".
-        workers: Processes that make and prepare cases.
-        preset: Another one than that of the name.
-
-    Returns:
-        The page.
+    A study that was begun in the folder goes on. Returns the page.
 
     Raises:
         RectalError: The folder holds a study of another preset, or a step failed.
     """
-    run = EvidenceRun(folder, name, preset or PRESETS[name], device, workers)
+    folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK, f"{folder} is being written by another process. Wait for it or end it."):
         _claim(run)
         _set_environment(run)
         _prepare(run)
-        from rectal_nnformer.evidence.page import write_page
-
         for seed in run.preset.seeds:
             for step in steps_of_seed(study_of_seed(run, seed)):
                 if not step.is_done():
                     _do(run, step, seed)
-        return write_page(run)
+        from rectal_nnformer.evidence.results import write_results
+
+        return write_results(run)
 
 
 def study_of_seed(run: EvidenceRun, seed: int) -> "Study":
@@ -82,10 +81,10 @@ def study_of_seed(run: EvidenceRun, seed: int) -> "Study":
     return Study(
         folder=run.folder / f"seed_{seed}",
         dataset=MRI_DATASET,
-        baseline=RECIPES[0].name,
+        baseline=run.recipes[0].name,
         recipe=tuple(
             Recipe(name=one.name, trainer=f"{TRAINERS}{one.trainer}", plans=PLANS, configuration=one.configuration)
-            for one in RECIPES
+            for one in run.recipes
         ),
         folds=(0,),
         epochs=run.preset.epochs,
