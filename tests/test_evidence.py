@@ -102,7 +102,7 @@ def test_the_page_tells_every_claim_and_the_numbers_are_beside_it(tmp_path):
 
 
 def test_restoration_is_that_of_the_last_epoch(tmp_path):
-    (tmp_path / "log.csv").write_text("epoch,restoration,by_mean\n0,0.3,0.2\n1,0.1,0.2\n")
+    (tmp_path / "log.csv").write_text("epoch,restoration,restoration_by_mean\n0,0.3,0.2\n1,0.1,0.2\n")
     assert restoration(tmp_path / "log.csv") == (0.1, 0.2)
 
 

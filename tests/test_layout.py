@@ -23,6 +23,7 @@ LOWER_FIRST = (
     {"training"},
     {"trainers", "sharing", "pretraining"},
     {"demo", "doctor", "study"},
+    {"evidence"},
     {"cli"},
 )
 """Rooms, and modules that are loose beside them: each imports from the rows above it alone."""

@@ -13,6 +13,7 @@ from rectal_nnformer.evidence.page import Results, write_page
 from rectal_nnformer.evidence.reuse import KeptFeatures, kept_features, kept_over_seeds
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
 from rectal_nnformer.pretraining.loop import LOG
+from rectal_nnformer.pretraining.losses import LOSS_NAMES
 from rectal_nnformer.study.steps import ExternalStep, TrainStep
 from rectal_nnformer.utils.files import read_json, read_table
 
@@ -64,7 +65,7 @@ def seed_outcome(validation: Path, external: Path) -> SeedOutcome:
 
 def restoration(log: Path) -> tuple[float, float]:
     """Return the error of restored voxels in the last epoch of a pretraining, and that of their mean."""
-    columns = ("restoration", "by_mean")
+    columns = LOSS_NAMES[1:3]
     _, last = read_table(log, columns, "The log of the pretraining", "Begin the evidence anew.", others=True)[-1]
     error, by_mean = (float(last[column]) for column in columns)
     return error, by_mean

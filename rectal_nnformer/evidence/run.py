@@ -91,7 +91,7 @@ def study_of_seed(run: EvidenceRun, seed: int) -> "Study":
         iterations=run.preset.iterations,
         seed=seed,
         device=run.device,  # type: ignore[arg-type]  # pydantic refuses others
-        external=External(images=str(external / "images"), masks=str(external / "masks")),
+        external=External(images=external / "images", masks=external / "masks"),
     )
 
 
