@@ -154,7 +154,7 @@ def _point(confidence: float | None, counts: Floats, n_reference: int, n_cases: 
     )
 
 
-def _froc(steps: Steps, detected: int, false: int, lesions: NDArray[np.int64], draws: NDArray[np.int64]) -> Froc:
+def _froc(steps: Steps, detected: int, false: int, lesions: NDArray[np.integer], draws: NDArray[np.integer]) -> Froc:
     """Return the measures of one curve, whose counts are two of `COLUMNS`."""
     rates = (*FALSE_POSITIVE_RATES, *BAND_RATES)
     if not lesions.any():
@@ -162,7 +162,7 @@ def _froc(steps: Steps, detected: int, false: int, lesions: NDArray[np.int64], d
         return Froc(UNDEFINED, undefined[: len(FALSE_POSITIVE_RATES)], undefined[len(FALSE_POSITIVE_RATES) :])
     draws = draws[draws @ lesions > 0]
     at_once = max(1, MOST_AT_ONCE // max(1, len(steps.confidences)))
-    parts = [np.ones((1, steps.n_cases), dtype=np.int64)]
+    parts: list[NDArray[np.integer]] = [np.ones((1, steps.n_cases), dtype=np.int64)]
     parts += [draws[start : start + at_once] for start in range(0, len(draws), at_once)]
     values = np.concatenate(
         [
@@ -176,7 +176,7 @@ def _froc(steps: Steps, detected: int, false: int, lesions: NDArray[np.int64], d
     return Froc(estimates[0], at_rates[: len(FALSE_POSITIVE_RATES)], at_rates[len(FALSE_POSITIVE_RATES) :])
 
 
-def _measures(detected: Floats, false: Floats, n_lesions: NDArray[np.int64], n_cases: NDArray[np.int64]) -> Floats:
+def _measures(detected: Floats, false: Floats, n_lesions: NDArray[np.integer], n_cases: NDArray[np.integer]) -> Floats:
     """Return average precision and the sensitivity at each rate, (1 + rates, samples), from (steps, samples)."""
     sensitivity = detected / n_lesions
     precision = np.nan_to_num(ratio(detected, detected + false))
@@ -201,7 +201,7 @@ def _highest_within(false_positives: Floats, sensitivity: Floats) -> Floats:
     return within[order.argsort()]
 
 
-def _roc(cases: Sequence[KeptCandidates], with_tumor: NDArray[np.bool_], draws: NDArray[np.int64]) -> CaseRoc:
+def _roc(cases: Sequence[KeptCandidates], with_tumor: NDArray[np.bool_], draws: NDArray[np.integer]) -> CaseRoc:
     from sklearn.metrics import roc_curve
 
     n_with = int(with_tumor.sum())

@@ -59,6 +59,7 @@ class KeptCandidates:
         self._touching = self._shared.any(axis=0)
         # Candidates apart from all lesions are false whatever else is kept, so that few sets need a matching.
         self._matched: dict[bytes, tuple[int, int, Booleans]] = {}
+        self._steps: dict[bytes, tuple[Floats, Floats]] = {}
 
     def keep(self, min_confidence: float, min_volume_cm3: float) -> Booleans:
         """Return which candidates are at least so sure and so large."""
@@ -77,9 +78,13 @@ class KeptCandidates:
 
     def steps(self, min_volume_cm3: float = 0.0) -> tuple[Floats, Floats]:
         """Return the distinct confidences, the highest first, and the counts if candidates from each on are kept."""
-        confidences = np.unique(self.confidence[self.volume_cm3 >= min_volume_cm3])[::-1]
-        rows = [self.counts(self.keep(confidence, min_volume_cm3)) for confidence in confidences]
-        return confidences, np.array(rows, dtype=np.float64).reshape(len(rows), len(COLUMNS))
+        large_enough = self.volume_cm3 >= min_volume_cm3
+        key = large_enough.tobytes()  # most volumes that are tried leave the same candidates of a case
+        if key not in self._steps:
+            confidences = np.unique(self.confidence[large_enough])[::-1]
+            rows = [self.counts(large_enough & (self.confidence >= confidence)) for confidence in confidences]
+            self._steps[key] = confidences, np.array(rows, dtype=np.float64).reshape(len(rows), len(COLUMNS))
+        return self._steps[key]
 
     def _matching(self, kept: Booleans) -> tuple[int, int, Booleans]:
         """Return lesions detected, the same without merging, and which candidates have a part in a detection."""
@@ -129,7 +134,7 @@ class Steps:
         total[:, FALSE_CM3] = total[:, FALSE_CM3].round(9) + 0.0
         return total
 
-    def weighted(self, column: int, weights: NDArray[np.int64]) -> Floats:
+    def weighted(self, column: int, weights: NDArray[np.integer]) -> Floats:
         """Return one of `COLUMNS` if cases count as often as the weights, (samples, cases), say; (steps, samples)."""
         shape = len(self.confidences), self.n_cases
         changes = sparse.csr_array((self.change[:, column], (self.step, self.case)), shape=shape)

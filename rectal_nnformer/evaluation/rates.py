@@ -85,12 +85,14 @@ def cluster_bootstrap(
     return float(low), float(high)
 
 
-@lru_cache(maxsize=1)  # several rates of the same patients take most of their time to draw the same samples
-def draw_clusters(n_clusters: int, n_samples: int, seed: int = BOOTSTRAP_SEED) -> NDArray[np.int64]:
+# Several rates of the same patients, with and without those that have no trial, would take most of their time to draw.
+@lru_cache(maxsize=4)
+def draw_clusters(n_clusters: int, n_samples: int, seed: int = BOOTSTRAP_SEED) -> NDArray[np.integer]:
     """Return how often each cluster is in each sample of as many, drawn with replacement; (samples, clusters).
 
     That is all that matters, so the draws need not be stored one by one. The array cannot be written to.
     """
-    draws = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_samples)
+    shares = np.full(n_clusters, 1 / n_clusters)
+    draws = np.random.default_rng(seed).multinomial(n_clusters, shares, size=n_samples).astype(np.int32)
     draws.flags.writeable = False
     return draws

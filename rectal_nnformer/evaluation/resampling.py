@@ -28,11 +28,11 @@ class Estimate:
 UNDEFINED = Estimate(None, None)
 
 
-def draw_patients(patients: Sequence[str]) -> NDArray[np.int64]:
+def draw_patients(patients: Sequence[str]) -> NDArray[np.integer]:
     """Return how often each case is drawn with its patient, from the patient of each; (samples, cases)."""
     names, of_case = np.unique(np.array(patients, dtype=str), return_inverse=True)
     if not len(names):
-        return np.zeros((CURVE_SAMPLES, 0), dtype=np.int64)
+        return np.zeros((CURVE_SAMPLES, 0), dtype=np.int32)
     return draw_clusters(len(names), CURVE_SAMPLES)[:, of_case]
 
 
@@ -66,7 +66,7 @@ def sums_by_patient(patients: Sequence[str], values: Floats) -> Floats:
     return sums
 
 
-def auroc(scores: Floats, positive: NDArray[np.bool_], weights: NDArray[np.int64]) -> Floats:
+def auroc(scores: Floats, positive: NDArray[np.bool_], weights: NDArray[np.integer]) -> Floats:
     """Return the area under the ROC curve: the share of pairs in which the positive case has the higher score.
 
     Ties count half (Hanley and McNeil 1982, Radiology 143:29).

@@ -128,7 +128,7 @@ def review_measure(measure: str, cases: Sequence[CaseDetection]) -> MeasureRevie
     )
 
 
-def spearman(first: Floats, second: Floats, weights: NDArray[np.int64]) -> Floats:
+def spearman(first: Floats, second: Floats, weights: NDArray[np.integer]) -> Floats:
     """Return Spearman's rank correlation, ties with their mean rank, of cases that count as often as the weights.
 
     Args:
@@ -150,7 +150,7 @@ def spearman(first: Floats, second: Floats, weights: NDArray[np.int64]) -> Float
     return np.clip(ratio(covariance, np.sqrt(variances[0] * variances[1])), -1, 1)
 
 
-def _mean_ranks(values: Floats, weights: NDArray[np.int64]) -> Floats:
+def _mean_ranks(values: Floats, weights: NDArray[np.integer]) -> Floats:
     """Return the mean rank that each case has among its equals, from 1; (samples, cases)."""
     order = values.argsort(kind="stable")
     new = np.diff(values[order], prepend=np.nan) != 0
@@ -159,7 +159,7 @@ def _mean_ranks(values: Floats, weights: NDArray[np.int64]) -> Floats:
     return ranks[:, (new.cumsum() - 1)[order.argsort()]]
 
 
-def _flag(share: float, sure: Floats, failed: Booleans, weights: NDArray[np.int64]) -> FlaggedCases:
+def _flag(share: float, sure: Floats, failed: Booleans, weights: NDArray[np.integer]) -> FlaggedCases:
     """Return which share of failures is among the least sure cases, of which there are so many, rounded up."""
     # 0.1 x 70 is a hair above 7.
     n_flagged = np.ceil(share * weights.sum(axis=1, keepdims=True) - 1e-9)
