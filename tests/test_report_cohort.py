@@ -240,14 +240,14 @@ def test_no_case_at_all_is_defined(folds):
 
 @pytest.mark.slow
 def test_2000_cases_take_less_than_20_seconds(tmp_path):
-    import time
+    import time  # of the processor: others may keep the machine busy
 
     cases, _ = random_cases(2000, patients=1800)
     (tmp_path / "groups.csv").write_text("case,site\n" + "".join(f"{c.case},{i % 4}\n" for i, c in enumerate(cases)))
     results = read_scored(write_test_set(tmp_path / "set", {"one": ([NEAR], [NEAR])}))
-    begun = time.monotonic()
+    begun = time.process_time()
     report_page(replace(results, folds={NO_FOLD: summarize_cases(cases)}), [], "today", tmp_path / "groups.csv")
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 # --- charts ----------------------------------------------------------------------------------------------------------
