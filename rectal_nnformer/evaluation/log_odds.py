@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.imaging.masks import bounding_box
 from rectal_nnformer.utils.files import write_json
 from rectal_nnformer.utils.json_records import read_own
 
@@ -113,10 +114,14 @@ def near_tumor(
     tumor = reference | prediction
     near = np.zeros(tumor.shape, dtype=bool)
     margins = [int(distance_mm // size) + 1 for size in spacing]
+    whole = bounding_box(tumor)
     # Around each piece by itself: small ones lie all over, and distances across all of the scan take long.
-    for piece in ndimage.find_objects(ndimage.label(tumor, np.ones((3, 3, 3)))[0]):
-        sides = zip(piece, margins, strict=True)
-        box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side, margin in sides)
+    for piece in ndimage.find_objects(ndimage.label(tumor[whole], np.ones((3, 3, 3)))[0]):
+        sides = zip(whole, piece, margins, strict=True)
+        box = tuple(
+            slice(max(0, all_of_it.start + side.start - margin), all_of_it.start + side.stop + margin)
+            for all_of_it, side, margin in sides
+        )
         near[box] |= ndimage.distance_transform_edt(~tumor[box], sampling=spacing) <= distance_mm
     return near
 

@@ -125,7 +125,12 @@ def tumor_log_odds(logits: Tensor, tumor: TumorHeads) -> Tensor:
     if not tumor.exclusive:
         return chosen.amax(0)
     others = [head for head in range(len(logits)) if head not in tumor.heads]
-    return chosen.logsumexp(0) - logits[others].logsumexp(0)
+    return _log_sum_exp(chosen) - _log_sum_exp(logits[others])
+
+
+def _log_sum_exp(logits: Tensor) -> Tensor:
+    # PyTorch's function takes long over the first axis on a CPU, and of a single class changes nothing.
+    return logits.logsumexp(0) if len(logits) > 1 else logits[0]
 
 
 def _resample_slabs(logits: Tensor, matrices: Sequence[Tensor], combine: Callable[[Tensor], Tensor]) -> NDArray[Any]:
