@@ -16,10 +16,12 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evidence import run as evidence_run
 from rectal_nnformer.evidence.outcome import CLAIMS, Claim, SeedOutcome, findings_of
 from rectal_nnformer.evidence.page import Results, write_page
-from rectal_nnformer.evidence.preset import PRESETS, RECIPES
+from rectal_nnformer.evidence.preset import BACKBONE, PRESETS, RECIPES, EvidenceRun
 from rectal_nnformer.evidence.results import restoration
 from rectal_nnformer.evidence.reuse import KeptFeatures, feature_findings, kept_over_seeds
-from rectal_nnformer.evidence.run import EvidenceRun, run_evidence, steps_of_seed, study_of_seed
+from rectal_nnformer.evidence.run import run_evidence
+from rectal_nnformer.evidence.seeds import steps_of_seed
+from rectal_nnformer.planning.backbones import resolve_backbone
 
 NAMES = [f"case_{number}" for number in range(8)]
 
@@ -153,7 +155,7 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     steps[0].path.touch()
     run = EvidenceRun(tmp_path / "evidence", "smallest", PRESETS["smallest"], "cpu", 1)
     monkeypatch.setattr(evidence_run, "_prepare", lambda _: None)
-    monkeypatch.setattr(evidence_run, "steps_of_seed", lambda _: steps)
+    monkeypatch.setattr("rectal_nnformer.evidence.seeds.steps_of_seed", lambda *_: steps)
     monkeypatch.setattr("rectal_nnformer.evidence.results.write_results", lambda run: run.folder / "README.md")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, "/elsewhere")
@@ -166,11 +168,18 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
         run_evidence(replace(run, name="page", preset=PRESETS["page"]))
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_cube_of_a_preset_can_be_planned_and_is_about_half_filled(name):
+    preset = PRESETS[name]
+    assert resolve_backbone(BACKBONE, preset.network, preset.patch).largest == preset.patch
+    assert 0.4 < np.mean(MRI.slices) * MRI.spacing[0] / (preset.patch * preset.spacing) < 0.6
+
+
 def test_a_seed_trains_and_scores_every_recipe_on_the_same_fold(tmp_path, monkeypatch):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path))
     run = EvidenceRun(tmp_path, "page", PRESETS["page"], "cpu", 1)
-    steps = steps_of_seed(study_of_seed(run, 2))
+    steps = steps_of_seed(run, 2)
     assert [step.name for step in steps[:2]] == ["train Base 0", "external Base"]
     assert len(steps) == 2 * len(RECIPES)
     assert all(step.model.trainer.endswith("_6epochs_50iterations_seed2") for step in steps)
@@ -179,8 +188,8 @@ def test_a_seed_trains_and_scores_every_recipe_on_the_same_fold(tmp_path, monkey
 SMALL_EVIDENCE = """
 from dataclasses import replace
 from pathlib import Path
-from rectal_nnformer.evidence.preset import PRESETS, RECIPES
-from rectal_nnformer.evidence.run import EvidenceRun, run_evidence
+from rectal_nnformer.evidence.preset import PRESETS, RECIPES, EvidenceRun
+from rectal_nnformer.evidence.run import run_evidence
 
 cut = replace(PRESETS["smallest"], ct_scans=4, training_cases=4, held_out_cases=5, external_cases=3)
 cut = replace(cut, pretraining_epochs=2, epochs=1, iterations=10)

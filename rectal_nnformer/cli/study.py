@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rectal_nnformer.cli.command import Command
 from rectal_nnformer.cli.options import add_device, add_processes
-from rectal_nnformer.evidence.preset import PRESETS
+from rectal_nnformer.evidence.preset import PRESETS, EvidenceRun
 from rectal_nnformer.nnunet import layout, preflight
 from rectal_nnformer.planning.backbones import BACKBONES
 
@@ -124,7 +124,7 @@ def evidence(arguments: argparse.Namespace) -> None:
     """
     preflight.check_output_folder(arguments.o)
     preflight.check_device(arguments.device)
-    from rectal_nnformer.evidence.run import EvidenceRun, run_evidence
+    from rectal_nnformer.evidence.run import run_evidence
 
     folder, name = arguments.o.expanduser().resolve(), arguments.preset
     print(f"The page is {run_evidence(EvidenceRun(folder, name, PRESETS[name], arguments.device, arguments.np))}")

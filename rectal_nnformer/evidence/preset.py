@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rectal_nnformer.nnunet.names import CUBIC, FULLRES
@@ -56,10 +57,10 @@ PRESETS = {
         epochs=50,
         iterations=250,
         seeds=(0, 1, 2),
-        in_plane=0.75,
-        spacing=2.0,
-        patch=64,
-        network={"embed_dim": 24, "depths": [2, 2, 2], "num_heads": [2, 4, 8]},
+        in_plane=1.0,
+        spacing=3.0,
+        patch=48,
+        network={"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4]},
     ),
 }
 """Ten minutes and two hours on two cores, and a night on a GPU."""
@@ -85,3 +86,29 @@ RECIPES = (
 )
 """The two by two of the paper (cube or planned patch, without or with tumour-aware augmentation), ACT from random
 weights, Base with masked padding, and Scratch with windows put back in place."""
+
+PRETRAINING, TIMES_FILE = "pretraining", "times.json"
+"""Folder of the pretraining, and what each step took, in the folder of a study."""
+
+
+@dataclass(frozen=True)
+class EvidenceRun:
+    """A study in a folder, which holds all that it makes.
+
+    Attributes:
+        name: Of the preset.
+        device: "cpu", "cuda" or "mps".
+        workers: Processes that make and prepare cases.
+    """
+
+    folder: Path
+    name: str
+    preset: Preset
+    device: str
+    workers: int
+    recipes: tuple[EvidenceRecipe, ...] = RECIPES
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the pretrained file."""
+        return self.folder / PRETRAINING

@@ -3,36 +3,32 @@
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from rectal_nnformer.analysis.records import read_attention
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import read_evaluation
 from rectal_nnformer.evidence.outcome import SeedOutcome
 from rectal_nnformer.evidence.page import Results, write_page
+from rectal_nnformer.evidence.preset import TIMES_FILE, EvidenceRun
 from rectal_nnformer.evidence.reuse import KeptFeatures, kept_features, kept_over_seeds
+from rectal_nnformer.evidence.seeds import steps_of_seed
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
 from rectal_nnformer.pretraining.loop import LOG
 from rectal_nnformer.pretraining.losses import LOSS_NAMES
 from rectal_nnformer.study.steps import ExternalStep, TrainStep
 from rectal_nnformer.utils.files import read_json, read_table
 
-if TYPE_CHECKING:
-    from rectal_nnformer.evidence.run import EvidenceRun
 
-
-def write_results(run: "EvidenceRun") -> Path:
+def write_results(run: EvidenceRun) -> Path:
     """Read what all recipes came to from all seeds, write numbers and page, and return the page.
 
     Raises:
         RectalError: Something is missing or damaged.
     """
-    from rectal_nnformer.evidence.run import TIMES_FILE, steps_of_seed, study_of_seed
-
     outcomes: dict[str, list[SeedOutcome]] = {recipe.name: [] for recipe in run.recipes}
     kept: dict[str, list[tuple[float, float, list[float]]]] = {}
     for seed in run.preset.seeds:
-        steps = steps_of_seed(study_of_seed(run, seed))
+        steps = steps_of_seed(run, seed)
         external = {step.recipe.name: step.output for step in steps if isinstance(step, ExternalStep)}
         for step in steps:
             if isinstance(step, TrainStep):

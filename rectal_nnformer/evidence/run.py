@@ -7,46 +7,22 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evidence.preset import BACKBONE, PLANS, RECIPES, TRAINERS, EvidenceRecipe, Preset
+from rectal_nnformer.evidence.preset import BACKBONE, PRETRAINING, TIMES_FILE, EvidenceRun
 from rectal_nnformer.networks.pretrained_files import WEIGHTS_VARIABLE
 from rectal_nnformer.nnunet.layout import folder_variables
 from rectal_nnformer.utils.files import is_there, locked, read_json, read_json_if_whole, write_json
 
 if TYPE_CHECKING:
-    from rectal_nnformer.study.record import Study
     from rectal_nnformer.study.steps import Step
 
-SETTINGS_FILE, TIMES_FILE, LOCK = "preset.json", "times.json", ".evidence.lock"
-PRETRAINING, PRETRAINING_BATCH = "pretraining", 4
+SETTINGS_FILE, LOCK = "preset.json", ".evidence.lock"
+PRETRAINING_BATCH = 4
 AUGMENTERS = "nnUNet_n_proc_DA"
-
-
-@dataclass(frozen=True)
-class EvidenceRun:
-    """A study in a folder, which holds all that it makes.
-
-    Attributes:
-        name: Of the preset.
-        device: "cpu", "cuda" or "mps".
-        workers: Processes that make and prepare cases.
-    """
-
-    folder: Path
-    name: str
-    preset: Preset
-    device: str
-    workers: int
-    recipes: tuple[EvidenceRecipe, ...] = RECIPES
-
-    @property
-    def weights(self) -> Path:
-        """Folder of the pretrained file."""
-        return self.folder / PRETRAINING
 
 
 def run_evidence(run: EvidenceRun) -> Path:
@@ -63,43 +39,14 @@ def run_evidence(run: EvidenceRun) -> Path:
         _claim(run)
         _set_environment(run)
         _prepare(run)
+        from rectal_nnformer.evidence.results import write_results
+        from rectal_nnformer.evidence.seeds import steps_of_seed
+
         for seed in run.preset.seeds:
-            for step in steps_of_seed(study_of_seed(run, seed)):
+            for step in steps_of_seed(run, seed):
                 if not step.is_done():
                     _do(run, step, seed)
-        from rectal_nnformer.evidence.results import write_results
-
         return write_results(run)
-
-
-def study_of_seed(run: EvidenceRun, seed: int) -> "Study":
-    """Return the study of all recipes from one seed."""
-    from rectal_nnformer.evidence.cohorts import MRI_DATASET, cohort_folder
-    from rectal_nnformer.study.record import External, Recipe, Study
-
-    external = cohort_folder(run.folder, "external")
-    return Study(
-        folder=run.folder / f"seed_{seed}",
-        dataset=MRI_DATASET,
-        baseline=run.recipes[0].name,
-        recipe=tuple(
-            Recipe(name=one.name, trainer=f"{TRAINERS}{one.trainer}", plans=PLANS, configuration=one.configuration)
-            for one in run.recipes
-        ),
-        folds=(0,),
-        epochs=run.preset.epochs,
-        iterations=run.preset.iterations,
-        seed=seed,
-        device=run.device,  # type: ignore[arg-type]  # pydantic refuses others
-        external=External(images=external / "images", masks=external / "masks"),
-    )
-
-
-def steps_of_seed(study: "Study") -> "list[Step]":
-    """Return what trains and scores; plans are made before, and pages of studies are not asked for."""
-    from rectal_nnformer.study.steps import ExternalStep, TrainStep, steps_of
-
-    return [step for step in steps_of(study) if isinstance(step, TrainStep | ExternalStep)]
 
 
 def _claim(run: EvidenceRun) -> None:
@@ -140,8 +87,8 @@ def _prepare(run: EvidenceRun) -> None:
                 num_processes=run.workers,
                 num_processes_fingerprint=run.workers,
             )
-    if run.device == "cpu":
-        os.environ[AUGMENTERS] = "0"  # with helpers no training is the same twice
+    # With helpers no training is the same twice, but a GPU would wait.
+    os.environ[AUGMENTERS] = "0" if run.device == "cpu" else str(run.workers)
     with _timed(run, PRETRAINING):
         _pretrain(run)
 

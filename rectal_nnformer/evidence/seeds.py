@@ -1,0 +1,31 @@
+"""The study of all recipes from one seed."""
+
+from rectal_nnformer.evidence.cohorts import MRI_DATASET, cohort_folder
+from rectal_nnformer.evidence.preset import PLANS, TRAINERS, EvidenceRun
+from rectal_nnformer.study.record import External, Recipe, Study
+from rectal_nnformer.study.steps import ExternalStep, TrainStep, steps_of
+
+
+def study_of_seed(run: EvidenceRun, seed: int) -> Study:
+    """Return the study of all recipes from one seed."""
+    external = cohort_folder(run.folder, "external")
+    return Study(
+        folder=run.folder / f"seed_{seed}",
+        dataset=MRI_DATASET,
+        baseline=run.recipes[0].name,
+        recipe=tuple(
+            Recipe(name=one.name, trainer=f"{TRAINERS}{one.trainer}", plans=PLANS, configuration=one.configuration)
+            for one in run.recipes
+        ),
+        folds=(0,),
+        epochs=run.preset.epochs,
+        iterations=run.preset.iterations,
+        seed=seed,
+        device=run.device,  # type: ignore[arg-type]  # pydantic refuses others
+        external=External(images=external / "images", masks=external / "masks"),
+    )
+
+
+def steps_of_seed(run: EvidenceRun, seed: int) -> list[TrainStep | ExternalStep]:
+    """Return what trains and scores; plans are made before, and pages of studies are not asked for."""
+    return [step for step in steps_of(study_of_seed(run, seed)) if isinstance(step, TrainStep | ExternalStep)]
