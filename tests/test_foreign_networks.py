@@ -21,6 +21,7 @@ from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.foreign import ForeignNetwork
 from rectal_nnformer.networks.recording import record_attention
+from rectal_nnformer.reporting.analyses import attention_over_folds
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -122,6 +123,8 @@ def test_the_files_of_a_fold_hold_any_network(cases, tmp_path):
     read = read_attention(tmp_path / "out")
     assert (read.backbone, read.patch_size, read.mask_padding) == ("Primus", PATCH[::-1], False)
     assert [(block.name, block.stage) for block in read.blocks] == [("eva.blocks.0.attn", 0), ("eva.blocks.1.attn", 0)]
+    (stage,) = attention_over_folds({0: read})  # as the report tells it
+    assert stage.means["adi"] == pytest.approx(np.mean([block.adi for block in record.blocks]))
 
 
 def test_layers_of_stock_nnunet_are_compared_with_their_pretrained_ones(cases):
