@@ -17,6 +17,7 @@ import SimpleITK as sitk
 
 from rectal_nnformer.imaging.reading import read_image
 from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
+from rectal_nnformer.nnunet.layout import trainers_folder
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 OBLIQUE = (1, 0, 0, 0, 0.96, -0.28, 0, 0.28, 0.96)
@@ -129,6 +130,15 @@ def run_here(variables, command, *arguments):
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
         script.load()()
+
+
+def train_here(monkeypatch, variables, results):
+    """Let nnU-Net train in this process, where it loads and augments, too, and find our trainers and the user's."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_def_n_proc"):
+        monkeypatch.setenv(name, variables[name])
+    monkeypatch.setenv("nnUNet_results", str(results))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(trainers_folder()), variables["nnUNet_extTrainer"]]))
 
 
 def converted_cohort(base, dataset_id, name, num_cases, **shape):

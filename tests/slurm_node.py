@@ -5,8 +5,10 @@ import platform
 import shutil
 import subprocess
 import time
+import uuid
 from contextlib import contextmanager
 
+from marked import MARK, kill_started_by
 from nnunetv2.run.run_training import find_free_network_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
@@ -54,7 +56,7 @@ def why_not():
 
 @contextmanager
 def running_slurm(folder):
-    """Start SLURM and yield the variables by which its commands find it; end it after the block.
+    """Start SLURM and yield the variables by which its commands find it; end it and all its jobs after the block.
 
     Raises:
         RuntimeError: It does not start; says what its logs end with.
@@ -68,7 +70,9 @@ def running_slurm(folder):
     megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     configuration = folder / "slurm.conf"
     configuration.write_text(CONFIGURATION.format(host=platform.node(), folder=folder, megabytes=megabytes, **ports))
-    variables = {**os.environ, "SLURM_CONF": str(configuration), "PATH": f"{os.environ['PATH']}:{SYSTEM_PATH}"}
+    mark = uuid.uuid4().hex
+    path = f"{os.environ['PATH']}:{SYSTEM_PATH}"
+    variables = {**os.environ, "SLURM_CONF": str(configuration), "PATH": path, MARK: mark}
     munge = [
         f"--{what}={folder}/munge.{what.partition('-')[0]}" for what in ("socket", "pid-file", "log-file", "seed-file")
     ]
@@ -92,8 +96,5 @@ def running_slurm(folder):
                 raise RuntimeError(f"SLURM does not start: {' '.join(' '.join(outputs).split())}")
             time.sleep(0.5)
         yield variables
-    finally:
-        for daemon in reversed(daemons):
-            daemon.terminate()
-        for daemon in daemons:
-            daemon.wait()
+    finally:  # jobs inherit the mark from slurmd
+        kill_started_by(mark, lambda: [daemon.poll() for daemon in daemons])

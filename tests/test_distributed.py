@@ -13,8 +13,7 @@ import torch
 import torch.distributed as dist
 from nnunetv2.run.run_training import find_free_network_port, get_trainer_from_args, run_training
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
-
-from rectal_nnformer.nnunet.layout import trainers_folder
+from pipeline import train_here
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -23,13 +22,8 @@ MODEL = ("Dataset007_Small", "3d_fullres", 0, "ShortSMIT_CPU_1epoch_1iteration_s
 
 @pytest.fixture
 def folders(small_dataset, tmp_path, monkeypatch):
-    """Variables of a small dataset, whose plans have Dice over the batch, as nnU-Net's where there are few cases."""
-    variables, _ = small_dataset
-    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
-        monkeypatch.setenv(name, variables[name])
-    monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(trainers_folder()), variables["nnUNet_extTrainer"]]))
+    """Variables for trainings of a small dataset in this process, tracked by TensorBoard."""
+    train_here(monkeypatch, small_dataset[0], tmp_path)
     monkeypatch.setenv("RECTAL_NNFORMER_TRACKING", "tensorboard")
 
 
@@ -53,13 +47,8 @@ def told_of(trainer, draw):
 def loss_and_gradients(trainer, half):
     trainer.initialize()
     network = trainer._bare_network().eval()  # without stochastic depth
-    with torch.no_grad():
-        torch.manual_seed(5)
-        for parameter in network.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.1)
-    generator = torch.Generator().manual_seed(1)
-    data = torch.randn((2, 1, *trainer.configuration_manager.patch_size), generator=generator)
-    target = (torch.rand(data.shape, generator=generator) > torch.tensor([0.9, 0.4]).view(2, 1, 1, 1, 1)).float()
+    draw_weights(network)
+    data, target = fixed_batch(trainer.configuration_manager.patch_size)
     chosen = slice(None) if half is None else slice(half, half + 1)
     loss = trainer.loss(trainer.network(data[chosen]), target[chosen])
     loss.backward()
@@ -68,6 +57,21 @@ def loss_and_gradients(trainer, half):
         loss = loss.detach() / dist.get_world_size()
         dist.all_reduce(loss)
     return float(loss.detach()), gradients
+
+
+def draw_weights(network):
+    with torch.no_grad():
+        torch.manual_seed(5)
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+
+
+def fixed_batch(patch_size):
+    """Return two samples of noise and their targets, of which one has much more tumour."""
+    generator = torch.Generator().manual_seed(1)
+    data = torch.randn((2, 1, *patch_size), generator=generator)
+    target = torch.rand(data.shape, generator=generator) > torch.tensor([0.9, 0.4]).view(2, 1, 1, 1, 1)
+    return data, target.float()
 
 
 def one_of_two(rank, port, batch_dice):
@@ -104,9 +108,16 @@ def test_nnunets_command_does_not_distribute_on_a_cpu():
         run_training("Dataset007_Small", "3d_fullres", 0, num_gpus=2, device=CPU)
 
 
+LOGGED = {
+    "train_losses": [0.5, 0.375],
+    "dice_per_class_or_region/class_1": [0.25, 0.25],
+    "summary/detection_rate": [0.75],
+}
+
+
 def log_once_with_pause(tmp_path):
     """Log one epoch, and the next one after a training was cut off and goes on; return the folder of the fold."""
-    for epoch, loss in enumerate((0.5, 0.375)):
+    for epoch, loss in enumerate(LOGGED["train_losses"]):
         trainer = get_trainer_from_args(*MODEL, device=CPU)
         trainer.logger.log("train_losses", np.float32(loss), epoch)
         trainer.logger.log("dice_per_class_or_region", [0.25], epoch)
@@ -119,11 +130,7 @@ def test_what_is_logged_becomes_files_of_tensorboard(folders, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     read = EventAccumulator(str(log_once_with_pause(tmp_path) / "tensorboard")).Reload()
-    assert {key: [event.value for event in read.Scalars(key)] for key in read.Tags()["scalars"]} == {
-        "train_losses": [0.5, 0.375],
-        "dice_per_class_or_region/class_1": [0.25, 0.25],
-        "summary/detection_rate": [0.75],
-    }
+    assert {key: [event.value for event in read.Scalars(key)] for key in read.Tags()["scalars"]} == LOGGED
     assert not list(tmp_path.glob("*/mlruns"))
 
 
@@ -137,11 +144,7 @@ def test_what_is_logged_becomes_one_run_of_mlflow(folders, tmp_path, monkeypatch
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.run_name == "fold_0"
     history = {key: [m.value for m in client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics}
-    assert history == {
-        "train_losses": [0.5, 0.375],
-        "dice_per_class_or_region/class_1": [0.25, 0.25],
-        "summary/detection_rate": [0.75],
-    }
+    assert history == LOGGED
     assert not list(fold.glob("tensorboard"))
 
 

@@ -1,7 +1,6 @@
 """Commands that are killed at a random moment and run again: at the end the files are those of an uninterrupted run."""
 
 import json
-import os
 import random
 import re
 import shutil
@@ -10,12 +9,11 @@ import subprocess
 import time
 import uuid
 from collections import Counter
-from contextlib import suppress
-from pathlib import Path
 
 import blosc2
 import pytest
 import torch
+from marked import MARK, kill_started_by, started_by
 from pipeline import SCRIPTS, what_is_not_whole
 
 from rectal_nnformer.imaging.reading import read_image
@@ -27,8 +25,6 @@ MODEL = ("-d", 7, "-tr", TRAINER, "-p", PLANS)
 EPOCHS = 14
 MOST_EPOCHS_LOST = {"SIGKILL": 10, "SIGTERM": 0}
 """As documentation/how-to/train.md promises; the epoch under way, which is trained again, is not counted."""
-MARK = "RECTAL_NNFORMER_TEST_OF_KILLS"
-"""A variable by which all processes are found that a command started, whatever group they are in."""
 SECONDS_TO_END = 30
 SEED = 1
 SAMPLE = {
@@ -136,18 +132,6 @@ def workplace(small_dataset, tmp_path_factory):
     return Workplace(tmp_path_factory.mktemp("kills"), *small_dataset)
 
 
-def started_by(mark):
-    """Return the running processes that carry a mark."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"{MARK}={mark}".encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:  # it has ended, or is of another user
-            continue
-    return found
-
-
 def send(process, name, mark):
     """Kill a command and all that it started, as a machine that is switched off does, or ask the command to end."""
     try:
@@ -159,11 +143,7 @@ def send(process, name, mark):
                 time.sleep(0.1)
             assert not started_by(mark), "processes outlive a command that was asked to end"
     finally:
-        while left := started_by(mark):
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.poll()
+        kill_started_by(mark, process.poll)
         process.wait()
 
 

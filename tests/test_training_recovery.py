@@ -12,10 +12,11 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from pipeline import train_here
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
-from rectal_nnformer.nnunet.layout import FoldFolder, trainers_folder
+from rectal_nnformer.nnunet.layout import FoldFolder
 from rectal_nnformer.training.learning_rate import warmup_cosine
 from rectal_nnformer.training.recovery import StopSignal, describe_not_finite, read_recoveries
 from rectal_nnformer.training.starting_checkpoint import fitted_checkpoint
@@ -29,12 +30,7 @@ TRAINER = "nnUNetTrainerSMIT_ACT"
 @pytest.fixture
 def new_trainer(small_dataset, tmp_path, monkeypatch):
     """Make trainers of one fold of three epochs, of one iteration each; a checkpoint after every epoch."""
-    variables, _ = small_dataset
-    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
-        monkeypatch.setenv(name, variables[name])
-    monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(trainers_folder()), variables["nnUNet_extTrainer"]]))
+    train_here(monkeypatch, small_dataset[0], tmp_path)
 
     def make():
         trainer = get_trainer_from_args(
@@ -77,6 +73,13 @@ def log_of(trainer):
 
 def path_of(trainer):
     return Path(trainer.output_folder)
+
+
+def resumed(new_trainer):
+    """Return a new trainer that goes on from the newest checkpoint."""
+    trainer = new_trainer()
+    maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+    return trainer
 
 
 def fold_of(trainer):
@@ -124,8 +127,7 @@ def test_after_three_recoveries_it_stops_with_a_report_and_a_new_training_forget
     assert str(path_of(trainer)) in str(failed.value)
     assert len(read_recoveries(path_of(trainer))) == 3
     assert not fold_of(trainer).is_trained
-    again = new_trainer()
-    maybe_load_checkpoint(again, continue_training=True, validation_only=False)
+    again = resumed(new_trainer)
     again.run_training()
     assert again.initial_lr == pytest.approx(peak / 8)
     assert fold_of(again).is_trained
@@ -156,12 +158,11 @@ def test_sigterm_saves_the_epoch_under_way_and_the_training_goes_on_with_it(new_
     assert saved["current_epoch"] == 1
     weights = trainer.network.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in saved["network_weights"].items())
-    resumed = new_trainer()
-    maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)
-    assert resumed.current_epoch == 1
-    resumed.run_training()
-    assert len(resumed.logger.get_value("lrs", step=None)) == EPOCHS
-    assert fold_of(resumed).is_trained
+    again = resumed(new_trainer)
+    assert again.current_epoch == 1
+    again.run_training()
+    assert len(again.logger.get_value("lrs", step=None)) == EPOCHS
+    assert fold_of(again).is_trained
 
 
 def test_processes_forked_meanwhile_end_by_sigterm():
@@ -202,12 +203,11 @@ def interrupted(new_trainer):
 def test_an_empty_checkpoint_falls_back_to_another_and_names_it(interrupted, new_trainer):
     latest, best = (path_of(interrupted) / f"checkpoint_{name}.pth" for name in ("latest", "best"))
     latest.write_bytes(b"")
-    trainer = new_trainer()
-    maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+    trainer = resumed(new_trainer)
     assert "checkpoint_latest.pth is empty. The training goes on from checkpoint_best.pth" in log_of(trainer)
     best.write_bytes(best.read_bytes()[:1000])
     with pytest.raises(RectalError, match=r"checkpoint_latest.pth is empty, and its folder holds no other"):
-        maybe_load_checkpoint(new_trainer(), continue_training=True, validation_only=False)
+        resumed(new_trainer)
 
 
 def test_a_damaged_final_checkpoint_is_not_validated_by_another(interrupted, new_trainer):
@@ -285,15 +285,15 @@ def test_a_checkpoint_of_another_network_is_refused(fine_tuned):
         fitted_checkpoint(path, fold).__enter__()
 
 
+def fill_up():
+    """Stand in for writing on a full disk."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_a_plot_that_fills_the_disk_is_named_and_not_left_half_drawn(new_trainer):
     trainer = new_trainer()
     plot = path_of(trainer) / "progress.png"
-
-    def fill_up(_):
-        plot.write_text("half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    trainer.logger.plot_progress_png = fill_up
+    trainer.logger.plot_progress_png = lambda _: (plot.write_text("half"), fill_up())
     with pytest.raises(OSError, match=r"No space left on device: '.*fold_0/progress.png'"):
         trainer.run_training()
     assert not plot.exists() and not checkpoint_problem(path_of(trainer) / "checkpoint_latest.pth")
@@ -301,10 +301,6 @@ def test_a_plot_that_fills_the_disk_is_named_and_not_left_half_drawn(new_trainer
 
 def test_what_nnunet_cannot_write_is_named_by_the_fold(new_trainer):
     trainer = new_trainer()
-
-    def fill_up():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     trainer._save_debug_information = fill_up
     with pytest.raises(OSError, match=r"No space left on device: '.*fold_0'"):
         trainer.run_training()

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +15,13 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from pipeline import train_here
 
 from rectal_nnformer.analysis.validation import analyze_validation
 from rectal_nnformer.cli import main
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks import SMIT
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
-from rectal_nnformer.nnunet.layout import trainers_folder
 from rectal_nnformer.planning import plan_dataset
 from rectal_nnformer.planning.backbones import SMALL_SMIT
 from rectal_nnformer.training.learning_rate import warmup_cosine
@@ -80,14 +79,8 @@ def environment(small_dataset, tmp_path_factory):
     """nnU-Net's variables in this process; loading and augmenting happen in it as well."""
     variables, _ = small_dataset
     folder = tmp_path_factory.mktemp("training_state")
-    names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_def_n_proc")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in names:
-            monkeypatch.setenv(name, variables[name])
-        monkeypatch.setenv("nnUNet_results", str(folder / "results"))
-        monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-        both = os.pathsep.join([str(trainers_folder()), variables["nnUNet_extTrainer"]])
-        monkeypatch.setenv("nnUNet_extTrainer", both)
+        train_here(monkeypatch, variables, folder / "results")
         yield monkeypatch, folder
 
 
