@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -187,17 +188,41 @@ def is_running(pid):
         return False
 
 
-def test_what_ignores_the_interruption_is_killed(fake_training, monkeypatch):
-    fake_training(
-        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+@pytest.fixture
+def started(fake_training):
+    """Return a function that starts a training of some code, and returns when it has printed a line."""
+
+    def start(code):
+        fake_training(f"import signal\n{code}\nprint('ready', flush=True); time.sleep(60)")
+        read, write = os.pipe()
+        with os.fdopen(write, "wb") as output:
+            process = nnunet_commands.start_command("nnUNetv2_train", ["D", "c", "0"], output=output)
+        with os.fdopen(read, "rb") as log:
+            assert log.readline() == b"ready\n"
+        return process
+
+    return start
+
+
+def test_a_training_has_the_time_to_save_itself_when_sigterm_comes_again(started, tmp_path):
+    """As from SLURM, which ends a job that goes back into the queue."""
+    saved = tmp_path / "saved"
+    process = started(
+        f"def save(*_):\n    time.sleep(1)\n    Path({str(saved)!r}).touch()\n    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, save)"
     )
-    monkeypatch.setattr(nnunet_commands, "SECONDS_TO_STOP", 0.5)
-    read, write = os.pipe()
-    with os.fdopen(write, "wb") as output:
-        process = nnunet_commands.start_command("nnUNetv2_train", ["D", "c", "0"], output=output)
-    with os.fdopen(read, "rb") as log:
-        assert log.readline() == b"ready\n"
+    before = signal.getsignal(signal.SIGTERM)
+    with nnunet_commands.interruptible():
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         nnunet_commands.stop_groups([process])
+    assert (process.returncode, saved.exists()) == (143, True)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_ignores_the_interruption_is_killed(started, monkeypatch):
+    process = started("signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    monkeypatch.setattr(nnunet_commands, "SECONDS_TO_STOP", 0.5)
+    nnunet_commands.stop_groups([process])
     assert process.returncode == -signal.SIGKILL
 
 

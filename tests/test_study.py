@@ -147,6 +147,7 @@ def test_what_is_missing_follows_from_the_files(base):
     shutil.rmtree(base / f"nnUNet_preprocessed/{DATASET}/nnUNetRectalPlans_3d_fullres_1.0x1.0x1.0mm")
     # All folds are trained: data that were removed since are not made again.
     assert names(missing_steps(steps_of(study))) == ["summarize ACT", "summarize stock", "page"]
+    assert next(status_lines(steps_of(study))) == f"{everything[0]:40s} not needed, all its folds are trained"
     (stock / "fold_1/validation/summary.json").unlink()
     assert names(missing_steps(steps_of(study)))[:2] == [f"plan {PLANS}", "summarize ACT"]
 
@@ -195,10 +196,16 @@ def test_a_failure_holds_up_what_needs_it_alone(base, jobs_here, monkeypatch):
         run_here(study, steps_of(study))
     assert jobs_here == ["train ACT 0", "train ACT 1", "summarize stock"]
     record = json.loads((study.folder / "jobs/train-ACT-1.json").read_text())
+    assert record["model"] == f"nnUNetTrainerSMIT_ACT__{PLANS}__3d_fullres"
     assert (record["state"], record["error"], record["attempts"]) == ("failed", "no space left", 1)
     told = list(status_lines(steps_of(study)))
     assert f"{'train ACT 1':40s} not begun, FAILED: no space left" in told
     assert told[-1] == "3 of 4 folds finished; of 1 fold no epoch tells how long they take"
+    for state, how in (("stopped", "stopped"), ("running", "killed")):
+        (study.folder / "jobs/train-ACT-1.json").write_text(json.dumps({**record, "state": state}))
+        assert f"{'train ACT 1':40s} not begun, {how}; the same command goes on" in list(status_lines(steps_of(study)))
+    (study.folder / "jobs/train-ACT-1.json").write_text(json.dumps({**record, "model": "another"}))
+    assert f"{'train ACT 1':40s} not begun" in list(status_lines(steps_of(study)))
 
 
 def predict_two(command, *arguments):
@@ -261,6 +268,8 @@ def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
     (base / "new/images/far_3_0000.nii.gz").touch()
     study = read_study(folder)
     assert names(missing_steps(steps_of(study))) == ["external ACT", "external stock", "page"]
+    shutil.rmtree(base / "new")  # what was predicted of them is there
+    assert missing_steps(steps_of(study)) == []
     write_checkpoint(
         base / f"nnUNet_results/{DATASET}/nnUNetTrainer__{PLANS}__3d_fullres/fold_0/checkpoint_final.pth", "x"
     )

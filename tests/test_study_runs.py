@@ -57,7 +57,7 @@ plans = "nnUNetRectalSMITSmallPlans"
 configuration = "3d_fullres_cubic"
 backbone = "smit_small"
 """
-SECONDS = 900
+SECONDS = 400
 LIMITED = "nnUNetTrainerSMIT_CPU_40epochs_1iteration"
 """A training that lasts until SLURM notices its time limit, which takes up to half a minute."""
 
@@ -171,9 +171,7 @@ def test_a_study_killed_twice_ends_in_the_same_table(in_peace, tmp_path):
 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"SLURM cannot be started: {why_not()}")
-def test_slurm_runs_arrays_of_which_a_job_is_requeued_and_another_reaches_its_time_limit(
-    over_two_folds, in_peace, tmp_path
-):
+def test_slurm_runs_a_study_of_which_a_job_is_requeued(over_two_folds, in_peace, tmp_path):
     """As arrays over folds; beside it a training reaches its time limit and goes on."""
     variables = moved(in_peace[0], tmp_path, RAW, PREPROCESSED)
     folder = study(tmp_path, folds=(0, 1), engine="slurm")

@@ -96,8 +96,11 @@ def interruptible() -> Iterator[None]:
 def stop_groups(processes: Sequence[subprocess.Popen]) -> None:
     """End processes and all that they started: ask them, wait up to `SECONDS_TO_STOP` for all, kill what is left.
 
-    Whatever interrupts the wait, none is left running.
+    Whatever interrupts the wait, none is left running. A SIGTERM does not: SLURM sends one to a job that has begun to
+    stop by itself, and trainings need these seconds to save themselves.
     """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGTERM, lambda *_: None) if in_main_thread else None
     try:
         _signal_groups(processes, signal.SIGTERM)
         deadline = time.monotonic() + SECONDS_TO_STOP
@@ -108,6 +111,8 @@ def stop_groups(processes: Sequence[subprocess.Popen]) -> None:
         _signal_groups(processes, signal.SIGKILL)
         for process in processes:
             process.wait()
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def _signal_groups(processes: Sequence[subprocess.Popen], number: int) -> None:

@@ -108,8 +108,8 @@ def _state(step: Step, folds: Mapping[str, FoldProgress], steps: Sequence[Step],
 def _how_it_ended(record: Mapping[str, str]) -> str:
     return {
         "failed": f", FAILED: {record.get('error', '')}",
-        "running": ", killed; 'run' goes on",
-        "stopped": ", stopped; 'run' goes on",
+        "running": ", killed; the same command goes on",
+        "stopped": ", stopped; the same command goes on",
     }.get(record.get("state", ""), "")
 
 

@@ -465,8 +465,8 @@ def _outdated(path: Path, others: Sequence[Path]) -> str | None:
 
 
 def _with_content(place: Path) -> list[Path]:
-    """Return a file, or a folder and all below it."""
-    return [place, *place.rglob("*")]
+    """Return a file, or a folder and all below it; nothing where it is gone, so that what was made of it stays."""
+    return [place, *place.rglob("*")] if place.exists() else []
 
 
 def _wish(text: str) -> str:
