@@ -148,8 +148,16 @@ def test_what_is_missing_follows_from_the_files(base):
     # All folds are trained: data that were removed since are not made again.
     assert names(missing_steps(steps_of(study))) == ["summarize ACT", "summarize stock", "page"]
     assert next(status_lines(steps_of(study))) == f"{everything[0]:40s} not needed, all its folds are trained"
+    (study.model(study.recipe[0]).path / "crossval_summary.json").write_text('{"folds": {"0": {}, "1": {}}}')
+    report = study.model(study.recipe[0]).path / "report.html"
+    report.touch()
+    assert names(missing_steps(steps_of(study))) == ["summarize stock", "page"]
+    scores = study.model(study.recipe[0]).fold(0).validation / "lesion_detection.json"
+    scores.rename(scores.with_name("kept"))
+    assert names(missing_steps(steps_of(study))) == ["summarize ACT", "summarize stock", "page"]
+    scores.with_name("kept").rename(scores)
     (stock / "fold_1/validation/summary.json").unlink()
-    assert names(missing_steps(steps_of(study)))[:2] == [f"plan {PLANS}", "summarize ACT"]
+    assert names(missing_steps(steps_of(study)))[:2] == [f"plan {PLANS}", "train stock 1"]
 
 
 def test_the_length_of_trainings_is_part_of_their_names(base):
@@ -304,12 +312,12 @@ def test_another_spacing_is_planned_and_trained_again(base, planned_anew):
     again = "finished, to do again: trained on a spacing of 1 x 1 x 1 mm, and not 3 x 1 x 1 mm"
     assert f"{'train ACT 0':40s} {again}" in told and told[-1].startswith("0 of 4 folds finished")
     step = steps_of(study)[0]
-    with pytest.raises(RectalError, match=r"fold_0 was trained on a spacing of .*, and not by this study"):
+    with pytest.raises(RectalError, match=r"fold_0 was trained on another spacing .* and not by this study"):
         step.run()
     assert not planned_anew and act.is_dir()
     for name in ("train-ACT-0", "train-ACT-1"):
         (study.folder / "jobs").mkdir(exist_ok=True)
-        (study.folder / f"jobs/{name}.json").write_text("{}")
+        (study.folder / f"jobs/{name}.json").write_text(json.dumps({"model": act.name, "state": "done"}))
     step.run()
     assert planned_anew == [(3.0, 1.0, 1.0)] and step.is_done()
     (aside,) = act.parent.glob(f"set_aside/*/{act.name}")

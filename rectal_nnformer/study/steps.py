@@ -212,20 +212,23 @@ class PlanStep(RecipeStep):
         Data whose folder does not tell the spacing, as those of nnU-Net's planners, are removed, too.
         """
         trained = self._trained_on_other_spacing()
+        known = {(step.model, str(step.fold)) for step in trained if step.record()}
+        models = list(dict.fromkeys(step.model for step in trained))
+        for fold in (fold for model in models for fold in model.folds() if fold.checkpoints()):
+            if (fold.model, fold.fold) not in known:
+                raise RectalError(
+                    f"{fold.path} was trained on another spacing than that of {self.study.file} and not by this study. "
+                    f"Take its spacing, give its recipe plans of another name than {fold.model.plans}, or move the "
+                    "model away."
+                )
         for step in trained:
             if step.is_trained_now():
                 raise RectalError(f"{step.name} is running on another spacing. Wait for it or end it.")
-            if not step.record_file.is_file():
-                raise RectalError(
-                    f"{step.model.fold(step.fold).path} was trained on {step.other_spacing(step.model.plans_file)}, "
-                    f"and not by this study, which leaves it as it is. Take that spacing in {self.study.file}, give "
-                    f"the recipe {step.recipe.name} plans of another name, or move the model away."
-                )
-        place = self.study.model(self.recipe).path.parent / SET_ASIDE / f"{datetime.now():%Y-%m-%d_%H.%M.%S}"
-        for path in dict.fromkeys(step.model.path for step in trained):
+        place = self.model.path.parent / SET_ASIDE / f"{datetime.now():%Y-%m-%d_%H.%M.%S}"
+        for model in models:
             place.mkdir(parents=True, exist_ok=True)
-            print(f"{path.name} was trained on another spacing and is set aside: {place / path.name}", flush=True)
-            path.rename(place / path.name)
+            print(f"{model.name} was trained on another spacing and is set aside: {place}", flush=True)
+            model.path.rename(place / model.name)
         plannings = [PlanStep(study=self.study, recipe=recipe, name="", group="") for recipe in self.study.recipe]
         for planning in plannings:
             file = dataset.plans_file(planning.recipe.plans)
@@ -309,7 +312,8 @@ class SummaryStep(RecipeStep):
         if wish is not None and _wish(wish) != _wish(had or NO_POINT):
             return f"its operating point is for {had or NO_POINT}, and not for {wish}"
         scores = [self.model.fold(fold).validation / EVALUATION_FILE for fold in folds]
-        return _outdated(summary, scores) or _outdated(self.model.path / REPORT_FILE, [summary])
+        outdated = _outdated(summary, scores)
+        return _outdated(self.model.path / REPORT_FILE, [summary]) if outdated is None else outdated
 
     def run(self) -> None:
         """Score and analyse what a training left undone, sum up, and write the page."""
