@@ -147,13 +147,13 @@ def test_a_study_killed_twice_ends_in_the_same_table(in_peace, tmp_path):
 
     try:
         process = start()  # ended with all that it started, as where a machine is switched off
-        wait_for(lambda: is_running(folder, "train-cube-0"), process)
+        wait_for(lambda: is_running(folder, "train-nnU-Net-0"), process)
         time.sleep(3)
         kill_started_by(mark, process.poll)
         after_first = checkpoints(variables)
         assert len(after_first) == 1
         process = start()  # ended alone: its job goes on, and the next command waits for it
-        wait_for(lambda: is_running(folder, "train-nnU-Net-0"), process)
+        wait_for(lambda: is_running(folder, "train-cube-0"), process)
         process.kill()
         process.wait()
         after_second = checkpoints(variables)
@@ -164,9 +164,9 @@ def test_a_study_killed_twice_ends_in_the_same_table(in_peace, tmp_path):
     assert (folder / "study.csv").read_text() == (uninterrupted / "study.csv").read_text()
     # Nothing that was trained is trained again, and what was under way is not doubled.
     assert after_first.items() <= after_second.items() <= checkpoints(variables).items()
-    assert "train nnU-Net 0: done" in printed
+    assert "train cube 0: done" in printed
     attempts = {step: record_of(folder, f"train-{step}-0")["attempts"] for step in ("cube", "nnU-Net")}
-    assert attempts == {"cube": 2, "nnU-Net": 1}
+    assert attempts == {"nnU-Net": 2, "cube": 1}
     assert run(variables, "rectal_nnformer", "study", "run", folder).splitlines()[0] == "0 steps to do, 9 done before"
 
 
