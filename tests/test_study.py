@@ -265,6 +265,7 @@ def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
     assert "No curve of stock: 4 cases without known confidence of lesions: found, invented" in page
     assert "-tr nnUNetTrainer -p nnUNetRectalSMITPlans --val --npz" in page
 
+    monkeypatch.setattr("rectal_nnformer.study.page.write_page", lambda study: (study.folder / "study.html").touch())
     done, told = run(operating_point="f1")
     assert sorted(done) == sorted(everything)
     assert f"{'summarize ACT':40s} to do: its operating point is for none, and not for f1" in told
