@@ -121,7 +121,8 @@ def jobs_here(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """Reports have tests of their own."""
+    """Reports and summaries have tests of their own."""
+    monkeypatch.setattr("rectal_nnformer.reporting.writing.draw_examples", lambda examples, labels, path: None)
     monkeypatch.setattr(steps, "write_report", lambda model: (model / "report.html").touch())
 
 
