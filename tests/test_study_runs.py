@@ -216,11 +216,12 @@ def log_of(fold: FoldFolder):
 
 
 def reach_time_limit(variables, fold):
-    """Shorten the time limit of the job of a fold, when some epochs are trained, to the next minute."""
+    """Shorten the time limit of the job of a fold, when some epochs are trained, until it has saved itself."""
     wait_for(lambda: ": Epoch 2" in log_of(fold))
     submitted = json.loads((fold.model.path / "jobs/slurm_jobs.json").read_text())
     job = submitted[f"train {LIMITED} 0"]["job"]
     (elapsed,) = run(variables, "/usr/bin/squeue", "-h", f"--jobs={job}", "--format=%M").split()
     minutes = int(elapsed.split(":")[-2])
-    run(variables, "/usr/bin/scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
-    wait_for(lambda: "Stopped by SIGTERM" in log_of(fold))
+    for limit, sign in ((minutes + 2, "Stopped by SIGTERM"), (60, "")):
+        run(variables, "/usr/bin/scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+        wait_for(lambda sign=sign: sign in log_of(fold))
