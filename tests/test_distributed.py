@@ -17,6 +17,7 @@ from pipeline import train_here
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
+BATCH_DICE = (True, False)
 MODEL = ("Dataset007_Small", "3d_fullres", 0, "ShortSMIT_CPU_1epoch_1iteration_seed3", "nnUNetRectalSMITSmallPlans")
 
 
@@ -74,33 +75,35 @@ def fixed_batch(patch_size):
     return data, target.float()
 
 
-def one_of_two(rank, port, batch_dice):
+def one_of_two(rank, port):
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
     stock.DDP = lambda network, device_ids: torch.nn.parallel.DistributedDataParallel(network)  # no GPU of that number
-    answer = step(batch_dice, rank)
+    answers = [step(batch_dice, rank) for batch_dice in BATCH_DICE]
     dist.barrier()
     dist.destroy_process_group()
-    return answer
+    return answers
 
 
-@pytest.mark.parametrize("batch_dice", [True, False])
-def test_two_processes_on_half_a_batch_do_what_one_does_on_the_whole(folders, batch_dice):
+def test_two_processes_on_half_a_batch_do_what_one_does_on_the_whole(folders):
     port = find_free_network_port()
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-        ranks = [pool.submit(one_of_two, rank, port, batch_dice) for rank in (0, 1)]
-        (loss, gradients, told), (other_loss, others, other_told) = (rank.result(timeout=120) for rank in ranks)
-    whole_loss, whole, _ = step(batch_dice)
-    assert loss == other_loss == pytest.approx(whole_loss, abs=1e-7)
-    largest = max(np.abs(gradient).max() for gradient in whole.values())
-    assert largest > 1e-3
-    for name, gradient in whole.items():
-        np.testing.assert_array_equal(gradients[name], others[name])
-        np.testing.assert_allclose(gradients[name], gradient, rtol=0, atol=1e-6 * largest, err_msg=name)
-    # Each has its share of the batch and draws by itself; rank 0 alone logs.
-    assert (told["batch_size"], other_told["batch_size"]) == (1, 1)
-    assert told["draw"] != other_told["draw"]
-    assert (told["trackers"], other_told["trackers"]) == (1, 0)
+        ranks = [pool.submit(one_of_two, rank, port) for rank in (0, 1)]
+        answers = zip(*(rank.result(timeout=120) for rank in ranks), strict=True)
+    for batch_dice, ((loss, gradients, told), (other_loss, others, other_told)) in zip(
+        BATCH_DICE, answers, strict=True
+    ):
+        whole_loss, whole, _ = step(batch_dice)
+        assert loss == other_loss == pytest.approx(whole_loss, abs=1e-7)
+        largest = max(np.abs(gradient).max() for gradient in whole.values())
+        assert largest > 1e-3
+        for name, gradient in whole.items():
+            np.testing.assert_array_equal(gradients[name], others[name])
+            np.testing.assert_allclose(gradients[name], gradient, rtol=0, atol=1e-6 * largest, err_msg=name)
+        # Each has its share of the batch and draws by itself; rank 0 alone logs.
+        assert (told["batch_size"], other_told["batch_size"]) == (1, 1)
+        assert told["draw"] != other_told["draw"]
+        assert (told["trackers"], other_told["trackers"]) == (1, 0)
 
 
 def test_nnunets_command_does_not_distribute_on_a_cpu():
