@@ -123,7 +123,9 @@ def _claim_table(findings: Sequence[Finding], features: Sequence[FeatureFinding]
         tested = f"{claim.measure}, {claim.first} - {claim.second}, {PLACES[claim.cohort]}"
         effect = _effect(one.difference.value, one.difference.patient_bootstrap_95)
         seeds = ", ".join(f"{value:+.3f}" for value in one.of_seeds)
-        rows.append((claim.text, tested, effect, seeds, number(one.p_holm, 3), one.verdict))
+        rows.append(
+            (claim.text, tested, effect, seeds, "< 0.001" if one.p_holm < 0.001 else number(one.p_holm, 3), one.verdict)
+        )
     for other in features:
         effect = _effect(other.value, other.interval)
         rows.append((other.text, f"{other.tested}, {PLACES['internal']}", effect, "", "", other.verdict))
