@@ -50,7 +50,7 @@ def test_nnunet_finds_each_trainer_with_its_recipe(name, backbone, recipe, monke
 def test_recipes_are_what_the_names_of_our_trainers_tell(monkeypatch):
     """So that what a recipe needs is known before PyTorch is imported."""
     ours = sorted(name for name in names_in(trainers_folder()) if name.startswith(tuple(TRAINER_FAMILIES.values())))
-    assert len(ours) == 22
+    assert len(ours) == 28
     for name in ours:
         trainer = trainer_class(name, monkeypatch)
         assert pretrained_network(name) == (trainer.backbone if trainer.pretrained else None)

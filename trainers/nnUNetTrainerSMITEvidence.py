@@ -31,13 +31,13 @@ class nnUNetTrainerSMIT_Evidence_ACT(nnUNetTrainerSMIT_Evidence_TA):
     planned_patch_only = True
 
 
-class nnUNetTrainerSMIT_Evidence_Scratch(nnUNetTrainerSMIT_Evidence_ACT):
+class nnUNetTrainerSMIT_Evidence_ACT_Scratch(nnUNetTrainerSMIT_Evidence_ACT):
     """ACT from random weights."""
 
     pretrained = False
 
 
-class nnUNetTrainerSMIT_Evidence_InverseWindows(nnUNetTrainerSMIT_Evidence_Scratch):
+class nnUNetTrainerSMIT_Evidence_ACT_Scratch_InverseWindows(nnUNetTrainerSMIT_Evidence_ACT_Scratch):
     """ACT from random weights with every token put back where it came from."""
 
     backbone_options = MappingProxyType({"window_reverse": "inverse"})

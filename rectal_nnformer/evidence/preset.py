@@ -80,9 +80,9 @@ RECIPES = (
     EvidenceRecipe("TA", "TA", CUBIC),
     EvidenceRecipe("Crop", "Base", FULLRES),
     EvidenceRecipe("ACT", "ACT", FULLRES),
-    EvidenceRecipe("Scratch", "Scratch", FULLRES),
+    EvidenceRecipe("Scratch", "ACT_Scratch", FULLRES),
     EvidenceRecipe("MaskedPadding", "MaskedPadding", CUBIC),
-    EvidenceRecipe("InverseWindows", "InverseWindows", FULLRES),
+    EvidenceRecipe("InverseWindows", "ACT_Scratch_InverseWindows", FULLRES),
 )
 """The two by two of the paper (cube or planned patch, without or with tumour-aware augmentation), ACT from random
 weights, Base with masked padding, and Scratch with windows put back in place."""
