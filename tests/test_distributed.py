@@ -85,6 +85,7 @@ def one_of_two(rank, port):
     return answers
 
 
+@pytest.mark.slow
 def test_two_processes_on_half_a_batch_do_what_one_does_on_the_whole(folders):
     port = find_free_network_port()
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:

@@ -480,6 +480,7 @@ def test_all_clips_lose_slices_before_one_loses_all():
     assert [len(clip.pictures) for clip in fit_to_budget(whole, half)] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_page_of_250_cases_stays_under_25_mb(tmp_path):
     """With three tumours a case and more and larger pictures than the page can hold."""
     cases = {f"case_{number:03d}": ([], []) for number in range(250)}
