@@ -37,6 +37,7 @@ def run_import(path, folder, *options):
     return folder / "model"
 
 
+@pytest.mark.slow
 def test_nnunet_predicts_a_prepared_volume_as_the_published_network_does(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
     network = with_golden_weights(SMIT())

@@ -18,7 +18,7 @@ SMALL = {"smit": (small_smit, (24, 20, 24)), "swin_unetr": (small_swin_unetr, (6
         (partial(small_smit, depths=(2,), num_heads=(2,)), (12, 10, 9), {}, False),
         (partial(small_smit, depths=(2,), num_heads=(2,)), (12, 10, 9), {"mask_padding": True}, True),
         (small_smit, (12, 10, 9), {"window_reverse": "inverse", "drop_path_rate": 0.1}, True),
-        (small_swin_unetr, (64, 32, 32), {}, False),
+        pytest.param(small_swin_unetr, (64, 32, 32), {}, False, marks=pytest.mark.slow),
         (small_swin_unetr, (64, 32, 32), {"use_v2": True, "mask_padding": True, "drop_path_rate": 0.1}, True),
     ],
 )
