@@ -64,17 +64,8 @@ def convert_dicom(
             f"The dataset has the channels {', '.join(target.channels)}: choose their series with --channels."
         )
     findings = find_series(series, planes, description)
-    _print_ignored(findings)
-    if findings.outlines and not labelled:
-        print(
-            f"Note: {plural(len(findings.outlines), 'DICOM-SEG or RTSTRUCT file')} not used; to take them as masks, "
-            "name this folder with --masks, too."
-        )
-    problems: defaultdict[str, list[str]] = defaultdict(list)
-    for path in findings.unreadable:
-        problems[str(path)].append("cannot be read as DICOM; copy it again, or take it away")
-    for uid, (folder, reason) in findings.broken.items():
-        problems[place_of(uid, folder)].append(reason)
+    _print_ignored(findings, labelled)
+    problems = _problems_of(findings)
     if not findings.series and not problems:
         ignored = (
             f"{len(findings.ignored)} ignored, as listed above"
@@ -129,11 +120,26 @@ def _of_first_channel(findings: Findings, images: Collection[str], name: str) ->
     return replace(findings, series=first, ignored={**findings.ignored, **others})
 
 
-def _print_ignored(findings: Findings) -> None:
+def _problems_of(findings: Findings) -> defaultdict[str, list[str]]:
+    """Return what cannot be right, by its place: files that cannot be read, and series that cannot be stacked."""
+    problems: defaultdict[str, list[str]] = defaultdict(list)
+    for path in findings.unreadable:
+        problems[str(path)].append("cannot be read as DICOM; copy it again, or take it away")
+    for uid, (folder, reason) in findings.broken.items():
+        problems[place_of(uid, folder)].append(reason)
+    return problems
+
+
+def _print_ignored(findings: Findings, labelled: bool) -> None:
     for uid, (folder, reason) in findings.ignored.items():
         print(f"Ignored: {place_of(uid, folder)}: {reason}")
     if findings.others:
         print(f"Ignored, not DICOM images: {plural(len(findings.others), 'file')}, such as {findings.others[0]}")
+    if findings.outlines and not labelled:
+        print(
+            f"Note: {plural(len(findings.outlines), 'DICOM-SEG or RTSTRUCT file')} not used; to take them as masks, "
+            "name this folder with --masks, too."
+        )
 
 
 def _comment_on_names(names: Mapping[str, str], series: Sequence[DicomSeries]) -> None:

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import SimpleITK as sitk
 
+from rectal_nnformer.analysis.tiles import PreprocessedCases
+
 IN_LPS = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 IN_RAS = (-1, 0, 0, 0, -1, 0, 0, 0, 1)
 """Directions of images; an array in RAS is read as it is written."""
@@ -48,6 +50,16 @@ def write_raw_dataset(folder, cases, spacing, direction=IN_RAS, **changes):
         write_volume(folder / "labelsTr" / f"{name}.nii.gz", mask, spacing, direction)
     write_dataset_json(folder, len(cases), **changes)
     return folder
+
+
+def six_preprocessed_cases(folder, patch_size):
+    """Write six preprocessed cases with a tumour each, at 3 mm."""
+    for number in range(6):
+        image = np.random.default_rng(number).random((1, 20, 40, 50), dtype=np.float32) + 0.1
+        image[0, 5:9, 10:20, 10 + number : 20] += 1
+        write_preprocessed_case(folder, f"case_{number}", image, (image > 1.1).astype(np.int16))
+    names = tuple(f"case_{number}" for number in range(6))
+    return PreprocessedCases(folder, names, patch_size, (3.0, 3.0, 3.0), (1,))
 
 
 def write_preprocessed_case(folder, name, image, labels):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_datasets import write_preprocessed_case
+from small_datasets import six_preprocessed_cases
 from small_networks import SMALL, small_planned
 
 from rectal_nnformer.analysis import debiased_cka, linear_cka
@@ -178,13 +178,7 @@ def test_networks_with_other_patches_are_given_the_same_box(shape, position, siz
 
 @pytest.fixture
 def cases(tmp_path):
-    """Six preprocessed cases as nnU-Net stores them."""
-    for number in range(6):
-        image = np.random.default_rng(number).random((1, 20, 40, 50), dtype=np.float32) + 0.1
-        image[0, 5:9, 10:20, 10 + number : 20] += 1
-        write_preprocessed_case(tmp_path, f"case_{number}", image, (image > 1.1).astype(np.int16))
-    names = tuple(f"case_{number}" for number in range(6))
-    return PreprocessedCases(tmp_path, names, (16, 32, 48), (3.0, 3.0, 3.0), (1,))
+    return six_preprocessed_cases(tmp_path, (16, 32, 48))
 
 
 def test_a_network_is_like_itself_and_less_like_another(cases):

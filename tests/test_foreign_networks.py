@@ -8,7 +8,7 @@ import torch
 from dynamic_network_architectures.architectures.primus import Primus
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from monai.networks.nets import UNETR
-from small_datasets import write_preprocessed_case
+from small_datasets import six_preprocessed_cases
 from small_networks import small_planned
 
 from rectal_nnformer.analysis import attention_flow
@@ -17,7 +17,6 @@ from rectal_nnformer.analysis.dilution_files import analyze_dilution, write_dilu
 from rectal_nnformer.analysis.features import feature_grams
 from rectal_nnformer.analysis.records import read_attention
 from rectal_nnformer.analysis.reuse import ComparedNetwork, compare_features
-from rectal_nnformer.analysis.tiles import PreprocessedCases
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.foreign import ForeignNetwork
 from rectal_nnformer.networks.recording import record_attention
@@ -108,13 +107,7 @@ def test_a_wrong_token_size_is_told():
 
 @pytest.fixture
 def cases(tmp_path):
-    """Six preprocessed cases as nnU-Net stores them."""
-    for number in range(6):
-        image = np.random.default_rng(number).random((1, 20, 40, 50), dtype=np.float32) + 0.1
-        image[0, 5:9, 10:20, 10 + number : 20] += 1
-        write_preprocessed_case(tmp_path, f"case_{number}", image, (image > 1.1).astype(np.int16))
-    names = tuple(f"case_{number}" for number in range(6))
-    return PreprocessedCases(tmp_path, names, PATCH, (3.0, 3.0, 3.0), (1,))
+    return six_preprocessed_cases(tmp_path, PATCH)
 
 
 def test_the_files_of_a_fold_hold_any_network(cases, tmp_path):

@@ -5,8 +5,9 @@ import math
 import re
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
-from rectal_nnformer.nnunet.names import FULLRES, PLANES
+from rectal_nnformer.nnunet.names import FULLRES, PLANES, Device
 
 
 def finite_number(text: str, above: float = -math.inf, what: str = "a number") -> float:
@@ -87,7 +88,7 @@ def add_dataset(parser: argparse.ArgumentParser, variable: str) -> None:
 def add_device(parser: argparse.ArgumentParser, default: str = "cuda") -> None:
     """Add the option that names the device."""
     parser.add_argument(
-        "-device", choices=("cuda", "cpu", "mps"), default=default, help="device to compute on (default: %(default)s)"
+        "-device", choices=get_args(Device), default=default, help="device to compute on (default: %(default)s)"
     )
 
 

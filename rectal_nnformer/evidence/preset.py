@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rectal_nnformer.nnunet.names import CUBIC, FULLRES
+from rectal_nnformer.nnunet.names import CUBIC, FULLRES, Device
 from rectal_nnformer.planning.backbones import BACKBONES
 
 BACKBONE = "smit_small"
@@ -97,14 +97,14 @@ class EvidenceRun:
 
     Attributes:
         name: Of the preset.
-        device: "cpu", "cuda" or "mps".
+        device: Where networks compute.
         workers: Processes that make and prepare cases.
     """
 
     folder: Path
     name: str
     preset: Preset
-    device: str
+    device: Device
     workers: int
     recipes: tuple[EvidenceRecipe, ...] = RECIPES
 

@@ -21,7 +21,7 @@ def study_of_seed(run: EvidenceRun, seed: int) -> Study:
         epochs=run.preset.epochs,
         iterations=run.preset.iterations,
         seed=seed,
-        device=run.device,  # type: ignore[arg-type]  # pydantic refuses others
+        device=run.device,
         external=External(images=external / "images", masks=external / "masks"),
     )
 

@@ -1,8 +1,10 @@
 """Names that the command line, the plans and the networks share; this module imports nothing of the project."""
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+Device = Literal["cuda", "cpu", "mps"]
+"""Where networks compute, by nnU-Net's `-device`."""
 TRAINER_FAMILIES = {
     "smit": "nnUNetTrainerSMIT",
     "swin_unetr": "nnUNetTrainerSwinUNETR",

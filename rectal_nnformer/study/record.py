@@ -18,7 +18,7 @@ from rectal_nnformer.nnunet.layout import (
     most_alike,
     nnunet_folder,
 )
-from rectal_nnformer.nnunet.names import CUBIC, FULLRES, NUM_FOLDS, TRAINER_FAMILIES, Length
+from rectal_nnformer.nnunet.names import CUBIC, FULLRES, NUM_FOLDS, TRAINER_FAMILIES, Device, Length
 from rectal_nnformer.nnunet.preflight import check_trainer
 from rectal_nnformer.nnunet.source import planner_names, trainer_names
 from rectal_nnformer.nnunet.splits import read_splits
@@ -110,7 +110,7 @@ class Study(Record):
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = _key(
         "three numbers above 0, such as [3.0, 1.0, 1.0]", None
     )
-    device: Literal["cuda", "cpu", "mps"] = _key('"cuda", "cpu" or "mps"', "cuda")
+    device: Device = _key('"cuda", "cpu" or "mps"', "cuda")
     gpus: tuple[NonNegativeInt, ...] = _key("numbers of GPUs, such as [0, 1]", (0,), min_length=1)
     side_by_side: PositiveInt = _key(COUNT, 1)
     engine: Literal["local", "slurm"] = _key('"local" or "slurm"', "local")

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d, label
 
-from rectal_nnformer.demo.cohort.appearance import TumorLook
+from rectal_nnformer.demo.cohort.appearance import MRI, TumorLook
 from rectal_nnformer.demo.cohort.fields import Field, Mask, partial_volume, smooth_noise
 from rectal_nnformer.errors import RectalError
 
@@ -84,7 +84,7 @@ def place_tumors(
     spacing: Sequence[float],
     rng: np.random.Generator,
     num_tumors: int | None = None,
-    look: TumorLook = TumorLook(),  # noqa: B008, which cannot be changed
+    look: TumorLook = MRI.tumor,
 ) -> tuple[Tumor, ...]:
     """Draw tumours, one to three unless told, in a rectum's wall and lumen (z, y, x); each is one connected component.
 
