@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import sys
 from functools import lru_cache
 from multiprocessing.pool import ThreadPool
@@ -16,7 +17,7 @@ else:
     # For those processes, read when they start: keep memory that was freed, do not fetch it page by page each time.
     os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(2**30))
 
-from pipeline import converted_cohort, run_here
+from pipeline import converted_cohort, environment, run_here
 
 FIRST = (
     "test_full_size_training",
@@ -56,14 +57,22 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session")
-def small_dataset(tmp_path_factory):
-    """Environment and base folder of Dataset007_Small: six small cases, converted and planned for smit_small."""
-    base = tmp_path_factory.mktemp("small_dataset")
+def planned_dataset(tmp_path_factory):
+    """Base folder of Dataset007_Small: six small cases, converted and planned for smit_small. No test writes in it."""
+    base = tmp_path_factory.mktemp("planned_dataset")
     variables = converted_cohort(base, 7, "Small", num_cases=6)
     run_here(
         variables, "rectal_nnformer", "plan_and_preprocess", "-d", 7, "--backbone", "smit_small", "-np", 1, "-npfp", 1
     )
-    return variables, base
+    return base
+
+
+@pytest.fixture(scope="module")
+def small_dataset(planned_dataset, tmp_path_factory):
+    """Environment and base folder of Dataset007_Small in a copy of the module's own, to plan and train in."""
+    base = tmp_path_factory.mktemp("small_dataset")
+    shutil.copytree(planned_dataset, base, dirs_exist_ok=True)
+    return environment(base), base
 
 
 @pytest.fixture(scope="session", autouse=True)
