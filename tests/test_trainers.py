@@ -241,6 +241,16 @@ def test_a_fold_that_is_being_trained_is_refused(plans, small_dataset, monkeypat
         holder.kill()
 
 
+def test_on_a_cpu_the_number_of_threads_is_kept_to(plans, small_dataset, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = torch.get_num_threads()
+    try:
+        prepared(plans, small_dataset, monkeypatch).initialize()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_recipe_reaches_loaders_optimizer_and_schedule(plans, small_dataset, monkeypatch):
     trainer = prepared(plans, small_dataset, monkeypatch)
     trainer.initialize()

@@ -59,12 +59,12 @@ def train(arguments: argparse.Namespace) -> None:
 
     fold = model.fold(given.fold)
     if not given.pretrained_weights:
-        raise SystemExit(train_fold(fold, passed))
+        raise SystemExit(train_fold(fold, passed, given.device))
     from rectal_nnformer.training.starting_checkpoint import fitted_checkpoint
 
     with fitted_checkpoint(Path(given.pretrained_weights), fold) as path:
         exchanged = [] if path == Path(given.pretrained_weights) else ["-pretrained_weights", str(path)]
-        raise SystemExit(train_fold(fold, [*passed, *exchanged]))  # the last one counts
+        raise SystemExit(train_fold(fold, [*passed, *exchanged], given.device))  # the last one counts
 
 
 def _check_opened(given: argparse.Namespace) -> None:

@@ -61,10 +61,29 @@ class TrainingJob:
         return arguments
 
 
-class FoldRun:
-    """One running fold: its process, its log and its progress; `slot` says which of those that run side by side."""
+def variables_on_cpu(side_by_side: int) -> dict[str, str]:
+    """Return environment variables that let trainings on a CPU share its cores; those that the user has set stay.
 
-    def __init__(self, job: TrainingJob, fold: int, slot: int, gpu: str | None) -> None:
+    Each takes its share of the cores. Its threads do not wait actively, which would take the cores from nnU-Net's
+    augmentation. Memory that was freed is kept: the C library gives large pieces back, and the next step of a small
+    network spends a tenth of its time on getting them page by page.
+    """
+    variables = {
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // side_by_side)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    }
+    return {name: os.environ.get(name, value) for name, value in variables.items()}
+
+
+class FoldRun:
+    """One running fold: its process, its log and its progress.
+
+    `slot` says which of those that run at a time it is, `side_by_side` how many these are.
+    """
+
+    def __init__(self, job: TrainingJob, fold: int, side_by_side: int, slot: int, gpu: str | None) -> None:
         self.fold = fold
         self.slot = slot
         self.gpu = gpu
@@ -78,8 +97,7 @@ class FoldRun:
         if gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = gpu
         if job.device == "cpu":
-            # Threads that wait actively would take the cores from nnU-Net's augmentation, and training crawls.
-            variables["OMP_WAIT_POLICY"] = "PASSIVE"
+            variables |= variables_on_cpu(side_by_side)
         self.process = start_command("nnUNetv2_train", job.arguments(fold), variables=variables, output=self._output)
         self._progress = FoldProgress(fold, slot)
         self._begun_line = ""
@@ -156,8 +174,10 @@ def first_and_last_error(lines: Sequence[str]) -> list[str]:
     return shown if lines[named[-1]] in shown else [*shown, "...", lines[named[-1]]]
 
 
-def train_fold(fold: FoldFolder, arguments: Sequence[str]) -> int:
+def train_fold(fold: FoldFolder, arguments: Sequence[str], device: str = "cuda") -> int:
     """Run nnUNetv2_train on a fold in the foreground and return its exit code. An interruption ends it, too.
+
+    The device is that of the arguments.
 
     Where several errors were printed, the first, which is the cause, is told again at the end.
 
@@ -165,7 +185,8 @@ def train_fold(fold: FoldFolder, arguments: Sequence[str]) -> int:
         RectalError: Another process trains the fold.
     """
     with claim_log(fold) as log, TemporaryFile() as errors, interruptible():
-        process = start_command("nnUNetv2_train", arguments, errors=errors, inherited=[log])
+        variables = variables_on_cpu(1) if device == "cpu" else {}
+        process = start_command("nnUNetv2_train", arguments, variables=variables, errors=errors, inherited=[log])
         printed = b""
         try:
             while process.poll() is None:
@@ -207,6 +228,8 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
         if fold not in waiting:
             remove_free_lock(job.model.fold(fold).path / TRAINING_LOCK)
             print(f"fold {fold}: finished before, {job.model.fold(fold).path}")
+    # In the last round fewer may be left than can run at a time.
+    last_round = len(waiting) % len(gpus) or len(gpus)
     free = list(enumerate(gpus))
     failures: list[FoldRun] = []
     running: list[FoldRun] = []
@@ -214,7 +237,8 @@ def train_folds(job: TrainingJob, folds: Sequence[int], gpus: Sequence[str | Non
         at_end.callback(_stop, running)  # for whatever reason the block ends
         while running or (waiting and not failures):
             while waiting and free and not failures:
-                running.append(FoldRun(job, waiting.pop(0), *free.pop(0)))
+                side_by_side = last_round if len(waiting) <= last_round else len(gpus)
+                running.append(FoldRun(job, waiting.pop(0), side_by_side, *free.pop(0)))
             sleep(POLL_SECONDS)
             for run in list(running):
                 run.update()

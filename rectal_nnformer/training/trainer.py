@@ -1,6 +1,7 @@
 """The base of all trainers: what differs from nnU-Net's own, in terms that a recipe sets as class attributes."""
 
 import copy
+import os
 import signal
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -204,8 +205,11 @@ class RectalTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         """Build network, optimizer and loss, and remember a parameter, to see later whether weights were loaded.
 
-        A compiled network is recorded as CUDA graphs: its many small kernels take longer to launch than to run.
+        A compiled network is recorded as CUDA graphs: its many small kernels take longer to launch than to run. On a
+        CPU the variable OMP_NUM_THREADS is kept to, where nnU-Net's command takes all cores.
         """
+        if self.device.type == "cpu" and (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+            torch.set_num_threads(max(1, int(threads)))
         super().initialize()
         if isinstance(self.network, OptimizedModule):
             self.network = torch.compile(self._bare_network(), mode="reduce-overhead")
