@@ -1,5 +1,7 @@
 """The tumour-aware augmentation, and padding and window through nnU-Net's own training transforms."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,14 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from rectal_nnformer.augmentation import (
     CarryPaddingTransform,
     ClampToWindowTransform,
+    DeviceAugmentation,
     RecordPaddingTransform,
     RestorePaddingTransform,
     TumorIntensityTransform,
     augmentation_of_plans,
     extend_training_transforms,
 )
+from rectal_nnformer.augmentation.settings import published_augmentation
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.plans import Plans
 
@@ -136,6 +140,89 @@ def test_padding_stays_exactly_zero_through_nnunets_augmentation(dummy_2d):
         assert result["image"].shape == (1, *patch_size)
         assert 0.05 < (result["image"] == 0).float().mean() < 0.75
         assert result["segmentation"].min() == 0
+
+
+def turned_often(transforms):
+    """Let nnU-Net's spatial transform move every patch."""
+    (spatial,) = (t for t in transforms.transforms if isinstance(t, SpatialTransform))
+    spatial.p_rotation = spatial.p_scaling = 1
+    return transforms
+
+
+@pytest.mark.parametrize("dummy_2d", [False, True])
+@pytest.mark.parametrize("lesion_wise", [False, True])
+def test_on_the_device_batches_are_augmented_as_by_the_workers(dummy_2d, lesion_wise):
+    """With the same random numbers, hundreds of patches with padding and two labels, some of which reach outside."""
+    settings = dataclasses.replace(published_augmentation(2), lesion_wise=lesion_wise)
+    stock = turned_often(stock_transforms((8, 24, 24), dummy_2d))
+    transforms = extend_training_transforms(stock, WINDOW * 2, [1, 2], settings)
+    on_device = DeviceAugmentation(transforms, torch.device("cpu"))
+    samples = [sample((8, 34, 32), channels=2) for _ in range(4)]
+    for number, one in enumerate(samples):
+        one["image"][..., 26:] = 0
+        one["segmentation"] = one["segmentation"].roll((number, 7 * number), (1, 3))
+    batch = {
+        "data": torch.stack([one["image"] for one in samples]),
+        "target": torch.stack([one["segmentation"] for one in samples]),
+        "keys": ["a", "b", "c", "d"],
+    }
+    for seed in range(40):
+        augmented = seeded(seed, lambda: on_device({k: v.clone() if k != "keys" else v for k, v in batch.items()}))
+        expected = seeded(seed, lambda: [transforms(**{k: v.clone() for k, v in one.items()}) for one in samples])
+        assert augmented["keys"] == batch["keys"]
+        for number, one in enumerate(expected):
+            torch.testing.assert_close(augmented["data"][number], one["image"], atol=1e-4, rtol=1e-4)
+            assert torch.equal(augmented["data"][number] == 0, one["image"] == 0)
+            assert torch.equal(augmented["target"][number], one["segmentation"])
+
+
+def seeded(seed, work):
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return work()
+
+
+def test_regions_and_the_mask_of_the_nonzero_voxels_are_kept_on_the_device():
+    stock = nnUNetTrainer.get_training_transforms(
+        (8, 24, 24), (-0.5, 0.5), None, (0, 1, 2), False, use_mask_for_norm=[True], regions=[(1, 2), 2]
+    )
+    transforms = extend_training_transforms(turned_often(stock), WINDOW, None)
+    on_device = DeviceAugmentation(transforms, torch.device("cpu"))
+    one = sample((8, 34, 32))
+    expected = seeded(3, lambda: transforms(**{k: v.clone() for k, v in one.items()}))
+    found = seeded(3, lambda: on_device({"data": one["image"][None].clone(), "target": one["segmentation"][None]}))
+    assert torch.equal(found["target"][0], expected["segmentation"]) and expected["segmentation"].any((1, 2, 3)).all()
+    torch.testing.assert_close(found["data"][0], expected["image"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_augments_with_the_same_moments():
+    """Noise comes from another generator there, so that images agree in the mean; where labels lie does not."""
+    transforms = extend_training_transforms(turned_often(stock_transforms((8, 24, 24), False)), WINDOW, [1], None)
+    one, moments = sample((8, 34, 32)), {}
+    for device in ("cpu", "cuda"):
+        augment = DeviceAugmentation(transforms, torch.device(device))
+        batch = {
+            "data": one["image"].expand(400, -1, -1, -1, -1),
+            "target": one["segmentation"].expand(400, 1, 8, 34, 32),
+        }
+        found = seeded(0, lambda augment=augment, batch=batch: augment(batch))
+        assert found["data"].device.type == found["target"].device.type == device
+        moments[device] = [
+            found["data"].mean().item(),
+            found["data"].std().item(),
+            *((found["target"] == label).float().mean().item() for label in (0, 1, 2)),
+        ]
+    assert moments["cuda"] == pytest.approx(moments["cpu"], rel=0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("changed", [{"p_elastic_deform": 0.2}, {"mode_seg": "nearest"}])
+def test_what_the_device_does_otherwise_is_refused(changed):
+    transforms = extend_training_transforms(stock_transforms((8, 24, 24), False), WINDOW, None)
+    (spatial,) = (t for t in transforms.transforms if isinstance(t, SpatialTransform))
+    vars(spatial).update(changed)
+    with pytest.raises(RectalError, match="Unset nnUNet_augment_on_device"):
+        DeviceAugmentation(transforms, torch.device("cpu"))
 
 
 def test_augmentation_stands_between_geometry_and_intensities():

@@ -68,10 +68,12 @@ class TumorIntensityTransform(BasicTransform):
         tumor = torch.isin(data_dict["segmentation"][0], self.tumor_labels.to(data_dict["segmentation"].dtype))
         regions = tumor.int()
         if self.lesion_wise:
-            box = bounding_box(tumor.numpy())
-            regions[box] = torch.from_numpy(find_components(tumor[box].numpy(), min_voxels=1).labels)
+            mask = tumor.cpu().numpy()
+            box = bounding_box(mask)
+            regions[box] = torch.from_numpy(find_components(mask[box], min_voxels=1).labels).to(tumor.device)
         number = int(regions.max())
-        return {"regions": regions, "s": _draw(self.scale, number), "o": _draw(self.shift, number)}
+        s, o = (_draw(ranges, number).to(tumor.device) for ranges in (self.scale, self.shift))
+        return {"regions": regions, "s": s, "o": o}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """Return the sample with the changed image (channels, *patch)."""

@@ -32,7 +32,13 @@ from rectal_nnformer.analysis.validation import (
     log_values,
     only_logged,
 )
-from rectal_nnformer.augmentation import TumorAugmentation, augmentation_of_plans, extend_training_transforms
+from rectal_nnformer.augmentation import (
+    DeviceAugmentation,
+    TumorAugmentation,
+    augmentation_of_plans,
+    extend_training_transforms,
+    is_on_device_wanted,
+)
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold
 from rectal_nnformer.evaluation.summary import detection_line
@@ -145,6 +151,7 @@ class RectalTrainer(nnUNetTrainer):
         self._weights_name = CHECKPOINT_FINAL  # the checkpoint that the network is
         self._epochs_between = epochs_between(self.attention_every)
         self._follower: EpochFollower | None = None
+        self._augmentation: DeviceAugmentation | None = None  # where the background workers do not augment
         self._last_checkpoint: Path | None = None  # written or loaded by this training, and finite
         self._damaged: Path | None = None  # the checkpoint that another one was loaded for
         self._recoveries: list[Recovery] = []
@@ -340,7 +347,7 @@ class RectalTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Train on a batch as nnU-Net does, then stop if SIGTERM came."""
-        result = super().train_step(batch)
+        result = super().train_step(batch if self._augmentation is None else self._augmentation(batch))
         self._stop_signal.check()
         return result
 
@@ -461,7 +468,10 @@ class RectalTrainer(nnUNetTrainer):
         return extend_training_transforms(stock, self._intensity_window, labels, self._tumor_augmentation)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Return the running augmenters for training and validation; crops stay within the padded volume."""
+        """Return the running augmenters for training and validation; crops stay within the padded volume.
+
+        Where augmentation on the device is asked for, see the environment variables, the first of them only crops.
+        """
         patch_size = self.configuration_manager.patch_size
         rotation, dummy_2d, initial_patch_size, mirror_axes = (
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -481,6 +491,9 @@ class RectalTrainer(nnUNetTrainer):
             use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
             **labels,
         )
+        if is_on_device_wanted():
+            self._augmentation, training = DeviceAugmentation(training, self.device), None
+            self.print_to_log_file(f"Training batches are augmented on the device, {self.device}.")
         validation = self.get_validation_transforms(None, **labels)
         training_set, validation_set = self.get_tr_and_val_datasets()
         return start_augmenters(
@@ -489,8 +502,10 @@ class RectalTrainer(nnUNetTrainer):
             pin_memory=self.device.type == "cuda",
         )
 
-    def _loader(self, dataset: nnUNetBaseDataset, crop_size: Any, transforms: ComposeTransforms) -> BoundedDataLoader:
-        """Return a loader of crops of `crop_size` voxels, which `transforms` cut down to the patch size."""
+    def _loader(
+        self, dataset: nnUNetBaseDataset, crop_size: Any, transforms: ComposeTransforms | None
+    ) -> BoundedDataLoader:
+        """Return a loader of crops of `crop_size` voxels, which `transforms`, if given, cut down to the patch size."""
         return BoundedDataLoader(
             dataset,
             self.batch_size,
