@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -239,6 +240,20 @@ def test_a_fold_that_is_being_trained_is_refused(plans, small_dataset, monkeypat
         with pytest.raises(RectalError, match="is being trained by another process"):
             trainer.run_training()
         holder.kill()
+
+
+def test_asked_for_the_device_augments_what_the_loader_only_crops(plans, small_dataset, monkeypatch):
+    monkeypatch.setenv("nnUNet_augment_on_device", "t")
+    trainer = prepared(plans, small_dataset, monkeypatch)
+    trainer.initialize()
+    training, validation = trainer.get_dataloaders()
+    patch = tuple(trainer.configuration_manager.patch_size)
+    batch = next(training)
+    assert all(crop > size for crop, size in zip(batch["data"].shape[2:], patch, strict=True))
+    assert next(validation)["data"].shape[2:] == patch
+    augmented = trainer._augmentation(batch)
+    assert augmented["data"].shape[2:] == augmented["target"].shape[2:] == patch and augmented["target"].min() == 0
+    assert np.isfinite(trainer.train_step(next(training))["loss"])
 
 
 def test_on_a_cpu_the_number_of_threads_is_kept_to(plans, small_dataset, monkeypatch):

@@ -1,7 +1,7 @@
 """nnU-Net's training transforms on the device that trains.
 
-On a computer with few cores the background workers, which augment, keep a fast GPU waiting. Here they only crop, and the
-same transforms, with the same draws, run on the GPU.
+On a computer with few cores the background workers, which augment, keep a fast GPU waiting. Here they only crop, and
+the same transforms, with the same draws, run on the GPU.
 """
 
 import copy
@@ -77,7 +77,7 @@ class DeviceSpatialTransform(SpatialTransform):
     """nnU-Net's spatial transform for tensors on any device, with the same draws and the same result."""
 
     def __init__(self, stock: SpatialTransform) -> None:
-        vars(self).update(vars(stock))
+        self.__dict__.update(vars(stock))
         if stock.p_elastic_deform:
             raise RectalError(f"Elastic deformation is not done on the device. Unset {VARIABLE}.")
         if stock.mode_seg == "nearest" or stock.seg_tiebreak != "nearest" or stock.border_mode_seg != "constant":
