@@ -16,6 +16,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -98,23 +99,19 @@ def raw(tmp_path, monkeypatch):
 
 @pytest.fixture
 def stock_preprocessing(planned, monkeypatch):
-    """Put one that copies the finished data and missing references in place of nnU-Net's preprocessing; count calls."""
+    """Put one that copies the finished data in place of nnU-Net's preprocessing; count calls."""
     finished = planned.parent / "finished"
-    labels = planned.parents[1] / "nnUNet_raw" / DATASET / "labelsTr"
     shutil.copytree(planned / DATA, finished)
     calls = Counter()
 
-    def copy_data(dataset_id, plans_identifier, configurations, num_processes):
+    def copy_data(dataset_id, plans_identifier, configuration, num_processes):
         plans = json.loads((planned / f"{plans_identifier}.json").read_text())
-        assert configurations == ["3d_fullres"]
+        assert configuration == "3d_fullres"
         calls[plans["plans_name"]] += 1
         target = planned / plans["configurations"]["3d_fullres"]["data_identifier"]
         shutil.copytree(finished, target, dirs_exist_ok=True)
-        for label in labels.iterdir():
-            if not (planned / "gt_segmentations" / label.name).exists():
-                shutil.copy2(label, planned / "gt_segmentations")
 
-    monkeypatch.setattr(preprocessing, "preprocess_dataset", copy_data)
+    monkeypatch.setattr(preprocessing, "run_preprocessing", copy_data)
     return calls
 
 
@@ -394,7 +391,7 @@ def test_nnunets_planning_call_takes_the_planner(planned, stock_memory):
 
 
 def test_interrupted_preprocessing_leaves_neither_plans_nor_data(planned, stock_preprocessing, monkeypatch):
-    copy_data = preprocessing.preprocess_dataset
+    copy_data = preprocessing.run_preprocessing
     (planned / "nnUNetRectalSMITSmallPlans.json").unlink()
     remove_record(planned)
 
@@ -402,13 +399,13 @@ def test_interrupted_preprocessing_leaves_neither_plans_nor_data(planned, stock_
         copy_data(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preprocessing, "preprocess_dataset", interrupted)
+    monkeypatch.setattr(preprocessing, "run_preprocessing", interrupted)
     with pytest.raises(KeyboardInterrupt):
         plan_dataset(501, "smit_small", num_processes=1)
     assert not (planned / DATA).exists()
     assert not list(planned.glob("*Plans.json"))
     assert not list(planned.glob(".*"))
-    monkeypatch.setattr(preprocessing, "preprocess_dataset", copy_data)
+    monkeypatch.setattr(preprocessing, "run_preprocessing", copy_data)
     plan_dataset(501, "smit_small", num_processes=1)
     assert len(list((planned / DATA).glob("*.pkl"))) == len(CASES)
 
@@ -450,7 +447,7 @@ def test_incomplete_data_are_made_again(planned, stock_preprocessing, damage):
     assert stock_preprocessing == {"nnUNetRectalSMITSmallPlans": 1}
 
 
-def test_half_copied_references_are_removed_so_that_nnunet_copies_them_again(planned, stock_preprocessing):
+def test_half_copied_references_are_copied_again(planned, stock_preprocessing):
     reference = planned / "gt_segmentations" / "case3.nii.gz"
     whole = reference.read_bytes()
     cut_reference(planned)
@@ -460,12 +457,13 @@ def test_half_copied_references_are_removed_so_that_nnunet_copies_them_again(pla
 
 def test_a_reference_that_a_full_disk_cuts_off_is_not_left(planned, stock_preprocessing, monkeypatch):
     remove_record(planned)
+    remove_reference(planned)
 
-    def fill_up(*_):
-        cut_reference(planned)
+    def fill_up(_, target):
+        Path(target).write_bytes(b"begun")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(preprocessing, "preprocess_dataset", fill_up)
+    monkeypatch.setattr(shutil, "copy2", fill_up)
     with pytest.raises(RectalError, match="No space left on device"):
         plan_dataset(501, "smit_small", num_processes=1)
     left = {path.name for path in (planned / "gt_segmentations").iterdir()}
@@ -692,6 +690,22 @@ if __name__ == "__main__":
     dataset = infer_dataset_class(sys.argv[1])(sys.argv[1])
     print(dataset.identifiers, dataset.load_case("case0")[0].shape)
 """
+
+
+def test_the_data_are_those_of_nnunets_own_preprocessing(planned, tmp_path):
+    """Images to rounding, segmentations and the voxels to crop around exactly."""
+    plans = PlansManager(str(planned / "nnUNetRectalSMITSmallPlans.json"))
+    raw, dataset_json = planned.parents[1] / "nnUNet_raw" / DATASET, json.loads((planned / "dataset.json").read_text())
+    data = infer_dataset_class(str(planned / DATA))(str(planned / DATA))
+    for case in CASES:
+        files = ([str(raw / f"imagesTr/{case}_0000.nii.gz")], str(raw / f"labelsTr/{case}.nii.gz"))
+        stock = plans.get_configuration("3d_fullres")
+        image, labels, properties = DefaultPreprocessor(verbose=False).run_case(*files, plans, stock, dataset_json)
+        found, found_labels, _, found_properties = data.load_case(case)
+        np.testing.assert_allclose(found[:], image, atol=1e-5)
+        np.testing.assert_array_equal(found_labels[:], labels)
+        for label, voxels in properties["class_locations"].items():
+            np.testing.assert_array_equal(found_properties["class_locations"][label], voxels)
 
 
 @pytest.mark.slow

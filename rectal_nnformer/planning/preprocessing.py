@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+import torch
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.volumes import LEAST_SHARE
@@ -20,13 +22,16 @@ from rectal_nnformer.nnunet.case_files import read_blosc2
 from rectal_nnformer.nnunet.layout import DATASET_JSON, case_files
 from rectal_nnformer.nnunet.patients import PATIENTS_FILE
 from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.resampling import FastResampling
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.utils.files import (
     check_space,
     copy_file,
     read_json,
     read_json_if_whole,
+    remove_leftovers,
     space_left,
+    staged_file,
     staged_folder,
     write_json,
 )
@@ -36,6 +41,25 @@ from rectal_nnformer.utils.text import plural
 
 _NOT_DATA = ("patch_size", "batch_size", "median_image_size_in_voxels", "architecture", "batch_dice")
 """Keys of a configuration on which the preprocessed data do not depend."""
+
+
+class FastPreprocessor(DefaultPreprocessor):
+    """nnU-Net's preprocessing with the resampling of `FastResampling`."""
+
+    def run_case_save(self, *arguments: Any) -> None:
+        """Preprocess and write a case, as nnU-Net does, on one core of those that its processes share."""
+        torch.set_num_threads(1)
+        super().run_case_save(*arguments)
+
+    def run_case_npy(self, *arguments: Any) -> tuple[NDArray[np.float32], NDArray[Any], dict[str, Any]]:
+        """Return image, segmentation and properties, as nnU-Net does and given the same."""
+        *case, configuration, dataset_json = arguments
+        return super().run_case_npy(*case, FastResampling(configuration.configuration), dataset_json)
+
+
+def run_preprocessing(dataset_id: int, plans: str, configuration: str, num_processes: int) -> None:
+    """Preprocess a dataset by plans in its folder, into the folder that they name, as `nnUNetv2_preprocess` does."""
+    FastPreprocessor(verbose=False).run(dataset_id, configuration, plans, num_processes)
 
 
 def copy_descriptions(dataset: TrainingDataset) -> None:
@@ -52,7 +76,7 @@ def is_preprocessed(dataset: TrainingDataset, plans: Plans, configuration: str, 
         return False
     files = [path for case in dataset.cases for path in case_files(folder, case)]
     whole = all(path.is_file() and path.stat().st_size for path in files)
-    if not whole or _outdated_references(dataset, missing_counts=True):
+    if not whole or _outdated_references(dataset):
         return False
     cases = [folder / case for case in dataset.cases]
     return not any(map_with_progress(_data_problem, cases, num_processes, "Checking preprocessed data"))
@@ -71,9 +95,8 @@ def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configurati
         else:
             leftover.unlink(missing_ok=True)
     check_space(folder, _least_bytes(dataset, plans, configuration), f"The preprocessed data of {dataset.name}")
-    for reference in _outdated_references(dataset):
-        reference.unlink()
     copy_descriptions(dataset)
+    _copy_references(dataset)
     with staged_folder(folder) as staged:
         # Plans by which nnU-Net writes there.
         temporary = staged.with_name(f"{staged.name}.json")
@@ -81,16 +104,12 @@ def preprocess_configuration(dataset: TrainingDataset, plans: Plans, configurati
         write_json(temporary, {**plans.content, "configurations": {configuration: redirected}})
         try:
             with workers_undisturbed():
-                preprocess_dataset(dataset.dataset_id, staged.name, [configuration], [num_processes])
+                run_preprocessing(dataset.dataset_id, staged.name, configuration, num_processes)
         finally:
             temporary.unlink(missing_ok=True)
-            cut_off = _outdated_references(dataset, missing_counts=True)
-            for reference in cut_off:
-                reference.unlink(missing_ok=True)
         cases = [staged / case for case in dataset.cases]
         problems = map_with_progress(_data_problem, cases, num_processes, "Checking what was written")
-        found = [problem for problem in problems if problem] + [f"{path} was not copied whole" for path in cut_off]
-        if found:
+        if found := [problem for problem in problems if problem]:
             raise RectalError(
                 f"{plural(len(found), 'case')} of {dataset.name} not preprocessed: {found[0]}. Nothing was kept. "
                 + space_left(staged.parent)
@@ -135,18 +154,24 @@ def _record_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}_source.json")
 
 
-def _outdated_references(dataset: TrainingDataset, missing_counts: bool = False) -> list[Path]:
-    """Return the copies of label files that are not those of the raw dataset, or only part of them.
+def _copy_references(dataset: TrainingDataset) -> None:
+    """Copy the reference masks, as nnU-Net does, so that trainings are validated where the raw dataset is not."""
+    dataset.preprocessed.references.mkdir(exist_ok=True)
+    for source, copy in _outdated_references(dataset):
+        remove_leftovers(copy)
+        with staged_file(copy) as temporary:
+            shutil.copy2(source, temporary)  # with its time, by which it is recognized
 
-    nnU-Net replaces a copy only if it is older than its source. It gives a copy its source's time when done, so one cut
-    short by an interruption looks newer.
-    """
+
+def _outdated_references(dataset: TrainingDataset) -> list[tuple[Path, Path]]:
+    """Return the label files of the raw dataset of which there is no copy of the same size and time, each with it."""
     outdated = []
     for case, files in dataset.cases.items():
-        source = Path(files["label"]).stat()
-        copy = dataset.preprocessed.reference(case, dataset.dataset_json["file_ending"])
-        if not copy.is_file():
-            outdated += [copy] if missing_counts else []
-        elif (copy.stat().st_size, int(copy.stat().st_mtime)) != (source.st_size, int(source.st_mtime)):
-            outdated.append(copy)
+        source, copy = Path(files["label"]), dataset.preprocessed.reference(case, dataset.dataset_json["file_ending"])
+        if not copy.is_file() or _size_and_second(copy) != _size_and_second(source):
+            outdated.append((source, copy))
     return outdated
+
+
+def _size_and_second(path: Path) -> tuple[int, int]:
+    return path.stat().st_size, int(path.stat().st_mtime)

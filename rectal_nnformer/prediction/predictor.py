@@ -25,8 +25,6 @@ from nnunetv2.inference.data_iterators import PreprocessAdapter
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from nnunetv2.preprocessing.resampling.no_resampling import no_resampling_hack
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 from torch import Tensor
 from torch._dynamo import OptimizedModule
@@ -38,14 +36,9 @@ from rectal_nnformer.evaluation.log_odds import MAX_LOG_ODDS, count_case, from_s
 from rectal_nnformer.imaging.masks import ignore_label, tumor_heads, tumor_labels
 from rectal_nnformer.nnunet.commands import interruptible
 from rectal_nnformer.nnunet.find_trainer import trainers_within_reach
+from rectal_nnformer.nnunet.resampling import FastResampling, interpolation_orders
 from rectal_nnformer.nnunet.source import add_options
-from rectal_nnformer.prediction.resampling import (
-    interpolation_orders,
-    resample_image,
-    resample_labels,
-    resample_log_odds,
-    tumor_log_odds,
-)
+from rectal_nnformer.prediction.resampling import resample_labels, resample_log_odds, tumor_log_odds
 from rectal_nnformer.utils.files import staged_file
 
 MOST_ON_GPU = 4
@@ -54,34 +47,6 @@ MOST_ON_GPU = 4
 Tile = tuple[slice | int, ...]
 Pass = tuple[Tile, tuple[int, ...]]
 """A window, (channel, *axes), and the axes of a batch along which it is mirrored."""
-
-
-class ImageResampling(ConfigurationManager):
-    """A configuration that resamples images by PyTorch where it wants them linear.
-
-    Labels are left alone unless a cascade needs them: nnU-Net's preprocessing resamples them in vain.
-    """
-
-    def __init__(self, configuration: dict[str, Any], cascaded: bool) -> None:
-        super().__init__(configuration)
-        self.cascaded = cascaded
-
-    @property
-    def resampling_fn_data(self) -> Callable[..., NDArray[np.float32]]:
-        """Return what resamples an image (channel, *axes) to a shape, given it and both spacings."""
-        return self._resample
-
-    def _resample(self, image: NDArray[np.float32], *target: Sequence[float]) -> NDArray[np.float32]:
-        shape, spacing, new_spacing = target
-        orders = interpolation_orders(self.configuration, "data", spacing, new_spacing)
-        if orders is None:
-            return super().resampling_fn_data(image, *target)
-        return resample_image(image, list(map(int, shape)), orders)
-
-    @property
-    def resampling_fn_seg(self) -> Callable[..., NDArray[np.int8]]:
-        """Return what resamples labels."""
-        return super().resampling_fn_seg if self.cascaded else no_resampling_hack
 
 
 class BatchedPredictor(nnUNetPredictor):
@@ -124,8 +89,9 @@ class BatchedPredictor(nnUNetPredictor):
             output_filenames_truncated,
             self.plans_manager,
             self.dataset_json,
-            ImageResampling(
-                self.configuration_manager.configuration, cascaded=seg_from_prev_stage_files[0] is not None
+            FastResampling(
+                self.configuration_manager.configuration,
+                segmentations=seg_from_prev_stage_files[0] is not None,  # of a cascade
             ),
         )
         with ThreadPoolExecutor(1) as thread:

@@ -1,76 +1,24 @@
-"""Images on a network's grid, and labels on the scan's own from its logits, as nnU-Net's resampling gives them.
+"""Labels and log-odds on a scan's own grid from a network's logits, as nnU-Net's resampling gives them.
 
-nnU-Net resamples in double precision on one core, the logits of all classes everywhere, and compares them afterwards.
-Here PyTorch does it on any device, and logits are resampled where a label other than background can come out, some rows
-at a time.
+nnU-Net resamples the logits of all classes everywhere, and compares them afterwards. Here they are resampled where a
+label other than background can come out, some rows at a time, on any device.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.preprocessing.resampling.default_resampling import (
-    determine_do_sep_z_and_axis,
-    resample_data_or_seg_to_shape,
-)
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rectal_nnformer.imaging.masks import TumorHeads
+from rectal_nnformer.nnunet.resampling import interpolate, interpolation_matrix
 
 SLAB_BYTES = 2**27
 """What the resampled logits of a slab may take."""
-
-
-def interpolation_orders(
-    configuration: Mapping[str, Any], what: str, spacing: Sequence[float], new_spacing: Sequence[float]
-) -> list[int] | None:
-    """Return the order of interpolation along each axis by which a plan has images or logits resampled: 0 or 1.
-
-    None if the plan names another function than nnU-Net's default, or splines.
-
-    Args:
-        configuration: The plan's configuration.
-        what: "data" or "probabilities".
-        spacing: Of the array, mm along its axes.
-        new_spacing: Of the result.
-    """
-    options = dict(configuration[f"resampling_fn_{what}_kwargs"])
-    known = {"is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"}
-    named = configuration[f"resampling_fn_{what}"] == resample_data_or_seg_to_shape.__name__
-    order, order_z = options.get("order", 3), options.get("order_z", 0)
-    if not named or options.get("is_seg") or set(options) - known or order != 1 or order_z not in (0, 1):
-        return None
-    threshold = {key: options[key] for key in ("separate_z_anisotropy_threshold",) if key in options}
-    _, apart = determine_do_sep_z_and_axis(options.get("force_separate_z", False), spacing, new_spacing, **threshold)
-    return [order_z if axis == apart else order for axis in range(len(spacing))]
-
-
-def interpolation_matrix(size: int, new_size: int, order: int) -> NDArray[np.float64]:
-    """Return the matrix (new_size, size) that interpolates along an axis.
-
-    Centres of voxels are at (i + 1/2) / size of the axis, and the border continues outwards: skimage's `resize` with
-    the mode "edge", and scipy's `map_coordinates` with "nearest" as nnU-Net calls it. Order 1 is linear, 0 the nearest
-    voxel, the upper one halfway. Rows are weights: not negative, at most two, with a sum of 1.
-    """
-    position = (size / new_size * (np.arange(new_size) + 0.5) - 0.5).clip(0, size - 1)
-    lower = np.floor(position if order else position + 0.5).astype(int)
-    upper_weight = (position - lower) * order
-    matrix = np.zeros((new_size, size))
-    rows = np.arange(new_size)
-    matrix[rows, lower] = 1 - upper_weight
-    matrix[rows, (lower + 1).clip(max=size - 1)] += upper_weight
-    return matrix
-
-
-def resample_image(image: NDArray[np.float32], shape: Sequence[int], orders: Sequence[int]) -> NDArray[np.float32]:
-    """Return an image (channel, *axes) of another shape, interpolated with `orders` of 0 or 1 along the axes."""
-    sizes = zip(image.shape[1:], map(int, shape), orders, strict=True)
-    matrices = [torch.from_numpy(interpolation_matrix(*axis)).float() for axis in sizes]
-    return _interpolate(torch.from_numpy(image), matrices).contiguous().numpy()
 
 
 def resample_labels(
@@ -140,16 +88,9 @@ def _resample_slabs(logits: Tensor, matrices: Sequence[Tensor], combine: Callabl
     for rows in first.split(max(1, SLAB_BYTES // (4 * len(logits) * prod(max(m.shape) for m in others)))):
         columns = rows.any(0).nonzero()
         drawn_on = slice(int(columns.min()), int(columns.max()) + 1)
-        resampled = _interpolate(logits[:, drawn_on].float(), [rows[:, drawn_on], *others])
+        resampled = interpolate(logits[:, drawn_on].float(), [rows[:, drawn_on], *others])
         slabs.append(combine(resampled).cpu().numpy())
     return np.concatenate(slabs)
-
-
-def _interpolate(values: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Return values (channel, *axes), each axis multiplied by a matrix (new_size, size), the shrinking ones first."""
-    for axis in sorted(range(len(matrices)), key=lambda axis: len(matrices[axis]) / matrices[axis].shape[1]):
-        values = torch.tensordot(matrices[axis], values, ([1], [axis + 1])).movedim(0, axis + 1)
-    return values
 
 
 def _labels(logits: Tensor, label_manager: LabelManager) -> Tensor:
