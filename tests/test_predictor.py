@@ -12,9 +12,10 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from random_models import set_trainers, write_random_model, write_stock_model_2d
 
+from rectal_nnformer.nnunet.resampling import interpolation_orders
 from rectal_nnformer.prediction import predictor, resampling
 from rectal_nnformer.prediction.predictor import BatchedPredictor, predict_folder
-from rectal_nnformer.prediction.resampling import interpolation_orders, resample_labels
+from rectal_nnformer.prediction.resampling import resample_labels
 
 CPU = torch.device("cpu")
 TINY = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}

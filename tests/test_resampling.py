@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
 from rectal_nnformer.nnunet.resampling import FastResampling
+from rectal_nnformer.planning.planner import LINEAR, configuration_settings
 
-LINEAR = {"order": 1, "order_z": 0, "force_separate_z": False}
 ALIKE = [(1.0, 1.0, 1.0)] * 2
 
 
 def configuration(**changed):
-    """What plans hold about resampling; `changed` goes into the options of both functions."""
-    name = resample_data_or_seg_to_shape.__name__
-    kinds = {"data": {"is_seg": False}, "seg": {"is_seg": True}}
-    options = {f"resampling_fn_{kind}_kwargs": {**LINEAR, **which, **changed} for kind, which in kinds.items()}
-    return {"spacing": [1.0, 1.0, 1.0], "resampling_fn_data": name, "resampling_fn_seg": name, **options}
+    """A configuration of our planner; `changed` goes into the options of its resampling."""
+    settings = configuration_settings({}, ["ZScoreNormalization"], spacing=[1.0, 1.0, 1.0])
+    for kind in ("data", "seg"):
+        settings[f"resampling_fn_{kind}_kwargs"] = {**settings[f"resampling_fn_{kind}_kwargs"], **changed}
+    return settings
 
 
 def by_nnunet(array, shape, is_seg, spacings=ALIKE, **changed):

@@ -212,7 +212,7 @@ def plan_and_preprocess(arguments: argparse.Namespace) -> None:
     """Plan and preprocess raw datasets for SMIT or Swin UNETR.
 
     Measures the dataset, plans target spacing, patch, batch and augmentation from that, says why as 'rectal_nnformer
-    plan' does, and runs nnU-Net's own preprocessing. Two configurations are planned on the same preprocessed data:
+    plan' does, and runs nnU-Net's preprocessing. Two configurations are planned on the same preprocessed data:
     3d_fullres, whose patch suits the dataset, and 3d_fullres_cubic, the input size of pretraining.
     """
     _plan_and_explain(arguments, preprocess=not arguments.no_pp, num_processes=arguments.np)

@@ -54,7 +54,7 @@ class FastResampling(ConfigurationManager):
 
     def _resample_segmentation(self, segmentation: NDArray[Any], *target: Sequence[float]) -> NDArray[Any]:
         shape, *spacings = target
-        if interpolation_orders(self.configuration, "seg", *spacings) != [1, 1, 1]:
+        if interpolation_orders(self.configuration, "seg", *spacings) is None:
             return super().resampling_fn_seg(segmentation, *target)
         return np.stack([resample_labels_linearly(labels, list(map(int, shape))) for labels in segmentation])
 
@@ -64,7 +64,8 @@ def interpolation_orders(
 ) -> list[int] | None:
     """Return the order of interpolation along each axis by which a plan has an array resampled: 0 or 1.
 
-    None if the plan names another function than nnU-Net's default, or splines.
+    None if the plan names another function than nnU-Net's default, or splines, or wants thick slices of a segmentation
+    apart, whose labels are then chosen twice.
 
     Args:
         configuration: The plan's configuration.
@@ -86,6 +87,8 @@ def interpolation_orders(
         return None
     threshold = {key: options[key] for key in ("separate_z_anisotropy_threshold",) if key in options}
     _, apart = determine_do_sep_z_and_axis(options.get("force_separate_z", False), spacing, new_spacing, **threshold)
+    if what == "seg" and apart is not None:
+        return None
     return [order_z if axis == apart else order for axis in range(len(spacing))]
 
 

@@ -1,4 +1,4 @@
-"""The preprocessed dataset: nnU-Net's own preprocessing, and files beside it, never half-written under a final name.
+"""The preprocessed dataset: nnU-Net's preprocessing, and files beside it, never half-written under a final name.
 
 nnU-Net preprocesses case by case into the final folder, and a training without given folds takes the cases it finds
 there for all there are. Here the cases are written into a folder with a temporary name, which no plans refer to, and
