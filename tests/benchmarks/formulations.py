@@ -1,13 +1,14 @@
-"""The same networks written plainly, as their authors published them, to compare with: `plain(network)`.
+"""Networks to compare with: the same ones written plainly, as their authors published them, and nnU-Net's ResEnc-L.
 
-Attention is two matrix products with a softmax between them, whose results stay for the backward pass; residual blocks
-normalize by PyTorch's instance norm; maps are in PyTorch's usual order of memory.
+In `plain(network)` attention is two matrix products with a softmax between them, whose results stay for the backward
+pass; residual blocks normalize by PyTorch's instance norm; maps are in PyTorch's usual order of memory.
 """
 
 import copy
 from typing import Any
 
 import torch.nn.functional as F
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from torch import Tensor, nn
 
 from rectal_nnformer.networks.residual import EPSILON, NEGATIVE_SLOPE, ResidualBlock
@@ -64,3 +65,28 @@ def plain(network: nn.Module) -> nn.Module:
             if isinstance(child, WindowAttention):
                 setattr(module, name, PlainAttention(child))
     return network
+
+
+def resenc_l() -> nn.Module:
+    """Return nnU-Net's ResEnc-L with one output, as nnU-Net plans it for 384 x 384 x 24 voxels of 0.52 and 3.3 mm."""
+    flat, cubic = (1, 3, 3), (3, 3, 3)
+    return ResidualEncoderUNet(
+        input_channels=1,
+        num_classes=2,
+        n_stages=7,
+        features_per_stage=(32, 64, 128, 256, 320, 320, 320),
+        conv_op=nn.Conv3d,
+        kernel_sizes=(flat, flat, *[cubic] * 5),
+        strides=((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 2, 2)),
+        n_blocks_per_stage=(1, 3, 4, 6, 6, 6, 6),
+        n_conv_per_stage_decoder=(1,) * 6,
+        conv_bias=True,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+    )
+
+
+RESENC_L_PATCH = (24, 384, 384)
+"""Its patch there (z, y, x)."""

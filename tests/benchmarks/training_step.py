@@ -4,7 +4,8 @@
 
 Steps are those of nnU-Net's trainer: mixed precision on a GPU, gradient scaling, clipping, AdamW. All formulations of a
 network run in one process, in turn. "plain" is the authors' formulation (see formulations.py), "monai" MONAI's own Swin
-UNETR, "eager" and "compiled" this project's. It needs no data and no nnU-Net variables. FOLDER gets training_step.json,
+UNETR, "eager" and "compiled" this project's; of "resenc_l", nnU-Net's own network at its own patch, "plain" and
+"compiled" are nnU-Net's. It needs no data and no nnU-Net variables. FOLDER gets training_step.json,
 .md and .png.
 """
 
@@ -29,9 +30,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from rectal_nnformer.geometry import Size
 from rectal_nnformer.networks.adapter import NETWORK_CLASSES
 from rectal_nnformer.planning.memory import GIB, training_loss
-from tests.benchmarks.formulations import plain
+from tests.benchmarks.formulations import RESENC_L_PATCH, plain, resenc_l
 
-PATCHES: dict[str, Size] = {"smit": (128, 128, 64), "swin_unetr": (96, 96, 64), "swin_unetr_v2": (96, 96, 64)}
+RESENC_L = "resenc_l"
+PATCHES: dict[str, Size] = {
+    "smit": (128, 128, 64),
+    "swin_unetr": (96, 96, 64),
+    "swin_unetr_v2": (96, 96, 64),
+    RESENC_L: RESENC_L_PATCH,
+}
 DROP_PATH_RATE = 0.1
 WARM_UP = 3
 
@@ -82,7 +89,7 @@ class Trained:
 def formulations(backbone: str, device: torch.device, compiled: bool) -> dict[str, Callable[[], Trained]]:
     """Return what builds each formulation of a network, all with the same weights."""
     torch.manual_seed(0)
-    network = NETWORK_CLASSES[backbone](1, 2, drop_path_rate=DROP_PATH_RATE)
+    network = _new_network(backbone, drop_path_rate=DROP_PATH_RATE)
 
     def build(other: nn.Module, mode: str | None = None) -> Trained:
         other = other.to(device).train()
@@ -94,10 +101,16 @@ def formulations(backbone: str, device: torch.device, compiled: bool) -> dict[st
         ways["monai"] = lambda: build(
             MonaiSwinUNETR(1, 2, feature_size=48, use_v2=v2, dropout_path_rate=DROP_PATH_RATE)
         )
+    if backbone == RESENC_L:
+        return {**ways, **({"compiled": lambda: build(copy.deepcopy(network), "default")} if compiled else {})}
     ways["eager"] = lambda: build(copy.deepcopy(network))
     if compiled:
         ways["compiled"] = lambda: build(copy.deepcopy(network), "reduce-overhead")
     return ways
+
+
+def _new_network(backbone: str, **options: Any) -> nn.Module:
+    return resenc_l() if backbone == RESENC_L else NETWORK_CLASSES[backbone](1, 2, **options)
 
 
 def measure(backbone: str, patch: Size, device: torch.device, repeats: int, compiled: bool) -> list[Formulation]:
@@ -149,7 +162,7 @@ def _compare(found: Sequence[Formulation], backbone: str, device: torch.device, 
 
 def step_flops(backbone: str, patch: Size) -> int:
     """Count the operations of forward and backward pass of the plain formulation on a batch of two, without data."""
-    network = plain(NETWORK_CLASSES[backbone](1, 2)).to("meta").train()
+    network = plain(_new_network(backbone)).to("meta").train()
     with FlopCounterMode(display=False) as counter:
         network(torch.empty(2, 1, *patch, device="meta")).sum().backward()
     return counter.get_total_flops()
@@ -157,7 +170,7 @@ def step_flops(backbone: str, patch: Size) -> int:
 
 def parts_of_forward(backbone: str, patch: Size, device: torch.device) -> dict[str, float]:
     """Return the share of each part in the eager forward pass in training mode, and of what is between them."""
-    trained = formulations(backbone, device, False)["eager"]()
+    trained = list(formulations(backbone, device, False).values())[-1]()
     image, spent = torch.rand(2, 1, *patch, device=device), dict.fromkeys(PARTS, 0.0)
     starts: dict[nn.Module, float] = {}
 
@@ -256,7 +269,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-b", nargs="+", choices=PATCHES, default=list(PATCHES), help="backbones (default: all)")
+    parser.add_argument("-b", nargs="+", choices=PATCHES, default=list(PATCHES), help="networks (default: all)")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
     parser.add_argument("--compile", action="store_true", help="also compiled, which takes minutes for each network")
     parser.add_argument("--patch_size", nargs=3, type=int, metavar=("X", "Y", "Z"), help="default: the published ones")
