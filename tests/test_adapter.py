@@ -59,7 +59,7 @@ def test_the_backbone_sees_xyz_and_the_logits_return_in_stored_order(transpose):
     torch.testing.assert_close(back, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_whole_network_compiles_without_a_graph_break(training):
     torch._dynamo.reset()
     network = planned(mask_padding=True).train(training)

@@ -19,7 +19,13 @@ SMALL = {"smit": (small_smit, (24, 20, 24)), "swin_unetr": (small_swin_unetr, (6
         (partial(small_smit, depths=(2,), num_heads=(2,)), (12, 10, 9), {"mask_padding": True}, True),
         (small_smit, (12, 10, 9), {"window_reverse": "inverse", "drop_path_rate": 0.1}, True),
         pytest.param(small_swin_unetr, (64, 32, 32), {}, False, marks=pytest.mark.slow),
-        (small_swin_unetr, (64, 32, 32), {"use_v2": True, "mask_padding": True, "drop_path_rate": 0.1}, True),
+        pytest.param(
+            small_swin_unetr,
+            (64, 32, 32),
+            {"use_v2": True, "mask_padding": True, "drop_path_rate": 0.1},
+            True,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_compiles_without_a_graph_break(make, size, options, training):

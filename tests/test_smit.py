@@ -41,7 +41,7 @@ def test_logits_are_the_published_ones(published, size):
     assert_golden(torch.stack([logits.mean(), logits.std(), logits.min(), logits.max()]), golden["logits_stats"])
 
 
-@pytest.mark.parametrize("out_channels", [1, 3])
+@pytest.mark.parametrize("out_channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_batch_of_two_and_other_numbers_of_classes_give_the_published_numbers(published, out_channels):
     # The recipe draws the output layer class by class, so the first classes have the weights of the two-class network.
