@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 from functools import lru_cache
 from multiprocessing.pool import ThreadPool
@@ -16,6 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 else:
     # For those processes, read when they start: keep memory that was freed, do not fetch it page by page each time.
     os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(2**30))
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As in the background of a shell; what tests start and interrupt would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pipeline import converted_cohort, environment, run_here
 
