@@ -8,7 +8,9 @@ import sys
 from functools import lru_cache
 from multiprocessing.pool import ThreadPool
 
+import numpy as np
 import pytest
+from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests that run side by side, and the commands that they start, take one core each. Read when PyTorch is imported.
@@ -23,6 +25,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pipeline import converted_cohort, environment, run_here
+
+settings.register_profile("rectal_nnformer", deadline=None)  # on a busy machine any example may take long
+settings.load_profile("rectal_nnformer")
 
 FIRST = (
     "test_full_size_training",
@@ -59,6 +64,14 @@ def pytest_collection_finish():
         extraction.DatasetFingerprintExtractor.num_foreground_voxels_for_intensitystats = few
     if search := sys.modules.get("nnunetv2.utilities.find_class_by_name"):
         search._module_originates_from_path = lru_cache(2**16)(search._module_originates_from_path)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Let random numbers that a test draws without a seed be the same in any order of the tests."""
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def test_what_is_undefined_is_nan():
 
 
 @given(st.integers(0, 2**31), st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_flows_of_crops_add_up_and_windows_of_padding_take_no_part(seed, split):
     generator = torch.Generator().manual_seed(seed)
     attention = torch.randn(5, 2, 6, 6, generator=generator).softmax(-1)

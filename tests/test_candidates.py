@@ -94,7 +94,7 @@ def test_of_many_places_below_the_mask_the_surest_stay():
     assert min(one.confidence for one in found.candidates) == pytest.approx(probabilities[MOST_CANDIDATES], rel=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
 def test_those_in_the_mask_are_its_components_and_share_what_they_share(seed):
     rng = np.random.default_rng(seed)

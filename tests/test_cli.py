@@ -137,7 +137,7 @@ def passed_to_nnunet(monkeypatch, *arguments):
     """Return the command of nnU-Net that a command runs, and its arguments."""
     calls = []
     monkeypatch.setattr(nnunet_commands, "run_command", lambda name, passed: calls.append((name, passed)) or 7)
-    monkeypatch.setattr(run_folds, "train_fold", lambda fold, passed: calls.append(("nnUNetv2_train", passed)) or 7)
+    monkeypatch.setattr(run_folds, "train_fold", lambda fold, passed, _: calls.append(("nnUNetv2_train", passed)) or 7)
     with pytest.raises(SystemExit) as exit_:
         cli.main(arguments)
     assert exit_.value.code == 7

@@ -26,7 +26,7 @@ def volume_cm3(mask):
     return mask.sum() * np.prod(SPACING) / 1000
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 10_000),
     radius=st.floats(13, 26),

@@ -29,7 +29,6 @@ counts = st.integers(0, 60)
 # --- McNemar's test --------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(counts, counts)
 def test_mcnemar_is_the_sign_test_on_the_lesions_that_one_alone_detected(only_first, only_second):
     p = mcnemar_exact(only_first, only_second)
@@ -110,7 +109,7 @@ def test_a_difference_that_is_the_same_for_all_patients_has_no_interval():
     assert paired_difference(["a", "b"], [1.0, 1.0], [0.0, 1.0]).patient_bootstrap_95 == (0.0, 1.0)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20))
 def test_the_other_way_round_the_difference_is_its_negative(rows):
     patients, first, second = ([str(row[0]) for row in rows], *([row[i] for row in rows] for i in (1, 2)))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conversion_inputs import as_image, every_byte_of, scan, tumor, write_cohort, write_series
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rectal_nnformer.cli import main
@@ -322,7 +322,6 @@ def test_preprocessed_folds_follow_when_the_dataset_is_planned_again(tmp_path, m
     assert read_splits(preprocessed.splits) == read_splits(folder / "splits_final.json")
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=5, max_size=20), st.lists(st.integers(0, 30), max_size=20))
 def test_added_cases_stay_with_their_patient_and_old_ones_where_they_were(sizes, added):
     groups = {f"c{p:02d}_{i}": f"p{p}" for p, size in enumerate(sizes) for i in range(size)}

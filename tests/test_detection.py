@@ -132,7 +132,7 @@ BLOBS = st.tuples(st.lists(BOX, max_size=6), st.lists(BOX, max_size=3)).map(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(BLOBS, BLOBS, st.integers(1, 6), st.sampled_from([1, 2, 5]))
 def test_random_blobs_are_matched_as_by_hand(prediction, reference, min_voxels, tenths):
     result = detect_lesions(prediction, reference, SPACING, min_voxels, tenths / 10)
@@ -145,7 +145,7 @@ def test_random_blobs_are_matched_as_by_hand(prediction, reference, min_voxels, 
     assert result.strict.n_false_positive == expected["strict_false_positives"]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(BLOBS, BLOBS)
 def test_what_counts_strictly_counts_in_the_grouping(prediction, reference):
     result = detect_lesions(prediction, reference, SPACING, min_voxels=1)
@@ -153,7 +153,7 @@ def test_what_counts_strictly_counts_in_the_grouping(prediction, reference):
     assert result.n_false_positive <= result.strict.n_false_positive
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(BLOBS, BLOBS, st.tuples(*(st.integers(0, 5) for _ in range(3))))
 def test_empty_surroundings_move_centroids_and_nothing_else(prediction, reference, before):
     padding = [(n, 2) for n in before]
@@ -207,7 +207,7 @@ def test_size_bins_include_their_lower_bound(volume, name):
     assert list(SIZE_BINS) == ["0-5", "5-10", "10-20", "20-40", "40+"]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(BLOBS)
 def test_a_perfect_prediction_is_perfect(mask):
     result = detect_lesions(mask, mask, SPACING, min_voxels=1)

@@ -137,7 +137,7 @@ def test_tiles_and_cases_are_summed_before_they_are_divided():
 
 
 @given(st.integers(0, 2**31), st.tuples(*[st.integers(1, 9)] * 3), st.sampled_from([0, 2]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_scattered_share_is_what_the_network_does(seed, size, shift):
     """Each token carries whether it is real through the network's own cutting, scattering and rolling."""
     real = torch.rand(size, generator=torch.Generator().manual_seed(seed)) < 0.6

@@ -76,7 +76,6 @@ def rows_of(path):
 # --- rates -----------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
 def test_wilson_interval_is_scipys(counts):
     expected = binomtest(*counts).proportion_ci(0.95, "wilson")
@@ -507,7 +506,7 @@ ORIENTATIONS = st.permutations(["RL", "AP", "SI"]).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=24)
+@settings(max_examples=24)
 @given(ORIENTATIONS, st.floats(-0.3, 0.3))
 def test_any_orientation_is_displayed_radiologically(orientation, tilt):
     array = np.zeros((4, 6, 8), np.uint8)

@@ -62,7 +62,7 @@ def distinct_mean(function, weights, count):
 
 
 @given(st.integers(0, 2**31), st.lists(st.integers(0, 3), min_size=6, max_size=6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_hsic_is_the_mean_over_tuples_of_distinct_samples(seed, weights):
     """With equal weights that is the unbiased estimate by definition; the debiased CKA uses it in closed form."""
     weights = weights if sum(w > 0 for w in weights) >= 4 else [1] * 6
@@ -159,7 +159,7 @@ def test_features_are_averaged_over_real_tokens_of_each_cell():
     st.tuples(*[st.sampled_from([8, 16, 24])] * 3),
     st.tuples(*[st.sampled_from([0, 8, 15])] * 3),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_networks_with_other_patches_are_given_the_same_box(shape, position, size, larger):
     """Whatever lies around the box is padding: both patches hold the same voxels in it and nothing else."""
     image = torch.arange(1.0, math.prod(shape) + 1).reshape(1, *shape)

@@ -34,7 +34,7 @@ def masks(draw, max_side=7, density=0.2):
 
 
 @given(masks(), SPACINGS, st.floats(0.5, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_ring_is_every_allowed_voxel_within_its_width(lesion, spacing, width):
     allowed = np.random.default_rng(0).random(lesion.shape) < 0.7
     ring = ring_around(lesion, allowed, spacing, width)
@@ -53,7 +53,7 @@ def test_a_ring_holds_voxels_at_exactly_its_width():
 
 
 @given(masks(), SPACINGS, st.floats(0, 10))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_padded_box_holds_all_that_is_near(lesion, spacing, margin):
     """So that the ring in the box is the ring in the whole array."""
     (box,) = ndimage.find_objects(lesion.astype(int))
@@ -66,7 +66,7 @@ def test_a_padded_box_holds_all_that_is_near(lesion, spacing, margin):
 
 
 @given(masks(), SPACINGS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_size_and_extent_are_those_of_the_voxels(lesion, spacing):
     box = bounding_box(lesion)
     described = describe_geometry(lesion[box], box, spacing)
@@ -94,7 +94,7 @@ def brute_components(mask):
 
 
 @given(masks(density=0.15), st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_components_are_joined_through_faces_edges_and_corners(mask, min_voxels):
     found = find_components(mask, min_voxels)
     as_sets = {
@@ -105,7 +105,7 @@ def test_components_are_joined_through_faces_edges_and_corners(mask, min_voxels)
 
 
 @given(masks(density=0.6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_boundary_voxel_has_a_neighbour_outside(lesion):
     found = boundary(lesion)
     for voxel in np.ndindex(lesion.shape):
@@ -124,7 +124,6 @@ def test_the_gradient_is_per_mm_and_needs_no_second_slice():
 
 
 @given(low=st.floats(-5, 0), width=st.floats(0.5, 20))
-@settings(deadline=None)
 def test_changing_units_afterwards_is_measuring_in_these_units(low, width):
     rng = np.random.default_rng(1)
     image = rng.normal(size=(4, 8, 8)).astype(np.float32)
@@ -164,7 +163,6 @@ def test_intensities_are_those_of_lesion_and_ring():
 
 
 @given(shift=st.floats(-3, 3), ratio=st.floats(0.2, 5), gain=st.floats(0.1, 10))
-@settings(deadline=None)
 def test_separation_rises_with_differences_and_knows_no_unit(shift, ratio, gain):
     rng = np.random.default_rng(2)
     ring, lesion = rng.normal(size=(1, 4000)), shift + ratio * rng.normal(size=(1, 4000))

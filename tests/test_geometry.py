@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.networks.nets.swin_unetr import get_window_size, window_partition
@@ -76,7 +76,6 @@ def box_mask(size, start, extent):
     return mask
 
 
-@settings(deadline=None)
 @given(MASKS, st.integers(1, 3), st.integers(1, 4))
 def test_token_is_real_if_any_voxel_of_its_cube_is(mask, patch, num_stages):
     for stage, tokens in enumerate(token_masks(mask, patch, num_stages)):
@@ -87,13 +86,11 @@ def test_token_is_real_if_any_voxel_of_its_cube_is(mask, patch, num_stages):
             assert tokens[place] == mask[cube].any()
 
 
-@settings(deadline=None)
 @given(MASKS, WINDOWS, SHIFTS)
 def test_window_partition_agrees_with_looking_up_each_token(mask, window, shift):
     np.testing.assert_array_equal(window_partition_mask(mask, window, shift), brute_force_windows(mask, window, shift))
 
 
-@settings(deadline=None)
 @given(st.tuples(*[st.integers(1, 3)] * 3), WINDOWS, st.integers(0, 2**32 - 1))
 def test_window_partition_is_that_of_monai(counts, window, seed):
     size = [c * w for c, w in zip(counts, window, strict=True)]
@@ -119,7 +116,6 @@ def test_masks_that_are_not_boolean_volumes_are_refused(mask):
         token_masks(mask)
 
 
-@settings(deadline=None)
 @given(SIZES, WINDOWS, SHIFTS)
 def test_small_grids_shrink_windows_as_in_monai(grid, window, shift):
     assert shrunk_window(grid, window, shift) == get_window_size(grid, window, shift)
@@ -131,7 +127,6 @@ def test_real_fractions_of_a_real_series(patch, window, shrink, expected):
     assert [round(stage.real_fraction, 3) for stage in budget] == expected
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_budget_counts_the_tokens_of_the_masks(data):
     patch = data.draw(st.tuples(*[st.integers(1, 40)] * 3))
@@ -179,7 +174,6 @@ def test_budget_centres_images_smaller_than_the_patch():
     assert (centred.real_tokens, at_start.real_tokens) == (2 * 16, 16)
 
 
-@settings(deadline=None)
 @given(MASKS, WINDOWS, SHIFTS)
 def test_uniform_dilution_is_that_of_uniform_attention(mask, window, shift):
     windows = torch.from_numpy(window_partition_mask(mask, window, shift))

@@ -24,7 +24,7 @@ PATCH = (16, 32, 32)
 COHORTS = st.lists(st.tuples(*[st.integers(1, 400)] * 3), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(COHORTS, st.sampled_from(sorted(BACKBONES)))
 def test_tiles_are_accounted_for_as_the_mean_over_the_cases(cohort, name):
     backbone = BACKBONES[name]
@@ -59,7 +59,7 @@ def test_windows_put_back_in_place_scatter_nothing(name, kwargs):
     assert accounting.expected_scattered_shares((96, 96, 96), REAL_SERIES, backbone) == [0, 0, 0, 0]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.tuples(*[st.integers(1, 70)] * 3))
 def test_every_tile_of_the_predictor_holds_what_is_expected(extent):
     # Arrays are (z, y, x) there; what is not padding is 1.

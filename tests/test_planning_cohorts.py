@@ -135,9 +135,7 @@ def check_plan(dataset, cohort, backbone, gigabytes):
     assert " x ".join(map(str, patch)) in describe_plans(Plans.of(plans))
 
 
-RANDOM = settings(
-    deadline=None, max_examples=1, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+RANDOM = settings(max_examples=1, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TARGETS = st.sampled_from([2.5, 5.0, 8.0, 12.0, 24.0, 80.0])
 
 

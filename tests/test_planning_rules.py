@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rectal_nnformer.errors import RectalError
@@ -58,7 +58,6 @@ def test_patch_whose_deepest_map_is_a_single_voxel_grows_along_the_longest_axis(
     assert rules.choose_patch_size([(16, 20, 18)], BACKBONES["swin_unetr"]) == (32, 64, 32)
 
 
-@settings(deadline=None)
 @given(COHORTS, st.sampled_from(sorted(BACKBONES)), st.sampled_from([None, 48, 64, 70, 100]))
 def test_patch_size_is_always_admissible_and_the_largest_that_is_filled(cohort, name, limit):
     try:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from report_runs import CASES, DATASET, FAR, NEAR, SMALL, Ball, attention, plans, reuse, write_run
@@ -75,7 +75,6 @@ class Outline(HTMLParser):
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs", "Zs", "Cc"], exclude_characters="\u2028\u2029"), min_size=1)
 
 
-@settings(deadline=None)
 @given(ANY_TEXT)
 def test_whatever_text_goes_into_a_table_or_a_chart_comes_out_of_it_as_text(text):
     macros = ENVIRONMENT.get_template("macros.html").module
@@ -461,7 +460,6 @@ def clip_of(number, num_pictures, size, kind="detected"):
     return Clip(subject, pictures, num_pictures, (10, 10), (10, 10), 80, 3, largest=num_pictures // 2 + 1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), max_size=8), st.integers(0, 60_000))
 def test_pictures_fit_the_budget_and_the_first_clips_keep_theirs(lengths, budget):
     clips = [clip_of(number, length, 1000) for number, length in enumerate(lengths)]

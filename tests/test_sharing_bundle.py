@@ -123,7 +123,7 @@ def one_bundle(tmp_path_factory):
     return write(tmp_path_factory.mktemp("damaged") / "bundle.zip")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_bundles_raise_nothing_else(one_bundle, data):
     content = bytearray(one_bundle.read_bytes())

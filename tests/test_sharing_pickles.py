@@ -8,7 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 from sharing_inputs import Runs
@@ -53,7 +53,6 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-@settings(deadline=None)
 @given(value=VALUES)
 def test_data_come_back(parse, protocol, value):
     assert same(value, parse(pickle.dumps(value, protocol)))
@@ -134,7 +133,6 @@ def test_forged_programs_are_refused(parse, program):
     assert isinstance(names_in_pickle(program), list)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_can_be_listed(data):
     assert all(isinstance(name, str) for name in names_in_pickle(data))

@@ -68,7 +68,7 @@ def test_fewer_stages_keep_the_names_of_the_levels(stages):
 
 
 @given(st.tuples(*[st.integers(9, 22)] * 3), st.sampled_from(["published", "inverse"]))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @torch.no_grad()
 def test_any_size_comes_back_with_its_shape(size, window_reverse):
     network = small_smit(out_channels=3, window_reverse=window_reverse)

@@ -78,7 +78,7 @@ def attend(attention, grid, window, shift, real, reverse):
 
 
 @given(sizes, windows, st.booleans(), reverses, st.sampled_from([None, 0.2, 0.7]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @torch.no_grad()
 def test_grids_of_any_size_agree_with_the_reference(size, window, shifted, reverse, share):
     rng = np.random.default_rng(sum(size))
@@ -96,7 +96,7 @@ def test_grids_of_any_size_agree_with_the_reference(size, window, shifted, rever
 
 
 @given(sizes, windows, st.booleans(), st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @torch.no_grad()
 def test_real_tokens_do_not_feel_hidden_ones(size, window, shifted, seed):
     torch.manual_seed(seed)
