@@ -119,6 +119,7 @@ def test_a_missing_file_is_told_before_anything_of_the_dataset(tmp_path, capsys,
     assert "absent.pt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_imported_model_travels_in_nnunets_zip(tmp_path):
     """By its commands: exported from here, installed elsewhere, file by file the same, and a predictor takes it."""
     variables = environment(tmp_path)

@@ -236,6 +236,7 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     assert np.array_equal(label_of(tmp_path, "t2_4"), expected[4][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "folder", "datasets"),
     [("pacs-to-folds", "pacs", ["501_Rectal"]), ("rtstruct-cohort", "clinic", ["501_Rectal", "502_Clinic"])],

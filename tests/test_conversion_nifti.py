@@ -731,7 +731,7 @@ def test_an_exception_while_writing_leaves_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "raw").iterdir()) == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_conversion_that_is_stopped_leaves_no_dataset(tmp_path, how, monkeypatch):
     images, masks = tmp_path / "images", tmp_path / "masks"
     images.mkdir()

@@ -317,6 +317,7 @@ def test_segments_in_another_frame_of_reference_are_refused(tmp_path):
         read_segments(tmp_path / "out.dcm", series, [1])
 
 
+@pytest.mark.slow
 @BOTH
 def test_damaged_objects_are_refused_or_right(tmp_path, write, read):
     series = write_scene(tmp_path / "t2")
