@@ -19,7 +19,7 @@ from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import commands as nnunet_commands
 from rectal_nnformer.nnunet.layout import environment_with_trainers, find_dataset
-from rectal_nnformer.nnunet.preflight import check_trainer
+from rectal_nnformer.nnunet.preflight import check_output_folder, check_trainer
 from rectal_nnformer.nnunet.source import add_options, trainer_names
 from rectal_nnformer.training import run_folds
 
@@ -485,6 +485,12 @@ def test_an_impossible_value_is_refused_where_it_is_read(command, message, capsy
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert "error: argument -" in error and message in error
+
+
+def test_a_folder_without_permission_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(RectalError, match=f"{tmp_path} cannot be written to"):
+        check_output_folder(tmp_path / "new/folder")
 
 
 def test_datasets_are_found_by_id_and_by_name(tmp_path, monkeypatch):

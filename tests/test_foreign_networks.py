@@ -147,9 +147,19 @@ def test_tokens_of_a_transformer_are_compared_too(cases):
     assert found.debiased.diagonal == pytest.approx([1, 1]) and found.blocks[1] == "stage 0 block 1"
 
 
-def test_the_documented_example_runs(capsys):
+def test_a_network_without_attention_is_told():
+    with pytest.raises(RectalError, match="nnU-Net runs no attention layer that can be read"):
+        measure_dilution(stock(token_size=16).eval(), [tile(17)], CPU)
+
+
+def test_the_documented_examples_run(cases, capsys):
     page = (Path(__file__).parents[1] / "documentation/reference/python.md").read_text(encoding="utf-8")
-    exec(page.split("## Other networks")[1].split("```python\n")[1].split("```")[0], {})
+    attention, features = (
+        part.split("```")[0] for part in page.split("## Other networks")[1].split("```python\n")[1:3]
+    )
+    exec(attention, {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 12 and lines[0].startswith("vit.blocks.0.attn ")
     assert all(0 < float(line.split()[1]) < 1 for line in lines)
+    exec(features, {"folder": cases.folder})
+    assert "trained against pretrained: debiased CKA " in capsys.readouterr().out

@@ -222,6 +222,7 @@ def test_an_interrupted_pretraining_goes_on_as_if_it_had_not_been(stored, whole,
     assert (tmp_path / LOG).read_bytes() == (whole / LOG).read_bytes()
     ours, theirs = (torch.load(folder / NAME) for folder in (tmp_path, whole))
     assert all(torch.equal(value, theirs[part][name]) for part in theirs for name, value in ours[part].items())
+    assert md5_of(tmp_path / NAME) == md5_of(whole / NAME)
 
 
 def test_what_is_beside_the_file(whole, stored, capsys):
@@ -312,6 +313,8 @@ def test_other_settings_and_a_damaged_checkpoint_are_refused(stored, tmp_path):
     settings().claim(tmp_path)
     with pytest.raises(RectalError, match="other settings: epochs 3, not 4"):
         Pretraining(settings(epochs=4), stored[1], tmp_path, "cpu").run()
+    with pytest.raises(RectalError, match="other settings: other names, sizes or times of the scans' files; another"):
+        settings(scans_digest="changed", start="md5").claim(tmp_path)
     torch.save({"step": 1}, tmp_path / CHECKPOINT)
     with pytest.raises(RectalError, match="is no checkpoint of this pretraining"):
         Pretraining(settings(), stored[1], tmp_path, "cpu").run()
@@ -325,21 +328,29 @@ def test_the_command_needs_images_alone(stored, tmp_path, monkeypatch, capsys):
     set_folders(monkeypatch, base)
     cli.main(["pretrain", "-d", "600", "-b", "smit_small", "-device", "cpu", "--epochs", "1", "-np", "1"])
     folder = base / "nnUNet_results/Dataset600_Scans/pretraining__smit_small"
-    assert f"export RECTAL_NNFORMER_WEIGHTS={folder}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "4 scans, 1 times: 1 step of 4; views of 48 x 48 x 16 voxels of 1 x 1 x 1 mm" in told
+    assert f"export RECTAL_NNFORMER_WEIGHTS={folder}" in told
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(folder))
     assert find_pretrained("smit", {"embed_dim": 16}) == folder / NAME
     assert [row["epoch"] for _, row in read_table(folder / LOG, ["epoch"], "The log", "Restore it.")] == ["0"]
 
 
-def test_scans_are_stored_once(stored, tmp_path, monkeypatch):
+def test_scans_are_stored_once(stored, tmp_path, monkeypatch, capsys):
     base, _ = stored
     set_folders(monkeypatch, base)
     scans = find_scans("Dataset600_Scans")
     first = store_scans(scans, (2.0, 2.0, 2.0), tmp_path, 1)
     assert first[0].shape == (10, 24, 24)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    assert store_scans(scans, (2.0, 2.0, 2.0), tmp_path, 4) == first
+    assert capsys.readouterr().err == ""  # no bar, and no processes
+    (tmp_path / "scan_2.npy").unlink()
     assert store_scans(scans, (2.0, 2.0, 2.0), tmp_path, 1) == first
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+    assert "1/1" in capsys.readouterr().err
+    again = {path for path in tmp_path.iterdir() if path.stat().st_mtime_ns != written[path]}
+    assert again == {tmp_path / "scan_2.npy", tmp_path / "scan_2.json"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rectal_nnformer.analysis.attention import AttentionFlow, WindowSums, flows_of
 from rectal_nnformer.analysis.records import BlockRecord, StageRecord, TumorAttention
+from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.summary import spread_of
 from rectal_nnformer.geometry import scattered_padding_share, window_partition_mask
 from rectal_nnformer.networks.recording import AnalyzedNetwork, Encoder, real_tokens, stream_attention
@@ -67,6 +68,11 @@ class BlockDilution:
 
 
 Blocks = list[BlockDilution]
+
+NO_ATTENTION = (
+    "runs no attention layer that can be read: ours, or MONAI's or timm's in a ForeignNetwork with token_size. Compare "
+    "its features by CKA instead, which needs none."
+)
 
 
 class TileMeter:
@@ -125,6 +131,9 @@ def measure_dilution(network: AnalyzedNetwork, tiles: Iterable[Tile], device: to
 
     On a GPU it computes in nnU-Net's mixed precision. No attention is held but a part of one block's. The network, not
     compiled, is in evaluation mode on `device`; there must be a tile.
+
+    Raises:
+        RectalError: The network has no attention that can be read.
     """
     sums: list[Tensor] = []
     totals: dict[str, Any] = {}
@@ -133,6 +142,8 @@ def measure_dilution(network: AnalyzedNetwork, tiles: Iterable[Tile], device: to
         tumor_voxels = tile.tumor[None, None].to(device).permute(network.to_xyz)
         with mixed_precision(device), reading(network.backbone, real, tumor_voxels) as meter:
             network.backbone.encode(inputs, real)
+        if not meter.blocks:
+            raise RectalError(f"{network.backbone_name} {NO_ATTENTION}")
         sums.append(meter.sums())
         for block in meter.blocks:
             tokens, scattered = totals.get(block.name, (0, 0.0))

@@ -10,6 +10,7 @@ from rectal_nnformer.networks.pretrained_files import WEIGHTS_VARIABLE
 from rectal_nnformer.nnunet import preflight
 from rectal_nnformer.nnunet.layout import check_weights_file, find_dataset, nnunet_folder
 from rectal_nnformer.planning.backbones import BACKBONES
+from rectal_nnformer.utils.text import plural
 
 EPOCHS, BATCH_SIZE = 500, 6
 """As published."""
@@ -41,10 +42,15 @@ def pretrain(arguments: argparse.Namespace) -> None:
     settings, scans = settle(
         raw.name, arguments.b, arguments.p, arguments.start, arguments.epochs, arguments.batch_size, arguments.np
     )
+    size, voxel = (" x ".join(f"{number:g}" for number in numbers) for numbers in (settings.view, settings.spacing))
+    print(
+        f"{plural(settings.scans, 'scan')}, {settings.epochs} times: {plural(settings.steps, 'step')} of "
+        f"{settings.batch_size}; views of {size} voxels of {voxel} mm"
+    )
     pretraining = Pretraining(settings, scans, folder, arguments.device, arguments.start)
     pretraining.run()
     print(f"The pretrained file is {pretraining.weights_file}")
-    print(f"Trainers start from it with: export {WEIGHTS_VARIABLE}={folder}")
+    print(f"Trainers start from it with: export {WEIGHTS_VARIABLE}={folder.absolute()}")
 
 
 def _add_pretrain(parser: argparse.ArgumentParser) -> None:

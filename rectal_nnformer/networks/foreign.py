@@ -135,7 +135,8 @@ class GlobalAttention:
             if attention.shape[-1] != len(self._order):
                 raise RectalError(
                     f"{type(self._module).__name__} attends to {attention.shape[-1]} tokens, but the patch has "
-                    f"{len(self._order)}. Give the right token_size; class tokens and registers cannot be measured."
+                    f"{len(self._order)}. Give the right token_size; class tokens, registers and windows cannot be "
+                    "measured."
                 )
             order = self._order.to(attention.device)
             callback(slice(0, len(attention)), attention[..., order, :][..., order])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.networks.pretrained_files import PRETRAINED_FILES, USED_ALL_THE_SAME, find_pretrained, md5_of
+from rectal_nnformer.utils.text import plural
 
 __all__ = ["PretrainedReport", "find_pretrained", "load_pretrained"]
 
@@ -142,8 +143,9 @@ def load_pretrained(network: nn.Module, path: str | Path) -> PretrainedReport:
     if problems := _problems(network, wanted, values, weights):
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise RectalError(
-            f"{path} does not fit {type(network).__name__}; nothing was loaded. Check that the file is the one for "
-            f"this backbone and complete ('rectal_nnformer weights' lists name and MD5 of each):\n{listed}"
+            f"{path} does not fit {type(network).__name__} ({plural(len(problems), 'difference')}); nothing was "
+            f"loaded:\n{listed}\nCheck that {path} is the file for this backbone and complete: 'rectal_nnformer "
+            "weights' lists name and MD5 of each. What 'pretrain' made fits networks of the size that it was made with."
         )
     with torch.no_grad():
         for name, value in values.items():

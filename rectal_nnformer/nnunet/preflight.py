@@ -4,6 +4,7 @@ Each function refuses one kind of wrong input with a RectalError that names it, 
 Datasets are given by id or name; trainers, plans and configurations by name; folds by number, or as "all".
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -273,10 +274,12 @@ def check_output_file(path: Path) -> None:
 
 
 def check_output_folder(folder: Path) -> None:
-    """Refuse a folder that is a file, or below one."""
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise RectalError(f"{path} is a file, not a folder. Name another place with -o.")
+    """Refuse a folder that is a file, or below one, or that cannot be written to."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise RectalError(f"{there} is a file, not a folder. Name another place with -o.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RectalError(f"{there} cannot be written to by this user. Name another place with -o, or ask for access.")
 
 
 def check_new_folder(folder: Path) -> None:

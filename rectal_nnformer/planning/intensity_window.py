@@ -97,7 +97,10 @@ def read_normalized(case: str, images: list[str], reader: type, prepared: Sequen
         raise RectalError(f"Case {case}: {', '.join(images)} hold NaN or infinite values. Replace them.")
     cropped, outside, bounds = crop_to_nonzero(data) if data.any() else (data, data, ())
     if any(channel.min() == channel.max() for channel in cropped):
-        raise RectalError(f"Case {case}: a channel of {', '.join(images)} has the same value wherever it is not 0.")
+        raise RectalError(
+            f"Case {case}: a channel of {', '.join(images)} has the same value wherever it is not 0. Replace it, or "
+            "take the case away."
+        )
     low, high = PREPARED_WINDOW
     normalized = []
     for channel, known in zip(cropped, prepared, strict=True):

@@ -104,9 +104,10 @@ class Pretraining:
             finally:
                 self.stop.remove()
             write_figure(self.folder / FIGURE, self.student, self._pictures())
-            with staged_file(self.weights_file) as temporary:
-                weights = {"student": self.student.encoder_weights(), "teacher": self.teacher.encoder_weights()}
-                torch.save(weights, temporary)
+            weights = {"student": self.student.encoder_weights(), "teacher": self.teacher.encoder_weights()}
+            # Given a name, PyTorch stores it: the same weights would have another MD5 each time.
+            with staged_file(self.weights_file) as temporary, temporary.open("wb") as file:
+                torch.save(weights, file)
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
     def _train(self) -> None:

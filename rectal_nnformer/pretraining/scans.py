@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -130,18 +131,30 @@ def store_scans(scans: Scans, spacing: Mm, folder: Path, num_processes: int) -> 
     Raises:
         RectalError: A scan cannot be used, as in planning.
     """
-    one = partial(_store_scan, prepared=scans.prepared, spacing=spacing, folder=folder)
-    return map_with_progress(one, list(scans.images.items()), num_processes, "Preparing scans")
+    stored = {case: _stored_scan(case, images, scans.prepared, folder) for case, images in scans.images.items()}
+    if missing := [case for case, scan in stored.items() if scan is None]:
+        one = partial(_store_scan, scans=scans, spacing=spacing, folder=folder)
+        stored.update(zip(missing, map_with_progress(one, missing, num_processes, "Preparing scans"), strict=True))
+    return [scan for scan in stored.values() if scan is not None]
 
 
-def _store_scan(scan: tuple[str, list[str]], prepared: Sequence[bool], spacing: Mm, folder: Path) -> StoredScan:
-    case, images = scan
-    states = [(Path(image).name, Path(image).stat()) for image in images]
-    source = [*([name, state.st_size, state.st_mtime_ns] for name, state in states), list(prepared)]
+def _stored_scan(case: str, images: Sequence[str], prepared: Sequence[bool], folder: Path) -> StoredScan | None:
+    """Return a scan that was stored from these very files before; None if it was not."""
     file, record = folder / f"{case}.npy", folder / f"{case}.json"
     known = read_json_if_whole(record) or {}
-    if known.get("source") == source and file.is_file():
-        return StoredScan(file, tuple(known["shape"]), known["percentiles"])
+    if known.get("source") != _source(images, prepared) or not file.is_file():
+        return None
+    return StoredScan(file, tuple(known["shape"]), known["percentiles"])
+
+
+def _source(images: Sequence[str], prepared: Sequence[bool]) -> list[list[Any]]:
+    states = [(Path(image).name, Path(image).stat()) for image in images]
+    return [*([name, state.st_size, state.st_mtime_ns] for name, state in states), list(prepared)]
+
+
+def _store_scan(case: str, scans: Scans, spacing: Mm, folder: Path) -> StoredScan:
+    images, prepared = scans.images[case], scans.prepared
+    file, record, source = folder / f"{case}.npy", folder / f"{case}.json", _source(images, prepared)
     image = read_normalized(case, images, SimpleITKIOWithReorient, prepared)
     target = spacing[::-1]
     shape = tuple(map(int, compute_new_shape(image.data.shape[1:], image.spacing, target)))

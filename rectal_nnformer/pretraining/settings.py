@@ -20,6 +20,8 @@ from rectal_nnformer.pretraining.scans import Mm, Scans, StoredScan, find_scans,
 from rectal_nnformer.utils.files import is_there, read_json, write_json
 
 SETTINGS_FILE = "pretraining.json"
+TOLD = {"scans_digest": "other names, sizes or times of the scans' files", "start": "another file to go on from"}
+"""How settings are told that differ, where their values say nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,11 @@ class Settings:
             write_json(path, ours)
             return
         theirs = read_json(path, remedy=f"Move {folder} away to begin anew.")
-        if different := [
-            f"{name} {theirs.get(name)}, not {ours[name]}" for name in ours if theirs.get(name) != ours[name]
-        ]:
+        different = [name for name in ours if theirs.get(name) != ours[name]]
+        if different:
+            told = [TOLD.get(name, f"{name} {theirs.get(name)}, not {ours[name]}") for name in different]
             raise RectalError(
-                f"{folder} holds a pretraining with other settings: {'; '.join(different)}. Name another folder with "
+                f"{folder} holds a pretraining with other settings: {'; '.join(told)}. Name another folder with "
                 "-o, or move it away."
             )
 
