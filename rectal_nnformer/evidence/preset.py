@@ -98,7 +98,7 @@ class EvidenceRun:
     Attributes:
         name: Of the preset.
         device: Where networks compute.
-        workers: Processes that make and prepare cases.
+        workers: Processes that make and prepare cases, and on a CPU trainings side by side.
     """
 
     folder: Path

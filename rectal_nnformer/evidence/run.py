@@ -9,16 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evidence.preset import BACKBONE, PRETRAINING, TIMES_FILE, EvidenceRun
 from rectal_nnformer.networks.pretrained_files import WEIGHTS_VARIABLE
 from rectal_nnformer.nnunet.layout import folder_variables
 from rectal_nnformer.utils.files import is_there, locked, read_json, read_json_if_whole, write_json
-
-if TYPE_CHECKING:
-    from rectal_nnformer.study.steps import Step
 
 SETTINGS_FILE, LOCK = "preset.json", ".evidence.lock"
 PRETRAINING_BATCH = 4
@@ -40,12 +36,15 @@ def run_evidence(run: EvidenceRun) -> Path:
         _set_environment(run)
         _prepare(run)
         from rectal_nnformer.evidence.results import write_results
-        from rectal_nnformer.evidence.seeds import steps_of_seed
+        from rectal_nnformer.evidence.seeds import steps_of_seed, study_of_seed
+        from rectal_nnformer.study.jobs import run_here
 
         for seed in run.preset.seeds:
-            for step in steps_of_seed(run, seed):
-                if not step.is_done():
-                    _do(run, step, seed)
+            steps = steps_of_seed(run, seed)
+            if not all(step.is_done() for step in steps):
+                print(f"seed {seed}")
+                with _timed(run, f"seed {seed}"):
+                    run_here(study_of_seed(run, seed), steps)
         return write_results(run)
 
 
@@ -121,14 +120,6 @@ def _pretrain(run: EvidenceRun) -> None:
         start=None,
     )
     Pretraining(settings, stored, run.weights, run.device).run()
-
-
-def _do(run: EvidenceRun, step: "Step", seed: int) -> None:
-    print(f"seed {seed}, {step.name}", flush=True)
-    with _timed(run, f"seed {seed}, {step.name}"):
-        step.run()
-    if not step.is_done():
-        raise RectalError(f"{step.name} of seed {seed} ended without its files; see above why.")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ def study_of_seed(run: EvidenceRun, seed: int) -> Study:
         iterations=run.preset.iterations,
         seed=seed,
         device=run.device,
+        side_by_side=run.workers,
         external=External(images=external / "images", masks=external / "masks"),
     )
 

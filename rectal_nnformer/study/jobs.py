@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from io import StringIO
 from itertools import groupby
@@ -34,7 +34,7 @@ from rectal_nnformer.nnunet.layout import PreprocessedDataset
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.study.record import Study
 from rectal_nnformer.study.steps import JOBS_FOLDER, RecipeStep, Step, TrainStep, missing_steps, word
-from rectal_nnformer.training.run_folds import StoppedFoldsError
+from rectal_nnformer.training.run_folds import StoppedFoldsError, variables_on_cpu
 from rectal_nnformer.utils.files import locked, read_json_if_whole, write_json
 from rectal_nnformer.utils.text import plural
 
@@ -79,9 +79,10 @@ def _own_signals() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class StepJob:
-    """A step as submitit runs it: a callable that can be called again."""
+    """A step as submitit runs it: a callable that can be called again; `variables` of the environment are its own."""
 
     step: Step
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self) -> None:
         """Do the step, unless it is done, and note how it ended.
@@ -90,6 +91,7 @@ class StepJob:
             RectalError: It failed.
         """
         step = self.step
+        os.environ.update(self.variables)
         with _own_signals(), locked(step.lock_file, f"{step.name}: another job does it. Waiting for it.", wait=True):
             if step.is_done():
                 print(f"{step.name}: done before")
@@ -209,7 +211,8 @@ def _submit_here(step: Step, gpu: int | None) -> LocalJob[None]:
     executor = LocalExecutor(step.study.folder / JOBS_FOLDER / "logs")
     gpus = {"gpus_per_node": 1, "visible_gpus": (gpu,)} if gpu is not None else {"gpus_per_node": 0}
     executor.update_parameters(timeout_min=NO_LIMIT_MINUTES, stderr_to_stdout=True, **gpus)
-    job = executor.submit(StepJob(step))
+    shared = variables_on_cpu(step.study.side_by_side) if step.study.device == "cpu" else {}
+    job = executor.submit(StepJob(step, shared))
     assert isinstance(job, LocalJob)
     return job
 
