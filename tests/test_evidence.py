@@ -98,6 +98,7 @@ def test_the_page_tells_every_claim_and_the_numbers_are_beside_it(tmp_path):
     numbers = json.loads((tmp_path / "evidence.json").read_text())
     assert all(f"| {claim.text} |" in text for claim in CLAIMS)
     assert [one["verdict"] for one in numbers["claims"]].count("shown") == 1  # that padding takes attention
+    assert "](pretraining/restored.png)" in text
     assert "34 claims: 2 shown, 32 not shown, 0 opposite" in text
     assert numbers["recipes"]["Base"]["internal"]["detection_rate"]["mean"] == pytest.approx(0.5)
     assert numbers["preset"]["seeds"] == [0, 1, 2] and numbers["versions"]["rectal_nnformer"]

@@ -252,6 +252,18 @@ def test_pretraining_goes_on_from_a_file(stored, whole, tmp_path):
         assert all(torch.equal(value, weights[name]) for name, value in network.encoder_weights().items())
 
 
+@pytest.mark.parametrize(("backbone", "layout"), [("smit", "student"), ("swin_unetr", "state_dict")])
+def test_pretraining_goes_on_from_the_layouts_of_published_files(backbone, layout, stored, tmp_path):
+    weights = small_student(backbone, seed=1).network.backbone.state_dict()
+    wrapper = {"smit": "module.backbone.", "swin_unetr": "module."}[backbone]
+    content = {wrapper + name.removeprefix("swinViT."): value for name, value in weights.items()}
+    torch.save({layout: {**content, "module.head.weight": torch.ones(2)}}, tmp_path / "published")
+    chosen = settings(backbone=backbone, backbone_kwargs=SMALL[backbone], start="md5")
+    pretraining = Pretraining(chosen, stored[1], tmp_path, "cpu", tmp_path / "published")
+    begun = pretraining.student.network.backbone.state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in weights.items())
+
+
 def test_the_loss_falls(stored, tmp_path):
     pretraining = Pretraining(settings(epochs=12, batch_size=4), stored[1], tmp_path, "cpu")
     pretraining.run()

@@ -8,8 +8,9 @@ from typing import Any
 
 from rectal_nnformer.evaluation.rates import Interval
 from rectal_nnformer.evidence.outcome import Cohort, Finding, SeedOutcome, findings_of, mean_over_seeds
-from rectal_nnformer.evidence.preset import Preset
+from rectal_nnformer.evidence.preset import PRETRAINING, Preset
 from rectal_nnformer.evidence.reuse import FeatureFinding, KeptFeatures, feature_findings
+from rectal_nnformer.pretraining.loop import FIGURE
 from rectal_nnformer.reporting.methods import software_versions
 from rectal_nnformer.reporting.pages import render
 from rectal_nnformer.reporting.tables import Table
@@ -67,6 +68,7 @@ def write_page(results: Results, folder: Path) -> Path:
         preset=results.preset,
         recipes=_recipe_table(recipes),
         claims=_claim_table(findings, features),
+        figure=f"{PRETRAINING}/{FIGURE}",
         tumors={cohort: len(mean_over_seeds(one, "detection", cohort).values) for cohort in PLACES},
         verdicts=[*(finding.verdict for finding in findings), *(finding.verdict for finding in features)],
         time=hours(sum(results.seconds.values())),
