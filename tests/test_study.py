@@ -14,11 +14,12 @@ import subprocess
 import sys
 import textwrap
 from contextlib import suppress
+from functools import partial
 from itertools import count
 
 import pytest
 from checkpoints import write_checkpoint
-from report_runs import CASES, DATASET, DATASET_JSON, NEAR, mask_of, plans, write_run, write_volume
+from report_runs import CASES, DATASET, DATASET_JSON, NEAR, mask_of, plans, write_prediction, write_run, write_volume
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
@@ -31,7 +32,7 @@ from rectal_nnformer.study import jobs, steps
 from rectal_nnformer.study.jobs import run_here
 from rectal_nnformer.study.progress import fold_progress, status_lines
 from rectal_nnformer.study.record import check_study, read_study
-from rectal_nnformer.study.steps import missing_steps, steps_of
+from rectal_nnformer.study.steps import missing_steps, missing_weights, steps_of
 from rectal_nnformer.study.table import against_baseline
 from rectal_nnformer.training import run_folds
 
@@ -57,7 +58,10 @@ epochs = "own"
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    """Folders of nnU-Net with a planned dataset of four cases in two folds, and no trained model."""
+    """Folders of nnU-Net with a planned dataset of four cases in two folds, no trained model, and a pretrained file."""
+    monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path / "weights"))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/model_smit_ct10k.pth").write_bytes(b"weights")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
         (tmp_path / name).mkdir()
@@ -217,7 +221,7 @@ def test_a_failure_holds_up_what_needs_it_alone(base, jobs_here, monkeypatch):
     assert f"{'train ACT 1':40s} not begun" in list(status_lines(steps_of(study)))
 
 
-def predict_two(command, *arguments):
+def predict_two(command, *arguments, sure=False):
     """Stand in for `predict` with two scans of another cohort, of which all but the baseline find both."""
     output = arguments[arguments.index("-o") + 1]
     assert command == "rectal_nnformer" and "--continue_prediction" in arguments
@@ -227,7 +231,7 @@ def predict_two(command, *arguments):
     write_findings([], predicting, output)
     for case in ("far_1", "far_2"):
         found = [NEAR] if case == "far_1" or "ACT" in str(output) else []
-        write_volume(output / f"{case}.nii.gz", mask_of(found).astype("uint8"))
+        write_prediction(output / f"{case}.nii.gz", found, found, sure)
 
 
 def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
@@ -262,9 +266,22 @@ def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
     page = (folder / "study.html").read_text(encoding="utf-8")
     assert "Difference in Dice to stock, external" in page
     # Nothing tells how sure one of them is of lesions, so that it has no curve, and the page says why.
-    assert "FROC of ACT<" in page and "No curve of ACT" not in page
-    assert "No curve of stock: 4 cases without known confidence of lesions: found, invented" in page
+    of_folds, _, external = page.partition("External cohort</h2>")
+    assert "FROC of ACT<" in of_folds and "No curve of ACT" not in of_folds
+    assert "No curve of stock: 4 cases without known confidence of lesions: found, invented" in of_folds
     assert "-tr nnUNetTrainer -p nnUNetRectalSMITPlans --val --npz" in page
+    # Neither is it told of lesions of the other cohort, until that is predicted anew.
+    unsure = "2 cases without known confidence of lesions: far_1, far_2. Remove"
+    assert f"No curve of stock: {unsure} {folder}/external/stock and run the study again" in external
+    assert f"No curve of ACT: {unsure}" in external and "external-froc" not in page
+    shutil.rmtree(folder / "external")
+    monkeypatch.setattr(steps, "_run", partial(predict_two, sure=True))
+    assert run()[0] == ["external ACT", "external stock", "page"]
+    page = (folder / "study.html").read_text(encoding="utf-8")
+    _, _, external = page.partition("External cohort</h2>")
+    assert "FROC of ACT and stock" in external and 'aria-describedby="external-froc-0-description"' in external
+    assert "ACT: 100.0 % at 1/8" in external and "; stock: 50.0 % at 1/8" in external
+    assert "without known confidence of lesions: far" not in page
 
     monkeypatch.setattr("rectal_nnformer.study.page.write_page", lambda study: (study.folder / "study.html").touch())
     done, told = run(operating_point="f1")
@@ -519,7 +536,8 @@ def test_scripts_for_slurm_are_shown_without_it(base, capsys, monkeypatch):
 @pytest.fixture
 def queue(base, monkeypatch):
     """Stand in for SLURM's commands: squeue lists the jobs that sbatch took; both can be told to fail."""
-    for name, answer in (("squeue", 'seq 1 "$(cat jobs)"'), ("sbatch", "echo Submitted batch job $(cat jobs)")):
+    listed = """seq -f "%g $(cat state)" 1 "$(cat jobs)\""""
+    for name, answer in (("squeue", listed), ("sbatch", "echo Submitted batch job $(cat jobs)")):
         count_up = "echo $(($(cat jobs) + 1)) > jobs; " if name == "sbatch" else ""
         script = base / name
         script.write_text(
@@ -527,6 +545,7 @@ def queue(base, monkeypatch):
         )
         script.chmod(0o755)
     (base / "jobs").write_text("0")
+    (base / "state").write_text("PENDING")
     shutil.copy(base / "squeue", base / "srun")
     monkeypatch.setenv("PATH", f"{base}:{os.environ['PATH']}")
     return lambda name: base / f"{name}.fails"
@@ -545,6 +564,57 @@ def test_jobs_in_the_queue_are_matched_by_model_and_step(base, queue, capsys):
     # The same steps, of another model: stock keeps the length of its own.
     assert submitted(epochs=3) == ["train ACT", "summarize ACT"]
     assert submitted(epochs=3) == []
+
+
+def test_status_tells_what_waits_in_the_queue_again(base, queue, capsys):
+    """A fold that was requeued was stopped before, and one that was killed, too."""
+    text = STUDY.replace("folds = [0, 1]", "folds = [0]").replace("[[recipe]]", '[slurm]\narray = "0"\n[[recipe]]', 1)
+    study = read_study(study_in(base / "study", text, engine="slurm"))
+    record = {"model": study.model(study.recipe[0]).name, "state": "stopped"}
+    jobs_folder = study.folder / "jobs"
+
+    def told(number=1):
+        cli.main(["study", "status", str(study.folder)])
+        return capsys.readouterr().out.splitlines()[number]
+
+    jobs_folder.mkdir()
+    (jobs_folder / "train-ACT-0.json").write_text(json.dumps(record))
+    stopped = f"{'train ACT 0':40s} not begun, stopped; the same command goes on"
+    queue("squeue").write_text("slurm_load_jobs error: Unable to contact slurm controller\n")
+    assert told() == stopped  # nothing was submitted, so that SLURM is not asked
+    queue("squeue").unlink()
+    cli.main(["study", "run", str(study.folder)])
+    capsys.readouterr()
+    assert told() == f"{'train ACT 0':40s} not begun, waits in the queue as job 1"
+    assert told(2) == f"{'summarize ACT':40s} to do, waits in the queue as job 2"
+    (jobs_folder / "train-ACT-0.json").write_text(json.dumps({**record, "state": "running"}))
+    (base / "state").write_text("REQUEUED")
+    assert told() == f"{'train ACT 0':40s} not begun, waits in the queue as job 1"
+    with run_folds.claim_log(study.model(study.recipe[0]).fold(0)):
+        assert told() == f"{'train ACT 0':40s} not begun, running"
+    (base / "state").write_text("COMPLETING")
+    assert told() == stopped.replace("stopped", "killed")
+    queue("squeue").write_text("slurm_load_jobs error: Unable to contact slurm controller\n")
+    assert told() == stopped.replace("stopped", "killed")
+    unknown = "SLURM does not tell its queue: slurm_load_jobs error: Unable to contact slurm controller. Which jobs "
+    assert told(-2) == f"{unknown}wait in it is not known. See whether 'squeue' works here, and run it again."
+
+
+def test_a_missing_pretrained_file_is_told_before_anything_runs(base, capsys):
+    (base / "weights/model_smit_ct10k.pth").unlink()
+    (base / f"nnUNet_preprocessed/{DATASET}/{PLANS}.json").unlink()
+    folder = study_in(base / "study", STUDY.replace('epochs = "own"', 'backbone = "smit"'))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["study", "run", str(folder)])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.startswith("rectal_nnformer study: ACT: ") and told.count("\n") == 1
+    assert "model_smit_ct10k.pth" in told and "download" in told and not (folder / "jobs").exists()
+    cli.main(["study", "run", str(folder), "--dry-run"])
+    shown = capsys.readouterr()
+    assert shown.err == told.replace("rectal_nnformer study", "WARNING") and "#SBATCH --array=0-1%2" in shown.out
+    # Folds that have begun go on without it, and their file is no longer asked for.
+    trained(base, "nnUNetTrainerSMIT_ACT")
+    assert missing_weights(steps_of(read_study(folder))) == []
 
 
 def test_what_slurm_refuses_is_one_sentence_with_its_remedy(base, queue, capsys):

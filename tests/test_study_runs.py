@@ -166,7 +166,10 @@ def test_slurm_runs_a_study_of_which_a_job_is_requeued(in_peace, tmp_path):
         assert printed.splitlines()[-1] == "7 steps to do, all in the queue"
         submitted = jobs_of(folder)
         wait_for(lambda: is_running(folder, "train-planned-0"))
-        run(variables, "/usr/bin/scontrol", "requeue", submitted["train planned 0"]["job"])
+        requeued = submitted["train planned 0"]["job"]
+        run(variables, "/usr/bin/scontrol", "requeuehold", requeued)
+        wait_for(lambda: f"waits in the queue as job {requeued}" in status_of(variables, folder, "train planned 0"))
+        run(variables, "/usr/bin/scontrol", "release", requeued)
         limited, other = submit_limited(variables)
         # Submitted again while jobs are in the queue: none is doubled.
         run(variables, "rectal_nnformer", "study", "run", folder)
@@ -186,6 +189,11 @@ def test_slurm_runs_a_study_of_which_a_job_is_requeued(in_peace, tmp_path):
     epochs = [int(epoch) for epoch in re.findall(r": Epoch (\d+)", log_of(limited))]
     assert epochs == sorted(epochs) and len(epochs) == 61
     assert (limited.model.path / "report.html").is_file()
+
+
+def status_of(variables, folder, step):
+    lines = run(variables, "rectal_nnformer", "study", "status", folder).splitlines()
+    return next(line for line in lines if line.startswith(f"{step} "))
 
 
 def jobs_of(folder):

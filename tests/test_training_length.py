@@ -37,6 +37,9 @@ def user_trainers(tmp_path, monkeypatch):
         "    def __init__(self, plans, configuration, fold, dataset_json, device=None):\n"
         "        self.num_epochs, self.warmup_epochs, self.local_rank = 500, 50, plans['rank']\n"
         "        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 250, 50\n"
+        "        self.current_epoch = plans.get('epoch', 0)\n"
+        "    def on_epoch_start(self):\n"
+        "        pass\n"
         "class Plain_7epochs(Plain):\n"
         "    pass\n"
     )
@@ -55,6 +58,22 @@ def test_a_length_changes_epochs_iterations_and_keeps_the_share_of_the_warmup(us
     assert made("Plain_20epochs_100iterations_seed4")[1:] == tuple(drawn)
     assert not set(made("Plain_20epochs_100iterations_seed4", rank=1)[1:]) & set(drawn)
     assert made("Plain_1epoch")[0].warmup_epochs == 1
+
+
+def test_a_seeded_training_that_goes_on_draws_what_it_would_have(user_trainers):
+    seeded = find_trainer("Plain_20epochs_seed4")
+
+    def drawn(epoch, first):
+        """Train from an epoch to another, and return what the last one draws."""
+        trainer = seeded({"rank": 0, "epoch": first}, "3d_fullres", 0, {}, CPU)
+        for trainer.current_epoch in range(first, epoch + 1):
+            np.random.uniform(size=trainer.current_epoch + first)  # as loaders do at the start
+            trainer.on_epoch_start()
+            values = torch.rand(1).item(), np.random.uniform()
+        return values
+
+    assert drawn(3, 0) == drawn(3, 2) == drawn(3, 3)
+    assert not set(drawn(3, 0)) & set(drawn(2, 0)) and not set(drawn(1, 0)) & set(drawn(0, 0))
 
 
 def test_a_class_that_is_written_under_such_a_name_goes_first(user_trainers):

@@ -2,9 +2,8 @@
 
 import argparse
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rectal_nnformer.cli import options as shared
 from rectal_nnformer.cli.command import Command, Parser
@@ -29,6 +28,7 @@ from rectal_nnformer.nnunet.layout import (
 )
 from rectal_nnformer.nnunet.names import DICOM_OBJECTS, FULLRES, NETWORKS, NIFTI
 from rectal_nnformer.nnunet.source import add_options
+from rectal_nnformer.training.pretrained_start import check_pretrained_file, start_of
 
 ONLY_A_WEB_PAGE = 3
 """Exit code of `weights fetch` for a file that has to be downloaded by hand."""
@@ -49,7 +49,7 @@ def train(arguments: argparse.Namespace) -> None:
     if given.pretrained_weights:
         check_weights_file(Path(given.pretrained_weights))
     elif not (given.val or (given.c and model.fold(given.fold).checkpoints())):
-        _check_pretrained_file(model)
+        check_pretrained_file(model)
     preflight.check_device(given.device)
     _check_opened(given)
     if given.fold != "all":
@@ -71,7 +71,7 @@ def _check_opened(given: argparse.Namespace) -> None:
     """Refuse properties of cases and checkpoints that nnU-Net would open in this training and run code from."""
     from rectal_nnformer.networks.checkpoint_file import check_checkpoints
     from rectal_nnformer.nnunet.case_files import check_properties
-    from rectal_nnformer.nnunet.layout import PreprocessedDataset, find_plans
+    from rectal_nnformer.nnunet.layout import PreprocessedDataset
     from rectal_nnformer.nnunet.plans import Plans
 
     dataset = PreprocessedDataset.find(given.dataset_name_or_id)
@@ -178,34 +178,6 @@ def _read(
     return given
 
 
-def _check_pretrained_file(model: ModelFolder) -> None:
-    """Refuse to begin a training without the file that it starts from, or with a network that none fits."""
-    from rectal_nnformer.nnunet.plans import Plans
-
-    if start := _start(model.trainer):
-        backbone, options = start
-        plans = Plans.read(find_plans(find_dataset("nnUNet_preprocessed", model.dataset), model.plans))
-        network = plans.configuration(model.configuration).network
-        find_pretrained(backbone, {**(network.backbone_kwargs if network else {}), **options})
-
-
-def _start(trainer: str) -> tuple[str, Mapping[str, Any]] | None:
-    """Return the network whose pretrained file a trainer starts from, with the options that the trainer sets.
-
-    None where it starts from none. A class of a user's is imported, which takes seconds.
-    """
-    if network := preflight.pretrained_network(trainer):
-        return network, {}
-    if preflight.is_of_user(trainer):
-        from rectal_nnformer.nnunet.find_trainer import find_trainer
-        from rectal_nnformer.training.trainer import RectalTrainer
-
-        recipe = find_trainer(trainer)
-        if issubclass(recipe, RectalTrainer) and recipe.pretrained:
-            return recipe.backbone, recipe.backbone_options
-    return None
-
-
 def crossval(arguments: argparse.Namespace) -> None:
     """Train and validate the folds of a cross-validation through nnUNetv2_train and summarize the lesion detection.
 
@@ -227,7 +199,7 @@ def crossval(arguments: argparse.Namespace) -> None:
     preflight.check_gpus(arguments.gpus, arguments.device)
     folds = arguments.f or range(preflight.check_folds(find_dataset("nnUNet_preprocessed", arguments.d)))
     if not all(model.fold(fold).checkpoints() for fold in folds):
-        _check_pretrained_file(model)
+        check_pretrained_file(model)
     preflight.check_device(arguments.device)
     from rectal_nnformer.evaluation.summary import detection_line
     from rectal_nnformer.reporting.writing import try_report
@@ -269,7 +241,7 @@ def _crossval_jobs(model: ModelFolder, arguments: argparse.Namespace) -> None:
         print(*status_lines(steps), sep="\n")
         return
     if not all(model.fold(fold).checkpoints() for fold in study.fold_numbers()):
-        _check_pretrained_file(model)
+        check_pretrained_file(model)
     submit(study, steps, arguments.dry_run)
 
 
@@ -402,7 +374,7 @@ def _list() -> None:
 
 def _check(trainer: str) -> None:
     """Print whether a trainer's file is there and, unless it is the published one, fits; end with 1 if not."""
-    start = _start(trainer)
+    start = start_of(trainer)
     if start is None:
         print(f"{trainer} starts from no pretrained file.")
         return

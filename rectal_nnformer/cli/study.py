@@ -1,10 +1,12 @@
 """The commands that run a whole comparison: study, evidence."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from rectal_nnformer.cli.command import Command
 from rectal_nnformer.cli.options import add_device, add_processes
+from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evidence.preset import PRESETS, EvidenceRun
 from rectal_nnformer.nnunet import layout, preflight
 from rectal_nnformer.planning.backbones import BACKBONES
@@ -48,9 +50,13 @@ def _run(arguments: argparse.Namespace) -> None:
     check_study(read)
     from rectal_nnformer.study.jobs import run_here, submit
     from rectal_nnformer.study.page import PAGE_FILE
-    from rectal_nnformer.study.steps import steps_of
+    from rectal_nnformer.study.steps import missing_weights, steps_of
 
     steps = steps_of(read)
+    if (missing := missing_weights(steps)) and not arguments.dry_run:
+        raise RectalError("\n".join(missing))
+    for problem in missing:
+        print(f"WARNING: {problem}", file=sys.stderr)
     if read.engine == "slurm" or arguments.dry_run:
         submit(read, steps, arguments.dry_run)
         return

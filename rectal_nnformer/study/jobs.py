@@ -51,6 +51,8 @@ SECONDS_TO_SAVE = 120
 SECONDS_BETWEEN_MEMORY = 5
 MOST_LIMITS = 1000
 """Times that a job may reach its time limit."""
+WAITING = ("PENDING", "REQUEUED", "CONFIGURING")
+"""States of a job of SLURM that is to run, for the first time or again."""
 
 
 @contextmanager
@@ -241,9 +243,9 @@ def submit(study: Study, steps: Sequence[Step], dry_run: bool = False) -> None:
     """
     if not dry_run and not SlurmExecutor.affinity() > 0:
         raise RectalError("There is no SLURM here: srun is not found. Submit on a cluster, or see it with --dry-run.")
-    file = study.folder / JOBS_FOLDER / SUBMITTED_FILE
+    file = _submitted_file(study)
     missing = missing_steps(steps)
-    jobs = {} if dry_run else _in_queue(read_json_if_whole(file) or {}, steps)
+    jobs = {} if dry_run else _in_queue(steps)
     for group, members in groupby((step for step in missing if step.name not in jobs), lambda step: step.group):
         todo = list(members)
         before = sorted({jobs[name] for step in todo for name in step.needs if name in jobs})
@@ -286,23 +288,49 @@ def _submit_group(executor: SlurmExecutor, steps: Sequence[Step]) -> list[str]:
         raise RectalError(f"{reason}. Fix [slurm] of the study, or --slurm, and run it again.") from error
 
 
-def _in_queue(submitted: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, str]:
-    """Return the jobs of steps that SLURM still knows to be waiting or running, for the models that they have now."""
-    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+def waiting_jobs(steps: Sequence[Step]) -> dict[str, str]:
+    """Return the jobs of steps that wait in SLURM's queue, requeued ones too; SLURM is asked only if it was given any.
+
+    Raises:
+        RectalError: SLURM does not tell.
+    """
+    submitted = _submitted(steps)
+    if not submitted:
+        return {}
+    queue = _queue("Which jobs wait in it is not known")
+    return {name: job for name, job in submitted.items() if queue.get(job) in WAITING}
+
+
+def _in_queue(steps: Sequence[Step]) -> dict[str, str]:
+    """Return the jobs of steps that SLURM still knows to be waiting or running."""
+    queue = _queue("Nothing was submitted")
+    return {name: job for name, job in _submitted(steps).items() if job in queue}
+
+
+def _submitted_file(study: Study) -> Path:
+    return study.folder / JOBS_FOLDER / SUBMITTED_FILE
+
+
+def _submitted(steps: Sequence[Step]) -> dict[str, str]:
+    """Return the jobs that were submitted of steps, for the models that they have now, by the names of the steps."""
+    told = (read_json_if_whole(_submitted_file(steps[0].study)) or {}) if steps else {}
+    return {
+        step.name: str(job.get("job"))
+        for step in steps
+        if isinstance(job := told.get(step.name), dict) and job.get("model") == step.model_name
+    }
+
+
+def _queue(so: str) -> dict[str, str]:
+    """Return the state of each of the user's jobs in SLURM's queue; `so` is told where it cannot be had."""
+    command = ["squeue", "--noheader", "--array", "--format=%i %T", f"--user={getpass.getuser()}"]
     try:
-        listed = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.split()
+        told = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise RectalError(
-            f"SLURM does not tell its queue: {_reason(error)}. Nothing was submitted. See whether 'squeue' works here, "
-            "and run it again."
+            f"SLURM does not tell its queue: {_reason(error)}. {so}. See whether 'squeue' works here, and run it again."
         ) from error
-    noted = {
-        step.name: job
-        for step in steps
-        if isinstance(job := submitted.get(step.name), dict)
-        if job.get("model") == step.model_name
-    }
-    return {name: str(job.get("job")) for name, job in noted.items() if job.get("job") in listed}
+    return dict(line.split(maxsplit=1) for line in told.splitlines())
 
 
 def _reason(error: Exception) -> str:

@@ -14,16 +14,17 @@ from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
 from rectal_nnformer.evaluation.statistics import Difference
 from rectal_nnformer.evaluation.summary import CohortDetection
 from rectal_nnformer.reporting.charts import difference_chart
+from rectal_nnformer.reporting.cohort import CohortAnalysis, analyse_cohort
 from rectal_nnformer.reporting.comparison import Comparison, compare_models
 from rectal_nnformer.reporting.confidence_page import froc_beside, has_froc, how_to_know
 from rectal_nnformer.reporting.methods import software_versions, training_settings
 from rectal_nnformer.reporting.pages import html_page
-from rectal_nnformer.reporting.results import ModelResults, read_results
+from rectal_nnformer.reporting.results import NO_FOLD, ModelResults, read_results
 from rectal_nnformer.reporting.tables import Table
 from rectal_nnformer.reporting.writing import DATE_FORMAT, write_comparison
 from rectal_nnformer.study.progress import hours
 from rectal_nnformer.study.record import Recipe, Study
-from rectal_nnformer.study.steps import steps_of
+from rectal_nnformer.study.steps import EXTERNAL_FOLDER, steps_of
 from rectal_nnformer.study.table import AgainstBaseline, Cost, FoldCost, against_baseline, cost_of, on_shared_cases
 from rectal_nnformer.utils.files import csv_text, write_text
 from rectal_nnformer.utils.text import number, percent, percent_interval, plural
@@ -89,7 +90,7 @@ def _findings(study: Study) -> Findings:
         )
     folders = [study.model(recipe).path for recipe in done]
     models = {name: read_results(folder) for name, folder in zip(names, folders, strict=True)}
-    places = {name: study.folder / "external" / name for name in names}
+    places = {name: study.folder / EXTERNAL_FOLDER / name for name in names}
     external = {name: read_evaluation(place) for name, place in places.items() if (place / EVALUATION_FILE).is_file()}
     return Findings(
         study=study,
@@ -153,7 +154,8 @@ def _page(found: Findings, date: str) -> str:
         num_in_other_folds=found.comparison.num_cases_in_other_folds,
         results=_result_table(found.shared, found.against, base),
         charts=_forest(found.against, base, "cross-validation"),
-        **_froc(found),
+        froc=_froc_of_folds(found),
+        external_froc=_external_froc(found),
         external=_result_table(found.external, found.external_against, base) if found.external else None,
         external_charts=_forest(found.external_against, base, "external") if found.external_against else {},
         analyses=_analysis_table(found),
@@ -177,25 +179,46 @@ def _forest(against: Mapping[str, AgainstBaseline], baseline: str, cohort: str) 
     return charts
 
 
-def _froc(found: Findings) -> dict[str, Any]:
-    """Return what the template asks for of FROC: each recipe's curve beside the baseline's, or why it has none."""
-    base = found.study.baseline
+@dataclass(frozen=True)
+class FrocPart:
+    """FROC on one cohort: the analyses that have a curve, charts beside the baseline's by caption, and why not."""
+
+    known: Sequence[tuple[str, CohortAnalysis]]
+    charts: Mapping[str, Markup]
+    without: Mapping[str, str]
+
+
+def _froc_of_folds(found: Findings) -> FrocPart:
     named = zip(found.recipes, found.comparison.models, strict=True)
-    analyses = {recipe.name: model.analysis for recipe, model in named}
+    remedies = {name: how_to_know(model) for name, model in found.models.items()}
+    return _froc("froc", found.study.baseline, {recipe.name: model.analysis for recipe, model in named}, remedies)
+
+
+def _external_froc(found: Findings) -> FrocPart:
+    analyses = {name: analyse_cohort({NO_FOLD: one}, {}, None, None) for name, one in found.external.items()}
+    remedies = {
+        name: f"Remove {found.study.folder / EXTERNAL_FOLDER / name} and run the study again, which predicts it anew."
+        for name in analyses
+    }
+    return _froc("external-froc", found.study.baseline, analyses, remedies)
+
+
+def _froc(ident: str, base: str, analyses: Mapping[str, CohortAnalysis], remedies: Mapping[str, str]) -> FrocPart:
+    """Return each recipe's curve beside the baseline's, or why it has none and what to do about it."""
     curves = {name: analysis.curves for name, analysis in analyses.items() if has_froc(analysis.curves)}
     without = {
-        name: f"{analysis.curves.reason}. {how_to_know(found.models[name])}" if analysis.curves.reason else NO_TUMOUR
+        name: f"{analysis.curves.reason}. {remedies[name]}" if analysis.curves.reason else NO_TUMOUR
         for name, analysis in analyses.items()
         if name not in curves
     }
     others = [name for name in curves if name != base] or list(curves)
     charts = {
         f"{name} and {base}" if base in curves and name != base else name: froc_beside(
-            f"froc-{number}", {one: curves[one] for one in (name, base) if one in curves}
+            f"{ident}-{number}", {one: curves[one] for one in (name, base) if one in curves}
         )
         for number, name in enumerate(others)
     }
-    return {"froc_known": [(n, analyses[n]) for n in curves], "froc_charts": charts, "without_froc": without}
+    return FrocPart([(name, analyses[name]) for name in curves], charts, without)
 
 
 def _difference_words(difference: Difference) -> str:

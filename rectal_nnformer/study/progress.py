@@ -1,4 +1,7 @@
-"""How far a study is, by its files alone: each step, each fold's epoch, and about how long the trainings still take."""
+"""How far a study is, by its files: each step, each fold's epoch, and about how long the trainings still take.
+
+SLURM is asked of jobs alone that were submitted to it and whose steps are not done: whether they wait in its queue.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,14 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
 
+from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, SUMMARY_JSON, FoldFolder
+from rectal_nnformer.study.jobs import waiting_jobs
 from rectal_nnformer.study.steps import Step, TrainStep, missing_steps
 from rectal_nnformer.utils.files import is_held, read_json_if_whole
 from rectal_nnformer.utils.text import plural
 
 LAST_EPOCHS = 20
 """By their median the time left is told."""
-FINISHED = "finished"
+FINISHED, RUNNING = "finished", ", running"
 _EPOCH = re.compile(r": Epoch (\d+)\s*$", re.M)
 _EPOCH_TIME = re.compile(r"Epoch time: ([\d.]+) s")
 _PREDICTING = re.compile(r"^([\d-]+ [\d:.]+): predicting ", re.M)
@@ -74,8 +79,18 @@ def status_lines(steps: Sequence[Step]) -> Iterator[str]:
     """Yield a line for each step, and what is left of the trainings."""
     folds = {step.name: fold_progress(step.model.fold(step.fold)) for step in steps if isinstance(step, TrainStep)}
     missing = {step.name for step in missing_steps(steps)}
+    waiting, problem = dict[str, str](), None
+    try:
+        waiting = waiting_jobs([step for step in steps if step.name in missing])
+    except RectalError as error:
+        problem = error
     for step in steps:
-        yield f"{step.name:40s} {_state(step, folds, steps, step.name in missing)}"
+        state, ending = _state(step, folds, steps, step.name in missing)
+        if step.name in waiting and ending != RUNNING:
+            ending = f", waits in the queue as job {waiting[step.name]}"
+        yield f"{step.name:40s} {state}{ending}"
+    if problem:
+        yield str(problem)
     unfinished = [step for step in steps if isinstance(step, TrainStep) and step.name in missing]
     known = [left for step in unfinished if (left := _seconds_left(step, folds, steps)) is not None]
     told = f"{len(folds) - len(unfinished)} of {plural(len(folds), 'fold')} finished"
@@ -88,7 +103,8 @@ def status_lines(steps: Sequence[Step]) -> Iterator[str]:
     yield told
 
 
-def _state(step: Step, folds: Mapping[str, FoldProgress], steps: Sequence[Step], is_missing: bool) -> str:
+def _state(step: Step, folds: Mapping[str, FoldProgress], steps: Sequence[Step], is_missing: bool) -> tuple[str, str]:
+    """Return how far a step is, and what its job does, to follow it."""
     reason = step.to_do()
     if isinstance(step, TrainStep):
         fold = folds[step.name]
@@ -101,8 +117,8 @@ def _state(step: Step, folds: Mapping[str, FoldProgress], steps: Sequence[Step],
     if reason:
         state += f": {reason}" if not isinstance(step, TrainStep) else f", to do again: {reason}"
     if is_held(step.lock_file) or (isinstance(step, TrainStep) and step.is_trained_now()):
-        return f"{state}, running"
-    return state + _how_it_ended(step.record()) if is_missing else state
+        return state, RUNNING
+    return state, _how_it_ended(step.record()) if is_missing else ""
 
 
 def _how_it_ended(record: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +36,7 @@ from rectal_nnformer.reporting.findings import PredictingModel
 from rectal_nnformer.reporting.results import FINDINGS_FILE
 from rectal_nnformer.reporting.writing import REPORT_FILE, SUMMARY_NAME, write_report
 from rectal_nnformer.study.record import PRIMUS, Recipe, Study
+from rectal_nnformer.training.pretrained_start import check_pretrained_file
 from rectal_nnformer.training.run_folds import LOG_NAME, TrainingJob
 from rectal_nnformer.training.tracking import VARIABLE as TRACKING_VARIABLE
 from rectal_nnformer.utils.files import is_held, locked, read_json, read_json_if_whole, write_json
@@ -282,6 +284,10 @@ class TrainStep(RecipeStep):
         """Whether there are checkpoints of a training by plans of another spacing."""
         return bool(self.other_spacing(self.model.plans_file) and self.model.fold(self.fold).checkpoints())
 
+    def begins(self) -> bool:
+        """Whether it trains from the start, and does not go on from a checkpoint."""
+        return self.began_on_other_spacing() or not self.model.fold(self.fold).checkpoints()
+
     def is_trained_now(self) -> bool:
         """Whether a process trains the fold, of this study or another."""
         folder = self.model.fold(self.fold).path
@@ -451,6 +457,25 @@ def missing_steps(steps: Sequence[Step]) -> list[Step]:
         if (step.name not in done and is_needed) or tells_of_missing:
             missing[step.name] = step
     return list(missing.values())
+
+
+def missing_weights(steps: Sequence[Step]) -> list[str]:
+    """Return what is to be done about pretrained files that trainings are to start from and that are not there.
+
+    Each text begins with the recipes that it is for.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for step in steps:
+        if not isinstance(step, TrainStep) or not step.begins():
+            continue
+        made_by = step.study.recipes_of(step.recipe.plans)[0]
+        if made_by.planner is not None:
+            continue  # not of our networks
+        try:
+            check_pretrained_file(step.model, made_by.backbone)
+        except RectalError as error:
+            found[str(error)].append(step.recipe.name)
+    return [f"{', '.join(dict.fromkeys(recipes))}: {problem}" for problem, recipes in found.items()]
 
 
 def _num_cases(dataset: DatasetFolder) -> int:
