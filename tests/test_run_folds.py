@@ -154,11 +154,11 @@ def test_folds_are_spread_over_gpus(job, fake_training):
 
 def test_trainings_on_a_cpu_share_its_cores_and_the_last_gets_all(job, fake_training, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")  # the user's own stays
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "7")  # the user's own stays
     threads = tmp_path / "threads.txt"
-    note = 'print(fold, *map(os.environ.get, ("OMP_NUM_THREADS", "MALLOC_MMAP_MAX_")), file=file, flush=True)'
+    note = 'print(fold, *map(os.environ.get, ("OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_")), file=file, flush=True)'
     fake_training(f"with open({str(threads)!r}, 'a') as file:\n    {note}\nfinish()")
     train_folds(job, range(5), (None, None))
     assert sorted(threads.read_text().splitlines()) == ["0 4 7", "1 4 7", "2 4 7", "3 4 7", "4 8 7"]

@@ -65,14 +65,14 @@ def variables_on_cpu(side_by_side: int) -> dict[str, str]:
     """Return environment variables that let trainings on a CPU share its cores; those that the user has set stay.
 
     Each takes its share of the cores. Its threads do not wait actively, which would take the cores from nnU-Net's
-    augmentation. Memory that was freed is kept: the C library gives large pieces back, and the next step of a small
-    network spends a tenth of its time on getting them page by page.
+    augmentation. Memory that was freed is kept, in pieces of up to 32 MiB, the most that the C library takes: it would
+    give them back, and the next step of a small network spend a tenth of its time on getting them page by page.
     """
     variables = {
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // side_by_side)),
         "OMP_WAIT_POLICY": "PASSIVE",
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": str(2**30),
+        "MALLOC_MMAP_THRESHOLD_": str(2**25),
+        "MALLOC_TRIM_THRESHOLD_": str(2**28),
     }
     return {name: os.environ.get(name, value) for name, value in variables.items()}
 
