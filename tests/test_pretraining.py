@@ -365,6 +365,21 @@ def test_scans_are_stored_once(stored, tmp_path, monkeypatch, capsys):
     assert again == {tmp_path / "scan_2.npy", tmp_path / "scan_2.json"}
 
 
+def test_scans_that_cannot_be_used_are_named_together_and_the_others_are_stored(tmp_path, monkeypatch):
+    set_folders(monkeypatch, tmp_path)
+    folder = tmp_path / "nnUNet_raw/Dataset605_Bad/imagesTr"
+    write_scans(folder)
+    cut = folder / "scan_1_0000.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:9000])
+    write_volume(folder / "scan_3_0000.nii.gz", np.ones((20, 48, 48), np.float32), (1.0, 1.0, 1.0), IN_RAS)
+    with pytest.raises(RectalError) as error:
+        store_scans(find_scans("605"), (2.0, 2.0, 2.0), tmp_path / "stored", 1)
+    first, *others = str(error.value).splitlines()
+    assert first == "2 scans of Dataset605_Bad cannot be used. Put right, or take away:"
+    assert ["scan_1_0000.nii.gz cannot be read" in others[0], "image is constant" in others[1]] == [True, True]
+    assert {path.stem for path in (tmp_path / "stored").glob("*.npy")} == {"scan_0", "scan_2"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

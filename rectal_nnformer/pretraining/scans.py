@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prepared import PREPARED_WINDOW, is_prepared
-from rectal_nnformer.imaging.reading import itk_message, itk_path
+from rectal_nnformer.imaging.reading import FORMATS, itk_message, itk_path
+from rectal_nnformer.imaging.volumes import check_volume
 from rectal_nnformer.nnunet.layout import IMAGES_TR, IMAGES_TS, RawDataset
 from rectal_nnformer.nnunet.preflight import find_image
 from rectal_nnformer.planning.dataset import images_by_case
@@ -27,6 +28,7 @@ from rectal_nnformer.planning.planner import LINEAR
 from rectal_nnformer.planning.rules import isotropic_target_spacing
 from rectal_nnformer.utils.files import is_there, read_json, read_json_if_whole, staged_file, write_json
 from rectal_nnformer.utils.parallel import map_with_progress
+from rectal_nnformer.utils.text import MAX_LINES, plural
 
 Mm = tuple[float, float, float]
 
@@ -129,12 +131,19 @@ def store_scans(scans: Scans, spacing: Mm, folder: Path, num_processes: int) -> 
         num_processes: At most.
 
     Raises:
-        RectalError: A scan cannot be used, as in planning.
+        RectalError: Scans cannot be used, as in planning; names them. The others are stored.
     """
     stored = {case: _stored_scan(case, images, scans.prepared, folder) for case, images in scans.images.items()}
     if missing := [case for case, scan in stored.items() if scan is None]:
         one = partial(_store_scan, scans=scans, spacing=spacing, folder=folder)
-        stored.update(zip(missing, map_with_progress(one, missing, num_processes, "Preparing scans"), strict=True))
+        found = map_with_progress(one, missing, num_processes, "Preparing scans")
+        if problems := [problem for problem in found if isinstance(problem, str)]:
+            listed = "\n  ".join(problems[:MAX_LINES])
+            raise RectalError(
+                f"{plural(len(problems), 'scan')} of {scans.dataset} cannot be used. Put right, or take away:\n"
+                f"  {listed}"
+            )
+        stored.update(zip(missing, (scan for scan in found if not isinstance(scan, str)), strict=True))
     return [scan for scan in stored.values() if scan is not None]
 
 
@@ -152,14 +161,22 @@ def _source(images: Sequence[str], prepared: Sequence[bool]) -> list[list[Any]]:
     return [*([name, state.st_size, state.st_mtime_ns] for name, state in states), list(prepared)]
 
 
-def _store_scan(case: str, scans: Scans, spacing: Mm, folder: Path) -> StoredScan:
+def _store_scan(case: str, scans: Scans, spacing: Mm, folder: Path) -> StoredScan | str:
+    """Return the scan, or why it cannot be used."""
     images, prepared = scans.images[case], scans.prepared
     file, record, source = folder / f"{case}.npy", folder / f"{case}.json", _source(images, prepared)
-    image = read_normalized(case, images, SimpleITKIOWithReorient, prepared)
+    # nnU-Net's reader fills with zeros what a file that ends early lacks.
+    checks = [check_volume(Path(image)) for image in images if image.lower().endswith(tuple(FORMATS))]
+    if problems := [check.problem for check in checks if check.problem]:
+        return problems[0]
+    try:
+        image = read_normalized(case, images, SimpleITKIOWithReorient, prepared)
+    except RectalError as error:
+        return str(error)
     target = spacing[::-1]
     shape = tuple(map(int, compute_new_shape(image.data.shape[1:], image.spacing, target)))
     if min(shape) <= 1:
-        raise RectalError(f"Case {case}: {', '.join(images)} is {shape} voxels (z, y, x) large; volumes are needed.")
+        return f"{', '.join(images)} is {shape} voxels (z, y, x) large at {spacing[0]:g} mm; volumes are needed"
     data = resample_data_or_seg_to_shape(image.data, shape, image.spacing, target, is_seg=False, **LINEAR)
     record.unlink(missing_ok=True)
     with staged_file(file) as temporary:

@@ -18,6 +18,7 @@ from rectal_nnformer.planning.intensity_window import Window, normalization_sche
 from rectal_nnformer.planning.rules import choose_patch_size
 from rectal_nnformer.pretraining.scans import Mm, Scans, StoredScan, find_scans, store_scans, target_spacing, window_of
 from rectal_nnformer.utils.files import is_there, read_json, write_json
+from rectal_nnformer.utils.text import plural
 
 SETTINGS_FILE = "pretraining.json"
 TOLD = {"scans_digest": "other names, sizes or times of the scans' files", "start": "another file to go on from"}
@@ -119,7 +120,10 @@ def settle(
         configuration, network = _planned(scans, plans, backbone)
         prepared = tuple(name == normalization_scheme(True).__name__ for name in configuration.normalization_schemes)
         if len(prepared) != len(scans.prepared):
-            raise RectalError(f"{plans} is for {len(prepared)} channels, {scans.dataset} has {len(scans.prepared)}.")
+            raise RectalError(
+                f"{plans} is for {plural(len(prepared), 'channel')}, {scans.dataset} has {len(scans.prepared)}. Fix -p "
+                "or -d."
+            )
         scans = replace(scans, prepared=prepared)
         x, y, z = (configuration.spacing[axis] for axis in network.spatial_axes)
         spacing: Mm = (x, y, z)
