@@ -1,7 +1,7 @@
 """Scans without outlines: found, brought to spacing and intensities of fine-tuning, stored, and windowed.
 
-A scan goes the way of nnU-Net's preprocessing, by the same functions: cropped to its nonzero region, z-scored,
-resampled linearly. Only labels are missing, and orientation is always that of the pretrained weights, RAS.
+A scan goes the way of the preprocessing of training cases, by the same functions: cropped to its nonzero region,
+z-scored, resampled linearly. Only labels are missing, and orientation is always that of the pretrained weights, RAS.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
@@ -22,9 +22,9 @@ from rectal_nnformer.imaging.reading import FORMATS, itk_message, itk_path
 from rectal_nnformer.imaging.volumes import check_volume
 from rectal_nnformer.nnunet.layout import IMAGES_TR, IMAGES_TS, RawDataset
 from rectal_nnformer.nnunet.preflight import find_image
+from rectal_nnformer.nnunet.resampling import resample_image
 from rectal_nnformer.planning.dataset import images_by_case
 from rectal_nnformer.planning.intensity_window import Window, case_percentiles, read_normalized
-from rectal_nnformer.planning.planner import LINEAR
 from rectal_nnformer.planning.rules import isotropic_target_spacing
 from rectal_nnformer.utils.files import is_there, read_json, read_json_if_whole, staged_file, write_json
 from rectal_nnformer.utils.parallel import map_with_progress
@@ -177,10 +177,10 @@ def _store_scan(case: str, scans: Scans, spacing: Mm, folder: Path) -> StoredSca
     shape = tuple(map(int, compute_new_shape(image.data.shape[1:], image.spacing, target)))
     if min(shape) <= 1:
         return f"{', '.join(images)} is {shape} voxels (z, y, x) large at {spacing[0]:g} mm; volumes are needed"
-    data = resample_data_or_seg_to_shape(image.data, shape, image.spacing, target, is_seg=False, **LINEAR)
+    data = resample_image(image.data, shape, (1, 1, 1))  # linearly along all axes, as plans want it
     record.unlink(missing_ok=True)
     with staged_file(file) as temporary:
-        np.save(temporary, np.asarray(data, dtype=np.float32))
+        np.save(temporary, data)
     stored = StoredScan(file, shape, case_percentiles(image))
     write_json(record, {"source": source, "shape": shape, "percentiles": stored.percentiles})
     return stored
