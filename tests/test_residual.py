@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from benchmarks.formulations import plain
 from small_networks import small_smit, small_swin_unetr
 
+from rectal_nnformer.networks import convolution
 from rectal_nnformer.networks.residual import instance_norm, norm_by_sample, norm_to_fuse
 
 torch.set_num_threads(1)
@@ -34,9 +35,19 @@ def test_statistics_of_half_precision_maps_are_those_of_float32(norm):
     torch.testing.assert_close(norm(values).float(), expected, atol=0.02, rtol=0.01)
 
 
-@pytest.mark.parametrize("build", [small_smit, small_swin_unetr], ids=["smit", "swin_unetr"])
-def test_networks_give_the_numbers_and_gradients_of_the_plain_formulation(build):
+def test_a_large_channels_last_map_is_normalized_as_exactly_as_a_small_one():
     torch.manual_seed(0)
+    values = (2 * torch.randn(1, 2, 128, 64, 64) + 3).to(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(instance_norm(values).double(), F.instance_norm(values.double()), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("filtering", [False, True], ids=["plain convolutions", "minimal filtering"])
+@pytest.mark.parametrize("build", [small_smit, small_swin_unetr], ids=["smit", "swin_unetr"])
+def test_networks_give_the_numbers_and_gradients_of_the_plain_formulation(build, filtering, monkeypatch):
+    torch.manual_seed(0)
+    if filtering:
+        monkeypatch.setattr(convolution, "FEWEST_CHANNELS", 2)
+        monkeypatch.setattr(convolution, "FEWEST_VOXELS", 1)
     network = build().train()
     image = torch.rand(1, 1, 64, 32, 32)
     plain_network = plain(network)
