@@ -91,9 +91,10 @@ class Filtering(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of the map and of the kernel, by the same method."""
         x, weight = ctx.saved_tensors
+        gradient = gradients[0].contiguous(memory_format=torch.channels_last_3d)
         mirrored = weight.flip(2, 3, 4).transpose(0, 1)
-        of_x = _filtered(gradients[0], mirrored) if ctx.needs_input_grad[0] else None
-        of_weight = _gradient_of_weight(x, gradients[0], weight) if ctx.needs_input_grad[1] else None
+        of_x = _filtered(gradient, mirrored) if ctx.needs_input_grad[0] else None
+        of_weight = _gradient_of_weight(x, gradient, weight) if ctx.needs_input_grad[1] else None
         return of_x, of_weight
 
 

@@ -1,19 +1,26 @@
 """Prediction of a fold's validation cases with the batched predictor, and nnU-Net's scores of them."""
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from nnunetv2.configuration import default_num_processes
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics, save_summary_json
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from torch import nn
 
+from rectal_nnformer.evaluation.fold import CASES_PER_PROCESS
 from rectal_nnformer.evaluation.log_odds import COUNTS_FILE, from_sparse, write_counts
 from rectal_nnformer.nnunet.layout import SUMMARY_JSON, VALIDATION, PreprocessedDataset
 from rectal_nnformer.prediction.predictor import BatchedPredictor
+from rectal_nnformer.utils.parallel import map_with_progress
 
 CASES_BETWEEN_BARRIERS = 20
 """Processes of a distributed validation that wait longer for each other are given up."""
@@ -71,20 +78,43 @@ def score_fold(trainer: nnUNetTrainer) -> None:
     """Write nnU-Net's summary.json of the predicted masks, and log its mean Dice, as nnU-Net does."""
     dataset = PreprocessedDataset(Path(trainer.preprocessed_dataset_folder_base))
     folder, labels = Path(trainer.output_folder) / VALIDATION, trainer.label_manager
-    metrics = compute_metrics_on_folder(
-        str(dataset.references),
-        str(folder),
-        str(folder / SUMMARY_JSON),
+    metrics = score_masks(
+        sorted(folder.glob(f"*{trainer.dataset_json['file_ending']}")),
+        dataset.references,
         trainer.plans_manager.image_reader_writer_class(),
-        trainer.dataset_json["file_ending"],
         labels.foreground_regions if labels.has_regions else labels.foreground_labels,
         labels.ignore_label,
-        chill=True,
-        num_processes=default_num_processes,
     )
+    save_summary_json(metrics, str(folder / SUMMARY_JSON))
     for label, scores in metrics["mean"].items():
         trainer.logger.log_summary(f"final_val/class_{label}_dice", scores["Dice"])
     mean = metrics["foreground_mean"]["Dice"]
     trainer.logger.log_summary("final_val/foreground_dice", mean)
     trainer.print_to_log_file("Validation complete")
     trainer.print_to_log_file("Mean Validation Dice: ", mean)
+
+
+def score_masks(
+    masks: Sequence[Path], references: Path, reader: BaseReaderWriter, labels: Sequence[Any], ignore_label: int | None
+) -> dict[str, Any]:
+    """Return what nnU-Net's `compute_metrics_on_folder` does, which starts processes for a handful of cases, too."""
+    score = partial(_score_mask, references, reader, labels, ignore_label)
+    workers = min(default_num_processes, len(masks) // CASES_PER_PROCESS)
+    cases = map_with_progress(score, masks, workers, "Dice")
+    mean = {label: _means([case["metrics"][label] for case in cases], np.nanmean) for label in labels}
+    result = {"metric_per_case": cases, "mean": mean, "foreground_mean": _means(list(mean.values()), np.mean)}
+    recursive_fix_for_json_export(result)  # numbers of NumPy
+    return result
+
+
+def _score_mask(
+    references: Path, reader: BaseReaderWriter, labels: Sequence[Any], ignore_label: int | None, mask: Path
+) -> dict[str, Any]:
+    return compute_metrics(str(references / mask.name), str(mask), reader, list(labels), ignore_label)
+
+
+def _means(rows: Sequence[Mapping[str, float]], mean: Callable[..., Any]) -> dict[str, float]:
+    """Return the mean of each metric, which is NaN where neither mask holds the label."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where no case holds it
+        return {name: float(mean([row[name] for row in rows])) for name in rows[0]}

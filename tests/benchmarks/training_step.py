@@ -1,6 +1,6 @@
 """Time and memory of a training step and of a forward pass, beside the same networks in plain formulation.
 
-    python -m tests.benchmarks.training_step [-b BACKBONE ...] [-device cuda] [--compile] [-o FOLDER]
+    python -m tests.benchmarks.training_step [-b BACKBONE ...] [-device cuda] [--compile] [--forward] [-o FOLDER]
 
 Steps are those of nnU-Net's trainer: mixed precision on a GPU, gradient scaling, clipping, AdamW. All formulations of a
 network run in one process, in turn. "plain" is the authors' formulation (see formulations.py), "monai" MONAI's own Swin
@@ -113,8 +113,10 @@ def _new_network(backbone: str, **options: Any) -> nn.Module:
     return resenc_l() if backbone == RESENC_L else NETWORK_CLASSES[backbone](1, 2, **options)
 
 
-def measure(backbone: str, patch: Size, device: torch.device, repeats: int, compiled: bool) -> list[Formulation]:
-    """Measure all formulations of a network: memory of each alone, then times in turn."""
+def measure(
+    backbone: str, patch: Size, device: torch.device, repeats: int, compiled: bool, steps: bool = True
+) -> list[Formulation]:
+    """Measure all formulations of a network: memory of each alone, then times in turn; `steps` of training, too."""
     torch.manual_seed(1)
     image = torch.rand(2, 1, *patch, device=device)
     target = torch.randint(0, 2, image.shape, device=device, dtype=torch.int16)
@@ -123,17 +125,16 @@ def measure(backbone: str, patch: Size, device: torch.device, repeats: int, comp
         gc.collect()
         before = _reset_peak(device)
         trained, result = build(), Formulation(backbone, name)
-        start = time.perf_counter()
-        trained.step(image, target)
-        result.first_step = time.perf_counter() - start
-        for _ in range(WARM_UP):
-            _timed(trained.step, device, image, target)
+        if steps:
+            result.first_step = _timed(trained.step, device, image, target)
+            for _ in range(WARM_UP):
+                _timed(trained.step, device, image, target)
         result.peak = torch.cuda.max_memory_reserved() - before if device.type == "cuda" else 0
         _timed(trained.forward, device, image)
         found.append(result)
         running.append(trained)
         print(f"{backbone} {name}: first step {result.first_step:.0f} s, peak {result.peak / GIB:.2f} GiB", flush=True)
-    for _ in range(repeats):
+    for _ in range(repeats if steps else 0):
         for result, trained in zip(found, running, strict=True):
             result.steps.append(_timed(trained.step, device, image, target))
     for trained in running:
@@ -142,7 +143,8 @@ def measure(backbone: str, patch: Size, device: torch.device, repeats: int, comp
         for result, trained in zip(found, running, strict=True):
             result.forwards.append(_timed(trained.forward, device, image))
     for result in found:
-        result.step, result.forward = statistics.median(result.steps), statistics.median(result.forwards)
+        result.step = statistics.median(result.steps) if steps else 0
+        result.forward = statistics.median(result.forwards)
     _compare(found, backbone, device, image)
     return found
 
@@ -241,9 +243,10 @@ def table(found: Sequence[Formulation]) -> str:
     for result in found:
         base = next(other for other in found if other.backbone == result.backbone and other.name == "plain")
         memory, share = (f"{result.peak / GIB:.2f} GiB", f"{result.peak / base.peak:.2f}") if base.peak else ("-", "-")
+        step, gain = (f"{result.step * 1000:.1f} ms", f"{base.step / result.step:.2f}") if base.step else ("-", "-")
         lines.append(
-            f"| {result.backbone} | {result.name} | {result.step * 1000:.1f} ms | {result.forward * 1000:.1f} ms "
-            f"| {memory} | {base.step / result.step:.2f} | {base.forward / result.forward:.2f} | {share} |"
+            f"| {result.backbone} | {result.name} | {step} | {result.forward * 1000:.1f} ms "
+            f"| {memory} | {gain} | {base.forward / result.forward:.2f} | {share} |"
         )
     return "\n".join(lines)
 
@@ -272,6 +275,7 @@ def main() -> None:
     parser.add_argument("-b", nargs="+", choices=PATCHES, default=list(PATCHES), help="networks (default: all)")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
     parser.add_argument("--compile", action="store_true", help="also compiled, which takes minutes for each network")
+    parser.add_argument("--forward", action="store_true", help="forward passes alone, as steps take minutes on a CPU")
     parser.add_argument("--patch_size", nargs=3, type=int, metavar=("X", "Y", "Z"), help="default: the published ones")
     parser.add_argument("--repeats", type=int, default=15, help="timed runs of each (default: %(default)s)")
     parser.add_argument("-o", metavar="FOLDER", type=Path, help="where to write the results (default: nowhere)")
@@ -291,11 +295,11 @@ def main() -> None:
     found: list[Formulation] = []
     for backbone in arguments.b:
         patch = tuple(arguments.patch_size or PATCHES[backbone])
-        found += measure(backbone, patch, device, arguments.repeats, arguments.compile)
+        found += measure(backbone, patch, device, arguments.repeats, arguments.compile, not arguments.forward)
         flops = step_flops(backbone, patch)
         parts = parts_of_forward(backbone, patch, device)
         record[backbone] = {"patch": patch, "step_tflop": flops / 1e12, "parts": parts}
-        for result in (result for result in found if result.backbone == backbone):
+        for result in (result for result in found if result.backbone == backbone and result.step):
             reached = flops / result.step
             print(f"{backbone} {result.name}: {reached / 1e12:.2f} TFLOP/s, {reached / peak:.1%} of a matrix product's")
         print("parts of the forward pass: " + ", ".join(f"{part} {share:.1%}" for part, share in parts.items()))
@@ -305,7 +309,8 @@ def main() -> None:
         arguments.o.mkdir(parents=True, exist_ok=True)
         (arguments.o / "training_step.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (arguments.o / "training_step.md").write_text(table(found) + "\n", encoding="utf-8")
-        plot(found, arguments.o / "training_step.png")
+        if not arguments.forward:
+            plot(found, arguments.o / "training_step.png")
 
 
 if __name__ == "__main__":
