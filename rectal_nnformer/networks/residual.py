@@ -51,9 +51,11 @@ class ResidualBlock(nn.Module):
         return F.leaky_relu(out, NEGATIVE_SLOPE, inplace=True)
 
     def _shortcut(self, x: Tensor, convolution: nn.Conv3d) -> Tensor:
-        """Return the convolution with a kernel of one voxel, which PyTorch does slowly on a CPU."""
-        if x.device.type != "cpu" or x.is_contiguous():
+        """Return the convolution with a kernel of one voxel, which PyTorch does slowly in 3D on a CPU."""
+        if x.device.type != "cpu":
             return convolution(x)
+        if x.is_contiguous():
+            return F.conv2d(x.flatten(3), convolution.weight.flatten(3)).unflatten(3, x.shape[3:])
         return F.linear(x.permute(0, 2, 3, 4, 1), convolution.weight.flatten(1)).permute(0, 4, 1, 2, 3)
 
 
