@@ -99,7 +99,7 @@ def interpolation_matrix(size: int, new_size: int, order: int) -> NDArray[np.flo
     the mode "edge", and scipy's `map_coordinates` with "nearest" as nnU-Net calls it. Order 1 is linear, 0 the nearest
     voxel, the upper one halfway. Rows are weights: not negative, at most two, with a sum of 1.
     """
-    position = _positions(size, new_size)
+    position = _positions(size, new_size).clip(0, size - 1)
     lower = np.floor(position if order else position + 0.5).astype(int)
     upper_weight = (position - lower) * order
     matrix = np.zeros((new_size, size))
@@ -110,8 +110,8 @@ def interpolation_matrix(size: int, new_size: int, order: int) -> NDArray[np.flo
 
 
 def _positions(size: int, new_size: int) -> NDArray[np.float64]:
-    """Return where the voxels of a new axis lie on the old, in voxels from its first centre, none beyond a centre."""
-    return (size / new_size * (np.arange(new_size) + 0.5) - 0.5).clip(0, size - 1)
+    """Return where the voxels of a new axis lie on the old, in voxels from its first centre."""
+    return np.asarray(size / new_size * (np.arange(new_size) + 0.5) - 0.5, dtype=np.float64)
 
 
 def resample_image(image: NDArray[np.float32], shape: Sequence[int], orders: Sequence[int]) -> NDArray[np.float32]:
@@ -126,11 +126,12 @@ def resample_labels_linearly(labels: NDArray[Any], shape: Sequence[int]) -> NDAr
 
     Where shares are equal it is the nearest voxel's label, if that is one of them, else the smallest. The result is
     that of batchgenerators' `resize_segmentation` with the order 1, down to its ties: shares are summed in the order in
-    which scipy's `zoom` sums them, voxel by voxel, but only where labels differ.
+    which scipy's `zoom` sums them, voxel by voxel, but only where labels differ. Beyond the outermost centres it sums
+    two shares of one voxel.
     """
     positions = [_positions(*sizes) for sizes in zip(labels.shape, shape, strict=True)]
     lower = [np.floor(position).astype(int) for position in positions]
-    ends = [(low, (low + 1).clip(max=size - 1)) for low, size in zip(lower, labels.shape, strict=True)]
+    ends = [(low.clip(min=0), (low + 1).clip(max=size - 1)) for low, size in zip(lower, labels.shape, strict=True)]
     smallest = largest = labels
     for axis, (low, high) in enumerate(ends):
         smallest = np.minimum(smallest.take(low, axis), smallest.take(high, axis))
@@ -144,7 +145,10 @@ def resample_labels_linearly(labels: NDArray[Any], shape: Sequence[int]) -> NDAr
         for axis, side in enumerate(corner):
             share *= weights[axis][side]
         corners.append((labels[tuple(ends[axis][side][between[axis]] for axis, side in enumerate(corner))], share))
-    halfway_up = [np.floor(position + 0.5).astype(int)[at] for position, at in zip(positions, between, strict=True)]
+    halfway_up = [
+        np.floor(position + 0.5).astype(int).clip(0, size - 1)[at]
+        for position, size, at in zip(positions, labels.shape, between, strict=True)
+    ]
     smallest[between] = _largest_share(corners, labels[tuple(halfway_up)])
     return smallest
 
