@@ -2,10 +2,9 @@
 
     python -m tests.benchmarks.data_path [-device cuda] [--repeats 5] [-o FOLDER]
 
-Everything runs in one process and on one core, in turn. A scan is made of noise, with one mask. On a GPU a batch is
-also augmented, by a core and by the GPU, and the training step of SMIT is timed: how many cores it takes to augment as
-fast as it trains, and what share of its time the GPU waits with a few, or spends on augmentation. It needs no data and
-no nnU-Net variables. FOLDER gets data_path.json and .md.
+Everything runs in one process and on one core, in turn. A scan is made of noise, with one mask. A batch is augmented
+as by a background worker, and on the device. It needs no data and no nnU-Net variables; how long a training waits for
+its batches is told by tests.benchmarks.loading. FOLDER gets data_path.json and .md.
 """
 
 import argparse
@@ -13,7 +12,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,11 +28,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
 from rectal_nnformer.augmentation import DeviceAugmentation, extend_training_transforms
-from rectal_nnformer.networks.adapter import NETWORK_CLASSES
 from rectal_nnformer.nnunet.resampling import FastResampling
 from rectal_nnformer.planning.planner import configuration_settings
 from rectal_nnformer.planning.preprocessing import FastPreprocessor
-from tests.benchmarks.training_step import Trained, _timed
+from tests.benchmarks.training_step import _timed
 
 SCANS: dict[str, tuple[tuple[int, int, int], tuple[float, float, float]]] = {
     "384 x 384 x 24, 0.52 x 0.52 x 3.3 mm": ((24, 384, 384), (3.3, 0.52, 0.52)),
@@ -43,7 +41,6 @@ SCANS: dict[str, tuple[tuple[int, int, int], tuple[float, float, float]]] = {
 TARGET = (1.0, 1.0, 1.0)
 PATCH = (64, 128, 128)
 ROTATION = (-np.pi / 6, np.pi / 6)
-CORES = (2, 4, 8, 12)
 
 
 @dataclass
@@ -110,8 +107,8 @@ def augmentation(repeats: int, device: torch.device) -> Measured:
     transforms = extend_training_transforms(stock, [[-2.0, 6.0]], [1])
     on_device = DeviceAugmentation(transforms, device)
     crop = get_patch_size(PATCH, ROTATION, ROTATION, ROTATION, (0.85, 1.25))
-    images = torch.randn(2, 1, *map(int, crop)).pin_memory()
-    masks = (images > 2).to(torch.int16).pin_memory()
+    images = torch.randn(2, 1, *map(int, crop))
+    masks = (images > 2).to(torch.int16)
 
     def by_worker() -> None:
         for image, mask in zip(images, masks, strict=True):
@@ -121,38 +118,19 @@ def augmentation(repeats: int, device: torch.device) -> Measured:
         return lambda: [work() for _ in range(20)] and None  # each draws what it does
 
     batch = {"data": images, "target": masks}
+    if device.type == "cuda":
+        batch = {key: tensor.pin_memory() for key, tensor in batch.items()}
     found = in_turn("20 batches augmented", many(by_worker), many(lambda: on_device(batch)), repeats, device)
     return Measured("a batch augmented", found.nnunet / 20, found.ours / 20)
 
 
-def training_step(device: torch.device, repeats: int) -> float:
-    """Return the median seconds of a compiled training step of SMIT."""
-    network = NETWORK_CLASSES["smit"](1, 2).to(device).train()
-    trained = Trained(network, torch.compile(network, mode="reduce-overhead"), device)
-    image = torch.rand(2, 1, *PATCH[::-1], device=device)
-    target = torch.randint(0, 2, image.shape, device=device, dtype=torch.int16)
-    seconds = [_timed(trained.step, device, image, target) for _ in range(repeats + 4)]
-    return statistics.median(seconds[4:])
-
-
-def waiting(step: float, batch: Measured) -> dict[str, float]:
-    """Return the share of its time in which the GPU waits for batches, by who augments."""
-    shares = {f"{cores} cores augment": max(0.0, 1 - step / (batch.nnunet / cores)) for cores in CORES}
-    return {f"cores that keep up with a step of {step * 1000:.0f} ms": batch.nnunet / step} | {
-        **shares,
-        "the GPU augments": batch.ours / (batch.ours + step),
-    }
-
-
-def table(found: list[Measured], further: Mapping[str, float]) -> str:
-    """Return tables in Markdown."""
+def table(found: list[Measured]) -> str:
+    """Return a table in Markdown."""
     lines = ["| | nnU-Net's | this project's | times as fast |", "|---|---:|---:|---:|"]
     lines += [
         f"| {one.what} | {one.nnunet * 1000:.0f} ms | {one.ours * 1000:.0f} ms | {one.nnunet / one.ours:.1f} |"
         for one in found
     ]
-    if further:
-        lines += ["", "| | |", "|---|---:|", *(f"| {what} | {value:.2f} |" for what, value in further.items())]
     return "\n".join(lines)
 
 
@@ -169,11 +147,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
-    found, further = resampling_and_preprocessing(arguments.repeats), {}
-    if device.type == "cuda":
-        found.append(augmentation(arguments.repeats, device))
-        further = waiting(training_step(device, arguments.repeats), found[-1])
-    print(table(found, further))
+    found = [*resampling_and_preprocessing(arguments.repeats), augmentation(arguments.repeats, device)]
+    print(table(found))
     if arguments.o:
         arguments.o.mkdir(parents=True, exist_ok=True)
         record = {
@@ -181,10 +156,9 @@ def main() -> None:
             "torch": torch.__version__,
             "date": time.strftime("%Y-%m-%d"),
             "measured": [asdict(one) for one in found],
-            **further,
         }
         (arguments.o / "data_path.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (arguments.o / "data_path.md").write_text(table(found, further) + "\n", encoding="utf-8")
+        (arguments.o / "data_path.md").write_text(table(found) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
