@@ -14,7 +14,7 @@ from rectal_nnformer.dataset_conversion.target import Target
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import label_values, tumor_labels
 from rectal_nnformer.imaging.prepared import PREPARED_WINDOW, is_prepared, within_window
-from rectal_nnformer.imaging.reading import grid_differences, in_order_of
+from rectal_nnformer.imaging.reading import geometry_problems
 from rectal_nnformer.imaging.volumes import (
     CaseReport,
     Slices,
@@ -129,15 +129,3 @@ def _swapped(image: sitk.Image, mask: sitk.Image, labels: Collection[int]) -> li
     if not in_image <= set(labels) or in_mask <= set(labels):
         return []
     return ["the image holds nothing but labels, and the mask other values: are --images and --masks swapped?"]
-
-
-def geometry_problems(image: sitk.Image, other: sitk.Image, what: str = "mask", whose: str = "its image") -> list[str]:
-    """Return how the grid of a mask or channel differs from that of its image; empty if neither, or either is not 3D.
-
-    Axes that are flipped or permuted are no difference: the other is written in the order of the image.
-    """
-    if not image.GetDimension() == other.GetDimension() == 3:
-        return []
-    if differences := grid_differences(image, in_order_of(other, image)):
-        return [f"{what} has another geometry than {whose} ({'; '.join(differences)}); resample it onto that"]
-    return []

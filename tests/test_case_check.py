@@ -174,6 +174,36 @@ def test_a_mask_elsewhere_is_told(raw):
     assert code == 0 and "b.nii.gz lies elsewhere than its image" in printed
 
 
+def moved(image):
+    image.SetOrigin((60.0, 0.0, 0.0))
+    return image
+
+
+def thicker(image):
+    image.SetSpacing((1.0, 1.0, 3.5))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (moved, "c_0001.nii.gz has another geometry than channel 0 (corners up to 60 mm apart"),
+        (thicker, "spacing 1 x 1 x 3.5, image 1 x 1 x 3"),
+        (lambda image: sitk.DICOMOrient(image, "SAL"), "c_0001.nii.gz is stored with its axes in another order"),
+    ],
+    ids=["elsewhere", "spacing", "order"],
+)
+def test_channels_that_do_not_lie_on_each_other_are_refused(raw, change, message):
+    """As stored on a disk, they would be laid over each other voxel by voxel."""
+    for name in CASES:
+        image = sitk.ReadImage(str(raw / f"imagesTr/{name}_0000.nii.gz"))
+        sitk.WriteImage(change(image) if name == "c" else image, str(raw / f"imagesTr/{name}_0001.nii.gz"))
+    channels = {"0": "T2w", "1": "ADC"}
+    write_dataset_json(raw, len(CASES), channel_names=channels, overwrite_image_reader_writer="SimpleITKIO")
+    code, printed = check()
+    assert code == 2 and message in printed
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rectal_nnformer.dataset_conversion.patient_folds import make_folds, patient_list, patient_pseudonyms
-from rectal_nnformer.dataset_conversion.validation import geometry_problems
+from rectal_nnformer.imaging.reading import geometry_problems
 from rectal_nnformer.nnunet.patients import read_patient_list
 
 cohorts = st.lists(st.integers(1, 6), min_size=5, max_size=40).map(

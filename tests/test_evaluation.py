@@ -683,6 +683,17 @@ def test_evaluate_command_refuses_predictions_of_another_format_and_lists_some_o
         run_command("--gt", fold / "gt", "--pred", predictions)
 
 
+def test_references_of_another_format_are_named(fold, capsys):
+    predictions = fold / "fold_0" / "validation"
+    (predictions / "dataset.json").write_text(json.dumps(DATASET))
+    left = sorted((fold / "gt").glob("*.nii.gz"))[0]
+    sitk.WriteImage(sitk.ReadImage(str(left)), str(left).removesuffix(".gz"))
+    left.unlink()
+    run_command("--gt", fold / "gt", "--pred", predictions, "-o", fold / "result")
+    assert f"1 reference of another format than .nii.gz not scored: {left.stem}" in capsys.readouterr().out
+    assert read_evaluation(fold / "result").n_cases == 5
+
+
 def test_endings_in_capitals_are_of_the_same_format(fold, capsys):
     """Taken for missing, references would be left out, and predictions count as missed."""
     predictions = fold / "fold_0" / "validation"

@@ -1,6 +1,7 @@
 """How the package is laid out: imports between rooms go one way, few modules are loose, types reach everything."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -70,6 +71,13 @@ def test_imports_between_rooms_have_no_circle():
 
 def test_every_room_has_its_row():
     assert {room for room, _ in modules()} == set(ROW)
+
+
+def test_the_documented_map_has_every_room_in_such_an_order():
+    text = (PACKAGE.parent / "documentation/contributing.md").read_text(encoding="utf-8")
+    rooms = re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
+    assert [ROW[room] for room in rooms] == sorted(ROW[room] for room in rooms)
+    assert set(rooms) == {room for room, path in modules() if path.parent != PACKAGE}
 
 
 def test_few_modules_are_loose():

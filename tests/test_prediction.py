@@ -15,6 +15,7 @@ from prediction_runs import MODEL, predict, stand_in_for_nnunet, write_model, wr
 from rectal_nnformer import cli, prediction
 from rectal_nnformer.imaging.reading import grid_differences
 from rectal_nnformer.imaging.volumes import check_volume
+from rectal_nnformer.prediction.scans import find_scans, prepare_scans
 
 
 @pytest.fixture
@@ -93,15 +94,45 @@ def test_two_files_of_one_scan_are_named_and_the_others_predicted(scans, predict
     assert predicted[0][0] == ["other_0000.nii.gz"]
 
 
-def test_a_model_of_two_channels_needs_their_numbers(scans, predicted, arguments, capsys):
+@pytest.fixture
+def second_channel(scans):
+    """A second image of the case, for a model of two channels."""
     path = scans.parent / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres/dataset.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "channel_names": {"0": "T2w", "1": "ADC"}}))
-    write_scan(scans / "case_0001.nii.gz", number=1)
+    return write_scan(scans / "case_0001.nii.gz", number=1)
+
+
+def test_a_model_of_two_channels_needs_their_numbers(scans, second_channel, predicted, arguments, capsys):
     write_scan(scans / "free.nii.gz", number=2)
     assert predict(*arguments) == 0
     assert "free.nii.gz: without the number of a channel" in capsys.readouterr().out
     assert predicted[0][0] == ["case_0000.nii.gz", "case_0001.nii.gz"]
+
+
+def test_a_channel_that_lies_elsewhere_is_told_and_the_others_are_predicted(
+    scans, second_channel, predicted, arguments, capsys
+):
+    for channel in (0, 1):
+        shutil.copy(scans / f"case_{channel:04d}.nii.gz", scans / f"other_{channel:04d}.nii.gz")
+    image = sitk.ReadImage(str(second_channel))
+    image.SetOrigin((60.0, 0.0, 0.0))
+    sitk.WriteImage(image, str(second_channel))
+    assert predict(*arguments) == 1
+    assert "case_0001.nii.gz has another geometry than channel 0 (corners up to" in capsys.readouterr().out
+    assert predicted[0][0] == ["other_0000.nii.gz", "other_0001.nii.gz"]
+
+
+def test_a_channel_stored_in_another_order_is_laid_over_the_first(scans, second_channel, predicted, arguments):
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(second_channel)), "SAR")
+    sitk.WriteImage(turned, str(second_channel))
+    found = find_scans(scans, 2)
+    folder = scans.parent / "prepared"
+    folder.mkdir()
+    assert list(prepare_scans(found, folder, ".nii.gz")) == ["case"]
+    first, second = (sitk.ReadImage(str(folder / f"case_{channel:04d}.nii.gz")) for channel in (0, 1))
+    assert not grid_differences(first, second)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(second, "SAR")), sitk.GetArrayFromImage(turned))
 
 
 def test_a_folder_without_a_scan_is_refused_with_what_would_fit(scans, predicted, arguments, capsys):
@@ -371,3 +402,15 @@ def test_a_case_that_the_fold_was_validated_on_is_none_that_it_was_trained_on(sc
     assert "was trained on" not in capsys.readouterr().out
     assert predict(*arguments, "2") == 0
     assert "was trained on case as case_07" in capsys.readouterr().out
+
+
+def test_names_of_cases_may_hold_dots_and_notes_may_be_damaged(scans, predicted, arguments, capsys):
+    model = scans.parent / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    digest = check_volume(scans / "case_0000.nii.gz").digest
+    (model / "image_digests.json").write_text(json.dumps({"damaged": [], "p.1": digest}))
+    assert predict(*arguments) == 0
+    assert "was trained on case as p.1" in capsys.readouterr().out
+    (model / "fold_0/validation").mkdir()
+    (model / "fold_0/validation/p.1.nii.gz").touch()
+    assert predict(*arguments) == 0
+    assert "was trained on" not in capsys.readouterr().out

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
@@ -404,6 +405,16 @@ def polygon_area(path):
 def polygon_center(path):
     points = points_of(path)
     return (points.min(axis=0) + points.max(axis=0)) / 2
+
+
+@pytest.mark.parametrize("turned", ["prediction", "reference", "image"])
+def test_files_stored_in_another_order_give_the_same_pictures(tmp_path, turned):
+    folder = write_run(tmp_path)
+    before = draw_clips(read_results(folder))
+    run = read_results(folder)
+    files = {"prediction": run.prediction(0, "found"), "reference": run.reference("found"), "image": run.image("found")}
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(files[turned])), "RAS"), str(files[turned]))
+    assert draw_clips(read_results(folder)) == before
 
 
 def test_subjects_are_ordered_by_what_matters(model):

@@ -198,8 +198,14 @@ def test_weights_are_read_at_epoch_0_alone(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def validated(trained):
-    """As `--val`: a new trainer loads the final checkpoint and validates, with the pretrained file at hand again."""
+    """As `--val`: a new trainer loads the final checkpoint and validates, with the pretrained file at hand again.
+
+    A process that was killed on another computer has left a mask half-written.
+    """
     trainer = new_trainer()
+    left = Path(trainer.output_folder) / "validation/.case.elsewhere.123.partial.nii.gz"
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
     trainer.logger.loggers.append(Recorder())
     maybe_load_checkpoint(trainer, continue_training=False, validation_only=True)
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -44,11 +44,12 @@ def evaluate_folder(
     if not cases:
         raise RectalError(f"{reference_folder} has no file that ends with {ending}, as {path} says. Check --gt.")
     predicted = masks_in(prediction_folder, ending)
-    others = [
-        path.name
-        for path in sorted(prediction_folder.iterdir())
-        if path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.lower().endswith(ending.lower())
-    ]
+    others = _of_other_formats(prediction_folder, ending)
+    if left_out := _of_other_formats(reference_folder, ending):
+        print(
+            f"WARNING: {plural(len(left_out), 'reference')} of another format than {ending} not scored: "
+            f"{some(left_out)}. Store all of them as {ending}."
+        )
     if not predicted.keys() & set(cases):
         there = some([*(path.name for path in predicted.values()), *others])
         raise RectalError(
@@ -84,3 +85,10 @@ def evaluate_folder(
         output_folder,
         compared=compared,
     )
+
+
+def _of_other_formats(folder: Path, ending: str) -> list[str]:
+    names = [path.name for path in sorted(folder.glob("[!.]*"))]
+    return [
+        name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.lower().endswith(ending.lower())
+    ]

@@ -178,6 +178,18 @@ def in_order_of(image: sitk.Image, other: sitk.Image) -> sitk.Image:
     return image if grid_differences(other, reordered) else reordered
 
 
+def geometry_problems(image: sitk.Image, other: sitk.Image, what: str = "mask", whose: str = "its image") -> list[str]:
+    """Return how the grid of a mask or channel differs from that of its image; empty if neither, or either is not 3D.
+
+    Axes that are flipped or permuted are no difference: the other is written in the order of the image.
+    """
+    if not image.GetDimension() == other.GetDimension() == 3:
+        return []
+    if differences := grid_differences(image, in_order_of(other, image)):
+        return [f"{what} has another geometry than {whose} ({'; '.join(differences)}); resample it onto that"]
+    return []
+
+
 def by(values: Sequence[float], number_format: str = ".5g") -> str:
     """Return numbers as in 320 x 320 x 24."""
     return " x ".join(format(value, number_format) for value in values)

@@ -380,7 +380,9 @@ def case_files(folder: Path, case: str) -> list[Path]:
 def cases_in(folder: Path) -> list[str]:
     """Return the cases in a folder of preprocessed data."""
     image, mask, _ = CASE_ENDINGS
-    return sorted(path.name.removesuffix(image) for path in folder.glob(f"*{image}") if not path.name.endswith(mask))
+    return sorted(
+        path.name.removesuffix(image) for path in folder.glob(f"[!.]*{image}") if not path.name.endswith(mask)
+    )
 
 
 def images_beside(labels: Path) -> Path | None:
@@ -533,3 +535,12 @@ def planned_model(dataset: int | str, trainer: str, plans: str, configuration: s
     model = ModelFolder.named(preprocessed.name, trainer, plans, configuration)
     check_configuration(model.current_plans_file(), configuration)
     return model
+
+
+def read_image_digests(folder: Path) -> dict[str, str]:
+    """Return what tells the images of each case of a dataset or model, as planning noted it; nothing where it did not.
+
+    Entries that are no texts are left out.
+    """
+    noted = read_json_if_whole(folder / IMAGE_DIGESTS) or {}
+    return {case: digest for case, digest in noted.items() if isinstance(digest, str)}

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import label_values
-from rectal_nnformer.imaging.reading import FORMATS, by, grid_differences, in_order_of, read_image
+from rectal_nnformer.imaging.reading import FORMATS, geometry_problems, grid_differences, in_order_of, read_image
 from rectal_nnformer.imaging.volumes import CaseReport, check_volume, cut_images, same_images, shape_problems
 from rectal_nnformer.nnunet.patients import read_patients
 from rectal_nnformer.planning.dataset import TrainingDataset
@@ -64,15 +64,31 @@ def check_case(files: tuple[Sequence[Path], Path], labels: set[int], reoriented:
     images, mask = files
     checks = [check_volume(path) for path in images]
     problems = [check.problem for check in checks if check.problem]
-    problems += [
-        f"{check.path} has the size {by(check.size)}, and channel 0 {by(checks[0].size)}"
-        for check in checks[1:]
-        if not problems and check.size != checks[0].size
-    ]
+    if not problems and len(images) > 1:
+        problems = _channels_elsewhere(images, reoriented)
     of_mask, moved = _compare_mask(mask, labels, reoriented, images[0] if not problems else None)
     notes = [check.note for check in checks if check.note] + moved
     digest = "".join(check.digest for check in checks)
     return CaseReport(problems + of_mask, notes, digest, math.prod(checks[0].size), slices=checks[0].slices)
+
+
+def _channels_elsewhere(images: Sequence[Path], reoriented: bool) -> list[str]:
+    """Return which images of a case the dataset's reader would not lay over the first as they lie in the patient."""
+    first, problems = read_image(images[0]), list[str]()
+    for path in images[1:]:
+        image = read_image(path)
+        problems += geometry_problems(first, image, str(path), "channel 0")
+        if in_order_of(image, first) is not image and not reoriented:
+            problems.append(_stored_otherwise(path, "channel 0"))
+    return problems
+
+
+def _stored_otherwise(path: Path, whose: str) -> str:
+    return (
+        f"{path} is stored with its axes in another order than {whose}, and the dataset's reader would lay one over "
+        'the other as they are stored; set "overwrite_image_reader_writer": "SimpleITKIOWithReorient" in dataset.json, '
+        "or convert the dataset again"
+    )
 
 
 def _compare_mask(path: Path, labels: set[int], reoriented: bool, image: Path | None) -> tuple[list[str], list[str]]:
@@ -83,11 +99,7 @@ def _compare_mask(path: Path, labels: set[int], reoriented: bool, image: Path | 
             return [f"{path}: {problem}" for problem in problems], []
         pair = (scan := read_image(image), in_order_of(mask, scan)) if image else (mask, mask)
         if pair[1] is not mask and not reoriented:
-            return [
-                f"{path} is stored with its axes in another order than its image, and the dataset's reader would lay "
-                'one over the other as they are stored; set "overwrite_image_reader_writer": "SimpleITKIOWithReorient" '
-                "in dataset.json, or convert the dataset again"
-            ], []
+            return [_stored_otherwise(path, "its image")], []
     except RectalError as error:
         return [str(error)], []
     found = np.unique(sitk.GetArrayViewFromImage(mask))

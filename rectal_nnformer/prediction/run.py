@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import SimpleITK as sitk
 
+from rectal_nnformer.dataset_conversion.images import stem
 from rectal_nnformer.dicom.series import DicomSeries
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.candidates import read_candidates
@@ -20,7 +21,7 @@ from rectal_nnformer.imaging.masks import label_values, tumor_labels
 from rectal_nnformer.imaging.reading import by, read_image
 from rectal_nnformer.imaging.volumes import VolumeCheck
 from rectal_nnformer.nnunet.dataset_json import num_channels, read_dataset_json
-from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, IMAGE_DIGESTS, TRAINED_ON, ModelFolder, image_name
+from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, TRAINED_ON, ModelFolder, image_name, read_image_digests
 from rectal_nnformer.nnunet.names import NIFTI
 from rectal_nnformer.prediction.findings import PredictedScan, describe_scan
 from rectal_nnformer.prediction.lesion_choice import choose_lesions
@@ -270,10 +271,9 @@ def _trained_on(job: PredictionJob, checks: Mapping[str, list[VolumeCheck]]) -> 
 
     A case that all the folds which predict were validated on is none that they were trained on.
     """
-    digests = read_json_if_whole(job.model.path / IMAGE_DIGESTS) or {}
-    known = {digest: case for case, digest in digests.items()}
+    known = {digest: case for case, digest in read_image_digests(job.model.path).items()}
     found = {case: known.get("".join(check.digest for check in checked)) for case, checked in checks.items()}
-    held_out = [{path.name.partition(".")[0] for path in job.model.fold(f).validation.glob("*")} for f in job.folds]
+    held_out = [{stem(path) for path in job.model.fold(fold).validation.glob("*")} for fold in job.folds]
     return {case: name for case, name in found.items() if name and not all(name in validated for validated in held_out)}
 
 

@@ -5,16 +5,18 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+import SimpleITK as sitk
 
 from rectal_nnformer.dataset_conversion.dicom import case_names, place_of
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, stem, write_image
 from rectal_nnformer.dicom.files import files_below
 from rectal_nnformer.dicom.series import find_series
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.reading import by, has_text_header
+from rectal_nnformer.imaging.reading import geometry_problems, has_text_header, in_order_of, read_image
 from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume, image_problems, slices_of
 from rectal_nnformer.imaging.voxel_data import locate_voxels
 from rectal_nnformer.nnunet.layout import image_name
@@ -190,11 +192,7 @@ def prepare_scans(scans: Scans, folder: Path, ending: str) -> dict[str, list[Vol
         )
     )
     for case, checks in found.items():
-        problems = [check.problem for check in checks if check.problem]
-        sizes = {check.size for check in checks}
-        if not problems and len(sizes) > 1:
-            problems = [f"its channels have the sizes {' and '.join(map(by, sorted(sizes)))}"]
-        if problems:
+        if problems := [check.problem for check in checks if check.problem]:
             scans.unusable[case] = scans.told("; ".join(problems))
             del scans.cases[case]
             for channel in range(len(checks)):
@@ -204,10 +202,24 @@ def prepare_scans(scans: Scans, folder: Path, ending: str) -> dict[str, list[Vol
 
 def _prepare(case: tuple[str, Sequence[ImageSource]], folder: Path, ending: str) -> list[VolumeCheck]:
     name, images = case
-    return [
-        _prepare_image(image, folder / image_name(name, ending, channel), ending)
-        for channel, image in enumerate(images)
-    ]
+    targets = [folder / image_name(name, ending, channel) for channel in range(len(images))]
+    checks = [_prepare_image(image, target, ending) for image, target in zip(images, targets, strict=True)]
+    if len(images) == 1 or any(check.problem for check in checks):
+        return checks
+    first = read_image(targets[0])
+    return [checks[0], *(_onto_first(*channel, first) for channel in zip(checks[1:], targets[1:], strict=True))]
+
+
+def _onto_first(check: VolumeCheck, target: Path, first: sitk.Image) -> VolumeCheck:
+    """Check that a channel has the grid of the first, and write it anew where its axes have another order."""
+    image = read_image(target)
+    in_order = in_order_of(image, first)
+    if problems := geometry_problems(first, in_order, str(check.path), "channel 0"):
+        return replace(check, problem="; ".join(problems))
+    if in_order is not image:
+        target.unlink()
+        write_image(in_order, target)
+    return check
 
 
 def _prepare_image(image: ImageSource, target: Path, ending: str) -> VolumeCheck:

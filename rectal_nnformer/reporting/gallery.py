@@ -27,7 +27,7 @@ from rectal_nnformer.imaging.display import (
     slice_with_most,
 )
 from rectal_nnformer.imaging.masks import find_components, ignore_label, tumor_labels
-from rectal_nnformer.imaging.reading import read_image
+from rectal_nnformer.imaging.reading import in_order_of, read_image
 from rectal_nnformer.reporting.overlays import displayed, read_mask
 from rectal_nnformer.reporting.results import NO_FOLD, Results
 from rectal_nnformer.reporting.tables import cases_of
@@ -241,7 +241,7 @@ def _draw_case(
 
 
 def _load(files: Files, labels: Sequence[int], ignore_label: int | None) -> _Volume:
-    image = read_image(files[0])
+    image = in_order_of(read_image(files[0]), read_image(files[1]))  # in which components are numbered
     grey, _ = radiological_array(image)
     reference = read_mask(files[1], image, labels)
     prediction = read_mask(files[2], image, labels) if files[2].is_file() else np.zeros_like(reference)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging import display
-from rectal_nnformer.imaging.reading import grid_differences, read_image
+from rectal_nnformer.imaging.reading import grid_differences, in_order_of, read_image
 from rectal_nnformer.utils.files import staged_file
 
 PANEL_INCHES = 4.0
@@ -69,12 +69,12 @@ def draw_examples(examples: Sequence[Example], tumor_labels: Sequence[int], path
 
 
 def read_mask(path: Path, image: sitk.Image, labels: Sequence[int]) -> NDArray[np.bool_]:
-    """Return where a mask has one of the labels, as the file stores it, which is how components are numbered.
+    """Return where a mask has one of the labels, in the image's order of axes, whatever that of the file.
 
     Raises:
         RectalError: The file is unreadable or lies on another grid than the image.
     """
-    mask = read_image(path)
+    mask = in_order_of(read_image(path), image)
     if grid_differences(image, mask):
         raise RectalError(f"{path} does not lie on the grid of its image. Evaluate with the images it was made from.")
     return np.isin(sitk.GetArrayViewFromImage(mask), labels)

@@ -15,7 +15,6 @@ from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import (
     EVALUATION_FILE,
-    IMAGE_DIGESTS,
     TRAINED_ON,
     ModelFolder,
     PreprocessedDataset,
@@ -24,6 +23,7 @@ from rectal_nnformer.nnunet.layout import (
     image_name,
     images_beside,
     is_evaluated,
+    read_image_digests,
 )
 from rectal_nnformer.nnunet.names import CUBIC
 from rectal_nnformer.nnunet.plans import Plans
@@ -284,12 +284,12 @@ def scans_seen_twice(model: ModelResults) -> list[tuple[str, ...]]:
 
     Of each group all but one were seen in the training of every fold that they were held out from.
     """
-    digests = read_json_if_whole(model.folder.path / IMAGE_DIGESTS) or {}
+    digests = read_image_digests(model.folder.path)
     groups: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for fold, result in model.folds.items():
         for case in result.cases:
             if digest := digests.get(case.case):
-                groups[str(digest)][case.case] = fold
+                groups[digest][case.case] = fold
     return [tuple(sorted(group)) for group in groups.values() if len(set(group.values())) > 1]
 
 

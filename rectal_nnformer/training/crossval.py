@@ -10,7 +10,7 @@ from rectal_nnformer.analysis.on_demand import dilution_of_fold, reuse_of_fold
 from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.fold import evaluate_fold, read_evaluation
+from rectal_nnformer.evaluation.fold import evaluate_fold, masks_in, read_evaluation
 from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish
 from rectal_nnformer.networks.checkpoint_file import check_checkpoints
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
@@ -246,7 +246,7 @@ def _splits(preprocessed: PreprocessedDataset, configuration: Configuration, end
     for note in settle_folds(preprocessed, preprocessed_cases(preprocessed.data_folder(configuration.settings))):
         print(f"Note: {note}")
     if not is_there(path):
-        cases = sorted(file.name.removesuffix(ending) for file in preprocessed.references.glob(f"*{ending}"))
+        cases = list(masks_in(preprocessed.references, ending))
         if len(cases) < NUM_FOLDS:
             raise RectalError(
                 f"{preprocessed.name} has {len(cases)} training cases, too few for {NUM_FOLDS} folds. "

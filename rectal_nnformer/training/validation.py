@@ -16,7 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from torch import nn
 
-from rectal_nnformer.evaluation.fold import CASES_PER_PROCESS
+from rectal_nnformer.evaluation.fold import CASES_PER_PROCESS, masks_in
 from rectal_nnformer.evaluation.log_odds import COUNTS_FILE, from_sparse, write_counts
 from rectal_nnformer.nnunet.layout import SUMMARY_JSON, VALIDATION, PreprocessedDataset
 from rectal_nnformer.prediction.predictor import BatchedPredictor
@@ -79,7 +79,7 @@ def score_fold(trainer: nnUNetTrainer) -> None:
     dataset = PreprocessedDataset(Path(trainer.preprocessed_dataset_folder_base))
     folder, labels = Path(trainer.output_folder) / VALIDATION, trainer.label_manager
     metrics = score_masks(
-        sorted(folder.glob(f"*{trainer.dataset_json['file_ending']}")),
+        list(masks_in(folder, trainer.dataset_json["file_ending"]).values()),
         dataset.references,
         trainer.plans_manager.image_reader_writer_class(),
         labels.foreground_regions if labels.has_regions else labels.foreground_labels,
