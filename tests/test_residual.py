@@ -1,6 +1,7 @@
 """Residual blocks and attention beside their plain formulations."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -61,6 +62,39 @@ def test_networks_give_the_numbers_and_gradients_of_the_plain_formulation(build,
     assert gradients.keys() == plain_gradients.keys()
     for name, gradient in gradients.items():
         assert (gradient - plain_gradients[name]).norm() <= 3e-3 * plain_gradients[name].norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("build", [small_smit, small_swin_unetr], ids=["smit", "swin_unetr"])
+@torch.no_grad()
+def test_in_mixed_precision_networks_are_as_exact_as_the_plain_formulation(build):
+    torch.manual_seed(0)
+    network = build()
+    plain_network, image = plain(network), torch.rand(1, 1, 64, 32, 32)
+    exact = plain_network(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = network(image), plain_network(image)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    error, plain_error = ((logits.float() - exact).square().mean().sqrt() for logits in (found, expected))
+    assert 0 < error <= 1.2 * plain_error < 0.05 * exact.square().mean().sqrt()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler, which PyTorch needs")
+def test_a_compiled_network_gives_the_numbers_and_gradients_of_the_plain_formulation():
+    """By the code that PyTorch makes of it, which a compiled training runs."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network = small_smit(depths=(2, 1)).train()
+    plain_network, image = plain(network), torch.rand(1, 1, 32, 32, 32)
+    outputs = []
+    for run, each in ((torch.compile(network, fullgraph=True), network), (plain_network, plain_network)):
+        logits = run(image)
+        logits.square().mean().backward()
+        outputs.append((logits.detach(), [parameter.grad for parameter in each.parameters()]))
+    (found, gradients), (expected, plain_gradients) = outputs
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    for gradient, plain_gradient in zip(gradients, plain_gradients, strict=True):
+        assert (gradient - plain_gradient).norm() <= 3e-3 * plain_gradient.norm() + 1e-6
 
 
 def test_blocks_keep_the_parameter_names_of_monai():

@@ -16,7 +16,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,15 @@ class Trained:
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
             value = self.loss(self.run(image), target)
         self.scaler.scale(value).backward()
+        self.update()
+        return float(value.detach())
+
+    def update(self) -> None:
+        """Change the weights by their gradients, which are clipped before."""
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), 12)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return float(value.detach())
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
@@ -133,7 +137,8 @@ def measure(
         _timed(trained.forward, device, image)
         found.append(result)
         running.append(trained)
-        print(f"{backbone} {name}: first step {result.first_step:.0f} s, peak {result.peak / GIB:.2f} GiB", flush=True)
+        first = f"first step {result.first_step:.0f} s, " if steps else ""
+        print(f"{backbone} {name}: {first}peak {result.peak / GIB:.2f} GiB", flush=True)
     for _ in range(repeats if steps else 0):
         for result, trained in zip(found, running, strict=True):
             result.steps.append(_timed(trained.step, device, image, target))
@@ -197,6 +202,34 @@ def parts_of_forward(backbone: str, patch: Size, device: torch.device) -> dict[s
     return {**{part: seconds / whole for part, seconds in spent.items()}, "rest": 1 - sum(spent.values()) / whole}
 
 
+def parts_of_step(backbone: str, patch: Size, device: torch.device) -> dict[str, float]:
+    """Return the share of each part in a training step, not compiled."""
+    trained = list(formulations(backbone, device, False).values())[-1]()
+    image = torch.rand(2, 1, *patch, device=device)
+    target = torch.randint(0, 2, image.shape, device=device, dtype=torch.int16)
+    trained.step(image, target)
+    spent, last = {}, 0.0
+
+    def note(part: str) -> None:
+        nonlocal last
+        _wait(device)
+        spent[part], last = time.perf_counter() - last, time.perf_counter()
+
+    note("")
+    trained.optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(device.type, enabled=device.type == "cuda"):
+        logits = trained.run(image)
+        note("forward")
+        value = trained.loss(logits, target)
+        note("loss")
+    trained.scaler.scale(value).backward()
+    note("backward")
+    trained.update()
+    note("clipping and optimizer")
+    del spent[""]
+    return {part: seconds / sum(spent.values()) for part, seconds in spent.items()}
+
+
 PARTS = {
     "attention": ("WindowAttention",),
     "feed-forward": ("FeedForward", "MLPBlock"),
@@ -204,6 +237,10 @@ PARTS = {
     "residual blocks": ("ResidualBlock",),
     "upsampling": ("Convolution3dTransposed", "ConvTranspose3d"),
 }
+
+
+def _print_shares(whole: str, shares: Mapping[str, float]) -> None:
+    print(f"parts of the {whole}: " + ", ".join(f"{part} {share:.1%}" for part, share in shares.items()))
 
 
 def matrix_peak(device: torch.device) -> float:
@@ -302,7 +339,10 @@ def main() -> None:
         for result in (result for result in found if result.backbone == backbone and result.step):
             reached = flops / result.step
             print(f"{backbone} {result.name}: {reached / 1e12:.2f} TFLOP/s, {reached / peak:.1%} of a matrix product's")
-        print("parts of the forward pass: " + ", ".join(f"{part} {share:.1%}" for part, share in parts.items()))
+        _print_shares("forward pass", parts)
+        if not arguments.forward:
+            record[backbone]["parts_of_step"] = parts_of_step(backbone, patch, device)
+            _print_shares("step", record[backbone]["parts_of_step"])
         print(table(found), flush=True)
     record["measured"] = [asdict(result) for result in found]
     if arguments.o:
