@@ -22,6 +22,9 @@ from rectal_nnformer.errors import RectalError
 
 MAX_BYTES = 256 << 20
 """Of a file that is read whole. The fingerprint of lesions takes 4 KB a case."""
+MAX_VALUES = 1 << 21
+"""Of a JSON file, as `count_values` counts them. A value of a few bytes can take some hundred bytes of memory. Of each
+scored case there are at most about 800, so that this is the score of 2600 cases, each with all its candidates."""
 SECONDS_BETWEEN_TRIES = 0.1
 MAX_DEPTH = 64
 """Levels of a JSON file; those of this project have about ten."""
@@ -381,6 +384,8 @@ def parse_json(path: Path, remedy: str) -> Any:
         RectalError: It is missing, damaged, too large or too deep, or has a key twice; ends with `remedy`.
     """
     data = read_bytes(path, remedy)
+    if count_values(data) > MAX_VALUES:
+        raise RectalError(f"{path} cannot be used: it holds more than the {MAX_VALUES} values that are read. {remedy}")
     try:
         content = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:  # text that cannot be decoded is a ValueError, too
@@ -388,6 +393,11 @@ def parse_json(path: Path, remedy: str) -> Any:
     if is_too_deep(content):
         raise RectalError(f"{path} cannot be used: it has more than {MAX_DEPTH} levels. {remedy}")
     return content
+
+
+def count_values(data: bytes) -> int:
+    """Return the number of brackets and commas in a JSON text, of which there are about as many as values."""
+    return sum(map(data.count, (b",", b"[", b"{")))
 
 
 def _type_name(value: Any) -> str:
