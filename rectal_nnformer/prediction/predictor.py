@@ -180,8 +180,10 @@ class BatchedPredictor(nnUNetPredictor):
             logits.cpu(), *managers, properties, return_probabilities=True
         )
         if output is not None:
-            np.savez_compressed(f"{output}.npz", probabilities=probabilities)
-            save_pickle(properties, f"{output}.pkl")
+            with staged_file(Path(f"{output}.npz")) as path:
+                np.savez_compressed(path, probabilities=probabilities)
+            with staged_file(Path(f"{output}.pkl")) as path:
+                save_pickle(properties, str(path))
         return labels, log_odds_of(probabilities, tumor_heads(self.dataset_json))
 
     @torch.inference_mode()
@@ -335,7 +337,7 @@ def predict_folder(model: Path, arguments: Sequence[str]) -> int:
                 part_id=given.part_id,
             )
     except Exception as error:  # whatever it is, what was predicted before is kept and told
-        traceback.print_exception(error, limit=0 if isinstance(error, RectalError) else None)
+        traceback.print_exception(error, limit=0 if isinstance(error, RectalError | OSError) else None)
         return 1
     finally:
         torch.set_num_threads(threads)

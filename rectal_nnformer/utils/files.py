@@ -48,7 +48,8 @@ def staged_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends without an exception.
 
     What was written is on the disk before, so that a full one is noticed. The temporary name keeps the suffix of
-    `path`, since many writers choose their format by it. What killed processes of this computer left is removed.
+    `path`, since many writers choose their format by it; errors name `path` instead. What killed processes of this
+    computer left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path, _has_ended)
@@ -60,6 +61,8 @@ def staged_file(path: Path) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
+    except RectalError as error:
+        raise RectalError(str(error).replace(str(temporary), str(path))) from None
     finally:
         temporary.unlink(missing_ok=True)
 
