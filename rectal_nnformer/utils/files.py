@@ -197,6 +197,25 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+@contextmanager
+def writing(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Say which file could not be written, and the space left, where a library fails to write one.
+
+    Args:
+        path: The file.
+        kinds: What the library raises besides errors of the file system and RuntimeErrors, as PyTorch and Blosc2 do.
+
+    Raises:
+        RectalError: It could not be written.
+    """
+    unwritten: tuple[type[Exception], ...] = (OSError, RuntimeError, *kinds)
+    try:
+        yield
+    except unwritten as error:
+        told = f"{path} could not be written ({error}); what was there before is as it was. {space_left(path.parent)}"
+        raise RectalError(told) from error
+
+
 def space_left(folder: Path) -> str:
     """Return a sentence on the space of a folder's disk, for messages of what could not be written."""
     return f"The disk of {folder} has {shutil.disk_usage(folder).free / 1e6:.0f} MB left; look at your quota, too."
