@@ -31,7 +31,7 @@ def write_volume(image: sitk.Image, path: Path, compression_level: int = -1) -> 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[None]:
-    """Remove an image that the block, which writes it and reads it again, does not find whole.
+    """Remove an image that the block, which writes it and may read it again, finds not whole.
 
     Raises:
         RectalError: Says why.
