@@ -128,6 +128,7 @@ class BatchedPredictor(nnUNetPredictor):
                 if self.unwritten is None:
                     raise
                 self.unwritten.append(str(error))
+                print(error, file=sys.stderr)
 
     @torch.inference_mode()
     def write(
@@ -361,6 +362,4 @@ def predict_folder(model: Path, arguments: Sequence[str]) -> int:
         return 1
     finally:
         torch.set_num_threads(threads)
-    for problem in predictor.unwritten:
-        print(problem, file=sys.stderr)
     return int(bool(predictor.unwritten))

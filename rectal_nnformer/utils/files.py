@@ -62,7 +62,8 @@ def staged_file(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.replace(path)
     except RectalError as error:
-        raise RectalError(str(error).replace(str(temporary), str(path))) from None
+        error.args = (str(error).replace(str(temporary), str(path)),)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
