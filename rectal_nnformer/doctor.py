@@ -234,14 +234,13 @@ def _unfinished(fold: FoldFolder) -> Finding:
 
 
 def _raw_dataset(name: str, num_processes: int) -> list[Finding]:
-    """Read every image and mask of a raw dataset."""
-    from rectal_nnformer.planning.case_check import check_cases
+    """Check the folds of a raw dataset, and read every image and mask."""
+    from rectal_nnformer.planning.case_check import check_dataset
     from rectal_nnformer.planning.dataset import open_raw_dataset
 
     try:
         path = RawDataset.find(name).path
-        dataset = open_raw_dataset(path.name)
-        notes = check_folds_of(dataset.preprocessed, dataset.cases) + check_cases(dataset, num_processes)[0]
+        notes = check_dataset(open_raw_dataset(path.name), num_processes)
     except RectalError as error:
         return [Finding(f"raw dataset {name}", PROBLEM, str(error), "Put right what is named, then plan again.")]
     found = [Finding(path.name, NOTE, note, "Look at it before you train.") for note in notes]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import sysconfig
@@ -183,6 +184,10 @@ def what_is_not_whole(folder):
                 json.loads(path.read_text(encoding="utf-8"))
             elif path.suffix == ".b2nd":
                 blosc2.open(str(path), mode="r")[:]
+            elif path.suffix == ".npz":
+                assert np.load(path)["probabilities"].any()
+            elif path.suffix == ".pkl":
+                pickle.loads(path.read_bytes())
             elif path.suffix == ".pth":
                 assert not checkpoint_problem(path)
             elif path.suffix == ".zip":

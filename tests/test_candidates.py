@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from limits import largest_file
 from scipy.special import expit, logit
 
 from rectal_nnformer.errors import RectalError
@@ -224,6 +225,63 @@ def test_files_that_do_not_belong_together_are_refused(predicted, log_odds):
         read_candidates(predicted.prediction)
     case = score_case(predicted)
     assert case.candidates is None and "how sure the network is, is not known: " in case.note
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100])
+def test_candidates_that_cannot_be_written_whole_are_named_and_leave_nothing(predicted, log_odds, num_bytes):
+    write_found(predicted, log_odds)
+    told = r"candidates/mask\.nii\.gz could not be written whole, and was removed: .* MB left"
+    with largest_file(num_bytes), pytest.raises(RectalError, match=told):
+        write_found(predicted, log_odds)
+    assert [path.name for path in (predicted.prediction.parent / "candidates").iterdir()] == ["mask.nii.gz"]
+    assert read_candidates(predicted.prediction) is None
+
+
+@pytest.mark.parametrize("done_before", [False, True])
+def test_a_mask_to_which_a_point_cannot_be_applied_stays_as_it_was(predicted, log_odds, done_before):
+    write_found(predicted, log_odds)
+    if done_before:
+        choose_lesions(predicted.prediction, [1], OperatingPoint(0.2, 0.0))
+    before = predicted.prediction.read_bytes()
+    error, told = (
+        (RectalError, r"/mask\.nii\.gz could not be") if done_before else (OSError, "too large: .*network_mask")
+    )
+    with largest_file(100), pytest.raises(error, match=told):
+        choose_lesions(predicted.prediction, [1], OperatingPoint(0.99, 0.0))
+    assert predicted.prediction.read_bytes() == before
+    assert not list(predicted.prediction.parent.rglob("*.partial*"))
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_off,
+        lambda path: path.write_bytes(b""),
+        lambda path: np.savez(path, softmax=np.zeros((2, *SHAPE))),
+        lambda path: np.savez(path, probabilities=np.zeros((1, *SHAPE))),
+        lambda path: np.savez(path, probabilities=np.float32(1)),
+        lambda path: np.savez(path, probabilities=np.array([None, {}], dtype=object)),
+    ],
+    ids=["cut off", "empty", "other names", "one head", "a number", "objects"],
+)
+def test_damaged_probabilities_are_named_and_the_masks_scored_without(predicted, log_odds, tmp_path, capsys, damage):
+    p = expit(log_odds.astype(np.float64))
+    path = tmp_path / "mask.npz"
+    np.savez_compressed(path, probabilities=np.stack([1 - p, p]))
+    damage(path)
+    told = r"mask\.npz holds no probabilities of the model \(.+\)\. Predict the case again, or remove it"
+    with pytest.raises(RectalError, match=told):
+        count_voxels(predicted)
+    (tmp_path / "references").mkdir()
+    predicted.reference.rename(tmp_path / "references/mask.nii.gz")
+    description = {"labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}
+    (case,) = evaluate_fold(tmp_path, tmp_path / "references", description, ["mask"]).cases
+    assert case.candidates is None and "mask.npz holds no probabilities" in case.note
+    assert "No calibration: " in capsys.readouterr().out and read_counts(tmp_path) is None
 
 
 def test_probabilities_are_those_of_the_network_s_mask_where_a_point_changed_it(predicted, log_odds):

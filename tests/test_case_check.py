@@ -1,6 +1,7 @@
 """Planning reads every image and mask first: what is wrong is named, all of it, and nothing is written."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from small_datasets import write_dataset_json, write_raw_dataset
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.masks import label_values
+from rectal_nnformer.nnunet.layout import case_files
 from rectal_nnformer.planning.case_check import check_cases, same_images
 from rectal_nnformer.planning.dataset import open_raw_dataset
 
@@ -106,6 +108,43 @@ def test_every_bad_file_is_named_at_once(raw, capsys):
     with_value(3)(raw / "labelsTr/d.nii.gz")
     code, printed = plan(capsys)
     assert code == 2 and all(f"case {name}: " in printed for name in "acd") and "case b: " not in printed
+
+
+def run(capsys, *arguments):
+    """Return exit code and what was printed."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out + printed.err
+
+
+def test_folds_masks_and_images_that_are_wrong_at_once_are_all_told(raw, capsys):
+    folds = [{"train": ["a", "b", "c"], "val": ["c", "d"]}]
+    (raw / "splits_final.json").write_text(json.dumps(folds))
+    cut_off(raw / "imagesTr/a_0000.nii.gz")
+    with_value(3)(raw / "labelsTr/d.nii.gz")
+    causes = ("fold 0 has 1 case in training and validation (c)", "case a: ", "dataset.json lacks (3)")
+    code, printed = run(capsys, "doctor", "-d", "501", "-np", "1")
+    assert code == 1 and all(cause in printed for cause in causes)
+    code, printed = plan(capsys)
+    assert code == 2 and all(cause in printed for cause in causes)
+    write_planned(raw)
+    trainer = ("-tr", "nnUNetTrainer", "-p", "P", "-device", "cpu")
+    code, printed = run(capsys, "crossval", "-d", "501", *trainer)
+    assert code == 2 and causes[0] in printed
+
+
+def write_planned(raw):
+    """Write what planning the dataset would have left, without what is in it."""
+    folder = raw.parents[1] / "nnUNet_preprocessed" / raw.name
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    shutil.copy(raw / "dataset.json", folder)
+    settings = {"data_identifier": "data", "patch_size": [16] * 3, "spacing": [1.0] * 3, "batch_size": 2}
+    settings["normalization_schemes"] = ["ZScoreNormalization"]
+    plans = {"plans_name": "P", "dataset_name": raw.name, "configurations": {"3d_fullres": settings}}
+    (folder / "P.json").write_text(json.dumps(plans))
+    for path in (path for case in CASES for path in case_files(folder / "data", case)):
+        path.touch()
 
 
 def test_the_same_scan_under_two_patients_is_told(raw):

@@ -5,11 +5,12 @@ import io
 import json
 import os
 import random
-import signal
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from limits import at_most
 from report_runs import attention, reuse
 from sharing_inputs import PLANS, write_dataset
 
@@ -17,6 +18,7 @@ from rectal_nnformer.analysis.records import read_attention, read_epochs, read_r
 from rectal_nnformer.cli.training_hint import training_commands
 from rectal_nnformer.demo.cohort.rectum_outline import read_rectum_outlines
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.candidates import MOST_CANDIDATES, Candidate
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.detection import StrictCounts
 from rectal_nnformer.evaluation.fold import read_evaluation, write_evaluation
@@ -32,7 +34,7 @@ from rectal_nnformer.planning.outdated import differing_settings
 from rectal_nnformer.sharing.dataset import export_dataset
 from rectal_nnformer.sharing.deidentify import pseudonyms
 from rectal_nnformer.training.recovery import Recovery, read_recoveries, write_recoveries
-from rectal_nnformer.utils.files import csv_text, read_json_if_whole, read_table
+from rectal_nnformer.utils.files import MAX_VALUES, count_values, csv_text, read_json_if_whole, read_table
 
 NUM_VARIANTS = 75
 SECONDS = 10
@@ -67,22 +69,6 @@ STRANGE = (
     [None],
     {"a": {}},
 )
-
-
-@contextmanager
-def at_most(seconds):
-    """Fail where something waits, as opening a named pipe does."""
-
-    def stop(*_):
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def places(content, found):
@@ -255,6 +241,20 @@ def test_plans_beside_a_named_pipe_are_found(whole):
     with at_most(SECONDS):
         assert PreprocessedDataset(whole).plans_names() == [PLANS]
     (whole / "pipe.json").unlink()
+
+
+def test_a_small_file_of_very_many_values_is_refused(tmp_path):
+    """Each of them would become an error of its own, of a kilobyte."""
+    path = tmp_path / "splits_final.json"
+    path.write_bytes(b"[" + b"[]," * (MAX_VALUES // 2) + b"[]]")
+    with at_most(SECONDS), pytest.raises(RectalError, match=rf"splits_final\.json .*more than the {MAX_VALUES} values"):
+        read_splits(path)
+
+
+def test_the_scores_of_a_large_cohort_are_read(tmp_path):
+    candidate = Candidate(1, 20, 0.02, (1.0, 2.0, 3.0), confidence=0.5, in_mask=False, shared_voxels=(0, 0))
+    write_evaluation(summarize_cases([replace(CASE, candidates=(candidate,) * (MOST_CANDIDATES + 2))]), tmp_path)
+    assert count_values((tmp_path / "lesion_detection.json").read_bytes()) * 2000 < MAX_VALUES
 
 
 FORMULAS = ("=1+1", "+cmd|' /C calc'!A0", "-2+3+cmd", "@SUM(A1)", "\t=1", "=HYPERLINK('x')", "--", "-case", "\r=1")

@@ -12,6 +12,8 @@ from functools import partial
 import pytest
 from pipeline import SCRIPTS, run, what_is_not_whole
 
+from rectal_nnformer.evaluation.operating_point import Choice, OperatingPoint, write_point
+
 pytestmark = pytest.mark.slow
 PLANS = "nnUNetRectalSMITSmallPlans"
 MODEL = ("-d", "7", "-tr", "OneCaseSMIT_CPU", "-p", PLANS)
@@ -26,9 +28,17 @@ SAMPLE = [
     ("export", MEGABYTE, "full"),
     ("export", MEGABYTE, "largest file"),
     ("report", 20_000, "full"),
+    ("predict with a point", 300, "largest file"),
+    ("predict with probabilities", 20_000, "largest file"),
+    ("export_model", 100_000, "largest file"),
+    ("import_model", 100_000, "largest file"),
+    ("import_dataset", 100_000, "largest file"),
 ]
 """Command, after how many bytes the disk is full, and how: for good, freed again, or no file may be that large."""
-COMMANDS = ("convert", "plan_and_preprocess", "train", "predict", "export", "report")
+COMMANDS = (
+    *("convert", "plan_and_preprocess", "train", "predict", "export", "report"),
+    *("predict with a point", "predict with probabilities", "export_model", "import_model", "import_dataset"),
+)
 POINTS = 10
 SHARES_OF_LARGEST_FILE = (0.1, 0.5, 0.9)
 SECONDS_FULL = 0.3
@@ -103,6 +113,11 @@ def trained(small_dataset, tmp_path_factory):
     variables["nnUNet_preprocessed"] = str(own / "nnUNet_preprocessed")
     (own / "nnUNet_results").mkdir()
     run(variables, "rectal_nnformer", "train", 7, "3d_fullres", 0, *MODEL[2:], "-device", "cpu")
+    run(variables, "rectal_nnformer", "export_model", *MODEL, "-f", 0, "-o", own / "model.zip")
+    run(variables, "rectal_nnformer", "export_dataset", "-d", 7, "-o", own / "dataset.zip")
+    with_point = shutil.copytree(own / "nnUNet_results", own / "with_point")
+    for model in with_point.glob("*/*"):
+        write_point(Choice("f1", OperatingPoint(0.99, 0.0), True, "", 1, 1, 1, 0), model)
     return variables, own, base
 
 
@@ -120,7 +135,12 @@ def commands(base, own, disk):
         "plan_and_preprocess": (plan, {"nnUNet_preprocessed": str(disk)}),
         "train": (train, {"nnUNet_results": str(disk)}),
         "predict": (predict, {}),
+        "predict with a point": (predict, {"nnUNet_results": str(own / "with_point")}),
+        "predict with probabilities": ((*predict, "--save_probabilities"), {}),
         "export": (("export_dataset", "-d", 7, "-o", disk / "sent.zip"), {}),
+        "export_model": (("export_model", *MODEL, "-f", 0, "-o", disk / "model.zip"), {}),
+        "import_model": (("import_model", own / "model.zip"), {"nnUNet_results": str(disk)}),
+        "import_dataset": (("import_dataset", own / "dataset.zip"), {"nnUNet_preprocessed": str(disk)}),
         "report": (("report", model, "-o", disk / "report.html"), {}),
     }
 

@@ -1,12 +1,14 @@
 """What somebody sent runs nothing in our commands: pickles and checkpoints are looked at before nnU-Net opens them."""
 
 import json
+import os
 import pickle
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from limits import at_most
 from sharing_inputs import CASES, DATA, PLANS, Runs, evil_pickle, set_folders, write_dataset
 
 from rectal_nnformer import cli
@@ -19,6 +21,7 @@ from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.training import run_folds
 from rectal_nnformer.training.crossval import cross_validate
+from rectal_nnformer.utils import pickles
 
 TRAINER = "nnUNetTrainer"
 
@@ -99,6 +102,25 @@ def test_a_damaged_array_is_named(dataset, content):
     path.unlink()
     with pytest.raises(RectalError, match=CASES[0]):
         read_arrays(dataset / DATA, CASES[0])
+
+
+def test_a_pipe_among_properties_or_arrays_is_not_waited_for(dataset, run, capsys):
+    os.mkfifo(dataset / DATA / "zz.pkl")
+    os.mkfifo(dataset / DATA / "zz.b2nd")
+    with at_most(seconds=60):
+        assert "zz.pkl cannot be used: it is a named pipe" in refused(capsys, *train())
+        with pytest.raises(RectalError, match=r"zz\.pkl cannot be used: it is a named pipe"):
+            cross_validate(501, trainer=TRAINER, plans=PLANS, device="cpu")
+        with pytest.raises(RectalError, match=r"zz\.b2nd cannot be read: it is a named pipe"):
+            read_blosc2(dataset / DATA / "zz.b2nd")
+    assert run == []
+
+
+def test_properties_too_large_for_a_case_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "MAX_PICKLE_BYTES", 100)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.zeros(100)))
+    with pytest.raises(RectalError, match=r"a\.pkl cannot be used: it has more than the 100 bytes"):
+        check_properties(tmp_path)
 
 
 def test_an_array_that_is_an_expression_is_not_opened(tmp_path):

@@ -1,10 +1,13 @@
 """What a wheel, a source distribution and an editable installation contain."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,22 @@ def test_the_trainers_are_one_folder_and_import_path_is_file_path():
     ):
         assert Path(module.__file__).parent.resolve() == (package / name).resolve()
     assert trainers_folder() == (package / "trainers").resolve()
+
+
+def imported(path):
+    """Return the first part of the name of every module that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_every_package_that_is_imported_is_declared():
+    declared = re.findall(r'"([\w.-]+)>=', (CHECKOUT / "setup.py").read_text(encoding="utf-8"))
+    names = {name.lower().replace("_", "-") for name in declared}
+    folders = ("rectal_nnformer", "dataset_conversion", "trainers")
+    modules = {name for folder in folders for path in (CHECKOUT / folder).rglob("*.py") for name in imported(path)}
+    providers = {"mlflow": ["mlflow-skinny"], "tomli": ["tomli"], **metadata.packages_distributions()}
+    for module in modules - {"rectal_nnformer"} - sys.stdlib_module_names:
+        assert names & {name.lower().replace("_", "-") for name in providers[module]}, f"setup.py lacks {module}"

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from conversion_inputs import SAGITTAL, TILT, as_image, every_byte_of, write_series
+from limits import largest_file
 from prediction_runs import MODEL, predict, stand_in_for_nnunet, write_model, write_scan
 from test_dicom_frames import write_enhanced
 
@@ -19,12 +20,14 @@ from rectal_nnformer import __version__, prediction
 from rectal_nnformer.dicom.contours import read_regions
 from rectal_nnformer.dicom.segmentations import read_segments
 from rectal_nnformer.dicom.series import find_series
+from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.findings import largest_diameter
 from rectal_nnformer.evaluation.operating_point import Choice, OperatingPoint, read_point, write_point
 from rectal_nnformer.imaging.display import AXIAL, hanging_of, slice_axis
 from rectal_nnformer.imaging.display import SAGITTAL as HUNG_SAGITTAL
 
 SHAPE, SPACING = (10, 30, 28), (0.8, 0.9, 3.0)
+MODEL_FOLDER = "results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
 SECRETS = ("mueller", "hansjoerg", "secret-17", "19510203")
 
 
@@ -395,7 +398,7 @@ def test_findings_tell_how_sure_the_network_is(tmp_path, sure, options, doubtful
 def test_the_operating_point_chooses_lesions_and_the_findings_keep_what_it_removed(
     tmp_path, sure, options, doubtful_scan, capsys
 ):
-    model = tmp_path / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    model = tmp_path / MODEL_FOLDER
     counts = {"n_cases": 1, "n_reference": 1, "n_detected": 1, "n_false_positive": 0}
 
     def lesions_at(confidence, volume=0.0, *more):
@@ -422,7 +425,7 @@ def test_the_operating_point_chooses_lesions_and_the_findings_keep_what_it_remov
 def test_where_nothing_is_known_the_operating_point_is_not_applied_and_that_is_told(
     tmp_path, predicted, options, doubtful_scan
 ):
-    model = tmp_path / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres"
+    model = tmp_path / MODEL_FOLDER
     write_point(Choice("f1", OperatingPoint(0.99, 0.0), True, "", 1, 1, 1, 0), model)
     assert predict("-i", doubtful_scan, *options) == 0
     scan = findings_of(tmp_path)
@@ -432,6 +435,49 @@ def test_where_nothing_is_known_the_operating_point_is_not_applied_and_that_is_t
     for wrong in ({"wish": 1}, {**right, "wish": "foo"}, {**right, "point": nan}):
         (model / "operating_point.json").write_text(json.dumps(wrong))
         assert predict("-i", doubtful_scan, *options) == 2
+
+
+@pytest.mark.parametrize("fault", ["a full disk", "damaged candidates"])
+def test_one_scan_to_which_the_point_cannot_be_applied_is_named_and_the_others_go_on(
+    tmp_path, sure, options, doubtful_scan, capsys, monkeypatch, fault
+):
+    write_point(Choice("f1", OperatingPoint(0.7, 0.0), True, "", 1, 1, 1, 0), tmp_path / MODEL_FOLDER)
+    (doubtful_scan.parent / "bad.nii.gz").write_bytes(doubtful_scan.read_bytes())
+    choose = prediction.run.choose_lesions
+
+    def choose_all_but_one(mask, *told):
+        if mask.name != "bad.nii.gz":
+            return choose(mask, *told)
+        if fault == "damaged candidates":
+            numbers = mask.parent / "candidates" / mask.name
+            numbers.write_bytes(numbers.read_bytes()[:100])
+            return choose(mask, *told)
+        with largest_file(100):
+            return choose(mask, *told)
+
+    monkeypatch.setattr(prediction.run, "choose_lesions", choose_all_but_one)
+    assert predict("-i", doubtful_scan.parent, *options) == 1
+    assert "1 scan not predicted:\n  bad: " in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["scan.nii.gz"]
+    scans = {scan["scan"]: scan for scan in json.loads((tmp_path / "out/findings.json").read_text())["scans"]}
+    assert len(scans["scan"]["lesions"]) == 1 and not scans["scan"]["problem"] and scans["bad"]["problem"]
+
+
+def test_one_scan_that_cannot_be_described_is_named_and_the_others_go_on(
+    tmp_path, sure, options, doubtful_scan, capsys, monkeypatch
+):
+    (doubtful_scan.parent / "bad.nii.gz").write_bytes(doubtful_scan.read_bytes())
+    describe = prediction.run.describe_scan
+
+    def describe_all_but_one(scan, *told):
+        if scan.scan == "bad":
+            raise RectalError("it is damaged")
+        return describe(scan, *told)
+
+    monkeypatch.setattr(prediction.run, "describe_scan", describe_all_but_one)
+    assert predict("-i", doubtful_scan.parent, *options) == 1
+    assert "1 scan not predicted:\n  bad: it is damaged" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "out/findings.json").read_text())["scans"]) == 2
 
 
 def test_a_scan_whose_candidates_are_damaged_is_predicted_again(tmp_path, sure, options, doubtful_scan, capsys):

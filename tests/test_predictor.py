@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from limits import largest_file
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -113,6 +114,20 @@ def test_all_files_of_nnunet_are_written(models, tmp_path, monkeypatch):
     assert predict_folder(models["classes"], [*arguments, "--continue_prediction"]) == 0
     assert (tmp_path / "ours/case.nii.gz").exists()
     assert (tmp_path / "ours/second.nii.gz").stat().st_mtime_ns == before
+
+
+def test_a_case_that_cannot_be_written_is_named_and_the_others_go_on(models, tmp_path, capsys):
+    scans, output = write_scan(tmp_path / "scans", (16, 14, 8)), tmp_path / "ours"
+    write_scan(scans, (8, 8, 4), name="small")
+    output.mkdir()
+    (output / "case.nii.gz").touch()  # of another prediction
+    arguments = ["-i", str(scans), "-o", str(output), "-f", "0", "-device", "cpu", "--disable_tta"]
+    with largest_file(6_000):
+        assert predict_folder(models["classes"], [*arguments, "--save_probabilities"]) == 1
+    printed = capsys.readouterr().err
+    assert f"File too large: '{output}/case.npz'" in printed and "Traceback" not in printed
+    assert not [path for path in output.rglob("*case*") if path.is_file()]
+    assert {path.name for path in output.rglob("small.*")} >= {"small.nii.gz", "small.npz", "small.pkl"}
 
 
 def test_windows_of_padding_are_background_and_not_predicted(models):

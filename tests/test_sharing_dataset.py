@@ -10,6 +10,7 @@ import blosc2
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from limits import largest_file
 from safetensors.numpy import load, save
 from sharing_inputs import (
     CASES,
@@ -34,6 +35,7 @@ from rectal_nnformer.planning import BACKBONES
 from rectal_nnformer.sharing import bundle as bundles
 from rectal_nnformer.sharing import dataset as datasets
 from rectal_nnformer.sharing import export_dataset, import_dataset, inspect_file
+from rectal_nnformer.sharing.cases import read_case, write_case
 
 CASE = f"{DATA}/{CASES[1]}"
 MASK = f"gt_segmentations/{CASES[0]}"
@@ -112,6 +114,21 @@ def test_a_dataset_arrives_as_it_was(sender, bundle, tmp_path):
     splits = [json.loads((place / "splits_final.json").read_text()) for place in (home, folder)]
     assert splits[0] == splits[1]
     assert not [path for path in all_files(folder) if path.startswith(".")]
+
+
+@pytest.mark.parametrize("num_bytes", [0, 2_000, 50_000, 54_000])
+def test_an_import_that_does_not_fit_is_named_and_leaves_nothing(bundle, tmp_path, capsys, num_bytes):
+    with largest_file(num_bytes), pytest.raises(SystemExit) as ended:
+        cli.main(["import_dataset", str(bundle)])
+    preprocessed = tmp_path / "away/nnUNet_preprocessed"
+    assert ended.value.code == 2 and str(preprocessed / NAME) in capsys.readouterr().err
+    assert not list(preprocessed.iterdir())
+
+
+def test_a_case_that_does_not_fit_is_named(sender, tmp_path):
+    arrays, properties, _ = read_case(sender[0] / CASE)
+    with largest_file(1000), pytest.raises(RectalError, match=r"/case could not be written \(.*MB left"):
+        write_case(tmp_path / "case", arrays, properties, None)
 
 
 def test_grids_of_nibabel_arrive(home, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 import torch
+from limits import largest_file
 from safetensors.torch import load, save
 from sharing_inputs import (
     CASES,
@@ -572,6 +573,31 @@ def test_inspecting_never_starts_a_program(tmp_path, monkeypatch, capsys):
     cli.main(["inspect", str(tmp_path / "raw.pkl")])
     cli.main(["inspect", str(tmp_path / "evil.pth")])
     assert evil and "os.system" in capsys.readouterr().out and not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("num_bytes", [0, 3_000, 300_000])
+def test_an_export_that_does_not_fit_is_named_and_leaves_nothing(home, tmp_path, capsys, num_bytes):
+    weights = {"network_weights": {"a": torch.rand(100_000)}}
+    torch.save({**checkpoint(home, 0), **weights}, home / CHECKPOINT)
+    folder = tmp_path / "sent"
+    folder.mkdir()
+    command = ["export_model", "-d", "501", "-o", str(folder / "model.zip"), "-tr", TRAINER, "-p", PLANS]
+    with largest_file(num_bytes), pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "model.zip" in told and "File too large" in told and not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100, 1500])
+@pytest.mark.parametrize("of_nnunet", [False, True])
+def test_an_import_that_does_not_fit_is_named_and_leaves_nothing(
+    sender, bundle, tmp_path, capsys, num_bytes, of_nnunet
+):
+    path = model_zip(sender[0], tmp_path / "model.zip") if of_nnunet else bundle
+    with largest_file(num_bytes), pytest.raises(SystemExit) as ended:
+        cli.main(["import_model", str(path)])
+    results = tmp_path / "away/nnUNet_results"
+    assert ended.value.code == 2 and str(results) in capsys.readouterr().err and not list(results.iterdir())
 
 
 def test_the_commands(home, tmp_path, monkeypatch, capsys):

@@ -3,8 +3,11 @@
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import time
+import tracemalloc
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -235,6 +238,18 @@ def test_what_is_wrong_with_a_checkpoint(tmp_path):
     path.unlink()
     os.mkfifo(path)
     assert checkpoint_problem(path) == "is no file"
+
+
+def test_a_checkpoint_that_would_fill_the_memory_is_not_unpacked(tmp_path):
+    path = tmp_path / "checkpoint_final.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(20 << 20))
+    tracemalloc.start()
+    try:
+        assert re.fullmatch(r"would unpack to 20971520 bytes, more than the \d+ it has, .*", checkpoint_problem(path))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_fold_with_a_damaged_or_foreign_checkpoint_is_not_trained(tmp_path):

@@ -2,15 +2,14 @@
 
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from limits import largest_file
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import read_image
@@ -29,17 +28,6 @@ with staged_file(Path("table.json")) as file, staged_folder(Path("Dataset007_A.B
     print(os.getpid(), flush=True)
     signal.raise_signal(signal.SIGKILL) if sys.argv[1] == "killed" else sys.stdin.read()
 """
-
-
-@contextmanager
-def largest_file(num_bytes):
-    """Let no file of this process grow beyond some bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def noise(dtype=np.float32):

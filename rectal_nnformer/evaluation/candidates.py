@@ -20,6 +20,7 @@ from rectal_nnformer.evaluation.detection import Component, describe_components
 from rectal_nnformer.evaluation.log_odds import MAX_LOG_ODDS
 from rectal_nnformer.imaging.masks import MIN_VOXELS, Components, TumorHeads, bounding_box, find_components
 from rectal_nnformer.imaging.reading import in_order_of, read_image
+from rectal_nnformer.imaging.writing import written_whole
 from rectal_nnformer.utils.files import staged_file, write_json
 from rectal_nnformer.utils.json_records import read_own
 
@@ -198,11 +199,20 @@ def read_log_odds(file: Path, mask: sitk.Image, tumor: TumorHeads, labels: Seque
 
     Returns:
         None if there is no file, or it does not belong to the mask.
+
+    Raises:
+        RectalError: The file is damaged, or holds something else.
     """
     if not file.is_file():
         return None
-    with np.load(file, allow_pickle=False) as content:
-        log_odds = log_odds_of(content["probabilities"], tumor)
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            log_odds = log_odds_of(content["probabilities"], tumor)
+    except Exception as error:  # arbitrary bytes make the library raise almost anything
+        reason = " ".join(str(error).split())
+        raise RectalError(
+            f"{file} holds no probabilities of the model ({reason}). Predict the case again, or remove it."
+        ) from None
     for turned in (mask, sitk.DICOMOrient(mask, "RAS")):
         is_tumor = np.isin(sitk.GetArrayViewFromImage(turned), labels)
         if is_tumor.shape == log_odds.shape and np.mean(is_tumor != (log_odds > 0)) < MOST_DIFFERENT:
@@ -243,12 +253,17 @@ def as_predicted(mask: Path) -> Path:
 
 
 def write_candidates(mask: Path, found: CaseCandidates, write_image: Callable[[str], None]) -> None:
-    """Write the candidates of a case; `write_image` writes their numbers to a path, on the grid of the mask."""
+    """Write the candidates of a case; `write_image` writes their numbers to a path, on the grid of the mask.
+
+    Raises:
+        RectalError: They could not be written whole, as on a full disk; none are left then.
+    """
     image, record = candidate_files(mask)
     record.unlink(missing_ok=True)
     network_mask(mask).unlink(missing_ok=True)
-    with staged_file(image) as path:
+    with staged_file(image) as path, written_whole(path):
         write_image(str(path))
+        read_image(path)
     write_json(record, asdict(found))
 
 

@@ -92,7 +92,11 @@ def _count_probabilities(jobs: Sequence[CaseJob], output: Path, workers: int) ->
     file.unlink(missing_ok=True)  # of other masks
     if not all(job.probabilities.is_file() for job in jobs):
         return
-    counts = map_with_progress(count_voxels, jobs, workers, "Calibration")
+    try:
+        counts = map_with_progress(count_voxels, jobs, workers, "Calibration")
+    except RectalError as error:  # of an optional file: the masks are scored without
+        print(f"No calibration: {error}")
+        return
     if unlike := [job.case for job, one in zip(jobs, counts, strict=True) if one is None]:
         print(f"No calibration: the probabilities of {some(unlike)} are not those of their masks.")
         return

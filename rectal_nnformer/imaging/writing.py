@@ -1,5 +1,7 @@
 """Writing image files, and making sure that all of them arrived."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,21 @@ def write_volume(image: sitk.Image, path: Path, compression_level: int = -1) -> 
     Raises:
         RectalError: What was written is not the image, as on a disk that is full.
     """
-    try:
+    with written_whole(path):
         sitk.WriteImage(image, itk_path(path), useCompression=True, compressionLevel=compression_level)
         if not np.array_equal(sitk.GetArrayFromImage(read_image(path)), sitk.GetArrayViewFromImage(image)):
             raise RectalError("other voxels are in the file than were written")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[None]:
+    """Remove an image that the block, which writes it and may read it again, finds not whole.
+
+    Raises:
+        RectalError: Says why.
+    """
+    try:
+        yield
     except (RuntimeError, RectalError) as error:
         path.unlink(missing_ok=True)
         reason = itk_message(error) if isinstance(error, RuntimeError) else error

@@ -14,6 +14,7 @@ import torch
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.pretrained_files import DOCUMENTATION, WEB_PAGE, is_web_page
+from rectal_nnformer.nnunet.checkpoints import unpacked_bytes
 from rectal_nnformer.nnunet.layout import FoldFolder, check_weights_file
 
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
@@ -91,16 +92,15 @@ def read_checkpoint(path: Path, mapped: bool = False) -> Any:
 
 
 def _check_size(path: Path) -> None:
-    """Refuse a file made to fill the memory: PyTorch does not compress, so none of its files unpacks to more.
+    """Refuse a file made to fill the memory.
 
     A zip that cannot be looked into is refused too, since PyTorch's own reader may still open it.
     """
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            total = sum(entry.file_size for entry in entries)
-            pickles = [e for e in entries if e.filename.rpartition("/")[2] == "data.pkl" and total <= size]
+            total = unpacked_bytes(archive)
+            pickles = [e for e in archive.infolist() if e.filename.rpartition("/")[2] == "data.pkl" and total <= size]
             copying = any(_COPYING.search(archive.read(entry)) for entry in pickles)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, zlib.error):
         raise RectalError(f"{path} cannot be read as weights: {_diagnosis(path, '')}") from None

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.utils.files import kind_of
 from rectal_nnformer.utils.pickles import read_own_pickle
 
 _EVALUATED = (b"b2o", b"proxy-source", b"LazyArray")
@@ -39,6 +40,8 @@ def read_blosc2(path: Path) -> NDArray[Any]:
         RectalError: It is missing, damaged or no array.
     """
     remedy = "Preprocess the dataset again."
+    if kind := kind_of(path):
+        raise RectalError(f"{path} cannot be read: it is {kind}. {remedy}")
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)

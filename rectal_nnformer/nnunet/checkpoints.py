@@ -29,6 +29,8 @@ def _problem(path: Path, trainer: str | None, size: int, _modified: int) -> str:
         return "is empty"
     try:
         with zipfile.ZipFile(path) as archive:
+            if (total := unpacked_bytes(archive)) > size:
+                return f"would unpack to {total} bytes, more than the {size} it has, as no file of PyTorch does"
             if archive.testzip() is not None:
                 return "is damaged inside"
             (name,) = (entry for entry in archive.namelist() if entry.rpartition("/")[2] == "data.pkl")
@@ -38,6 +40,11 @@ def _problem(path: Path, trainer: str | None, size: int, _modified: int) -> str:
     if trainer is not None and written_by != trainer:
         return f"is of {written_by or 'no trainer of nnU-Net'} and not of {trainer}"
     return ""
+
+
+def unpacked_bytes(archive: zipfile.ZipFile) -> int:
+    """Return to how many bytes a zip claims to unpack: no more than it has where PyTorch wrote it, uncompressed."""
+    return sum(entry.file_size for entry in archive.infolist())
 
 
 def _trainer_name(pickle: bytes) -> str:

@@ -18,7 +18,7 @@ from rectal_nnformer.nnunet.layout import IMAGE_DIGESTS, id_lock
 from rectal_nnformer.nnunet.names import FULLRES, WINDOW_FILE
 from rectal_nnformer.nnunet.plans import Plans, PositiveMm
 from rectal_nnformer.nnunet.splits import check_folds_of
-from rectal_nnformer.planning.case_check import check_cases
+from rectal_nnformer.planning.case_check import check_cases, check_dataset
 from rectal_nnformer.planning.dataset import TrainingDataset, open_raw_dataset
 from rectal_nnformer.planning.fingerprint import extract_tumor_fingerprint, load_tumor_fingerprint
 from rectal_nnformer.planning.intensity_window import load_intensity_window
@@ -77,7 +77,11 @@ def plan_dataset(
     dataset = open_raw_dataset(dataset_id)
     waiting = f"{dataset.name} is being planned or imported by another process. Waiting for it."
     with locked(id_lock(dataset.preprocessed.path), waiting, wait=True):
-        check_folds_of(dataset.preprocessed, dataset.cases, planning=True)
+        try:
+            check_folds_of(dataset.preprocessed, dataset.cases, planning=True)
+        except RectalError:  # what else is wrong is told with it
+            check_dataset(dataset, _num_processes(num_processes_fingerprint, FINGERPRINT_PROCESSES, dataset), True)
+            raise
         extract_fingerprint(dataset, num_processes=num_processes_fingerprint, clean=clean)
         planner = RectalExperimentPlanner(
             dataset_id,

@@ -13,11 +13,32 @@ from rectal_nnformer.imaging.masks import label_values
 from rectal_nnformer.imaging.reading import FORMATS, geometry_problems, grid_differences, in_order_of, read_image
 from rectal_nnformer.imaging.volumes import CaseReport, check_volume, cut_images, same_images, shape_problems
 from rectal_nnformer.nnunet.patients import read_patients
+from rectal_nnformer.nnunet.splits import check_folds_of
 from rectal_nnformer.planning.dataset import TrainingDataset
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
 
 MOST_TOLD = 20
+
+
+def check_dataset(dataset: TrainingDataset, num_processes: int, planning: bool = False) -> list[str]:
+    """Check the folds and read every training image and mask; return what to know.
+
+    Raises:
+        RectalError: Tells everything for which `check_folds_of` or `check_cases` refuses the dataset.
+    """
+    notes, problems = [], []
+    for check in (
+        lambda: check_folds_of(dataset.preprocessed, dataset.cases, planning),
+        lambda: check_cases(dataset, num_processes)[0],
+    ):
+        try:
+            notes += check()
+        except RectalError as error:
+            problems.append(str(error))
+    if problems:
+        raise RectalError("\n".join(problems))
+    return notes
 
 
 def check_cases(dataset: TrainingDataset, num_processes: int) -> tuple[list[str], dict[str, str]]:

@@ -24,7 +24,7 @@ from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.planning.backbones import BACKBONES
 from rectal_nnformer.planning.memory import MIN_BATCH_SIZE
 from rectal_nnformer.planning.planner import configuration_settings
-from rectal_nnformer.utils.files import staged_folder, write_json
+from rectal_nnformer.utils.files import staged_folder, write_json, writing
 
 ARGUMENT_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "patch_size": (("roi_x", "roi_y", "roi_z"), ("roi_size",), ("patch_size",), ("img_size",)),
@@ -123,7 +123,8 @@ def write_model(model: ImportedModel, folder: Path, dataset_name: str) -> None:
             write_json(temporary / layout.DATASET_JSON, model.dataset_json)
             fold = temporary / layout.fold_name(0)
             (fold / layout.VALIDATION).mkdir(parents=True)
-            torch.save(checkpoint, fold / layout.CHECKPOINT_FINAL)
+            with writing(fold / layout.CHECKPOINT_FINAL):
+                torch.save(checkpoint, fold / layout.CHECKPOINT_FINAL)
             # What a training leaves besides, empty but for a note; nnU-Net's export to zip insists on it.
             note = f"Imported from {model.plans.record['imported_from']}"
             write_json(temporary / layout.DATASET_FINGERPRINT, {"note": note, "spacings": [], "shapes_after_crop": []})

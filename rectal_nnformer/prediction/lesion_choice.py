@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from rectal_nnformer.evaluation.candidates import as_predicted, network_mask, read_candidates
 from rectal_nnformer.evaluation.operating_point import OperatingPoint
 from rectal_nnformer.imaging.reading import in_order_of, read_image
+from rectal_nnformer.imaging.writing import write_volume
 from rectal_nnformer.utils.files import copy_file, staged_file
 
 
@@ -24,7 +25,7 @@ def choose_lesions(mask: Path, labels: Sequence[int], point: OperatingPoint | No
         False if the candidates of the mask are not known, so that it was left as it is.
 
     Raises:
-        RectalError: A file is damaged.
+        RectalError: A file is damaged, or the mask could not be written whole; the one before is there still.
     """
     kept, network = read_candidates(mask), network_mask(mask)
     if point is None:
@@ -52,5 +53,5 @@ def choose_lesions(mask: Path, labels: Sequence[int], point: OperatingPoint | No
     if not network.is_file():
         copy_file(mask, network)
     with staged_file(mask) as path:
-        sitk.WriteImage(chosen, str(path), True)
+        write_volume(chosen, path)
     return True

@@ -7,6 +7,7 @@ through the network.
 
 import argparse
 import itertools
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.candidates import find_candidates, log_odds_of, write_candidates
 from rectal_nnformer.evaluation.log_odds import MAX_LOG_ODDS, count_case, from_sparse
 from rectal_nnformer.imaging.masks import ignore_label, tumor_heads, tumor_labels
+from rectal_nnformer.imaging.writing import written_whole
 from rectal_nnformer.nnunet.commands import interruptible
 from rectal_nnformer.nnunet.find_trainer import trainers_within_reach
 from rectal_nnformer.nnunet.resampling import FastResampling, interpolation_orders
@@ -56,6 +58,7 @@ class BatchedPredictor(nnUNetPredictor):
     batch_size = 0  # Windows; found when the first one was predicted.
     loaded: Mapping[str, Tensor] | None = None  # Which of the folds' weights are in the network.
     disagreement: float | None = None  # Of the folds about the last case.
+    unwritten: list[str] | None = None  # What could not be written, where other cases go on; None: the first ends all.
     reference: Callable[[str], Path] | None = None  # The reference of a case, where voxels are to be counted.
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -111,12 +114,21 @@ class BatchedPredictor(nnUNetPredictor):
                     print(f"Predicting {Path(case['ofile']).name}:", flush=True)
                 logits = self.predict_logits_from_preprocessed_data(case["data"].float())
                 output = case["data_properties"], case["ofile"], save_probabilities, self.disagreement
-                for written in writing:
-                    written.result()
+                self._finish(writing)
                 writing = [thread.submit(self.write, logits, *output)]
-            for written in writing:
-                written.result()
+            self._finish(writing)
         compute_gaussian.cache_clear()
+
+    def _finish(self, writing: Sequence[Future[None]]) -> None:
+        """Wait until cases are written."""
+        for written in writing:
+            try:
+                written.result()
+            except (RectalError, OSError) as error:
+                if self.unwritten is None:
+                    raise
+                self.unwritten.append(str(error))
+                print(error, file=sys.stderr)
 
     @torch.inference_mode()
     def write(
@@ -127,7 +139,16 @@ class BatchedPredictor(nnUNetPredictor):
         save_probabilities: bool,
         disagreement: float | None = None,
     ) -> None:
-        """Write candidates and mask of a case, and its probabilities if asked for, to a path that lacks its ending."""
+        """Write candidates and mask of a case, and its probabilities if asked for, to a path that lacks its ending.
+
+        A mask that was there before is removed first, so that none of another prediction stays where this one fails.
+
+        Raises:
+            RectalError: Candidates or mask could not be written whole.
+            OSError: Probabilities could not.
+        """
+        mask = Path(output + self.dataset_json["file_ending"])
+        mask.unlink(missing_ok=True)
         orders = None if save_probabilities else self._orders(properties)
         if orders is None:
             labels, log_odds = self._by_nnunet(logits, properties, output if save_probabilities else None)
@@ -141,10 +162,9 @@ class BatchedPredictor(nnUNetPredictor):
             self.counts += count_case(log_odds, reference, tumor, *told)
         numbers, found = find_candidates(log_odds, tumor)
         found = replace(found, disagreement=disagreement)
-        mask = Path(output + self.dataset_json["file_ending"])
         # The mask last: nnU-Net takes a case with a mask for done.
         write_candidates(mask, found, lambda path: writer.write_seg(numbers, path, properties))
-        with staged_file(mask) as path:
+        with staged_file(mask) as path, written_whole(path):
             writer.write_seg(labels, str(path), properties)
 
     def _orders(self, properties: Mapping[str, Any]) -> list[int] | None:
@@ -180,8 +200,10 @@ class BatchedPredictor(nnUNetPredictor):
             logits.cpu(), *managers, properties, return_probabilities=True
         )
         if output is not None:
-            np.savez_compressed(f"{output}.npz", probabilities=probabilities)
-            save_pickle(properties, f"{output}.pkl")
+            with staged_file(Path(f"{output}.npz")) as path:
+                np.savez_compressed(path, probabilities=probabilities)
+            with staged_file(Path(f"{output}.pkl")) as path:
+                save_pickle(properties, str(path))
         return labels, log_odds_of(probabilities, tumor_heads(self.dataset_json))
 
     @torch.inference_mode()
@@ -322,6 +344,7 @@ def predict_folder(model: Path, arguments: Sequence[str]) -> int:
                 verbose_preprocessing=given.verbose,
                 allow_tqdm=not given.disable_progress_bar,
             )
+            predictor.unwritten = []
             predictor.initialize_from_trained_model_folder(str(model), given.f, given.chk)
             predictor.predict_from_files(
                 given.i,
@@ -335,8 +358,8 @@ def predict_folder(model: Path, arguments: Sequence[str]) -> int:
                 part_id=given.part_id,
             )
     except Exception as error:  # whatever it is, what was predicted before is kept and told
-        traceback.print_exception(error, limit=0 if isinstance(error, RectalError) else None)
+        traceback.print_exception(error, limit=0 if isinstance(error, RectalError | OSError) else None)
         return 1
     finally:
         torch.set_num_threads(threads)
-    return 0
+    return int(bool(predictor.unwritten))

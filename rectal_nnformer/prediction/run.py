@@ -177,33 +177,55 @@ def _give_up_damaged(
     """Remove what nnU-Net did not write whole, and take the cases for unusable."""
     for case, path in masks.items():
         if problem := check_mask(path, checks[case][0].size, labels):
-            path.unlink(missing_ok=True)
-            del scans.cases[case]
-            scans.unusable[case] = problem
+            _give_up(scans, case, path, problem)
     for folder, name in itertools.product({path.parent for path in masks.values()}, NNUNETS_NOTES):
         if (folder / name).is_file() and read_json_if_whole(folder / name) is None:
             (folder / name).unlink()
 
 
+def _give_up(scans: Scans, case: str, mask: Path, problem: str) -> None:
+    mask.unlink(missing_ok=True)
+    del scans.cases[case]
+    scans.unusable[case] = problem
+
+
 def _choose_lesions(
     scans: Scans, masks: Mapping[str, Path], labels: Sequence[int], point: Choice | None
 ) -> dict[str, str]:
-    """Apply a model's operating point to masks; return why it could not be, for cases where that is so."""
+    """Apply a model's operating point to masks; return why it could not be, for cases where that is so.
+
+    Masks of cases of which a file is damaged, or cannot be written, are removed, and the cases taken for unusable.
+    """
     if point is not None:
         unmet = f" The wish was not met: {point.note}." if point.note else ""
         print(f"Lesions are what the model's operating point takes: {point}.{unmet}")
-    known = {case: choose_lesions(masks[case], labels, point.point if point else None) for case in scans.cases}
-    return {case: UNCHOSEN for case, chosen in known.items() if point is not None and not chosen}
+    unchosen = {}
+    for case in list(scans.cases):
+        try:
+            if not choose_lesions(masks[case], labels, point.point if point else None) and point is not None:
+                unchosen[case] = UNCHOSEN
+        except (RectalError, OSError) as error:
+            _give_up(scans, case, masks[case], str(error))
+    return unchosen
 
 
 def _describe(
     scans: Scans, predicted: Sequence[PredictedScan], labels: Sequence[int], model: PredictingModel
 ) -> list[ScanFindings]:
     """Return what was found in scans, and why nothing could be in others; write their DICOM objects."""
-    describe = partial(describe_scan, labels=labels, model=model)
+    describe = partial(_described, labels=labels, model=model)
     described = map_with_progress(describe, predicted, processes_for(len(predicted)), "Findings")
     failed = [ScanFindings(name, problem=reason) for name, reason in scans.unusable.items()]
-    return [*(replace(scan, unwritten=scans.told(scan.unwritten)) for scan in described), *failed]
+    told = (replace(d, problem=scans.told(d.problem), unwritten=scans.told(d.unwritten)) for d in described)
+    return [*told, *failed]
+
+
+def _described(scan: PredictedScan, labels: Sequence[int], model: PredictingModel) -> ScanFindings:
+    """Return what was found in a scan, or why nothing could be."""
+    try:
+        return describe_scan(scan, labels, model)
+    except (RectalError, OSError) as error:
+        return ScanFindings(scan.scan, problem=str(error))
 
 
 def _tell(job: PredictionJob, findings: Sequence[ScanFindings]) -> None:

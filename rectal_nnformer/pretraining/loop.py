@@ -25,7 +25,7 @@ from rectal_nnformer.pretraining.settings import Settings
 from rectal_nnformer.pretraining.student import Student
 from rectal_nnformer.pretraining.views import Batches, Views
 from rectal_nnformer.training.recovery import StopSignal
-from rectal_nnformer.utils.files import check_space, csv_text, locked, staged_file, write_text
+from rectal_nnformer.utils.files import check_space, csv_text, locked, staged_file, write_text, writing
 from rectal_nnformer.utils.parallel import workers_undisturbed
 from rectal_nnformer.utils.text import some
 
@@ -106,7 +106,8 @@ class Pretraining:
             write_figure(self.folder / FIGURE, self.student, self._pictures())
             weights = {"student": self.student.encoder_weights(), "teacher": self.teacher.encoder_weights()}
             # Given a name, PyTorch stores it: the same weights would have another MD5 each time.
-            with staged_file(self.weights_file) as temporary, temporary.open("wb") as file:
+            path = self.weights_file
+            with writing(path), staged_file(path) as temporary, temporary.open("wb") as file:
                 torch.save(weights, file)
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -183,7 +184,8 @@ class Pretraining:
 
     def _save(self) -> None:
         content = {name: part.state_dict() for name, part in self._parts().items()}
-        with staged_file(self.folder / CHECKPOINT) as temporary:
+        path = self.folder / CHECKPOINT
+        with writing(path), staged_file(path) as temporary:
             torch.save({**content, "step": self.step, "epochs": self.epochs, "steps": self.steps}, temporary)
 
     def _load(self) -> None:

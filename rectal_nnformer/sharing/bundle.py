@@ -19,7 +19,7 @@ from tqdm import tqdm
 from rectal_nnformer import __version__
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.sharing.schema import DatasetName, Text
-from rectal_nnformer.utils.files import staged_file
+from rectal_nnformer.utils.files import naming, staged_file
 from rectal_nnformer.utils.json_records import MAX_BYTES, R, Record, T, json_text, make_record, read_record
 from rectal_nnformer.utils.zips import CHUNK, MAX_FILES, check_paths, checked_entries, open_zip, unpacked
 
@@ -163,7 +163,7 @@ class BundleReader:
         except (SafetensorError, KeyError, ValueError, TypeError, OverflowError, RuntimeError, MemoryError) as error:
             raise RectalError(f"{name} cannot be read as safetensors ({error}).") from None
         finally:
-            (scratch / "arrays").unlink()
+            (scratch / "arrays").unlink(missing_ok=True)
 
     def verify(self) -> None:
         """Read all files and decompress all arrays, leaving nothing behind.
@@ -171,7 +171,7 @@ class BundleReader:
         Raises:
             RectalError: A file differs from the manifest, or arrays cannot be read or are not finite.
         """
-        with tempfile.TemporaryDirectory(prefix="rectal_nnformer_") as scratch:
+        with tempfile.TemporaryDirectory(prefix="rectal_nnformer_") as scratch, naming(Path(scratch)):
             for name in tqdm(self.manifest.files, desc="Reading bundle", unit="file"):
                 if name.endswith(".safetensors"):
                     if problem := self.load(name, _array_problem, Path(scratch)):

@@ -16,6 +16,7 @@ from rectal_nnformer.imaging.writing import write_volume
 from rectal_nnformer.nnunet.case_files import read_blosc2
 from rectal_nnformer.nnunet.layout import case_files
 from rectal_nnformer.sharing.schema import ItkGrid, PlansJson, Properties, is_possible_shape
+from rectal_nnformer.utils.files import writing
 from rectal_nnformer.utils.json_records import json_content, make_record
 from rectal_nnformer.utils.pickles import read_own_pickle
 
@@ -58,7 +59,8 @@ def write_case(stem: Path, arrays: Arrays, properties: Properties, patch_size: S
         array = arrays[name]
         blocks, chunks = comp_blosc2_params(array.shape, patch_size or array.shape[1:], array.itemsize)
         stored |= {f"blocks{suffix}": blocks, f"chunks{suffix}": chunks}
-    nnUNetDatasetBlosc2.save_case(arrays[DATA], arrays[SEGMENTATION], content, str(stem), **stored)
+    with writing(stem):
+        nnUNetDatasetBlosc2.save_case(arrays[DATA], arrays[SEGMENTATION], content, str(stem), **stored)
 
 
 def check_case(name: str, arrays: Arrays, properties: Properties, plans: Sequence[PlansJson]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.sharing.schema import DatasetJson, Identifier, PlainName, PlansJson
+from rectal_nnformer.utils.files import writing
 from rectal_nnformer.utils.json_records import Record, json_content, make_record
 
 MAX_TENSORS = 100_000
@@ -58,7 +59,8 @@ def write_model_checkpoint(
     arguments = {name: told[name] for name in ("configuration", "fold")}
     arguments |= {"plans": json_content(plans), "dataset_json": json_content(dataset_json)}
     kept = {name: told[name] for name in ("trainer_name", "inference_allowed_mirroring_axes")}
-    torch.save({"network_weights": whole, "init_args": arguments, **kept}, path)
+    with writing(path):
+        torch.save({"network_weights": whole, "init_args": arguments, **kept}, path)
 
 
 def _weights(path: Path, weights: Any) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, RootModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -25,7 +26,7 @@ from rectal_nnformer.sharing.checkpoints import Checkpoint, read_model_checkpoin
 from rectal_nnformer.sharing.dataset import Export, check_id_is_free
 from rectal_nnformer.sharing.deidentify import KEY_FILE, Renamer, locked_key, pseudonyms, write_key
 from rectal_nnformer.sharing.schema import DatasetJson, FingerprintJson, Number, PlansJson, Text
-from rectal_nnformer.utils.files import is_there, scratch_folder
+from rectal_nnformer.utils.files import is_there, naming, scratch_folder, writing
 from rectal_nnformer.utils.json_records import Record, T, json_text, load_json_file
 from rectal_nnformer.utils.zips import checked_entries, open_zip, unpacked
 
@@ -109,7 +110,7 @@ def import_model(path: str | Path) -> list[Path]:
     """
     path = Path(path)
     results = layout.nnunet_folder("nnUNet_results")
-    with scratch_folder(results / "import_model") as staging:
+    with scratch_folder(results / "import_model") as staging, naming(results):
         scratch, written = staging / "scratch", staging / "written"
         scratch.mkdir()
         with open_zip(path) as archive:
@@ -138,7 +139,7 @@ def _bundle_of(
             where = missing[0] if missing else layout.fold_name("*")
             raise RectalError(f"{model.path} has no {layout.CHECKPOINT_FINAL} in {where}. Train it to the end.")
         for fold in tqdm(wanted, desc="Folds", unit="fold"):
-            _add_fold(export, fold, plans, output.parent)
+            _add_fold(export, fold, plans, output)
         bundle.finish(
             kind="model",
             dataset=export.dataset,
@@ -149,13 +150,14 @@ def _bundle_of(
     return output
 
 
-def _add_fold(export: Export, fold: layout.FoldFolder, plans: PlansJson, scratch: Path) -> None:
-    """Add weights and results of a fold."""
+def _add_fold(export: Export, fold: layout.FoldFolder, plans: PlansJson, output: Path) -> None:
+    """Add weights and results of a fold to the bundle that is to become a file."""
     checkpoint, weights = read_model_checkpoint(fold.checkpoint_final)
     _check_names(checkpoint, plans, fold.model.name, fold.name)
     export.bundle.add(f"{fold.name}/{CHECKPOINT}.json", json_text(checkpoint))
-    with scratch_folder(scratch / "weights") as temporary:
-        save_file(weights, temporary / "weights")
+    with scratch_folder(output.parent / "weights") as temporary:
+        with writing(output, SafetensorError):
+            save_file(weights, temporary / "weights")
         export.bundle.add(f"{fold.name}/{CHECKPOINT}.safetensors", temporary / "weights")
     for name, kind in RESULTS.items():
         if is_there(fold.path / name):

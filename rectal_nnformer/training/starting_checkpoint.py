@@ -12,6 +12,7 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.networks.checkpoint_file import read_checkpoint
 from rectal_nnformer.nnunet.layout import FoldFolder, PreprocessedDataset, find_plans
 from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.utils.files import writing
 from rectal_nnformer.utils.text import plural
 
 LAST_LAYER = "backbone.out."
@@ -55,5 +56,7 @@ def fitted_checkpoint(path: Path, fold: FoldFolder) -> Iterator[Path]:
     )
     with tempfile.TemporaryDirectory(prefix="rectal_nnformer_") as folder:
         fitted = Path(folder) / path.name
-        torch.save({**content, "network_weights": {**weights, **{name: network[name] for name in others}}}, fitted)
+        fitting = {**weights, **{name: network[name] for name in others}}
+        with writing(fitted):
+            torch.save({**content, "network_weights": fitting}, fitted)
         yield fitted

@@ -90,8 +90,8 @@ from rectal_nnformer.utils.files import (
     locked,
     naming,
     remove_leftovers,
-    space_left,
     staged_file,
+    writing,
 )
 from rectal_nnformer.utils.text import plural
 
@@ -528,12 +528,8 @@ class RectalTrainer(nnUNetTrainer):
             if not self.disable_checkpointing:
                 self._last_checkpoint = Path(filename)  # of rank 0, to which every rank goes back
             return
-        try:
-            with staged_file(Path(filename)) as temporary:
-                super().save_checkpoint(str(temporary))
-        except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter
-            told = f"{filename} could not be written ({error}); what was there before is whole. "
-            raise RectalError(told + space_left(Path(filename).parent)) from error
+        with writing(Path(filename)), staged_file(Path(filename)) as temporary:
+            super().save_checkpoint(str(temporary))
         self._last_checkpoint = Path(filename)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:

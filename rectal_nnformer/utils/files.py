@@ -22,6 +22,9 @@ from rectal_nnformer.errors import RectalError
 
 MAX_BYTES = 256 << 20
 """Of a file that is read whole. The fingerprint of lesions takes 4 KB a case."""
+MAX_VALUES = 1 << 21
+"""Of a JSON file, as `count_values` counts them. A value of a few bytes can take some hundred bytes of memory. Of each
+scored case there are at most about 800, so that this is the score of 2600 cases, each with all its candidates."""
 SECONDS_BETWEEN_TRIES = 0.1
 MAX_DEPTH = 64
 """Levels of a JSON file; those of this project have about ten."""
@@ -45,7 +48,8 @@ def staged_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends without an exception.
 
     What was written is on the disk before, so that a full one is noticed. The temporary name keeps the suffix of
-    `path`, since many writers choose their format by it. What killed processes of this computer left is removed.
+    `path`, since many writers choose their format by it; errors name `path` instead. What killed processes of this
+    computer left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path, _has_ended)
@@ -57,6 +61,9 @@ def staged_file(path: Path) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
+    except RectalError as error:
+        error.args = (str(error).replace(str(temporary), str(path)),)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -189,6 +196,25 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def writing(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Say which file could not be written, and the space left, where a library fails to write one.
+
+    Args:
+        path: The file.
+        kinds: What the library raises besides errors of the file system and RuntimeErrors, as PyTorch and Blosc2 do.
+
+    Raises:
+        RectalError: It could not be written.
+    """
+    unwritten: tuple[type[Exception], ...] = (OSError, RuntimeError, *kinds)
+    try:
+        yield
+    except unwritten as error:
+        told = f"{path} could not be written ({error}); what was there before is as it was. {space_left(path.parent)}"
+        raise RectalError(told) from error
 
 
 def space_left(folder: Path) -> str:
@@ -381,6 +407,8 @@ def parse_json(path: Path, remedy: str) -> Any:
         RectalError: It is missing, damaged, too large or too deep, or has a key twice; ends with `remedy`.
     """
     data = read_bytes(path, remedy)
+    if count_values(data) > MAX_VALUES:
+        raise RectalError(f"{path} cannot be used: it holds more than the {MAX_VALUES} values that are read. {remedy}")
     try:
         content = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:  # text that cannot be decoded is a ValueError, too
@@ -388,6 +416,11 @@ def parse_json(path: Path, remedy: str) -> Any:
     if is_too_deep(content):
         raise RectalError(f"{path} cannot be used: it has more than {MAX_DEPTH} levels. {remedy}")
     return content
+
+
+def count_values(data: bytes) -> int:
+    """Return the number of brackets and commas in a JSON text, of which there are about as many as values."""
+    return sum(map(data.count, (b",", b"[", b"{")))
 
 
 def _type_name(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Pickles: those of our own datasets read with a short list of names, those from elsewhere listed and never read."""
 
+import io
 import pickle
 import pickletools
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.utils.files import read_bytes
 
 MAX_PICKLE_BYTES = 256 << 20
 MAX_INSTRUCTIONS = 500_000
@@ -44,13 +46,14 @@ def read_own_pickle(path: Path) -> Any:
     """Return what a pickle of one of our own datasets holds: plain values, numpy's arrays and numbers.
 
     Raises:
-        RectalError: It is damaged, or names anything else.
+        RectalError: It is no ordinary file, of more than `MAX_PICKLE_BYTES`, damaged, or names anything else.
     """
+    remedy = "Preprocess the dataset again."
+    data = read_bytes(path, remedy, MAX_PICKLE_BYTES)
     try:
-        with path.open("rb") as file:
-            return _Unpickler(file).load()
+        return _Unpickler(io.BytesIO(data)).load()
     except Exception as error:  # arbitrary bytes make the unpickler raise almost anything
-        raise RectalError(f"{path} was not opened: {error}. Preprocess the dataset again.") from None
+        raise RectalError(f"{path} was not opened: {error}. {remedy}") from None
 
 
 def names_in_pickle(data: bytes) -> list[str]:
