@@ -467,6 +467,17 @@ def test_a_pipe_among_the_files_is_not_waited_for(tmp_path):
     assert len(findings.series) == 1 and findings.others == [tmp_path / "t2/pipe.dcm"]
 
 
+def test_names_of_folders_and_files_need_not_be_in_utf8(tmp_path):
+    write_cohort(tmp_path)
+    for number in range(5):
+        (folder,) = (tmp_path / "dicom").rglob(f"t2_{number}")
+        first = min(folder.iterdir())
+        first.rename(os.fsdecode(os.fsencode(folder) + b"/\xe4.dcm"))
+    folder.rename(os.fsdecode(os.fsencode(folder) + b"\xff\xfe"))
+    assert sorted(p.name for p in (convert(tmp_path) / "labelsTr").iterdir()) == [f"t2_{i}.nii.gz" for i in range(5)]
+    assert np.array_equal(sitk.GetArrayFromImage(image_of(tmp_path, "t2_4")), sitk.GetArrayFromImage(scan(4)))
+
+
 # Headers that vary from slice to slice
 
 

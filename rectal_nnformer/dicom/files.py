@@ -15,7 +15,6 @@ from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.reading import itk_path
 
 # SOP classes of MR images: classic, enhanced, legacy converted enhanced. Others with such a beginning are no images.
 MR_STORAGE = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
@@ -35,7 +34,6 @@ def read_header(path: Path) -> FileDataset | None:
         return None
     with without_warnings():
         try:
-            itk_path(path)
             header = dcmread(path, defer_size=_KEPT_BYTES, force=lacks_preamble(path))
             return header if _fits(header, path.stat().st_size) else None
         except Exception:  # pydicom raises many kinds on what is damaged
