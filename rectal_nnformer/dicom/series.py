@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from rectal_nnformer.dicom.files import files_below, read_header, should_be_slice
 from rectal_nnformer.dicom.outlines import Outlines, outlines_of
-from rectal_nnformer.dicom.parts import parts_of
+from rectal_nnformer.dicom.parts import SAME_PLACE_MM, parts_of
 from rectal_nnformer.dicom.slices import Slice, copy_pixels, slices_of
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message
@@ -303,7 +303,7 @@ def _check_gaps(positions: NDArray[np.float64], normal: NDArray[np.float64], sli
     median = float(np.median(gaps))
     tolerance = POSITION_TOLERANCE * median
     for i, gap in enumerate(gaps):
-        if gap < 0.01:
+        if gap < SAME_PLACE_MM:
             raise RectalError(
                 f"{slices[i].where} and {slices[i + 1].where} lie in the same place: a copy, or a series with several "
                 "images per slice (diffusion, dynamic); take it away, or choose series with --description"
