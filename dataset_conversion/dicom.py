@@ -16,7 +16,7 @@ from rectal_nnformer.dataset_conversion.series_masks import SeriesMasks, match_m
 from rectal_nnformer.dataset_conversion.target import Options, make_target
 from rectal_nnformer.dicom.series import DicomSeries, Findings, find_series
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.utils.text import plural
+from rectal_nnformer.utils.text import plural, some
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11
@@ -135,6 +135,8 @@ def _print_ignored(findings: Findings, labelled: bool) -> None:
         print(f"Ignored: {place_of(uid, folder)}: {reason}")
     if findings.others:
         print(f"Ignored, not DICOM images: {plural(len(findings.others), 'file')}, such as {findings.others[0]}")
+    if findings.hidden:
+        print(f"Ignored, hidden: {some(list(map(str, findings.hidden)))}")
     if findings.outlines and not labelled:
         print(
             f"Note: {plural(len(findings.outlines), 'DICOM-SEG or RTSTRUCT file')} not used; to take them as masks, "

@@ -125,21 +125,24 @@ def should_be_slice(path: Path) -> bool:
     return path.suffix.lower() in (".dcm", ".ima")
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
     """Yield the files in a folder and below it in a fixed order; links to folders are followed, each folder once.
 
-    Of a file it is the file.
+    Of a file it is the file. Hidden files and folders are left aside, and added to `hidden`.
     """
     if folder.is_file():
         yield folder
         return
     seen = set()
     for root, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        aside = sorted(name for name in (*folders, *names) if name.startswith("."))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if (real := os.path.realpath(root)) in seen:
             folders.clear()
             continue
         seen.add(real)
+        if hidden is not None:
+            hidden += (Path(root) / name for name in aside)
         yield from (Path(root) / name for name in sorted(names) if not name.startswith("."))
 
 

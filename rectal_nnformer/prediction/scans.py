@@ -19,6 +19,7 @@ from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume, image_pro
 from rectal_nnformer.imaging.voxel_data import locate_voxels
 from rectal_nnformer.nnunet.layout import image_name
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
+from rectal_nnformer.utils.files import kind_of
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
 
@@ -81,8 +82,8 @@ def find_scans(
                 folders += 1  # which often are called as patients are
             else:
                 scans.left_aside[path.name] = f"not one of {' '.join(IMAGE_SUFFIXES)}"
-        elif not path.is_file():
-            scans.unusable[path.name] = "is a link to nothing" if path.is_symlink() else "is no file"
+        elif kind := kind_of(path):
+            scans.unusable[path.name] = f"is {kind}"
         elif numbered is None and num_channels > 1:
             scans.left_aside[path.name] = "without the number of a channel at the end of its name, as in <case>_0000"
         else:
@@ -106,7 +107,7 @@ def find_scans(
         scans.left_aside[plural(folders, "folder")] = reason
     if not channels and not scans.unusable and num_channels == 1:
         series = _find_series(place, planes, description, keep_names)
-        if series.cases or series.unusable or series.left_aside:
+        if series.series or series.unusable:
             return series
     if not channels and not scans.unusable:
         others = some(list(scans.left_aside)) or "nothing"
@@ -139,6 +140,8 @@ def _find_series(folder: Path, planes: Sequence[str], description: str | None, k
         series={name: uid for uid, name in names.items()},
         untold=None if keep_names else folder,
     )
+    if findings.hidden:
+        scans.left_aside[plural(len(findings.hidden), "hidden file")] = "of the system"
     scans.unusable = {names[uid]: scans.told(reason, where) for uid, (where, reason) in findings.broken.items()}
     if findings.unreadable and not keep_names:
         number = plural(len(findings.unreadable), "file")
