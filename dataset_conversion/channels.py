@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from rectal_nnformer.dicom.series import DicomSeries
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import grid_differences
+from rectal_nnformer.utils.text import percent
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ResampledSeries:
         """
         image, grid = self.series.read(), self.onto.image_of(np.zeros(self.onto.shape, np.uint8))
         if not grid_differences(grid, image):
-            return image, 1.0
+            return self.onto.image_of(sitk.GetArrayFromImage(image)), 1.0
         # Not a number outside, where a value could be the image's own.
         moved = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, float("nan"), sitk.sitkFloat32)
         array = sitk.GetArrayFromImage(moved)
@@ -61,6 +62,11 @@ class ResampledSeries:
                 f"('{self.onto.description}'): take one of them away, or choose others with --channels"
             )
         return self.onto.image_of(np.where(inside, array, np.float32(0))), float(inside.mean())
+
+
+def coverage_note(what: str, covered: float) -> str:
+    """Return what to know of a channel that covers a share of the grid; empty if it covers all of it."""
+    return f"{what} covers {percent(covered)} of the grid, and is 0 elsewhere." if covered < 1 else ""
 
 
 def parse_channels(texts: Sequence[str]) -> dict[str, str]:
@@ -80,8 +86,10 @@ def parse_channels(texts: Sequence[str]) -> dict[str, str]:
     return channels
 
 
-def check_channels(channels: Mapping[str, str]) -> None:
-    """Raise RectalError if what chooses the series of a channel is no regular expression."""
+def check_channels(channels: Mapping[str, str], description: str | None = None) -> None:
+    """Raise RectalError if what chooses the series of a channel is no regular expression, or given beside another."""
+    if description is not None:
+        raise RectalError("--channels chooses series by their description: leave --description out.")
     for name, choice in channels.items():
         try:
             re.compile(f"(?:{choice})")
@@ -89,20 +97,28 @@ def check_channels(channels: Mapping[str, str]) -> None:
             raise RectalError(f"--channels {name}={choice} is not a regular expression: {error}.") from None
 
 
+def any_of(channels: Mapping[str, str]) -> str:
+    """Return the regular expression that series of any channel match."""
+    return "|".join(f"(?:{choice})" for choice in channels.values())
+
+
 def images_of_studies(
-    series: Sequence[DicomSeries], channels: Mapping[str, str], problems: defaultdict[str, list[str]]
-) -> dict[str, tuple[DicomSeries | ResampledSeries, ...]]:
+    series: Sequence[DicomSeries], channels: Mapping[str, str]
+) -> tuple[dict[str, tuple[DicomSeries | ResampledSeries, ...]], list[tuple[DicomSeries, str]]]:
     """Return the images of every study, one for each channel, by the SeriesInstanceUID of the first.
+
+    Returned, too, is a series of each study of which a channel is missing, fits several series, or lies in another
+    space, with what is wrong.
 
     Args:
         series: All that fit any channel.
         channels: Names, and the regular expression that the SeriesDescription must match, in any case.
-        problems: Studies of which a channel is missing, fits several series, or lies in another space are added.
     """
     studies: defaultdict[tuple[str, str], list[DicomSeries]] = defaultdict(list)
     for one in series:
         studies[one.patient, one.study].append(one)
     images: dict[str, tuple[DicomSeries | ResampledSeries, ...]] = {}
+    problems = []
     for members in studies.values():
         try:
             first, *others = _choose(members, channels)
@@ -110,8 +126,8 @@ def images_of_studies(
                 _check_space(first, other, name)
             images[first.uid] = (first, *(ResampledSeries(other, first) for other in others))
         except RectalError as error:
-            problems[str(members[0].folder)].append(str(error))
-    return images
+            problems.append((members[0], str(error)))
+    return images, problems
 
 
 def _choose(members: Sequence[DicomSeries], channels: Mapping[str, str]) -> list[DicomSeries]:

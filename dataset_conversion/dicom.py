@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from rectal_nnformer.dataset_conversion.adding import case_names_in
 from rectal_nnformer.dataset_conversion.cases import Case
-from rectal_nnformer.dataset_conversion.channels import ResampledSeries, check_channels, images_of_studies
+from rectal_nnformer.dataset_conversion.channels import ResampledSeries, any_of, check_channels, images_of_studies
 from rectal_nnformer.dataset_conversion.raw_dataset import convert_cases
 from rectal_nnformer.dataset_conversion.series_masks import SeriesMasks, match_masks
 from rectal_nnformer.dataset_conversion.target import Options, make_target
 from rectal_nnformer.dicom.series import DicomSeries, Findings, find_series
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.utils.text import plural
+from rectal_nnformer.utils.text import plural, some
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11
@@ -53,10 +53,8 @@ def convert_dicom(
         RectalError: Anything that cannot be right, for all series at once; nothing is written then.
     """
     if channels:
-        if description is not None:
-            raise RectalError("--channels chooses series by their description: leave --description out.")
-        check_channels(channels)
-        description = "|".join(f"(?:{choice})" for choice in channels.values())
+        check_channels(channels, description)
+        description = any_of(channels)
     labelled = masks is not None or bool(options.get("labels")) or options.get("test", False) or name is None
     target = make_target(dataset_id, name, labelled, options, tuple(channels or ()))
     if len(target.channels) != len(channels or "1"):
@@ -75,7 +73,9 @@ def convert_dicom(
         raise RectalError(f"No series to convert under {series}: {ignored}.")
     images: dict[str, tuple[DicomSeries | ResampledSeries, ...]] = {s.uid: (s,) for s in findings.series}
     if channels:
-        images = images_of_studies(findings.series, channels, problems)
+        images, incomplete = images_of_studies(findings.series, channels)
+        for one, reason in incomplete:
+            problems[str(one.folder)].append(reason)
         findings = _of_first_channel(findings, images, next(iter(channels)))
     names = case_names(findings.series, case_names_in(target))
     found_masks = match_masks(findings, names, series, masks, target) if labelled else SeriesMasks()
@@ -135,6 +135,8 @@ def _print_ignored(findings: Findings, labelled: bool) -> None:
         print(f"Ignored: {place_of(uid, folder)}: {reason}")
     if findings.others:
         print(f"Ignored, not DICOM images: {plural(len(findings.others), 'file')}, such as {findings.others[0]}")
+    if findings.hidden:
+        print(f"Ignored, hidden: {some(list(map(str, findings.hidden)))}")
     if findings.outlines and not labelled:
         print(
             f"Note: {plural(len(findings.outlines), 'DICOM-SEG or RTSTRUCT file')} not used; to take them as masks, "

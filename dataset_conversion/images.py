@@ -14,6 +14,7 @@ from rectal_nnformer.imaging.prepared import LIFTED_ZERO, is_prepared
 from rectal_nnformer.imaging.reading import is_nifti, itk_path, read_to_rewrite
 from rectal_nnformer.imaging.writing import write_volume
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
+from rectal_nnformer.utils.files import parted_by_hidden
 from rectal_nnformer.utils.text import some
 
 VOXEL_SUFFIXES = (".raw", ".zraw")
@@ -63,7 +64,7 @@ def list_images(folder: Path, besides: Collection[Path] = ()) -> list[Path]:
     """
     if not folder.is_dir():
         raise RectalError(f"{folder} is not a folder.")
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    hidden, entries = parted_by_hidden(folder)
     for entry in entries:
         if not entry.exists():
             raise RectalError(f"{entry} is a link to {entry.readlink()}, which is missing: restore that, or remove it.")
@@ -78,6 +79,8 @@ def list_images(folder: Path, besides: Collection[Path] = ()) -> list[Path]:
         for entry in entries
         if not _called_image(entry) and entry.suffix.lower() not in VOXEL_SUFFIXES and entry not in used
     ]
+    if hidden:
+        print(f"Left aside in {folder}, hidden: {some(hidden)}")
     if skipped := [f"{entry.name}/" if entry.is_dir() else entry.name for entry in others]:
         print(f"Left aside in {folder}, not one of {' '.join(IMAGE_SUFFIXES)}: {some(skipped)}")
     return images

@@ -116,11 +116,13 @@ class OutlinedMask:
             RectalError: A file cannot be read, or a structure lies elsewhere or is empty.
         """
         numbers = np.zeros(self.series.shape, np.uint8)
-        notes = []
+        notes: list[str] = []
         for one in self.chosen:
-            read = read_segments if one.outlines.kind == SEGMENTATION else read_regions
             path, by_number = one.outlines.path, {s.number: s.name for s in one.structures}
-            masks = read(path, self.series, by_number.keys())
+            if one.outlines.kind == SEGMENTATION:
+                masks = read_segments(path, self.series, by_number.keys())
+            else:
+                masks = read_regions(path, self.series, by_number.keys(), notes.append)
             if empty := [by_number[number] for number, mask in masks.items() if not mask.any()]:
                 raise RectalError(f"{path}: {some(empty)} holds no voxel; outline it, or leave it out of --labels")
             mask = np.logical_or.reduce(list(masks.values()))

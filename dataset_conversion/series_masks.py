@@ -47,7 +47,10 @@ def match_masks(
     """
     result, labels, tumor = SeriesMasks(), target.labels, tumor_labels(target.content)
     apart = masks is not None and folder.resolve() not in (masks.resolve(), *masks.resolve().parents)
-    given = find_outlines(masks) if masks is not None and apart else []
+    hidden: list[Path] = []
+    given = find_outlines(masks, hidden) if masks is not None and apart else []
+    if deeper := [str(path) for path in hidden if path.parent != masks]:  # the others are told with the mask files
+        print(f"Left aside, hidden: {some(deeper)}")
     objects = _by_series([*findings.outlines, *given], findings, names, result)
     _tell_unused(findings.outlines, given, objects, findings, result)
     files = [] if masks is None else list_images(masks, [o.path for o in (*given, *findings.outlines)])

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from rectal_nnformer.dataset_conversion.cases import Case
-from rectal_nnformer.dataset_conversion.channels import ResampledSeries
+from rectal_nnformer.dataset_conversion.channels import ResampledSeries, coverage_note
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, lift_zeros
 from rectal_nnformer.dataset_conversion.target import Target
 from rectal_nnformer.errors import RectalError
@@ -24,7 +24,6 @@ from rectal_nnformer.imaging.volumes import (
     shape_problems,
     slices_of,
 )
-from rectal_nnformer.utils.text import percent
 
 
 def check_case(case: Case, target: Target) -> CaseReport:
@@ -73,12 +72,11 @@ class _Channel:
 
 
 def _check_channel(source: ImageSource, name: str) -> _Channel:
-    notes = []
+    notes: list[str] = []
     try:
         if isinstance(source, ResampledSeries):
             volume, covered = source.resample()
-            if covered < 1:
-                notes.append(f"{source.folder}: {name} covers {percent(covered)} of the grid, and is 0 elsewhere.")
+            notes += filter(None, [coverage_note(f"{source.folder}: {name}", covered)])
         else:
             volume = source.read()
     except RectalError as error:

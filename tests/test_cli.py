@@ -19,7 +19,7 @@ from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet import commands as nnunet_commands
 from rectal_nnformer.nnunet.layout import environment_with_trainers, find_dataset
-from rectal_nnformer.nnunet.preflight import check_output_folder, check_trainer
+from rectal_nnformer.nnunet.preflight import check_file, check_output_folder, check_trainer
 from rectal_nnformer.nnunet.source import add_options, trainer_names
 from rectal_nnformer.training import run_folds
 
@@ -319,6 +319,10 @@ WRONG_INPUTS = {
     "predict -i scans -o out -d 501 -tr nnUNetTrainerSMIT_TA -p nnUNetRectalSMITPlans": "There is no model",
     f"predict -i scans -o out -d 501 {SMIT_MODEL} -f 0 1": "of fold 1; take those that do: -f 0",
     f"predict -i scans -o out -d 501 {SMIT_MODEL} -f 0 -device gpu": "There is no device gpu, but cuda, cpu, mps",
+    f"predict -i scans -o out -d 501 {SMIT_MODEL} -f 0 --planes axial": "--planes chooses DICOM series, and "
+    "scans/case_0000.nii.gz is none. Leave it out",
+    f"predict -i scans/case_0000.nii.gz -o out -d 501 {SMIT_MODEL} -f 0 --desc t2": "--description chooses DICOM",
+    f"crossval -d 501 {SMIT_MODEL} --operating-point f2": "'f2' is no wish for an operating point. Write",
     "crossval -d 501 -tr nnUNetTrainerSMIT_ACT -p OtherPlans": "OtherPlans.json does not exist",
     f"crossval -d 501 {SMIT_MODEL} -c 2d": "has no configuration '2d'",
     "crossval -d 501 -p nnUNetRectalSMITPlans -tr nnunettrainersmit_act": "Did you mean nnUNetTrainerSMIT_ACT",
@@ -539,3 +543,9 @@ def test_waiting_on_a_command_is_interrupted_by_sigterm_and_sighup(number):
 def test_what_nohup_ignores_stays_ignored():
     with handled_by(signal.SIGHUP, signal.SIG_IGN), nnunet_commands.interruptible():
         os.kill(os.getpid(), signal.SIGHUP)
+
+
+def test_a_pipe_is_not_called_missing(tmp_path):
+    os.mkfifo(tmp_path / "patients.csv")
+    with pytest.raises(RectalError, match=r"patients\.csv is a named pipe, not a file"):
+        check_file(tmp_path / "patients.csv")

@@ -467,6 +467,30 @@ def test_a_pipe_among_the_files_is_not_waited_for(tmp_path):
     assert len(findings.series) == 1 and findings.others == [tmp_path / "t2/pipe.dcm"]
 
 
+def test_names_of_folders_and_files_need_not_be_in_utf8(tmp_path):
+    write_cohort(tmp_path)
+    for number in range(5):
+        (folder,) = (tmp_path / "dicom").rglob(f"t2_{number}")
+        first = min(folder.iterdir())
+        first.rename(os.fsdecode(os.fsencode(folder) + b"/\xe4.dcm"))
+    folder.rename(os.fsdecode(os.fsencode(folder) + b"\xff\xfe"))
+    assert sorted(p.name for p in (convert(tmp_path) / "labelsTr").iterdir()) == [f"t2_{i}.nii.gz" for i in range(5)]
+    assert np.array_equal(sitk.GetArrayFromImage(image_of(tmp_path, "t2_4")), sitk.GetArrayFromImage(scan(4)))
+
+
+def test_hidden_files_and_folders_are_told(tmp_path, capsys):
+    write_cohort(tmp_path)
+    for place in ("dicom/._IM0001", "masks/.DS_Store", "masks/deep/._seg.dcm"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+    (tmp_path / "dicom/.trash").mkdir()
+    convert(tmp_path)
+    told = capsys.readouterr().out
+    assert f"Ignored, hidden: {tmp_path / 'dicom/._IM0001'}, {tmp_path / 'dicom/.trash'}\n" in told
+    assert f"Left aside in {tmp_path / 'masks'}, hidden: .DS_Store\n" in told
+    assert f"Left aside, hidden: {tmp_path / 'masks/deep/._seg.dcm'}\n" in told
+
+
 # Headers that vary from slice to slice
 
 

@@ -81,6 +81,19 @@ def test_the_only_structure_is_the_tumour_and_uids_decide_where_it_belongs(tmp_p
     assert b"SECRET" not in content and b"Doe" not in content and b"whatever" not in content
 
 
+def test_contours_that_are_there_twice_are_told_and_lose_no_voxel(tmp_path, capsys):
+    expected = write_outlined(tmp_path, write=write_contours, bar="GTV")
+    path = tmp_path / "masks/deep/t2_1"  # of t2_0
+    header = pydicom.dcmread(path)
+    contours = header.ROIContourSequence[0].ContourSequence
+    contours += list(contours)
+    header.save_as(path)
+    convert(tmp_path)
+    assert np.array_equal(label_of(tmp_path, "t2_0"), expected[0][1])
+    told = capsys.readouterr().out
+    assert f"Note: {path}: GTV: {len(contours) // 2} contours enclosing the same voxels as another on " in told
+
+
 @pytest.mark.parametrize("order", [("tumor=gtv.*|tumou?r", "rectum=rect.*"), ("rectum=rect.*", "tumor=gtv.*|tumou?r")])
 def test_labels_are_numbered_in_their_order_and_the_first_has_what_is_shared(tmp_path, capsys, order):
     expected = write_outlined(tmp_path, ball="Rectum", bar="GTV-T")

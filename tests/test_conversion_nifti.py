@@ -551,7 +551,7 @@ def _twice(images, masks):
         (_nan, "case_b_0000.nii.gz holds NaN or infinite values (3 voxels)"),
         (_nan_big_endian, "case_b.nii holds NaN or infinite values (1 voxel)"),
         (_nan_in_nrrd, "NaN or infinite values (1 voxel)"),
-        (_pipe, "there is no file"),
+        (_pipe, "is a named pipe; put the image in its place"),
         (_header_without_voxels, "case_b.mhd cannot be read"),
         (_cut_off_voxels, "case_b.mhd ends early"),
         (_nan_in_mask, "case_b.nii.gz holds NaN or infinite values (1 voxel)"),

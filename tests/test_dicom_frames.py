@@ -240,6 +240,22 @@ def test_frames_of_one_place_are_told_apart_too(tmp_path):
         assert np.array_equal(read(tmp_path / "out.dcm", series, [1])[1], lesion.mask)
 
 
+@pytest.mark.parametrize("shift", [0.0002, -0.0002])
+def test_places_that_differ_in_the_last_digit_are_the_same(tmp_path, shift):
+    volumes = write_parts(tmp_path / "t2", EchoTime=["12.5", "101"])
+    for path in sorted((tmp_path / "t2").iterdir()):
+        header = pydicom.dcmread(path)
+        # On both sides of the edge between two values of two decimals.
+        position = [round(float(value), 2) + 0.005 for value in header.ImagePositionPatient]
+        header.ImagePositionPatient = [
+            f"{v + (shift / 2 if path.name[0] == '1' else -shift / 2):.5f}" for v in position
+        ]
+        header.save_as(path)
+    for name, volume in zip(("12.5", "101"), volumes, strict=True):
+        (series,) = find_series(tmp_path, description=f"echo time {name}").series
+        assert np.array_equal(sitk.GetArrayFromImage(series.read()), volume)
+
+
 @pytest.mark.parametrize(
     ("told", "chosen", "value"),
     [

@@ -255,36 +255,129 @@ CHANNEL_THROUGH_CENTRES = [(9.5, 9.5), (20.5, 9.5), (20.5, 20.5), (9.5, 20.5), (
 CHANNEL_THROUGH_CENTRES += [(17.5, 17.5), (17.5, 12.5), (12.5, 12.5), (12.5, 15), (9.5, 15)]
 
 
+def write_rings(path, series, *rings, plane=4):
+    """Write a structure set of one ROI with contours given as (x, y) voxel indices, or as a type and these."""
+    write_contours(path, series, lesions_of(series)[:1], ALGORITHM)
+
+    def edit(header):
+        del header.ROIContourSequence[0].ContourSequence[:]
+        for ring in rings:
+            kind, ring = ring if isinstance(ring[0], str) else ("CLOSED_PLANAR", ring)
+            points = _in_space(series, plane, ring)
+            contour = pydicom.Dataset()
+            contour.ContourGeometricType = kind
+            contour.NumberOfContourPoints = len(points) // 3
+            contour.ContourData = [f"{p:.4f}" for p in points]
+            header.ROIContourSequence[0].ContourSequence.append(contour)
+
+    change(path, edit)
+
+
+def boxes(series, *bounds, plane=4):
+    """Return a mask of boxes, given as the first and last voxel of both axes, True or False in turn."""
+    mask = np.zeros(series.shape, bool)
+    for number, (first, last) in enumerate(bounds):
+        mask[plane, first : last + 1, first : last + 1] = number % 2 == 0
+    return mask
+
+
+def square(first, last, reach=0.5):
+    """Return the contour around the voxels from the first to the last along both axes."""
+    low, high = first - reach, last + reach
+    return [(low, low), (high, low), (high, high), (low, high)]
+
+
 @EVERY_WAY
 @pytest.mark.parametrize(
     "rings", [(OUTER, INNER), (KEYHOLE,), (CHANNEL_THROUGH_CENTRES,)], ids=["hole", "keyhole", "channel"]
 )
 def test_holes_and_keyholes_stay_holes(tmp_path, direction, rings):
     series = write_scene(tmp_path / "t2", direction)
-    write_contours(tmp_path / "out.dcm", series, lesions_of(series)[:1], ALGORITHM)
-
-    def edit(header):
-        template = header.ROIContourSequence[0].ContourSequence[0]
-        del header.ROIContourSequence[0].ContourSequence[:]
-        for points in (_in_space(series, 4, ring) for ring in rings):
-            contour = pydicom.Dataset()
-            contour.ContourGeometricType = template.ContourGeometricType
-            contour.NumberOfContourPoints = len(points) // 3
-            contour.ContourData = [f"{p:.4f}" for p in points]
-            header.ROIContourSequence[0].ContourSequence.append(contour)
-
-    change(tmp_path / "out.dcm", edit)
-    expected = np.zeros(series.shape, bool)
-    expected[4, 10:21, 10:21] = True
-    expected[4, 13:18, 13:18] = False
+    write_rings(tmp_path / "out.dcm", series, *rings)
+    expected = boxes(series, (10, 20), (13, 17))
     agree(series, read_regions(tmp_path / "out.dcm", series, [1]), [Lesion("ring", expected)])
+
+
+TWICE = "1 contour enclosing the same voxels as another on 1 slice: taken once"
+UNITED = "2 contours overlapping on 1 slice, none of them a hole in the other: united"
+
+
+@pytest.mark.parametrize(
+    ("rings", "expected", "told"),
+    [
+        ([OUTER, OUTER], [(10, 20)], [TWICE]),
+        ([OUTER, OUTER[::-1]], [(10, 20)], [TWICE]),
+        ([OUTER, OUTER[2:] + OUTER[:2]], [(10, 20)], [TWICE]),
+        ([OUTER, INNER, OUTER], [(10, 20), (13, 17)], [TWICE]),
+        ([INNER, OUTER, INNER], [(10, 20), (13, 17)], [TWICE]),
+        ([OUTER, [(9.5, 10.5), (20.5, 10.5), (20.5, 20.5), (9.5, 20.5)]], [(10, 20)], [UNITED]),
+        ([OUTER, INNER, square(15, 15)], [(10, 20), (13, 17), (15, 15)], []),
+        ([OUTER, square(11, 19), square(12, 18), square(13, 17)], [(10, 20), (11, 19), (12, 18), (13, 17)], []),
+        ([square(3, 5), square(8, 9)], [(3, 5), (0, -1), (8, 9)], []),
+    ],
+    ids=["twice", "reversed", "other start", "with a hole", "hole twice", "other digits", "island", "rings", "apart"],
+)
+def test_contours_drawn_twice_count_once_and_those_inside_others_are_holes(tmp_path, rings, expected, told):
+    series, notes = write_scene(tmp_path / "t2"), []
+    write_rings(tmp_path / "out.dcm", series, *rings)
+    masks = read_regions(tmp_path / "out.dcm", series, [1], notes.append)
+    agree(series, masks, [Lesion("lesion 1", boxes(series, *expected))])
+    assert notes == [f"{tmp_path / 'out.dcm'}: lesion 1: {note}" for note in told]
+
+
+def test_contours_that_cross_are_united_and_holes_in_both_stay(tmp_path):
+    series, notes = write_scene(tmp_path / "t2"), []
+    for holes in ((), (square(15, 16),)):
+        write_rings(tmp_path / "out.dcm", series, square(10, 18), square(14, 24), *holes)
+        (mask,) = read_regions(tmp_path / "out.dcm", series, [1], notes.append).values()
+        expected = boxes(series, (10, 18)) | boxes(series, (14, 24))
+        expected[4, 15:17, 15:17] &= not holes
+        assert np.array_equal(mask, expected)
+        assert notes.pop().endswith(f"lesion 1: {UNITED}") and not notes
+
+
+def test_contours_combined_by_exclusive_or_are_so(tmp_path):
+    series, notes = write_scene(tmp_path / "t2"), []
+    one, other = boxes(series, (10, 18)), boxes(series, (14, 24))
+    rings = [("CLOSEDPLANAR_XOR", ring) for ring in (square(10, 18), square(14, 24))]
+    write_rings(tmp_path / "out.dcm", series, *rings)
+    agree(series, read_regions(tmp_path / "out.dcm", series, [1], notes.append), [Lesion("lesion 1", one ^ other)])
+    assert notes == []
+
+
+@pytest.mark.parametrize("kind", ["OPEN_PLANAR", "OPEN_NONPLANAR", ""])
+def test_open_contours_are_refused_and_points_told(tmp_path, kind):
+    series, notes = write_scene(tmp_path / "t2"), []
+    write_rings(tmp_path / "out.dcm", series, OUTER, ("POINT", [(1, 1)]), ("OPEN_PLANAR", [(1, 1), (2, 2)]))
+    masks = read_regions(tmp_path / "out.dcm", series, [1], notes.append)
+    agree(series, masks, [Lesion("lesion 1", boxes(series, (10, 20)))])
+    (note,) = notes
+    assert note.endswith("lesion 1: 2 contours of fewer than 3 points: left out, since they enclose nothing")
+    write_rings(tmp_path / "out.dcm", series, OUTER, (kind, INNER))
+    told = rf"out\.dcm: contour 2 of lesion 1 is not closed \({kind or 'it has no'}.*close it"
+    with pytest.raises(RectalError, match=told):
+        read_regions(tmp_path / "out.dcm", series, [1])
+
+
+def test_contours_that_reach_out_of_the_series_are_refused(tmp_path):
+    series = write_scene(tmp_path / "t2")
+    _, rows, columns = series.shape
+    edge = [(-0.9, -0.9), (columns - 0.1, -0.9), (columns - 0.1, rows - 0.1), (-0.9, rows - 0.1)]
+    write_rings(tmp_path / "out.dcm", series, edge)
+    assert read_regions(tmp_path / "out.dcm", series, [1])[1][4].all()
+    for ring in ([(x - 11, y) for x, y in OUTER], [(x, y + 20) for x, y in OUTER]):
+        write_rings(tmp_path / "out.dcm", series, ring)
+        with pytest.raises(RectalError, match=r"out\.dcm: contour 1 of lesion 1 reaches out of the series in .*t2 \("):
+            read_regions(tmp_path / "out.dcm", series, [1])
 
 
 def test_contours_between_the_slices_or_on_other_planes_are_refused(tmp_path):
     series = write_scene(tmp_path / "axial")
     sagittal = write_scene(tmp_path / "sagittal", DIRECTIONS["sagittal"], "1.2.826.0.1.6")
     write_contours(tmp_path / "out.dcm", sagittal, lesions_of(sagittal), ALGORITHM)
-    with pytest.raises(RectalError, match=r"out\.dcm: contour 1 does not lie in a slice of the series in .*axial"):
+    with pytest.raises(
+        RectalError, match=r"out\.dcm: contour 1 of lesion 1 does not lie in a slice of the series in .*axial"
+    ):
         read_regions(tmp_path / "out.dcm", series, [1])
     write_contours(tmp_path / "out.dcm", series, lesions_of(series), ALGORITHM)
 
@@ -294,7 +387,7 @@ def test_contours_between_the_slices_or_on_other_planes_are_refused(tmp_path):
         contour.ContourData = [f"{v:.4f}" for v in (np.reshape(contour.ContourData, (-1, 3)) + normal / 2).ravel()]
 
     change(tmp_path / "out.dcm", lift)
-    with pytest.raises(RectalError, match=r"contour 1 does not lie in a slice .* of 12\)"):
+    with pytest.raises(RectalError, match=r"contour 1 of lesion 1 does not lie in a slice .* of 12\)"):
         read_regions(tmp_path / "out.dcm", series, [1])
 
 

@@ -724,6 +724,7 @@ def test_evaluate_command_names_predictions_without_a_reference(fold, capsys):
     run_command("--gt", fold / "gt", "--pred", predictions)
     output = capsys.readouterr().out
     assert "2 predictions without a reference: half, invented\n" in output
+    assert f"Left aside in {fold / 'gt'}, hidden: ._invented.nii.gz\n" in output
     assert "in 4 cases" in output
 
 

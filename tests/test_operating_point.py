@@ -8,12 +8,11 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.operating_point import (
     NestedPoint,
     OperatingPoint,
-    Wish,
     choose,
     nested_point,
-    parse_wish,
 )
 from rectal_nnformer.evaluation.rates import rate_of
+from rectal_nnformer.evaluation.wish import Wish, parse_wish
 from rectal_nnformer.utils.files import write_json
 from rectal_nnformer.utils.json_records import read_own
 

@@ -354,7 +354,7 @@ def test_what_is_called_like_a_scan_and_cannot_be_reached_counts(scans, predicte
     os.mkfifo(scans / "pipe_0000.nii.gz")
     assert predict(*arguments) == 1
     printed = capsys.readouterr().out
-    assert "gone_0000.nii.gz: is a link to nothing" in printed and "pipe_0000.nii.gz: is no file" in printed
+    assert "gone_0000.nii.gz: is a link to nothing" in printed and "pipe_0000.nii.gz: is a named pipe" in printed
 
 
 def test_a_scan_in_the_place_of_a_mask_is_predicted_again(scans, predicted, arguments, capsys):

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 from dataclasses import asdict
 from itertools import combinations
 
@@ -14,9 +15,11 @@ import SimpleITK as sitk
 from conversion_inputs import SAGITTAL, TILT, as_image, every_byte_of, write_series
 from limits import largest_file
 from prediction_runs import MODEL, predict, stand_in_for_nnunet, write_model, write_scan
+from test_conversion_channels import write_study as write_three_series
 from test_dicom_frames import write_enhanced
 
 from rectal_nnformer import __version__, prediction
+from rectal_nnformer.dataset_conversion.channels import ResampledSeries
 from rectal_nnformer.dicom.contours import read_regions
 from rectal_nnformer.dicom.segmentations import read_segments
 from rectal_nnformer.dicom.series import find_series
@@ -118,6 +121,65 @@ def test_without_nifti_no_mask_is_kept(tmp_path, studies, predicted, options):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     pages = {"findings.html", "findings.csv", "findings.json", "series.csv"}
     assert names == pages | {f"{name_of(series)}_rtstruct.dcm" for series in studies[:2]}
+
+
+# Series as channels
+
+CHANNELS = ["--channels", "ADC=adc", "T2=t2.*tra"]
+
+
+@pytest.fixture
+def two_channels(tmp_path, options):
+    """The options of a model of two channels; two studies of three series each, of which the second fits no model."""
+    path = tmp_path / "results/Dataset501_Rectal/Trainer__Plans__3d_fullres/dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "channel_names": {"0": "T2", "1": "ADC"}}))
+    write_three_series(tmp_path / "in/one")
+    write_three_series(tmp_path / "in/Mueller", "P2", uid="1.3", adc="another")
+    return options
+
+
+def test_series_of_a_study_are_the_channels_of_a_model(tmp_path, two_channels, monkeypatch, capsys):
+    seen = []
+    calls = stand_in_for_nnunet(monkeypatch, lambda array: seen.append(array) or array > np.median(array))
+    assert predict("-i", tmp_path / "in", *two_channels, *CHANNELS, "--as", "nifti", "dicom-seg") == 1
+    series = {one.description: one for one in find_series(tmp_path / "in/one").series}
+    name = name_of(series["t2_tse_tra"])
+    assert calls[0][0] == [f"{name}_0000.nii.gz", f"{name}_0001.nii.gz"]
+    expected = ResampledSeries(series["ep2d_diff_ADC"], series["t2_tse_tra"]).read()
+    assert np.array_equal(seen[0], sitk.GetArrayFromImage(series["t2_tse_tra"].read()))
+    assert np.array_equal(seen[1], sitk.GetArrayFromImage(expected)) and (seen[1] == 0).any()
+    (outlines,) = find_series(tmp_path / f"out/{name}_dicom-seg.dcm").outlines
+    assert outlines.series_uids == {series["t2_tse_tra"].uid}
+    printed = capsys.readouterr().out
+    assert re.search(rf"Note: {name}_0001\.nii\.gz covers \d\d\.\d % of the grid, and is 0 elsewhere", printed)
+    other = name_of(find_series(tmp_path / "in/Mueller", description="t2").series[0])
+    assert f"{other}: no series of its study fits --channels ADC=adc, but there is 't2_tse_tra' in its" in printed
+    assert "Mueller" not in printed
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "holds no scan (.nii.gz .nii .nrrd .mha .mhd), but 2 folders, and for DICOM say by --channels which"),
+        (["--channels", "T2=t2"], "--channels names T2, and the model has the channels T2, ADC by "),
+        (["--channels", "T2=t2", "DWI=dwi"], "--channels names T2, DWI, and the model has the channels T2, ADC by "),
+        ([*CHANNELS, "--description", "t2"], "leave --description out"),
+        (["--channels", "T2=t2(", "ADC=adc"], "--channels T2=t2( is not a regular expression"),
+        (["--channels", "T2"], "--channels T2 is not a name of its own"),
+        ([*CHANNELS, "-i", "files"], "--channels chooses DICOM series, and files/scan.nii.gz is none"),
+    ],
+)
+def test_channels_that_the_model_does_not_have_are_refused(
+    tmp_path, two_channels, predicted, monkeypatch, capsys, wrong, message
+):
+    monkeypatch.chdir(tmp_path)
+    write_scan(tmp_path / "files/scan.nii.gz")
+    assert predict("-i", "in", *two_channels, *wrong) == 2
+    assert message in capsys.readouterr().err
+    assert not predicted
+
+
+# What cannot be written
 
 
 @pytest.mark.parametrize(

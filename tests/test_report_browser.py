@@ -6,7 +6,8 @@ import pytest
 from browser import chromium, needs_chromium, set_screen
 from report_runs import CASES, FAR, NEAR, SMALL, write_run
 
-from rectal_nnformer.evaluation.operating_point import nested_point, parse_wish, write_point
+from rectal_nnformer.evaluation.operating_point import nested_point, write_point
+from rectal_nnformer.evaluation.wish import parse_wish
 from rectal_nnformer.reporting import report_page, write_report
 from rectal_nnformer.reporting.results import read_results
 

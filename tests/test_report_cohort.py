@@ -17,9 +17,10 @@ from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.calibration import calibrate
 from rectal_nnformer.evaluation.froc import detection_curves
 from rectal_nnformer.evaluation.log_odds import read_counts
-from rectal_nnformer.evaluation.operating_point import nested_point, parse_wish, read_point
+from rectal_nnformer.evaluation.operating_point import nested_point, read_point
 from rectal_nnformer.evaluation.review import review_order
 from rectal_nnformer.evaluation.summary import summarize_cases
+from rectal_nnformer.evaluation.wish import parse_wish
 from rectal_nnformer.reporting import compare_models, write_comparison, write_crossval_summary, write_report
 from rectal_nnformer.reporting.charts import Axis, Curve, plane_chart, round_axis
 from rectal_nnformer.reporting.cohort import analyse_cohort

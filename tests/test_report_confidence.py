@@ -10,8 +10,9 @@ from test_report import Outline
 
 from rectal_nnformer.evaluation.fold import write_evaluation
 from rectal_nnformer.evaluation.log_odds import count_log_odds, near_tumor, write_counts
-from rectal_nnformer.evaluation.operating_point import nested_point, parse_wish, write_point
+from rectal_nnformer.evaluation.operating_point import nested_point, write_point
 from rectal_nnformer.evaluation.summary import summarize_cases
+from rectal_nnformer.evaluation.wish import parse_wish
 from rectal_nnformer.reporting.report_page import report_page
 from rectal_nnformer.reporting.results import read_results
 from rectal_nnformer.reporting.writing import write_report

@@ -8,6 +8,7 @@ from pathlib import Path
 from rectal_nnformer.cli import options as shared
 from rectal_nnformer.cli.command import Command, Parser
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.wish import check_wish
 from rectal_nnformer.networks.pretrained_files import (
     PRETRAINED_FILES,
     WEIGHTS_VARIABLE,
@@ -85,23 +86,28 @@ def _check_opened(given: argparse.Namespace) -> None:
 def predict(arguments: argparse.Namespace) -> None:
     """Run nnUNetv2_predict with our trainers and its own options.
 
-    Scans are NIfTI, NRRD or MetaImage files in a folder, or one file; or, for a model of one channel, DICOM series
-    anywhere below a folder. For such a model files may have any name. Every scan is checked before; one that cannot be
-    used is named and the others are predicted. Without -c it is 3d_fullres. --help lists the options.
+    Scans are NIfTI, NRRD or MetaImage files in a folder, or one file; or DICOM series anywhere below a folder. For a
+    model of one channel files may have any name; for one of several --channels says which series are which. Every scan
+    is checked before; one that cannot be used is named and the others are predicted. Without -c it is 3d_fullres.
+    --help lists the options.
     What was found is written beside the masks: findings.html, findings.csv and findings.json.
     """
     # Abbreviations are taken as nnU-Net takes them, or one of ours would be passed on to it.
     ours = Parser(prog=arguments.parser.prog, add_help=False, allow_abbrev=True)
     shared.add_series(ours)
+    ours.set_defaults(planes=None)  # what was not given need not fit
+    _add_channels(ours)
     _add_formats(ours)
     own, passed = ours.parse_known_args(arguments.passed)
     given = _read("nnUNetv2_predict", passed, arguments.parser, optional=["c"], parents=[ours])
     configuration = given.c or FULLRES
     preflight.check_input(Path(given.i))
     preflight.check_output_folder(Path(given.o))
+    _check_choice_of_series(own, Path(given.i))
     _check_formats(own.formats, given)
     model = preflight.check_model(given.d, given.tr, given.p, configuration, list(map(str, given.f)), given.chk)
     preflight.check_device(given.device)
+    from rectal_nnformer.dataset_conversion.channels import parse_channels
     from rectal_nnformer.networks.checkpoint_file import check_checkpoint
     from rectal_nnformer.nnunet.checkpoints import checkpoint_problem
     from rectal_nnformer.nnunet.plans import Plans
@@ -123,12 +129,24 @@ def predict(arguments: argparse.Namespace) -> None:
         part=(given.num_parts, given.part_id),
         folds=list(map(str, given.f)),
         checkpoint=given.chk,
-        planes=own.planes,
+        planes=own.planes or shared.DEFAULT_PLANES,
         description=own.description,
         formats=own.formats,
         keep_names=own.keep_names,
+        channels=parse_channels(own.channels or ()),
     )
     raise SystemExit(run.predict(job))
+
+
+def _add_channels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--channels",
+        nargs="+",
+        metavar="NAME=REGEX",
+        help="for models of several channels on DICOM: the series of a study that are its channels, by their "
+        "SeriesDescription, say T2='t2.*tra' ADC='adc', in place of --description; masks lie on the first, onto which "
+        "the others are resampled",
+    )
 
 
 def _add_formats(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +166,16 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         help="call DICOM series by their folders, and name folders and files in messages, which may tell patients' "
         "names; without it series are called by a hash of their SeriesInstanceUID, and series.csv says which is which",
     )
+
+
+def _check_choice_of_series(own: argparse.Namespace, place: Path) -> None:
+    """Refuse options that choose DICOM series where there are image files, all of which are predicted."""
+    given = [f"--{name}" for name in ("planes", "description", "channels") if getattr(own, name) is not None]
+    if given and (image := preflight.find_image(place)):
+        raise RectalError(
+            f"{' and '.join(given)} chooses DICOM series, and {image} is none. Leave it out, or name a folder of DICOM "
+            "with -i."
+        )
 
 
 def _check_formats(formats: Sequence[str], given: argparse.Namespace) -> None:
@@ -186,6 +214,7 @@ def crossval(arguments: argparse.Namespace) -> None:
     model. With --slurm the folds become jobs of a cluster, and the summary another one after them.
     """
     model = preflight.check_training(arguments.d, arguments.tr, arguments.p, arguments.c, arguments.f or ())
+    check_wish(arguments.operating_point)
     if arguments.dry_run and arguments.slurm is None:
         raise RectalError("--dry-run goes with --slurm.")
     if arguments.groups and arguments.slurm is not None:

@@ -9,6 +9,8 @@ from typing import get_args
 
 from rectal_nnformer.nnunet.names import FULLRES, PLANES, Device
 
+DEFAULT_PLANES = ["axial"]
+
 
 def finite_number(text: str, above: float = -math.inf, what: str = "a number") -> float:
     """Return a number that is neither infinite nor nan."""
@@ -95,7 +97,11 @@ def add_device(parser: argparse.ArgumentParser, default: str = "cuda") -> None:
 def add_series(parser: argparse.ArgumentParser) -> None:
     """Add --planes and --description, by which DICOM series are chosen."""
     parser.add_argument(
-        "--planes", nargs="+", choices=PLANES, default=["axial"], help="acquisition planes to take (default: axial)"
+        "--planes",
+        nargs="+",
+        choices=PLANES,
+        default=DEFAULT_PLANES,
+        help="acquisition planes to take (default: axial)",
     )
     parser.add_argument(
         "--description", metavar="REGEX", help="take only series whose SeriesDescription matches, say 't2.*tra'"

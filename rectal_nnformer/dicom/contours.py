@@ -2,7 +2,8 @@
 
 import colorsys
 import datetime
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from skimage.draw import polygon
 from skimage.measure import find_contours
 
+from rectal_nnformer.dicom.areas import Joined, Voxels, join
 from rectal_nnformer.dicom.files import text_of, without_warnings
 from rectal_nnformer.dicom.lesions import (
     MANUFACTURER,
@@ -31,8 +33,10 @@ from rectal_nnformer.dicom.slices import Slice
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import GRID_TOLERANCE_VOXELS
 from rectal_nnformer.utils.files import staged_file
+from rectal_nnformer.utils.text import plural
 
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+CLOSED, EXCLUSIVE = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"
+"""Types of contours that enclose something; a ROI with one of the second type has no other by the standard."""
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 """Detached Study Management, retired, which the standard still asks for where a structure set names its study."""
 OBSERVATION = "Rectal tumour"
@@ -41,28 +45,41 @@ GOLDEN_RATIO = 0.61803
 """Of hues that follow each other, no two look alike."""
 
 
-def read_regions(path: Path, series: DicomSeries, numbers: Collection[int]) -> dict[int, NDArray[np.bool_]]:
+def read_regions(
+    path: Path, series: DicomSeries, numbers: Collection[int], warn: Callable[[str], None] = print
+) -> dict[int, NDArray[np.bool_]]:
     """Return ROIs of an RTSTRUCT by their number, each of shape (z, y, x) on the grid of a series.
 
-    A voxel belongs to a ROI if its centre is within an odd number of closed contours of its slice, so that holes drawn
-    as contours of their own, and holes joined to the outside by a keyhole, stay holes.
+    A voxel belongs to a contour if its centre lies within it, so that holes joined to the outside by a keyhole stay
+    holes. What several contours of a slice enclose `join` says; those of the type CLOSEDPLANAR_XOR are combined by
+    exclusive or, as the standard wants.
+
+    Args:
+        path: The file.
+        series: The series.
+        numbers: Those of the ROIs.
+        warn: Called with what is to be known of contours that were taken in another way than drawn.
 
     Raises:
-        RectalError: The file cannot be read, or a contour lies in no slice of the series.
+        RectalError: The file cannot be read, or a contour is open, in no slice of the series, or reaches out of it.
     """
-    masks = {number: np.zeros(series.shape, np.bool_) for number in numbers}
+    masks = {}
     try:
         with without_warnings():
             header = dcmread(path, force=True)
+            names = {int(region.ROINumber): text_of(region, "ROIName") for region in header.StructureSetROISequence}
             for region in header.StructureSetROISequence:
-                if int(region.ROINumber) in masks:
+                if int(region.ROINumber) in numbers:
                     frame = text_of(region, "ReferencedFrameOfReferenceUID")
                     check_frame_of_reference(frame, text_of(region, "ROIName"), series)
+            contours = defaultdict[int, list[Dataset]](list)
             for region in header.get("ROIContourSequence") or ():
-                if (mask := masks.get(int(region.ReferencedROINumber))) is not None:
-                    for number, contour in enumerate(region.get("ContourSequence") or (), start=1):
-                        if text_of(contour, "ContourGeometricType") in CLOSED:
-                            _fill(mask, contour, number, series)
+                contours[int(region.ReferencedROINumber)] += region.get("ContourSequence") or ()
+            for number in numbers:
+                name = names.get(number, f"ROI {number}")
+                masks[number], notes = _mask_of(contours[number], name, series)
+                for note in notes:
+                    warn(f"{path}: {name}: {note}")
     except RectalError as error:
         raise RectalError(f"{path}: {error}") from None
     except Exception as error:  # pydicom raises many kinds on what is damaged
@@ -70,20 +87,65 @@ def read_regions(path: Path, series: DicomSeries, numbers: Collection[int]) -> d
     return masks
 
 
-def _fill(mask: NDArray[np.bool_], contour: Dataset, number: int, series: DicomSeries) -> None:
-    """Turn over all voxels of a mask (z, y, x) whose centres lie within a contour, its edge included."""
-    points = np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
+def _mask_of(contours: Sequence[Dataset], name: str, series: DicomSeries) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return the mask (z, y, x) that the contours of a ROI make, and what to know of it."""
+    mask = np.zeros(series.shape, np.bool_)
+    planes = mask.reshape(len(mask), -1)
+    areas = defaultdict[int, list[Voxels]](list)
+    without_area = 0
+    for number, contour in enumerate(contours, start=1):
+        what, kind = f"contour {number} of {name}", text_of(contour, "ContourGeometricType")
+        points = np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
+        if len(points) < 3:
+            without_area += 1
+            continue
+        if kind not in (CLOSED, EXCLUSIVE):
+            raise RectalError(
+                f"{what} is not closed ({kind or 'it has no ContourGeometricType'}), so that nothing tells "
+                "what it encloses: close it and export the structure again, or take it away"
+            )
+        plane, voxels = _enclosed(points, what, series)
+        if kind == EXCLUSIVE:
+            planes[plane, voxels] ^= True
+        else:
+            areas[plane].append(voxels)
+    joined = [join(areas_of_plane, series.shape[1:]) for areas_of_plane in areas.values()]
+    for plane, one in zip(areas, joined, strict=True):
+        planes[plane, one.voxels] ^= True
+    return mask, _notes(joined, without_area)
+
+
+def _notes(joined: Sequence[Joined], without_area: int) -> list[str]:
+    notes = []
+    for what, counts in (
+        ("{} enclosing the same voxels as another on {}: taken once", [one.copies for one in joined]),
+        ("{} overlapping on {}, none of them a hole in the other: united", [one.crossing for one in joined]),
+    ):
+        if slices := sum(map(bool, counts)):
+            notes.append(what.format(plural(sum(counts), "contour"), plural(slices, "slice")))
+    if without_area:
+        notes.append(f"{plural(without_area, 'contour')} of fewer than 3 points: left out, since they enclose nothing")
+    return notes
+
+
+def _enclosed(points: NDArray[np.float64], what: str, series: DicomSeries) -> tuple[int, Voxels]:
+    """Return the slice of a contour, and its voxels whose centres lie within the contour, its edge included."""
     x, y, z = np.linalg.inv(series.affine)[:3] @ np.vstack([points.T, np.ones(len(points))])
-    if len(points) < 3:
-        return
+    count, height, width = series.shape
     plane = round(float(np.median(z)))
-    if not np.abs(z - plane).max() <= GRID_TOLERANCE_VOXELS or not 0 <= plane < len(mask):
+    if not np.abs(z - plane).max() <= GRID_TOLERANCE_VOXELS or not 0 <= plane < count:
         raise RectalError(
-            f"contour {number} does not lie in a slice of the series in {series.folder} (slices {z.min() + 1:.2f} to "
-            f"{z.max() + 1:.2f} of {len(mask)}): it was drawn on other images; export it on this series"
+            f"{what} does not lie in a slice of the series in {series.folder} (slices {z.min() + 1:.2f} to "
+            f"{z.max() + 1:.2f} of {count}): it was drawn on other images; export it on this series"
         )
-    rows, columns = polygon(y, x, mask.shape[1:])
-    mask[plane, rows, columns] ^= True
+    # Up to a voxel further out there is no centre of another one.
+    if not (min(x.min(), y.min()) > -1 and x.max() < width and y.max() < height):
+        raise RectalError(
+            f"{what} reaches out of the series in {series.folder} (columns {x.min() + 1:.1f} to "
+            f"{x.max() + 1:.1f} of {width}, rows {y.min() + 1:.1f} to {y.max() + 1:.1f} of {height}): take the "
+            "structure set that was made on it"
+        )
+    return plane, np.unique(np.ravel_multi_index(polygon(y, x, (height, width)), (height, width)))
 
 
 def write_contours(path: Path, series: DicomSeries, lesions: Sequence[Lesion], algorithm: Algorithm) -> None:
@@ -145,7 +207,7 @@ def _contours(lesion: Lesion, series: DicomSeries) -> Iterator[Dataset]:
             points = _in_space(line[:-1] - 1, slice_)  # the last is the first again
             yield _item(
                 ContourImageSequence=[_slice_reference(slice_)],
-                ContourGeometricType="CLOSED_PLANAR",
+                ContourGeometricType=CLOSED,
                 NumberOfContourPoints=len(points),
                 ContourData=[f"{value:.6f}" for value in points.ravel()],
             )

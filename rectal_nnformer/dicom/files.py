@@ -15,7 +15,6 @@ from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.imaging.reading import itk_path
 
 # SOP classes of MR images: classic, enhanced, legacy converted enhanced. Others with such a beginning are no images.
 MR_STORAGE = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
@@ -35,7 +34,6 @@ def read_header(path: Path) -> FileDataset | None:
         return None
     with without_warnings():
         try:
-            itk_path(path)
             header = dcmread(path, defer_size=_KEPT_BYTES, force=lacks_preamble(path))
             return header if _fits(header, path.stat().st_size) else None
         except Exception:  # pydicom raises many kinds on what is damaged
@@ -127,21 +125,24 @@ def should_be_slice(path: Path) -> bool:
     return path.suffix.lower() in (".dcm", ".ima")
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
     """Yield the files in a folder and below it in a fixed order; links to folders are followed, each folder once.
 
-    Of a file it is the file.
+    Of a file it is the file. Hidden files and folders are left aside, and added to `hidden`.
     """
     if folder.is_file():
         yield folder
         return
     seen = set()
     for root, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        aside = sorted(name for name in (*folders, *names) if name.startswith("."))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if (real := os.path.realpath(root)) in seen:
             folders.clear()
             continue
         seen.add(real)
+        if hidden is not None:
+            hidden += (Path(root) / name for name in aside)
         yield from (Path(root) / name for name in sorted(names) if not name.startswith("."))
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from rectal_nnformer.dicom.files import files_below, read_header, should_be_slice
 from rectal_nnformer.dicom.outlines import Outlines, outlines_of
-from rectal_nnformer.dicom.parts import parts_of
+from rectal_nnformer.dicom.parts import SAME_PLACE_MM, parts_of
 from rectal_nnformer.dicom.slices import Slice, copy_pixels, slices_of
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import itk_message
@@ -159,6 +159,7 @@ class Findings:
         unreadable: Files that should be slices but cannot be read.
         others: Files that are not DICOM images.
         outlines: Segmentations and structure sets.
+        hidden: Hidden files and folders, which were not looked into.
     """
 
     series: list[DicomSeries] = field(default_factory=list)
@@ -167,15 +168,18 @@ class Findings:
     unreadable: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
     outlines: list[Outlines] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
 
 
-def find_outlines(folder: Path) -> list[Outlines]:
+def find_outlines(folder: Path, hidden: list[Path] | None = None) -> list[Outlines]:
     """Return the segmentations and structure sets in a folder and all folders in it, in the order of their paths.
+
+    Hidden files and folders are left aside, and added to `hidden`.
 
     Raises:
         RectalError: A folder cannot be read.
     """
-    headers = ((path, read_header(path)) for path in files_below(folder))
+    headers = ((path, read_header(path)) for path in files_below(folder, hidden))
     return [o for path, header in headers if header is not None and (o := outlines_of(path, header)) is not None]
 
 
@@ -218,7 +222,7 @@ def find_series(folder: Path, planes: Sequence[str] = ("axial",), description: s
         raise RectalError(f"--description '{description}' is not a regular expression: {error}.") from None
     findings = Findings()
     groups: dict[str, list[Slice]] = defaultdict(list)
-    for path in tqdm(list(files_below(folder)), desc="reading DICOM headers", unit="file"):
+    for path in tqdm(list(files_below(folder, findings.hidden)), desc="reading DICOM headers", unit="file"):
         header = read_header(path)
         if header is not None and (outlines := outlines_of(path, header)) is not None:
             findings.outlines.append(outlines)
@@ -303,7 +307,7 @@ def _check_gaps(positions: NDArray[np.float64], normal: NDArray[np.float64], sli
     median = float(np.median(gaps))
     tolerance = POSITION_TOLERANCE * median
     for i, gap in enumerate(gaps):
-        if gap < 0.01:
+        if gap < SAME_PLACE_MM:
             raise RectalError(
                 f"{slices[i].where} and {slices[i + 1].where} lie in the same place: a copy, or a series with several "
                 "images per slice (diffusion, dynamic); take it away, or choose series with --description"

@@ -9,7 +9,7 @@ from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import DATASET_JSON, TRAINED_ON, check_folder
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
 from rectal_nnformer.nnunet.patients import read_patients
-from rectal_nnformer.utils.files import read_json_if_whole
+from rectal_nnformer.utils.files import parted_by_hidden, read_json_if_whole
 from rectal_nnformer.utils.text import plural, some
 
 MOST_NAMES = 20
@@ -40,6 +40,9 @@ def evaluate_folder(
         raise RectalError(f"no {DATASET_JSON} in {', '.join(map(str, folders))}. Name it with -djfile.")
     dataset_json = read_dataset_json(path, "Name the right one with -djfile.")
     ending = dataset_json["file_ending"]
+    for folder in dict.fromkeys((reference_folder, prediction_folder)):
+        if hidden := parted_by_hidden(folder)[0]:
+            print(f"Left aside in {folder}, hidden: {some(hidden)}")
     cases = list(masks_in(reference_folder, ending))
     if not cases:
         raise RectalError(f"{reference_folder} has no file that ends with {ending}, as {path} says. Check --gt.")

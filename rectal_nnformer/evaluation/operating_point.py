@@ -1,7 +1,6 @@
 """From which confidence and volume on a lesion is reported: chosen for a wish, and judged on folds that had no say."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,17 +21,15 @@ from rectal_nnformer.evaluation.kept import (
 )
 from rectal_nnformer.evaluation.rates import Rate
 from rectal_nnformer.evaluation.resampling import Estimate, estimate_ratio, rate_of_sums, sums_by_patient
+from rectal_nnformer.evaluation.wish import F1, FP_PER_CASE, SENSITIVITY, Wish, parse_wish
 from rectal_nnformer.utils.files import write_json
 from rectal_nnformer.utils.json_records import read_own
 
-FP_PER_CASE, SENSITIVITY, F1 = "fp-per-case", "sensitivity", "f1"
 VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
 """Of the volumes of all false positives: a smallest volume helps only by what it takes of them. Few, so that none is
 made to measure for a single lesion."""
 
 
-NO_POINT = "none"
-"""In place of a wish: lesions are those of the mask."""
 POINT_FILE = "operating_point.json"
 """In a model's folder: the point by which it predicts."""
 
@@ -51,17 +48,6 @@ class OperatingPoint:
     def __str__(self) -> str:
         smallest = f" and {self.min_volume_cm3:.3g} cm³" if self.min_volume_cm3 else ""
         return f"a confidence of at least {self.min_confidence:.3f}{smallest}"
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a point is chosen for: `kind` is `fp-per-case`, `sensitivity`, or `f1`, which has no value."""
-
-    kind: str
-    value: float | None = None
-
-    def __str__(self) -> str:
-        return self.kind if self.value is None else f"{self.kind}={self.value:g}"
 
 
 @dataclass(frozen=True)
@@ -149,23 +135,6 @@ def read_point(model: Path) -> Choice | None:
     if not (0 <= least[0] <= 1 and 0 <= least[1] < math.inf):
         raise RectalError(f"{path} cannot be used: confidence and volume are {least[0]} and {least[1]}. {remedy}")
     return choice
-
-
-def parse_wish(text: str) -> Wish:
-    """Return the wish that a text stands for: `fp-per-case=0.5`, `sensitivity=0.95` or `f1`.
-
-    Raises:
-        RectalError: It is none, or its number cannot be.
-    """
-    found = re.fullmatch(rf"({FP_PER_CASE}|{SENSITIVITY})=(\d+\.?\d*|\.\d+)", text.strip())
-    if text.strip() == F1:
-        return Wish(F1)
-    if found is None or (found[1] == SENSITIVITY and not 0 < float(found[2]) <= 1):
-        raise RectalError(
-            f"{text!r} is no wish for an operating point. Write {FP_PER_CASE}=0.5 (at most so many false positives per "
-            f"case), {SENSITIVITY}=0.95 (at least this share of lesions found, above 0 and up to 1) or {F1}."
-        )
-    return Wish(found[1], float(found[2]))
 
 
 def choose(cases: Sequence[CaseDetection], wish: Wish) -> Choice:

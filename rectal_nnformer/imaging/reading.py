@@ -17,6 +17,7 @@ from nibabel.nifti1 import data_type_codes
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.voxel_data import METAIMAGE_SUFFIXES, NRRD_SUFFIXES, check_voxels, locate_voxels
+from rectal_nnformer.utils.files import is_there, kind_of
 from rectal_nnformer.utils.text import plural
 
 # Headers hold single-precision or decimal numbers; grids that agree to a tenth of a voxel are the same grid.
@@ -82,8 +83,10 @@ def read_image(path: Path) -> sitk.Image:
         RectalError: The file is missing, cannot be read or ends early, is damaged, of another format than its name
             says, of more than `MOST_VOXELS`, tells a spacing of 0, or is NIfTI and holds values that are not finite.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise RectalError(f"there is no file {path}")
+    if kind := kind_of(path):  # a pipe would be waited for
+        raise RectalError(f"{path} is {kind}; put the image in its place, or take it away")
     data = locate_voxels(path) if has_text_header(path) else None
     reader = sitk.ImageFileReader()
     reader.SetFileName(itk_path(path))

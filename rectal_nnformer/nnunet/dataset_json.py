@@ -50,6 +50,7 @@ def read_dataset_json(path: Path, remedy: str) -> dict[str, Any]:
     return content
 
 
-def num_channels(dataset_json: Mapping[str, Any]) -> int:
-    """Return how many images a case has."""
-    return len(dataset_json.get("channel_names") or dataset_json.get("modality") or "0")
+def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
+    """Return what the images of a case are called, in the order of their numbers."""
+    names = dataset_json.get("channel_names") or dataset_json.get("modality") or {"0": ""}
+    return [str(name) for name in names.values()]

@@ -31,7 +31,7 @@ from rectal_nnformer.nnunet.layout import (
 )
 from rectal_nnformer.nnunet.names import CUBIC, IMAGE_SUFFIXES, NUM_FOLDS, TRAINER_FAMILIES
 from rectal_nnformer.nnunet.source import base_trainer, names_in, stock_trainers_folder, trainer_names
-from rectal_nnformer.utils.files import is_there
+from rectal_nnformer.utils.files import is_there, kind_of
 from rectal_nnformer.utils.text import nearest, some
 
 DEVICES = ("cuda", "cpu", "mps")
@@ -259,11 +259,11 @@ def find_image(place: Path) -> Path | None:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file that does not exist."""
-    if path.is_dir():
-        raise RectalError(f"{path} is a folder, not a file. Name a file.")
-    if not path.is_file():
+    """Refuse what is no file, or does not exist."""
+    if not is_there(path):
         raise RectalError(f"There is no file {path}. Check its name.{most_alike(path)}")
+    if kind := kind_of(path):
+        raise RectalError(f"{path} is {kind}, not a file. Name a file.")
 
 
 def check_output_file(path: Path) -> None:

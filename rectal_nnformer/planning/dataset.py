@@ -17,7 +17,7 @@ from nnunetv2.utilities.utils import (
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.prepared import is_prepared
-from rectal_nnformer.nnunet.dataset_json import read_dataset_json
+from rectal_nnformer.nnunet.dataset_json import channel_names, read_dataset_json
 from rectal_nnformer.nnunet.layout import PreprocessedDataset, RawDataset, dataset_number, dataset_prefix, nnunet_folder
 from rectal_nnformer.utils.text import some
 
@@ -47,8 +47,7 @@ class TrainingDataset:
     @property
     def channel_names(self) -> list[str]:
         """Names of the image channels in their order."""
-        names = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
-        return [str(name) for name in names.values()]
+        return channel_names(self.dataset_json)
 
     @property
     def prepared_channels(self) -> list[bool]:

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import SimpleITK as sitk
 
+from rectal_nnformer.dataset_conversion.channels import check_channels
 from rectal_nnformer.dataset_conversion.images import stem
 from rectal_nnformer.dicom.series import DicomSeries
 from rectal_nnformer.errors import RectalError
@@ -20,7 +21,7 @@ from rectal_nnformer.evaluation.operating_point import Choice, read_point
 from rectal_nnformer.imaging.masks import label_values, tumor_labels
 from rectal_nnformer.imaging.reading import by, read_image
 from rectal_nnformer.imaging.volumes import VolumeCheck
-from rectal_nnformer.nnunet.dataset_json import num_channels, read_dataset_json
+from rectal_nnformer.nnunet.dataset_json import channel_names, read_dataset_json
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, TRAINED_ON, ModelFolder, image_name, read_image_digests
 from rectal_nnformer.nnunet.names import NIFTI
 from rectal_nnformer.prediction.findings import PredictedScan, describe_scan
@@ -71,6 +72,7 @@ class PredictionJob:
         checkpoint: Name of the file of each fold.
         planes: Which planes of DICOM series to take.
         description: Regular expression for the SeriesDescription of DICOM series to take.
+        channels: The same for each channel of the model, by its name, in place of it.
         formats: What to write: NIfTI masks, DICOM objects. Masks are made in any case, but do not stay else.
         keep_names: Whether DICOM series are called by their folders, whose names often are patients'.
     """
@@ -87,6 +89,7 @@ class PredictionJob:
     description: str | None = None
     formats: Sequence[str] = (NIFTI,)
     keep_names: bool = False
+    channels: Mapping[str, str] = field(default_factory=dict)
 
     def predicting_model(self, point: Choice | None) -> PredictingModel:
         """Return what predicts, with the SHA-256 of the folds' checkpoints, one after the other."""
@@ -110,7 +113,9 @@ def predict(job: PredictionJob) -> int:
     dataset_json = read_dataset_json(job.model.dataset_json, "Import or train the model again.")
     ending, labels = dataset_json["file_ending"], label_values(dataset_json, str(job.model.dataset_json))
     point = read_point(job.model.path)
-    scans = find_scans(job.scans, num_channels(dataset_json), job.planes, job.description, job.keep_names)
+    names = channel_names(dataset_json)
+    channels = _series_of_channels(job, names)
+    scans = find_scans(job.scans, len(names), job.planes, job.description, job.keep_names, channels)
     step, first = job.part
     scans.cases = dict(list(scans.cases.items())[first::step])
     if scans.left_aside:
@@ -157,6 +162,23 @@ def predict(job: PredictionJob) -> int:
     untold = (job.scans, job.output, temporary)
     _write(job, scans.series, [_without_folders(scan, untold) for scan in findings], model)
     return code or int(any(scan.problem or scan.unwritten for scan in findings))
+
+
+def _series_of_channels(job: PredictionJob, names: Sequence[str]) -> dict[str, str]:
+    """Return what chooses the series of each of the model's channels, in their order; empty if nothing is told.
+
+    Raises:
+        RectalError: It is told for other channels than those of the model, or in a way that cannot be.
+    """
+    if not job.channels:
+        return {}
+    if sorted(job.channels) != sorted(names):
+        raise RectalError(
+            f"--channels names {', '.join(job.channels)}, and the model has the channels {', '.join(names)} by "
+            f"{job.model.dataset_json}. Name these, each with the SeriesDescription of its series."
+        )
+    check_channels(job.channels, job.description)
+    return {name: job.channels[name] for name in names}
 
 
 def _tell_notes(job: PredictionJob, checks: Mapping[str, list[VolumeCheck]]) -> dict[str, str]:

@@ -4,23 +4,25 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import SimpleITK as sitk
 
+from rectal_nnformer.dataset_conversion.channels import ResampledSeries, any_of, coverage_note, images_of_studies
 from rectal_nnformer.dataset_conversion.dicom import case_names, place_of
 from rectal_nnformer.dataset_conversion.images import ImageFile, ImageSource, stem, write_image
 from rectal_nnformer.dicom.files import files_below
-from rectal_nnformer.dicom.series import find_series
+from rectal_nnformer.dicom.series import DicomSeries, find_series
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.imaging.reading import geometry_problems, has_text_header, in_order_of, read_image
 from rectal_nnformer.imaging.volumes import VolumeCheck, check_volume, image_problems, slices_of
 from rectal_nnformer.imaging.voxel_data import locate_voxels
 from rectal_nnformer.nnunet.layout import image_name
 from rectal_nnformer.nnunet.names import IMAGE_SUFFIXES
+from rectal_nnformer.utils.files import kind_of
 from rectal_nnformer.utils.parallel import map_with_progress
 from rectal_nnformer.utils.text import plural, some
 
@@ -57,11 +59,13 @@ def find_scans(
     planes: Sequence[str] = ("axial",),
     description: str | None = None,
     keep_names: bool = False,
+    series_of_channels: Mapping[str, str] | None = None,
 ) -> Scans:
     """Sort what lies in a folder, or take a single file.
 
     Images are NIfTI, NRRD or MetaImage files called `<case>_0000`, `<case>_0001` and so on by their channel. For a
-    model of one channel any name will do, and where no such file is there, DICOM series are looked for, at any depth.
+    model of one channel any name will do. Where no such file is there, DICOM series are looked for, at any depth, for
+    several channels only if it is said which series they are.
 
     Args:
         place: An existing folder or file.
@@ -69,6 +73,8 @@ def find_scans(
         planes: Which acquisition planes of DICOM series to take: axial, sagittal, coronal.
         description: Take only DICOM series whose SeriesDescription matches this regular expression, in any case.
         keep_names: Whether DICOM series are called by their folders, whose names often are patients'.
+        series_of_channels: In place of `description` a regular expression for each channel, by its name. The other
+            series of a study are brought onto the grid of the first.
 
     Raises:
         RectalError: There is no image; says what is there and what would fit.
@@ -83,8 +89,8 @@ def find_scans(
                 folders += 1  # which often are called as patients are
             else:
                 scans.left_aside[path.name] = f"not one of {' '.join(IMAGE_SUFFIXES)}"
-        elif not path.is_file():
-            scans.unusable[path.name] = "is a link to nothing" if path.is_symlink() else "is no file"
+        elif kind := kind_of(path):
+            scans.unusable[path.name] = f"is {kind}"
         elif numbered is None and num_channels > 1:
             scans.left_aside[path.name] = "without the number of a channel at the end of its name, as in <case>_0000"
         else:
@@ -106,13 +112,14 @@ def find_scans(
     if folders:
         reason = "not looked into beside image files; for DICOM series name a folder without such files"
         scans.left_aside[plural(folders, "folder")] = reason
-    if not channels and not scans.unusable and num_channels == 1:
-        series = _find_series(place, planes, description, keep_names)
-        if series.cases or series.unusable or series.left_aside:
+    is_dicom_told = num_channels == 1 or bool(series_of_channels)
+    if not channels and not scans.unusable and is_dicom_told:
+        series = _find_series(place, planes, description, keep_names, series_of_channels or {})
+        if series.series or series.unusable:
             return series
     if not channels and not scans.unusable:
         others = some(list(scans.left_aside)) or "nothing"
-        dicom = "and no DICOM series" if num_channels == 1 else "and DICOM is for models of one channel alone"
+        dicom = "and no DICOM series" if is_dicom_told else "and for DICOM say by --channels which series are which"
         raise RectalError(
             f"{place} holds no scan ({' '.join(IMAGE_SUFFIXES)}), but {others}, {dicom}. "
             "Name a folder of scans, or one scan, with -i."
@@ -125,15 +132,21 @@ def series_name(uid: str) -> str:
     return f"series_{hashlib.sha256(uid.encode()).hexdigest()[:12]}" if uid else "series without SeriesInstanceUID"
 
 
-def _find_series(folder: Path, planes: Sequence[str], description: str | None, keep_names: bool) -> Scans:
-    findings = find_series(folder, planes, description)
+def _find_series(
+    folder: Path, planes: Sequence[str], description: str | None, keep_names: bool, channels: Mapping[str, str]
+) -> Scans:
+    findings = find_series(folder, planes, any_of(channels) if channels else description)
+    images: dict[str, tuple[DicomSeries | ResampledSeries, ...]] = {s.uid: (s,) for s in findings.series}
+    incomplete: list[tuple[DicomSeries, str]] = []
+    if channels:
+        images, incomplete = images_of_studies(findings.series, channels)
     others = {**findings.ignored, **findings.broken}
     if keep_names:
         names = case_names(findings.series) | {uid: place_of(uid, where) for uid, (where, _) in others.items()}
     else:
         names = {uid: series_name(uid) for uid in (*(s.uid for s in findings.series), *others)}
     scans = Scans(
-        cases={names[series.uid]: [series] for series in findings.series},
+        cases={names[uid]: list(of_case) for uid, of_case in images.items()},
         left_aside={
             names[uid]: reason if keep_names else re.sub(r"^description '.*' does", "its description does", reason)
             for uid, (_, reason) in findings.ignored.items()
@@ -141,7 +154,10 @@ def _find_series(folder: Path, planes: Sequence[str], description: str | None, k
         series={name: uid for uid, name in names.items()},
         untold=None if keep_names else folder,
     )
+    if findings.hidden:
+        scans.left_aside[plural(len(findings.hidden), "hidden file")] = "of the system"
     scans.unusable = {names[uid]: scans.told(reason, where) for uid, (where, reason) in findings.broken.items()}
+    scans.unusable |= {names[series.uid]: scans.told(reason, series.folder) for series, reason in incomplete}
     if findings.unreadable and not keep_names:
         number = plural(len(findings.unreadable), "file")
         scans.unusable[number] = "cannot be read as DICOM; --keep-names tells which"
@@ -232,13 +248,16 @@ def _prepare_image(image: ImageSource, target: Path, ending: str) -> VolumeCheck
         if image.path.name.endswith(ending) and alone:
             target.symlink_to(image.path.resolve())
             return check
+    covered = 1.0
     try:
-        volume = image.read()
+        if isinstance(image, ResampledSeries):
+            volume, covered = image.resample()
+        else:
+            volume = image.read()
     except RectalError as error:
         return VolumeCheck(target, str(error))
     if problems := image_problems(volume):
         return VolumeCheck(target, "; ".join(problems))
     write_image(volume, target)
-    return VolumeCheck(
-        target, "", check.note if isinstance(image, ImageFile) else "", volume.GetSize(), slices_of(volume)
-    )
+    note = check.note if isinstance(image, ImageFile) else coverage_note(target.name, covered)
+    return VolumeCheck(target, "", note, volume.GetSize(), slices_of(volume))

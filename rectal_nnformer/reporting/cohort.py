@@ -10,9 +10,10 @@ from rectal_nnformer.evaluation.froc import Curves, detection_curves
 from rectal_nnformer.evaluation.group_rates import ColumnRates, rates_by_group
 from rectal_nnformer.evaluation.groups import read_groups
 from rectal_nnformer.evaluation.log_odds import LogOddsCounts, read_counts
-from rectal_nnformer.evaluation.operating_point import F1, NestedPoint, nested_point, parse_wish, read_point
+from rectal_nnformer.evaluation.operating_point import NestedPoint, nested_point, read_point
 from rectal_nnformer.evaluation.review import MeasureReview, review_measures
 from rectal_nnformer.evaluation.summary import CohortDetection, rate_words
+from rectal_nnformer.evaluation.wish import F1, parse_wish
 from rectal_nnformer.reporting.results import Results
 from rectal_nnformer.utils.files import copy_file
 

@@ -9,8 +9,9 @@ from rectal_nnformer.evaluation.agreement import Limits
 from rectal_nnformer.evaluation.calibration import Calibration, NestedCalibration
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.froc import BAND_RATES, FALSE_POSITIVE_RATES, Curves
-from rectal_nnformer.evaluation.operating_point import NO_POINT, NestedPoint
+from rectal_nnformer.evaluation.operating_point import NestedPoint
 from rectal_nnformer.evaluation.review import MEASURES, review_order
+from rectal_nnformer.evaluation.wish import NO_POINT
 from rectal_nnformer.nnunet.names import TRAINER_FAMILIES
 from rectal_nnformer.reporting.charts import Axis, Curve, plane_chart, round_axis
 from rectal_nnformer.reporting.cohort import CohortAnalysis

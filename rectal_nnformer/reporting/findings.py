@@ -6,7 +6,7 @@ from typing import Any
 
 from rectal_nnformer import __version__
 from rectal_nnformer.evaluation.findings import Finding
-from rectal_nnformer.evaluation.operating_point import NO_POINT
+from rectal_nnformer.evaluation.wish import NO_POINT
 from rectal_nnformer.imaging.masks import MIN_VOXELS
 from rectal_nnformer.nnunet.layout import ModelFolder
 from rectal_nnformer.reporting.gallery import Clip

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rectal_nnformer.errors import RectalError
-from rectal_nnformer.evaluation.operating_point import NO_POINT, read_point, write_point
+from rectal_nnformer.evaluation.operating_point import read_point, write_point
 from rectal_nnformer.evaluation.summary import CohortDetection
+from rectal_nnformer.evaluation.wish import NO_POINT
 from rectal_nnformer.imaging.masks import tumor_labels
 from rectal_nnformer.nnunet.layout import VALIDATION, fold_name, is_model
 from rectal_nnformer.reporting.cohort import analyse_cohort, keep_groups, kept_groups

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.wish import check_wish
 from rectal_nnformer.nnunet.layout import (
     ModelFolder,
     PreprocessedDataset,
@@ -234,14 +235,10 @@ def _problems(study: Study) -> Iterator[str]:
             yield f"there is no backbone {recipe.backbone}.{nearest(recipe.backbone, BACKBONES)}"
     if repeated := [fold for fold, times in Counter(study.folds).items() if times > 1]:
         yield f"folds names {', '.join(map(str, repeated))} more than once."
-    if study.operating_point is not None:
-        from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish  # imports SciPy
-
-        if study.operating_point != NO_POINT:
-            try:
-                parse_wish(study.operating_point)
-            except RectalError as error:
-                yield f"operating_point: {error}"
+    try:
+        check_wish(study.operating_point)
+    except RectalError as error:
+        yield f"operating_point: {error}"
 
 
 def check_study(study: Study) -> None:

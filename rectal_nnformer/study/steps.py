@@ -16,7 +16,8 @@ from typing import Any
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_compared
 from rectal_nnformer.evaluation.folder import evaluate_folder
-from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish, read_point
+from rectal_nnformer.evaluation.operating_point import read_point
+from rectal_nnformer.evaluation.wish import NO_POINT, parse_wish
 from rectal_nnformer.nnunet.commands import run_command
 from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import (

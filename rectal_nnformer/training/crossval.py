@@ -11,7 +11,7 @@ from rectal_nnformer.analysis.records import ATTENTION_FILE, REUSE_FILE
 from rectal_nnformer.analysis.validation import only_logged
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import evaluate_fold, masks_in, read_evaluation
-from rectal_nnformer.evaluation.operating_point import NO_POINT, parse_wish
+from rectal_nnformer.evaluation.wish import check_wish
 from rectal_nnformer.networks.checkpoint_file import check_checkpoints
 from rectal_nnformer.networks.starting_weights import RECORD, recorded_pretrained_file
 from rectal_nnformer.nnunet.case_files import check_properties
@@ -83,8 +83,7 @@ def cross_validate(
             pretrained file is missing; or a training failed.
     """
     job = TrainingJob(_planned_model(dataset, trainer, plans, configuration), device, save_probabilities)
-    if operating_point is not None and operating_point != NO_POINT:
-        parse_wish(operating_point)
+    check_wish(operating_point)
     splits = train_model(job, folds, gpus)
     summary = _summarize(job, splits, operating_point, groups)
     if summary.analysis.wish:

@@ -354,6 +354,12 @@ def kind_of(path: Path) -> str:
     return "" if stat.S_ISREG(mode) else _KINDS[stat.S_IFMT(mode)]
 
 
+def parted_by_hidden(folder: Path) -> tuple[list[str], list[Path]]:
+    """Return the names of the hidden entries of a folder, as systems leave them (`._scan.nii.gz`), and the others."""
+    entries = sorted(folder.iterdir())
+    return [e.name for e in entries if e.name.startswith(".")], [e for e in entries if not e.name.startswith(".")]
+
+
 def is_there(path: Path) -> bool:
     """Whether there is anything of this name, be it no file or a link to nothing: then it is read, and refused."""
     return os.path.lexists(path)
