@@ -35,6 +35,8 @@ else:
 STUDY_FILE = "study.toml"
 OWN: Literal["own"] = "own"
 """Epochs of a recipe whose trainer is taken as it is called, such as one that was trained before."""
+PLACE = "folder"
+"""What a study knows beside the keys of its file: where that is."""
 REMEDY = f"Fix it; 'rectal_nnformer study init' writes a {STUDY_FILE} with every key explained."
 
 
@@ -158,9 +160,12 @@ def read_study(folder: Path) -> Study:
         content = tomllib.loads(read_bytes(path, f"Make it with 'rectal_nnformer study init -o {folder}'.").decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RectalError(f"{path} cannot be read as TOML ({error}). {REMEDY}") from None
-    study = _study_of({**content, "folder": str(folder.absolute())}, f"{path} cannot be used", REMEDY)
+    refused = f"{path} cannot be used"
+    if PLACE in content:
+        raise RectalError(f"{refused}: {_no_key(PLACE, Study)} {REMEDY}")
+    study = _study_of({**content, PLACE: str(folder.absolute())}, refused, REMEDY)
     for problem in _problems(study):
-        raise RectalError(f"{path} cannot be used: {problem} {REMEDY}")
+        raise RectalError(f"{refused}: {problem} {REMEDY}")
     return study
 
 
@@ -187,11 +192,15 @@ def _wrong_key(error: ValidationError, content: dict[str, Any]) -> str:
         key = rest[0]
     field = kind.model_fields.get(str(key))
     if first["type"] == "extra_forbidden":
-        return f"there is no key {key}{place}.{nearest(str(key), kind.model_fields)}"
+        return _no_key(str(key), kind, place)
     allowed = field.description if field else "a text, a number, true or false"
     if key not in values:
         return f"{table}{key} is missing; it must be {allowed}."
     return f"{table}{key} is {json.dumps(values[key], default=str)[:200]}, but must be {allowed}."
+
+
+def _no_key(key: str, kind: type[Record], place: str = "") -> str:
+    return f"there is no key {key}{place}.{nearest(key, kind.model_fields.keys() - {PLACE, key})}"
 
 
 _TABLES: dict[str, type[Record]] = {"recipe": Recipe, "external": External, "slurm": Slurm}
@@ -208,7 +217,7 @@ def study_of_model(model: ModelFolder, slurm: Mapping[str, Any], **chosen: Any) 
     """
     recipe = {"name": model.trainer, "trainer": model.trainer, "plans": model.plans, "epochs": OWN}
     content = {
-        "folder": str(model.path),
+        PLACE: str(model.path),
         "dataset": model.dataset,
         "baseline": model.trainer,
         "recipe": [{**recipe, "configuration": model.configuration}],
