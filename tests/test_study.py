@@ -30,6 +30,7 @@ from rectal_nnformer.reporting.findings import PredictingModel
 from rectal_nnformer.reporting.writing import write_findings
 from rectal_nnformer.study import jobs, steps
 from rectal_nnformer.study.jobs import run_here
+from rectal_nnformer.study.page import _forest
 from rectal_nnformer.study.progress import fold_progress, status_lines
 from rectal_nnformer.study.record import check_study, read_study
 from rectal_nnformer.study.steps import missing_steps, missing_weights, steps_of
@@ -401,6 +402,13 @@ def test_recipes_are_tested_against_the_baseline_with_holm():
     assert found["x"].detection.p_holm == pytest.approx(2 * 2 / 64) == found["x"].dice_p_holm
     assert (found["x"].detection_rate.value, found["y"].dice.value, found["y"].dice_p) == (1.0, 0.0, 1.0)
     assert CaseDetection  # the records that stand behind these
+    # Twelve tumours found by one alone: 2 / 2**12, which three decimals would make 0.
+    cohorts = {
+        name: type("T", (), {"cases": [case(f"c{i}", 0.1 + i * better / 20, better) for i in range(12)]})
+        for name, better in (("b", False), ("x", True))
+    }
+    rate, dice = _forest(against_baseline(cohorts, "b"), "b", "external").values()
+    assert "adjusted p &lt; 0.001" in rate and ">p &lt; 0.001<" in rate and "p &lt; 0.001" in dice
 
 
 def test_a_new_study_explains_itself_and_takes_what_is_trained(base, capsys):
@@ -426,6 +434,8 @@ def test_a_new_study_explains_itself_and_takes_what_is_trained(base, capsys):
         ('baseline = "stock"', 'baseline = "stok"', "Did you mean stock?"),
         ('baseline = "stock"', "baseline = stock", "cannot be read as TOML"),
         ("side_by_side = 2", "side_by_sid = 2", "there is no key side_by_sid. Did you mean side_by_side?"),
+        ("side_by_side = 2", 'folder = "x"', "there is no key folder."),
+        ("side_by_side = 2", "folde = 2", "there is no key folde. Did you mean folds?"),
         ("folds = [0, 1]", 'epochs = "many"', 'epochs is "many", but must be a whole number above 0, or "own".'),
         ("folds = [0, 1]", "folds = [-1]", "folds is [-1], but must be numbers of folds"),
         ("folds = [0, 1]", "folds = [1, 1]", "folds names 1 more than once"),
@@ -646,6 +656,8 @@ def test_a_cross_validation_becomes_jobs_of_slurm(base, capsys):
         with pytest.raises(SystemExit):
             cli.main([*CROSSVAL, *wrong])
         assert message in capsys.readouterr().err
+    cli.main([*CROSSVAL, "--slurm", "hours=0.001", "--dry-run"])
+    assert "#SBATCH --time=1\n" in capsys.readouterr().out  # 0 would be no limit
 
 
 def test_memory_is_the_sum_over_all_processes():

@@ -20,7 +20,7 @@ from rectal_nnformer.reporting.confidence_page import froc_beside, has_froc, how
 from rectal_nnformer.reporting.methods import software_versions, training_settings
 from rectal_nnformer.reporting.pages import html_page
 from rectal_nnformer.reporting.results import NO_FOLD, ModelResults, read_results
-from rectal_nnformer.reporting.tables import Table
+from rectal_nnformer.reporting.tables import Table, p_words
 from rectal_nnformer.reporting.writing import DATE_FORMAT, write_comparison
 from rectal_nnformer.study.progress import hours
 from rectal_nnformer.study.record import Recipe, Study
@@ -172,9 +172,9 @@ def _forest(against: Mapping[str, AgainstBaseline], baseline: str, cohort: str) 
     for ident, what, p_name in (("detection_rate", "detection rate", ""), ("dice", "Dice", "dice_p_holm")):
         rows = {name: getattr(result, ident) for name, result in against.items()}
         p = {name: getattr(r, p_name) if p_name else r.detection.p_holm for name, r in against.items()}
-        words = [f"{name}: {_difference_words(row)}, adjusted p {number(p[name], 3)}" for name, row in rows.items()]
+        words = [f"{name}: {_difference_words(row)}, adjusted p {p_words(p[name])}" for name, row in rows.items()]
         title = f"Difference in {what} to {baseline}, {cohort}"
-        notes = {name: f"p {number(p[name], 3)}" for name in rows}
+        notes = {name: f"p {p_words(p[name])}" for name in rows}
         charts[title] = difference_chart(f"{cohort}-{ident}", title, "; ".join(words), rows, notes)
     return charts
 
@@ -242,7 +242,7 @@ def _result_table(
             number(result.case_dice.mean, 3),
         ]
         if one := against.get(name):
-            tests = number(one.detection.p_holm, 3), number(one.dice_p_holm, 3)
+            tests = p_words(one.detection.p_holm), p_words(one.dice_p_holm)
             cells += [_difference_words(one.detection_rate), tests[0], _difference_words(one.dice), tests[1]]
         rows.append([*cells, *["-"] * (len(header) + len(differences) - len(cells))])
     return Table((*header, *differences), rows, "Recipes on the same tumours; differences are to the baseline")
