@@ -451,6 +451,8 @@ def test_a_new_study_explains_itself_and_takes_what_is_trained(base, capsys):
         ('name = "ACT"', 'name = "stock"', "2 recipes have the name stock"),
         ("nnUNetTrainerSMIT_ACT", "nnUNetTrainer", "2 recipes have the model"),
         ('device = "cpu"', 'device = "cpu"\nslurm = { hours = "long" }', "slurm.hours"),
+        ("nnUNetTrainerSMIT_ACT", "nnUNetTrainer__SMIT", "__ may stand only between trainer, plans and configuration."),
+        (f'plans = "{PLANS}"', 'plans = "P__Q"', "makes the model nnUNetTrainerSMIT_ACT__P__Q__3d_fullres"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(base, old, new, message):
@@ -474,6 +476,23 @@ def test_a_study_that_cannot_be_is_refused(base, old, new, message):
             'backbone = "smit"',
             'configuration = "3d_lowres"',
             "configuration is 3d_lowres, but nnUNetRectalS",
+        ),
+        (
+            'backbone = "smit"',
+            'backbone = "swin_unetr"',
+            "backbone is swin_unetr, but .*/nnUNetRectalSMITPlans.json holds",
+        ),
+        ('backbone = "smit"', 'planner = "ExperimentPlanner"', "planner is ExperimentPlanner, but .* holds smit"),
+        (
+            f'{PLANS}"\nbackbone = "smit"',
+            'P"\nbackbone = "swin_unetr"',
+            "recipe ACT, .* needs plans with the backbone 'smit', but the plans 'P' hold the backbone 'swin_unetr'",
+        ),
+        (f'{PLANS}"\nbackbone = "smit"', 'P"\nplanner = "ExperimentPlanner"', "'P' were not made by rectal_nnformer"),
+        (
+            'backbone = "smit"',
+            'backbone = "smit"\nconfiguration = "3d_fullres_cubic"',
+            "recipe ACT, .*_ACT trains on the planned, anisotropic patch and refuses",
         ),
         ('backbone = "smit"', 'planner = "Experimentplanner"', "which nnU-Net does not have. Did you mean Exp"),
         (f'plans = "{PLANS}"\nepochs', 'plans = "Own"\nepochs', "recipe stock, plans is Own, but .*/Own.json does not"),

@@ -19,7 +19,8 @@ from rectal_nnformer.nnunet.layout import (
     nnunet_folder,
 )
 from rectal_nnformer.nnunet.names import CUBIC, FULLRES, NUM_FOLDS, TRAINER_FAMILIES, Device, Length
-from rectal_nnformer.nnunet.preflight import check_trainer
+from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.preflight import check_recipe, check_trainer
 from rectal_nnformer.nnunet.source import planner_names, trainer_names
 from rectal_nnformer.nnunet.splits import read_splits
 from rectal_nnformer.planning.backbones import BACKBONES
@@ -237,6 +238,12 @@ def _problems(study: Study) -> Iterator[str]:
     if study.baseline not in names:
         yield f"the baseline {study.baseline} is none of the recipes.{nearest(study.baseline, names)}"
     for recipe in study.recipe:
+        model = study.model(recipe)
+        if ModelFolder.parse(model.path) != model:
+            yield (
+                f"the recipe {recipe.name} makes the model {model.name}, in which __ may stand only between trainer, "
+                "plans and configuration."
+            )
         if recipe.backbone is not None and recipe.planner is not None:
             yield f"the recipe {recipe.name} has a backbone and a planner; only one of them makes its plans."
         if recipe.backbone is not None and recipe.backbone not in BACKBONES:
@@ -282,7 +289,8 @@ def _not_there(study: Study) -> Iterator[str]:
         elif place.is_dir() and not any(place.iterdir()):
             yield f"external.{key} is {place}, which is empty. Fix it, or put the files there."
     for recipe in study.recipe:
-        yield from (f"recipe {recipe.name}, {problem}" for problem in _unplannable(study, recipe))
+        for check in (_unplannable, _untrainable):
+            yield from (f"recipe {recipe.name}, {problem}" for problem in check(study, recipe))
 
 
 def _unplannable(study: Study, recipe: Recipe) -> Iterator[str]:
@@ -298,13 +306,39 @@ def _unplannable(study: Study, recipe: Recipe) -> Iterator[str]:
     if recipe.configuration not in present:
         there = f"but {recipe.plans} has {', '.join(present)}"
         yield f"configuration is {recipe.configuration}, {there}.{nearest(recipe.configuration, present)} Fix it."
-    is_trained = all(study.model(recipe).fold(fold).checkpoint_final.is_file() for fold in study.fold_numbers())
-    if not (plans.is_file() or made_by.is_planned_here or is_trained):
+    if not (plans.is_file() or made_by.is_planned_here or _is_trained(study, recipe)):
         yield (
             f"plans is {recipe.plans}, but {plans} does not exist, and neither a backbone nor a planner says how it is "
             f"made.{nearest(recipe.plans, PreprocessedDataset.at(study.dataset).plans_names())} Add one of them, or "
             "plan by hand."
         )
+
+
+def _untrainable(study: Study, recipe: Recipe) -> Iterator[str]:
+    """Yield what every training of a recipe would refuse: plans of another network, or a patch, than its trainer's."""
+    plans = PreprocessedDataset.at(study.dataset).plans_file(recipe.plans)
+    made_by = study.recipes_of(recipe.plans)[0]
+    if _is_trained(study, recipe) or not (plans.is_file() or made_by.is_planned_here):
+        return
+    backbone = BACKBONES[made_by.backbone].network if made_by.backbone is not None else None
+    if plans.is_file():
+        network = Plans.read(plans).configuration(recipe.configuration).network
+        planned = network.backbone if network else None
+        if made_by.is_planned_here and planned != backbone:
+            key = "planner" if backbone is None else "backbone"
+            yield (
+                f"{key} is {getattr(made_by, key)}, but {plans} holds {planned or 'a network of nnU-Net'}. Fix it, or "
+                "give its plans another name."
+            )
+        backbone = planned
+    try:
+        check_recipe(study.model(recipe).trainer, backbone, recipe.plans, recipe.configuration, study.dataset)
+    except RectalError as error:
+        yield f"{error} Or fix trainer, configuration, backbone or planner of the recipe."
+
+
+def _is_trained(study: Study, recipe: Recipe) -> bool:
+    return all(study.model(recipe).fold(fold).checkpoint_final.is_file() for fold in study.fold_numbers())
 
 
 def write_study(
