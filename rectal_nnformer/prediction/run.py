@@ -49,6 +49,8 @@ NNUNETS_NOTES = ("dataset.json", "plans.json", "predict_from_raw_data_args.json"
 """What nnU-Net writes beside masks."""
 
 
+SOME_UNUSABLE, NOT_PREDICTED = 1, 3
+"""Exit codes: some scans cannot be used, and the others are predicted; or some that can be used are not."""
 SEEN_BEFORE = "the model was trained on this scan"
 UNCHOSEN = "the operating point was not applied: how sure the network is of this scan is not known"
 SERIES_FILE, SERIES_COLUMNS = "series.csv", ("scan", "series_uid")
@@ -135,7 +137,7 @@ def predict(job: PredictionJob) -> int:
         from rectal_nnformer.prediction import predictor  # imports nnU-Net
 
         code = predictor.predict_folder(job.model.path, [*job.arguments, *here])
-        _give_up_damaged(scans, masks, checks, labels)
+        lost = _give_up_damaged(scans, masks, checks, labels)
         unchosen = _choose_lesions(scans, masks, tumor_labels(dataset_json), point)
         _note_trained_on(folder / TRAINED_ON, masks, trained_on)
         predicted = [
@@ -152,10 +154,12 @@ def predict(job: PredictionJob) -> int:
         findings = _describe(scans, predicted, tumor_labels(dataset_json), model)
     _tell(job, findings)
     if code and not scans.cases:
-        return code
+        return NOT_PREDICTED
     untold = (job.scans, job.output, temporary)
     _write(job, scans.series, [_without_folders(scan, untold) for scan in findings], model)
-    return code or int(any(scan.problem or scan.unwritten for scan in findings))
+    if code or lost:
+        return NOT_PREDICTED
+    return SOME_UNUSABLE if any(scan.problem or scan.unwritten for scan in findings) else 0
 
 
 def _tell_notes(job: PredictionJob, checks: Mapping[str, list[VolumeCheck]]) -> dict[str, str]:
@@ -172,16 +176,19 @@ def _tell_notes(job: PredictionJob, checks: Mapping[str, list[VolumeCheck]]) -> 
 
 def _give_up_damaged(
     scans: Scans, masks: Mapping[str, Path], checks: Mapping[str, list[VolumeCheck]], labels: Collection[int]
-) -> None:
-    """Remove what nnU-Net did not write whole, and take the cases for unusable."""
+) -> list[str]:
+    """Remove what nnU-Net did not write whole, take the cases for unusable, and return them."""
+    lost = []
     for case, path in masks.items():
         if problem := check_mask(path, checks[case][0].size, labels):
             path.unlink(missing_ok=True)
             del scans.cases[case]
             scans.unusable[case] = problem
+            lost.append(case)
     for folder, name in itertools.product({path.parent for path in masks.values()}, NNUNETS_NOTES):
         if (folder / name).is_file() and read_json_if_whole(folder / name) is None:
             (folder / name).unlink()
+    return lost
 
 
 def _choose_lesions(
