@@ -38,6 +38,9 @@ OWN: Literal["own"] = "own"
 """Epochs of a recipe whose trainer is taken as it is called, such as one that was trained before."""
 PLACE = "folder"
 """What a study knows beside the keys of its file: where that is."""
+LENGTH = Length(epochs=1000, seed=0)
+"""Of every recipe of a new study, so that they differ in nothing else: the epochs are nnU-Net's own, whose recipes are
+what ours are compared with, and no fewer."""
 REMEDY = f"Fix it; 'rectal_nnformer study init' writes a {STUDY_FILE} with every key explained."
 
 
@@ -83,6 +86,7 @@ class Recipe(Record):
     planner: Text | None = _key("the name of a planner of nnU-Net's", None)
     epochs: PositiveInt | Literal["own"] | None = _key(EPOCHS, None)
     gpu_memory: PositiveFloat | None = _key(f"{AMOUNT}, in GB", None)
+    npz: bool | None = _key("true or false", None)
 
     @property
     def is_planned_here(self) -> bool:
@@ -365,18 +369,7 @@ def write_study(
         raise RectalError(f"{path} is there already. Name another folder with -o, or move it away.")
     recipes = [recipe for backbone in backbones for recipe in _recipes_of(backbone)]
     recipes += [recipe for recipe in _BASELINES if recipe.trainer in trainer_names()]
-    models = {(recipe.trainer, recipe.plans, recipe.configuration) for recipe in recipes}
-    for model in trained:
-        if (model.trainer, model.plans, model.configuration) not in models:
-            recipes.append(
-                Recipe(
-                    name=f"{model.trainer}-{model.plans}-{model.configuration}",
-                    trainer=model.trainer,
-                    plans=model.plans,
-                    configuration=model.configuration,
-                    epochs=OWN,
-                )
-            )
+    recipes = _adopting(recipes, trained)
     environment = Environment(
         loader=PackageLoader("rectal_nnformer.study", "."),
         undefined=StrictUndefined,
@@ -386,10 +379,39 @@ def write_study(
     )
     environment.filters["toml"] = json.dumps  # texts and numbers are written alike
     page = environment.get_template("template.toml").render(
-        dataset=dataset, baseline=_BASELINES[0].name, recipes=recipes, external=external and list(map(str, external))
+        dataset=dataset,
+        baseline=_BASELINES[0].name,
+        recipes=recipes,
+        external=external and list(map(str, external)),
+        length=LENGTH._asdict(),
     )
     write_text(path, page)
     return path
+
+
+def _adopting(recipes: Sequence[Recipe], trained: Sequence[ModelFolder]) -> list[Recipe]:
+    """Return recipes, of which those that were trained before by their trainer's own length stay so, and what else was.
+
+    Those are not validated again for probabilities.
+    """
+    names = {model.name for model in trained}
+    made: dict[str, Recipe] = {}
+    for recipe in recipes:
+        plans = f"__{recipe.plans}__{recipe.configuration}"
+        if (own := recipe.trainer + plans) in names or recipe.epochs == OWN:
+            made[own] = recipe.model_copy(update={"epochs": OWN, "npz": None})
+        else:
+            made[LENGTH.name(recipe.trainer) + plans] = recipe
+    for model in trained:
+        adopted = Recipe(
+            name=f"{model.trainer}-{model.plans}-{model.configuration}",
+            trainer=model.trainer,
+            plans=model.plans,
+            configuration=model.configuration,
+            epochs=OWN,
+        )
+        made.setdefault(model.name, adopted)
+    return list(made.values())
 
 
 def _recipes_of(backbone: str) -> list[Recipe]:
@@ -413,6 +435,7 @@ def _recipes_of(backbone: str) -> list[Recipe]:
             plans=planned.plans_name,
             configuration=configuration,
             backbone=backbone,
+            epochs=OWN if planned.kwargs else None,
         )
         for name, configuration, recipe in chosen
     ]
@@ -420,14 +443,31 @@ def _recipes_of(backbone: str) -> list[Recipe]:
 
 _RESENC_L = "nnUNetResEncUNetLPlans"
 _BASELINES = (
-    Recipe(name="nnU-Net", trainer="nnUNetTrainer", plans="nnUNetPlans", planner="ExperimentPlanner", gpu_memory=8),
-    Recipe(name="ResEnc-L", trainer="nnUNetTrainer", plans=_RESENC_L, planner="nnUNetPlannerResEncL", gpu_memory=24),
+    Recipe(
+        name="nnU-Net",
+        trainer="nnUNetTrainer",
+        plans="nnUNetPlans",
+        planner="ExperimentPlanner",
+        gpu_memory=8,
+        npz=True,
+    ),
+    Recipe(
+        name="ResEnc-L",
+        trainer="nnUNetTrainer",
+        plans=_RESENC_L,
+        planner="nnUNetPlannerResEncL",
+        gpu_memory=24,
+        npz=True,
+    ),
     Recipe(
         name="Primus-M",
         trainer="nnUNet_Primus_M_Trainer",
         plans="nnUNetPrimusPlans",
         planner=PRIMUS,
         gpu_memory=24,
+        npz=True,
     ),
 )
-"""nnU-Net's own recipes: the default, the residual encoder that its authors recommend, and its transformer."""
+"""nnU-Net's own recipes: the default, the residual encoder that its authors recommend, and its transformer.
+
+Of probabilities that they save FROC is drawn; our trainers keep how sure they are of lesions in any case."""
