@@ -57,7 +57,9 @@ class TrainingJob:
         """
         ending = read_dataset_json(self.model.dataset_json, "Copy it again, or train the fold again.")["file_ending"]
         masks = list(fold.validation.glob(f"[!.]*{ending}"))
-        return bool(masks) and all(is_zipfile(mask.with_name(f"{mask.name.removesuffix(ending)}.npz")) for mask in masks)
+        return bool(masks) and all(
+            is_zipfile(mask.with_name(f"{mask.name.removesuffix(ending)}.npz")) for mask in masks
+        )
 
     def arguments(self, fold: int) -> list[str]:
         """Return the arguments of nnUNetv2_train that take a fold from where it stands to its end."""
