@@ -71,6 +71,10 @@ epochs = "own"
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
+    return write_planned(tmp_path, monkeypatch)
+
+
+def write_planned(tmp_path, monkeypatch):
     """Folders of nnU-Net with a planned dataset of four cases in two folds, no trained model, and a pretrained file."""
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path / "weights"))
     (tmp_path / "weights").mkdir()
@@ -336,9 +340,13 @@ def external_of(folder):
 
 @pytest.fixture
 def two_sites(base, monkeypatch):
+    return write_two_sites(base, monkeypatch)
+
+
+def write_two_sites(base, monkeypatch, sure=False):
     """Two trained recipes, another cohort, and what predicts it: a study runs the step of a recipe for it."""
     for trainer in ("nnUNetTrainerSMIT_ACT", "nnUNetTrainer"):
-        trained(base, trainer)
+        trained(base, trainer, sure=sure)
     write_other_site(base)
     monkeypatch.setenv("HOME", str(base))
 
