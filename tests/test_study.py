@@ -582,7 +582,7 @@ def test_a_baseline_that_was_trained_before_is_taken_as_it_is(base):
         ('baseline = "stock"', "baseline = stock", "cannot be read as TOML"),
         ("side_by_side = 2", "side_by_sid = 2", "there is no key side_by_sid. Did you mean side_by_side?"),
         ("side_by_side = 2", 'folder = "x"', "there is no key folder."),
-        ("side_by_side = 2", "folde = 2", "there is no key folde. Did you mean folds?"),
+        ("side_by_side = 2", "fold = 2", "there is no key fold. Did you mean folds?"),
         ("folds = [0, 1]", 'epochs = "many"', 'epochs is "many", but must be a whole number above 0, or "own".'),
         ("folds = [0, 1]", "folds = [-1]", "folds is [-1], but must be numbers of folds"),
         ("folds = [0, 1]", "folds = [1, 1]", "folds names 1 more than once"),
