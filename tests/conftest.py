@@ -24,6 +24,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As in the background of a shell; what tests start and interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from browser import chromium
 from pipeline import converted_cohort, environment, run_here
 
 settings.register_profile("rectal_nnformer", deadline=None)  # on a busy machine any example may take long
@@ -72,6 +73,13 @@ def same_numbers():
     np.random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A running Chromium, for tests that `needs_chromium` does not skip."""
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from browser import chromium, needs_chromium, set_screen
+from browser import check_looks, needs_chromium, opened
 from report_runs import DATASET, FAR, NEAR, SMALL, SPACING_XYZ, mask_of
-from test_report_browser import CONTRASTS, HOSTILE, RUN_OVER, choose, find, texts
+from test_report_browser import HOSTILE, choose, find, texts
 
 from rectal_nnformer.evaluation.findings import Slices, find_lesions
 from rectal_nnformer.nnunet.layout import ModelFolder
@@ -44,32 +44,17 @@ def address(tmp_path_factory):
     return (folder / "findings.html").as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
-
-
 @pytest.fixture
 def page(browser, address):
     """The page on a large screen; whatever it writes to the console fails the test."""
-    set_screen(browser, 1400)
-    browser.get("about:blank")
-    browser.get_log("browser")
-    browser.get(address)
-    yield browser
-    assert browser.get_log("browser") == []
+    with opened(browser, address, 1400) as page:
+        yield page
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1400])
 def test_nothing_overflows_and_all_text_can_be_read(page, width, dark):
-    set_screen(page, width, dark=dark)
-    assert page.execute_script("return document.documentElement.scrollWidth") <= width
-    contrasts = page.execute_script(CONTRASTS)
-    assert len(contrasts) > 100
-    assert [entry for entry in contrasts if entry[0] < (3 if entry[1] else 4.5)] == []
-    assert page.execute_script(RUN_OVER) == []
+    check_looks(page, width, dark, fewest_texts=100)
 
 
 def test_rows_can_be_chosen_and_sorted_and_lead_to_pictures(page):

@@ -208,7 +208,7 @@ def test_a_mask_that_was_not_written_whole_is_named_and_removed(scans, predicted
 
     monkeypatch.setattr(prediction.predictor, "predict_folder", write_half)
     write_scan(scans / "other_0000.nii.gz", number=1)
-    assert predict(*arguments) == 1
+    assert predict(*arguments) == 3
     printed = capsys.readouterr().out
     assert "1 scan predicted" in printed and "case.nii.gz cannot be read" in printed
     assert [path.name for path in Path(arguments[3]).glob("*.nii.gz")] == ["other.nii.gz"]

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browser import chromium, needs_chromium, set_screen
+from browser import RUN_OVER, check_looks, chromium, needs_chromium, opened, set_screen
 from report_runs import CASES, FAR, NEAR, SMALL, write_run
 
 from rectal_nnformer.evaluation.operating_point import nested_point, write_point
@@ -14,39 +14,6 @@ from rectal_nnformer.reporting.results import read_results
 pytestmark = needs_chromium
 
 HOSTILE = '<img src=x onerror=alert(1)>"&'
-
-# For every text of the page the contrast with what lies behind it, as WCAG 2 defines it, and whether it is large.
-CONTRASTS = """
-const channel = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
-function behind(element) {
-  for (let e = element; e; e = e.parentElement) {
-    const c = numbers(getComputedStyle(e).backgroundColor);
-    if (c.length < 4 || c[3] > 0) return c;
-  }
-}
-return [...document.querySelectorAll("body *")]
-  .filter((e) => e.checkVisibility() && !e.closest("script, .viewer, .in-cell, option, title, desc"))
-  .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()))
-  .map((e) => {
-    const style = getComputedStyle(e);
-    const ink = numbers(e instanceof SVGElement ? style.fill : style.color);
-    const [a, b] = [luminance(ink), luminance(behind(e))].sort((x, y) => y - x);
-    const large = parseFloat(style.fontSize) >= 24;
-    return [(a + 0.05) / (b + 0.05), large, e.textContent.trim().slice(0, 40)];
-  });
-"""
-
-
-# Elements of tables, cards and charts whose text reaches out of them, or a chart's out of the screen.
-RUN_OVER = """
-return [
-  ...[...document.querySelectorAll("th, td, dt, dd, h4, .subtitle")]
-    .filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1),
-  ...[...document.querySelectorAll(".chart text")].filter((e) => e.getBoundingClientRect().right > innerWidth),
-].map((e) => e.textContent.slice(0, 60));
-"""
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +31,11 @@ def address(tmp_path_factory):
         return write_report(run, groups=groups).as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
-
-
 @pytest.fixture
 def page(browser, address):
     """The page on a large screen; whatever it writes to the console fails the test."""
-    set_screen(browser, 1280)
-    browser.get("about:blank")
-    browser.get_log("browser")
-    browser.get(address)
-    yield browser
-    assert browser.get_log("browser") == []
+    with opened(browser, address, 1280) as page:
+        yield page
 
 
 def find(page, selector):
@@ -131,17 +88,7 @@ def until(page, condition):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [360, 768, 1920])
 def test_nothing_overflows_and_all_text_can_be_read(page, width, dark):
-    set_screen(page, width, dark=dark)
-    page.execute_script("document.querySelectorAll('details').forEach((group) => (group.open = true))")
-    assert page.execute_script("return document.documentElement.scrollWidth") <= width
-    too_wide = page.execute_script(
-        "return [...document.querySelectorAll('section, h1, h2, h3, .card, .chart, form')]"
-        ".filter((e) => e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 80))"
-    )
-    assert too_wide == []
-    contrasts = page.execute_script(CONTRASTS)
-    assert len(contrasts) > 200
-    assert [entry for entry in contrasts if entry[0] < (3 if entry[1] else 4.5)] == []
+    check_looks(page, width, dark, fewest_texts=200)
 
 
 @pytest.mark.parametrize("width", [360, 700, 900, 1400])

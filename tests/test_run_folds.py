@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoints import write_checkpoint
 
@@ -336,13 +337,22 @@ def test_a_training_in_the_foreground_tells_the_first_error_last(job, fake_train
     assert capfd.readouterr().err == "ValueError: alone\n"
 
 
-def test_probabilities_asked_for_later_are_made_by_validating_again(job, tmp_path):
+def test_probabilities_asked_for_later_are_made_by_validating_again(job):
+    """Unless it was killed in between, when those of the case at hand are cut, and of others there are none."""
     with_probabilities = dataclasses.replace(job, save_probabilities=True)
     finish(job, 0)
+    job.model.dataset_json.write_text('{"labels": {"background": 0}, "file_ending": ".nii.gz"}')
+    validation = job.model.fold(0).validation
     assert job.is_finished(0) and not with_probabilities.is_finished(0)
     assert {"--npz", "--val"} <= set(with_probabilities.arguments(0))
-    (job.model.fold(0).path / "validation/case.npz").touch()
-    assert with_probabilities.is_finished(0)
+    for case in ("one", "two"):
+        (validation / f"{case}.nii.gz").touch()
+        assert not with_probabilities.is_finished(0)
+        np.savez_compressed(validation / f"{case}.npz", probabilities=np.zeros(100))
+        assert with_probabilities.is_finished(0)
+    whole = (validation / "two.npz").read_bytes()
+    (validation / "two.npz").write_bytes(whole[: len(whole) // 2])
+    assert job.is_finished(0) and not with_probabilities.is_finished(0)
 
 
 def test_the_log_can_be_followed_while_a_fold_runs(job, fake_training, monkeypatch):

@@ -16,20 +16,33 @@ import textwrap
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 from checkpoints import write_checkpoint
-from report_runs import CASES, DATASET, DATASET_JSON, NEAR, mask_of, plans, write_prediction, write_run, write_volume
+from report_runs import (
+    CASES,
+    DATASET,
+    DATASET_JSON,
+    FAR,
+    NEAR,
+    mask_of,
+    plans,
+    write_prediction,
+    write_run,
+    write_volume,
+)
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.operating_point import read_point
 from rectal_nnformer.nnunet.layout import ModelFolder
-from rectal_nnformer.reporting.findings import PredictingModel
+from rectal_nnformer.reporting.findings import PredictingModel, ScanFindings
 from rectal_nnformer.reporting.writing import write_findings
 from rectal_nnformer.study import jobs, steps
 from rectal_nnformer.study.jobs import run_here
+from rectal_nnformer.study.page import _forest
 from rectal_nnformer.study.progress import fold_progress, status_lines
 from rectal_nnformer.study.record import check_study, read_study
 from rectal_nnformer.study.steps import missing_steps, missing_weights, steps_of
@@ -58,6 +71,10 @@ epochs = "own"
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
+    return write_planned(tmp_path, monkeypatch)
+
+
+def write_planned(tmp_path, monkeypatch):
     """Folders of nnU-Net with a planned dataset of four cases in two folds, no trained model, and a pretrained file."""
     monkeypatch.setenv("RECTAL_NNFORMER_WEIGHTS", str(tmp_path / "weights"))
     (tmp_path / "weights").mkdir()
@@ -221,34 +238,45 @@ def test_a_failure_holds_up_what_needs_it_alone(base, jobs_here, monkeypatch):
     assert f"{'train ACT 1':40s} not begun" in list(status_lines(steps_of(study)))
 
 
-def predict_two(command, *arguments, sure=False):
+def write_other_site(base, folder="other"):
+    """Write scans and masks of two cases of another cohort."""
+    for case in ("far_1", "far_2"):
+        for name in (f"masks/{case}", f"images/{case}_0000"):
+            write_volume(base / f"{folder}/{name}.nii.gz", mask_of([NEAR]).astype("uint8"))
+
+
+def naming_site(folder="~/other", text=STUDY):
+    """Return the text of a study that names another cohort, below the home."""
+    places = f'[external]\nimages = "{folder}/images"\nmasks = "~/other/masks"\n'
+    return text.replace("[[recipe]]", f"{places}[[recipe]]", 1)
+
+
+def predict_two(command, arguments, variables, sure=False, code=0, failed=()):
     """Stand in for `predict` with two scans of another cohort, of which all but the baseline find both."""
-    output = arguments[arguments.index("-o") + 1]
+    output = Path(arguments[arguments.index("-o") + 1])
     assert command == "rectal_nnformer" and "--continue_prediction" in arguments
     model = ModelFolder.named(*(arguments[arguments.index(option) + 1] for option in ("-d", "-tr", "-p", "-c")))
     point = read_point(model.path)
     predicting = PredictingModel(model, ["0", "1"], "checkpoint_final.pth", "", str(point) if point else "")
-    write_findings([], predicting, output)
+    write_findings(failed, predicting, output)
     for case in ("far_1", "far_2"):
         found = [NEAR] if case == "far_1" or "ACT" in str(output) else []
         write_prediction(output / f"{case}.nii.gz", found, found, sure)
+    return code
 
 
 def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
     """And an edited study does again what depends on what was changed, and nothing else; status says so before."""
     for trainer in ("nnUNetTrainerSMIT_ACT", "nnUNetTrainer"):
         trained(base, trainer, sure=trainer.endswith("ACT"))
-    for case in ("far_1", "far_2"):
-        write_volume(base / f"other/masks/{case}.nii.gz", mask_of([NEAR]).astype("uint8"))
-        write_volume(base / f"other/images/{case}_0000.nii.gz", mask_of([NEAR]).astype("uint8"))
+    write_other_site(base)
     shutil.copytree(base / "other/images", base / "new/images")
     monkeypatch.setenv("HOME", str(base))
-    monkeypatch.setattr(steps, "_run", predict_two)
+    monkeypatch.setattr(steps, "run_command", predict_two)
     folder = base / "study"
 
-    def run(images="~/other/images", **changed):
-        places = f'[external]\nimages = "{images}"\nmasks = "~/other/masks"\n'
-        study = read_study(study_in(folder, STUDY.replace("[[recipe]]", f"{places}[[recipe]]", 1), **changed))
+    def run(site="~/other", **changed):
+        study = read_study(study_in(folder, naming_site(site), **changed))
         check_study(study)
         told = "\n".join(status_lines(steps_of(study)))
         before = len(jobs_here)
@@ -275,7 +303,7 @@ def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
     assert f"No curve of stock: {unsure} {folder}/external/stock and run the study again" in external
     assert f"No curve of ACT: {unsure}" in external and "external-froc" not in page
     shutil.rmtree(folder / "external")
-    monkeypatch.setattr(steps, "_run", partial(predict_two, sure=True))
+    monkeypatch.setattr(steps, "run_command", partial(predict_two, sure=True))
     assert run()[0] == ["external ACT", "external stock", "page"]
     page = (folder / "study.html").read_text(encoding="utf-8")
     _, _, external = page.partition("External cohort</h2>")
@@ -289,7 +317,7 @@ def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
     assert f"{'summarize ACT':40s} to do: its operating point is for none, and not for f1" in told
     assert f"{'external ACT':40s} to do again, after what it tells of" in told
     assert run(operating_point="f1")[0] == ["page"]  # the file of the study was written again
-    done, told = run("~/new/images", operating_point="f1")
+    done, told = run("~/new", operating_point="f1")
     assert done == ["external ACT", "external stock", "page"]
     assert f"{'external stock':40s} to do: other images were predicted" in told
     (base / "new/images/far_3_0000.nii.gz").touch()
@@ -301,6 +329,82 @@ def test_another_cohort_is_predicted_and_scored(base, jobs_here, monkeypatch):
         base / f"nnUNet_results/{DATASET}/nnUNetTrainer__{PLANS}__3d_fullres/fold_0/checkpoint_final.pth", "x"
     )
     assert "external stock" in names(missing_steps(steps_of(study)))  # it was trained again
+
+
+def external_of(folder):
+    """Return what a study's table tells of another cohort: tumours found and all, of each recipe."""
+    cli.main(["study", "report", str(folder)])
+    rows = csv.DictReader((folder / "study.csv").open())
+    return [(row.get("external_detected"), row.get("external_tumours")) for row in rows]
+
+
+@pytest.fixture
+def two_sites(base, monkeypatch):
+    return write_two_sites(base, monkeypatch)
+
+
+def write_two_sites(base, monkeypatch, sure=False):
+    """Two trained recipes, another cohort, and what predicts it: a study runs the step of a recipe for it."""
+    for trainer in ("nnUNetTrainerSMIT_ACT", "nnUNetTrainer"):
+        trained(base, trainer, sure=sure)
+    write_other_site(base)
+    monkeypatch.setenv("HOME", str(base))
+
+    def run(study, *recipes, **how):
+        monkeypatch.setattr(steps, "run_command", partial(predict_two, **how))
+        for step in steps_of(study):
+            if step.name in [f"external {recipe}" for recipe in recipes]:
+                step.run()
+                assert step.is_done()
+
+    return run
+
+
+def test_the_page_tells_of_the_cohort_that_the_study_names(base, two_sites, capsys):
+    """Neither of one that it named before nor of some recipes on one and others on another."""
+    shutil.copytree(base / "other", base / "new")
+    folder = study_in(base / "study", naming_site())
+    two_sites(read_study(folder), "ACT", "stock")
+    assert external_of(folder) == [("2", "2"), ("1", "2")]
+    study_in(folder, naming_site("~/new"))
+    page = folder / "study.html"
+    assert external_of(folder) == [(None, None)] * 2
+    two_sites(read_study(folder), "ACT")
+    assert external_of(folder) == [("2", "2"), ("", "")]
+    assert "Not scored yet, or not as it is now, and not in what follows: stock." in page.read_text(encoding="utf-8")
+    two_sites(read_study(folder), "stock")
+    # Other masks by the same names, as old as those before.
+    for case, ball in (("far_1", FAR), ("far_2", NEAR)):
+        write_volume(base / f"other/masks/{case}.nii.gz", mask_of([ball]).astype("uint8"))
+        os.utime(base / f"other/masks/{case}.nii.gz", ns=(0, 0))
+    os.utime(base / "other/masks", ns=(0, 0))
+    two_sites(read_study(folder), "ACT")
+    with pytest.raises(SystemExit):
+        external_of(folder)
+    assert "case far_1 was scored against different references: lesion 1 of" in capsys.readouterr().err
+    study_in(folder)
+    assert external_of(folder) == [(None, None)] * 2
+    assert "None. Name one under [external]" in page.read_text(encoding="utf-8")
+
+
+def test_a_scan_that_cannot_be_used_is_left_out_for_all_recipes(base, two_sites, monkeypatch, capsys):
+    write_volume(base / "other/masks/far_3.nii.gz", mask_of([FAR]).astype("uint8"))
+    (base / "other/images/far_3_0000.nii.gz").touch()
+    folder = study_in(base / "study", naming_site())
+    study = read_study(folder)
+    failed = [ScanFindings("far_3", problem="cannot be read")]
+    with pytest.raises(RectalError, match=r"predict .* failed with exit code 3"):
+        two_sites(study, "ACT", code=3, failed=failed)  # scans that can be used were not predicted: again
+    two_sites(study, "ACT", "stock", code=1, failed=failed)
+    assert capsys.readouterr().out.count("the page leaves their cases out for all recipes") == 2
+    assert external_of(folder) == [("2", "2"), ("1", "2")]
+    page = (folder / "study.html").read_text(encoding="utf-8")
+    assert "1 case without a prediction, such as a scan that cannot be read, left out for all recipes: far_3." in page
+    assert "1 case more, without a prediction, counted for no recipe." in page
+    # It ended with an error before it told what it found: not what the findings of another run say.
+    monkeypatch.setattr(steps, "run_command", lambda *_: 1)
+    with pytest.raises(RectalError, match=r"predict of .*/other/images failed with exit code 1"):
+        next(step for step in steps_of(study) if step.name == "external ACT").run()
 
 
 @pytest.fixture
@@ -379,6 +483,28 @@ def test_the_page_and_its_table(base, capsys):
     assert (folder / "compare.md").is_file()
 
 
+def test_the_page_tells_of_the_folds_that_the_study_names(base):
+    trained(base, "nnUNetTrainerSMIT_ACT")
+    stock = trained(base, "nnUNetTrainer", cases=dict(reversed(CASES.items())))
+    folder = study_in(base / "study")
+
+    def told(folds):
+        study_in(folder, STUDY.replace("[0, 1]", str(folds)))
+        cli.main(["study", "report", str(folder)])
+        act, _ = csv.DictReader((folder / "study.csv").open())
+        costs = [row["fold"] for row in csv.DictReader((folder / "study_costs.csv").open())]
+        return act["cases"], costs, (folder / "study.html").read_text(encoding="utf-8")
+
+    cases, costs, page = told([0, 1])
+    assert (cases, costs) == ("4", ["0", "1"] * 2) and "the same 2 folds" not in page
+    assert "cross-validation on 4 cases of 4 patients with 5 tumours, of which 4 were held out in folds of " in page
+    shutil.rmtree(stock)
+    trained(base, "nnUNetTrainer")
+    cases, costs, page = told([0])
+    assert (cases, costs) == ("2", ["0"] * 2)
+    assert "on the same 1 fold of 2 cases of 2 patients" in page
+
+
 def test_a_page_needs_the_baseline(base):
     trained(base, "nnUNetTrainerSMIT_ACT")
     with pytest.raises(SystemExit):
@@ -401,6 +527,13 @@ def test_recipes_are_tested_against_the_baseline_with_holm():
     assert found["x"].detection.p_holm == pytest.approx(2 * 2 / 64) == found["x"].dice_p_holm
     assert (found["x"].detection_rate.value, found["y"].dice.value, found["y"].dice_p) == (1.0, 0.0, 1.0)
     assert CaseDetection  # the records that stand behind these
+    # Twelve tumours found by one alone: 2 / 2**12, which three decimals would make 0.
+    cohorts = {
+        name: type("T", (), {"cases": [case(f"c{i}", 0.1 + i * better / 20, better) for i in range(12)]})
+        for name, better in (("b", False), ("x", True))
+    }
+    rate, dice = _forest(against_baseline(cohorts, "b"), "b", "external").values()
+    assert "adjusted p &lt; 0.001" in rate and ">p &lt; 0.001<" in rate and "p &lt; 0.001" in dice
 
 
 def test_a_new_study_explains_itself_and_takes_what_is_trained(base, capsys):
@@ -415,9 +548,31 @@ def test_a_new_study_explains_itself_and_takes_what_is_trained(base, capsys):
     adopted = made[f"nnUNetTrainer-{PLANS}-3d_fullres"]
     assert (adopted.epochs, adopted.planner) == ("own", None)
     assert "Trained before, and part of it" in capsys.readouterr().out
+    # All recipes but what was trained before have one length and seed, and a FROC: nnU-Net's by probabilities.
+    lengths = {
+        study.model(recipe).trainer.removeprefix(recipe.trainer) for name, recipe in made.items() if recipe != adopted
+    }
+    assert lengths == {"_1000epochs_seed0"}
+    assert [name for name, recipe in made.items() if recipe.npz] == ["nnU-Net", "ResEnc-L", "Primus-M"]
+    saved = {step.recipe.name: step.job().save_probabilities for step in steps_of(study) if hasattr(step, "fold")}
+    assert (saved["nnU-Net"], saved["SMIT-ACT"], study.npz) == (True, False, False)
     with pytest.raises(SystemExit):
         cli.main(["study", "init", "-d", "501", "-o", str(base / "s")])
     assert "is there already" in capsys.readouterr().err
+
+
+def test_a_baseline_that_was_trained_before_is_taken_as_it_is(base):
+    """By nnU-Net's command, or by an earlier study."""
+    stock = trained(base, "nnUNetTrainer", scored=False)
+    stock.rename(stock.with_name("nnUNetTrainer__nnUNetPlans__3d_fullres"))
+    trained(base, "nnUNetTrainerSMIT_ACT_1000epochs_seed0")
+    cli.main(["study", "init", "-d", "501", "-o", str(base / "s")])
+    study = read_study(base / "s")
+    made = {recipe.name: recipe for recipe in study.recipe}
+    assert len(made) == 9 and (made["nnU-Net"].epochs, made["nnU-Net"].npz) == ("own", None)
+    missing = names(missing_steps(steps_of(study)))
+    for name, is_trained in (("nnU-Net", True), ("SMIT-ACT", True), ("ResEnc-L", False)):
+        assert (f"train {name} 0" not in missing) == is_trained, name
 
 
 @pytest.mark.parametrize(
@@ -426,6 +581,8 @@ def test_a_new_study_explains_itself_and_takes_what_is_trained(base, capsys):
         ('baseline = "stock"', 'baseline = "stok"', "Did you mean stock?"),
         ('baseline = "stock"', "baseline = stock", "cannot be read as TOML"),
         ("side_by_side = 2", "side_by_sid = 2", "there is no key side_by_sid. Did you mean side_by_side?"),
+        ("side_by_side = 2", 'folder = "x"', "there is no key folder."),
+        ("side_by_side = 2", "fold = 2", "there is no key fold. Did you mean folds?"),
         ("folds = [0, 1]", 'epochs = "many"', 'epochs is "many", but must be a whole number above 0, or "own".'),
         ("folds = [0, 1]", "folds = [-1]", "folds is [-1], but must be numbers of folds"),
         ("folds = [0, 1]", "folds = [1, 1]", "folds names 1 more than once"),
@@ -441,6 +598,8 @@ def test_a_new_study_explains_itself_and_takes_what_is_trained(base, capsys):
         ('name = "ACT"', 'name = "stock"', "2 recipes have the name stock"),
         ("nnUNetTrainerSMIT_ACT", "nnUNetTrainer", "2 recipes have the model"),
         ('device = "cpu"', 'device = "cpu"\nslurm = { hours = "long" }', "slurm.hours"),
+        ("nnUNetTrainerSMIT_ACT", "nnUNetTrainer__SMIT", "__ may stand only between trainer, plans and configuration."),
+        (f'plans = "{PLANS}"', 'plans = "P__Q"', "makes the model nnUNetTrainerSMIT_ACT__P__Q__3d_fullres"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(base, old, new, message):
@@ -464,6 +623,23 @@ def test_a_study_that_cannot_be_is_refused(base, old, new, message):
             'backbone = "smit"',
             'configuration = "3d_lowres"',
             "configuration is 3d_lowres, but nnUNetRectalS",
+        ),
+        (
+            'backbone = "smit"',
+            'backbone = "swin_unetr"',
+            "backbone is swin_unetr, but .*/nnUNetRectalSMITPlans.json holds",
+        ),
+        ('backbone = "smit"', 'planner = "ExperimentPlanner"', "planner is ExperimentPlanner, but .* holds smit"),
+        (
+            f'{PLANS}"\nbackbone = "smit"',
+            'P"\nbackbone = "swin_unetr"',
+            "recipe ACT, .* needs plans with the backbone 'smit', but the plans 'P' hold the backbone 'swin_unetr'",
+        ),
+        (f'{PLANS}"\nbackbone = "smit"', 'P"\nplanner = "ExperimentPlanner"', "'P' were not made by rectal_nnformer"),
+        (
+            'backbone = "smit"',
+            'backbone = "smit"\nconfiguration = "3d_fullres_cubic"',
+            "recipe ACT, .*_ACT trains on the planned, anisotropic patch and refuses",
         ),
         ('backbone = "smit"', 'planner = "Experimentplanner"', "which nnU-Net does not have. Did you mean Exp"),
         (f'plans = "{PLANS}"\nepochs', 'plans = "Own"\nepochs', "recipe stock, plans is Own, but .*/Own.json does not"),
@@ -646,6 +822,8 @@ def test_a_cross_validation_becomes_jobs_of_slurm(base, capsys):
         with pytest.raises(SystemExit):
             cli.main([*CROSSVAL, *wrong])
         assert message in capsys.readouterr().err
+    cli.main([*CROSSVAL, "--slurm", "hours=0.001", "--dry-run"])
+    assert "#SBATCH --time=1\n" in capsys.readouterr().out  # 0 would be no limit
 
 
 def test_memory_is_the_sum_over_all_processes():

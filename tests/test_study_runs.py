@@ -4,6 +4,7 @@ Two recipes of ours and nnU-Net's own train a fold of a small cohort for one ite
 augmentation in the training process, so that no training depends on when it runs.
 """
 
+import csv
 import json
 import re
 import shutil
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import pytest
 from marked import MARK, kill_started_by, started_by
-from pipeline import SCRIPTS, converted_cohort, run, run_here
+from pipeline import SCRIPTS, converted_cohort, run, run_here, write_cohort
 from slurm_node import running_slurm, why_not
 
+from rectal_nnformer.imaging.reading import read_image
 from rectal_nnformer.nnunet.layout import FoldFolder, ModelFolder
 
 pytestmark = pytest.mark.slow
@@ -152,6 +154,53 @@ def test_a_study_killed_twice_ends_in_the_same_table(in_peace, tmp_path):
     attempts = {step: record_of(folder, f"train-{step}-0")["attempts"] for step in ("cube", "nnU-Net")}
     assert attempts == {"cube": 2, "nnU-Net": 1}
     assert run(variables, "rectal_nnformer", "study", "run", folder).splitlines()[0] == "0 steps to do, 9 done before"
+
+
+ADOPTING = f"""
+dataset = "{DATASET}"
+baseline = "stock"
+folds = [0]
+device = "cpu"
+[external]
+images = "{{site}}/images"
+masks = "{{site}}/masks"
+[[recipe]]
+name = "ours"
+trainer = "nnUNetTrainerSMIT_CPU_1epoch_1iteration_seed0"
+plans = "{PLANS}"
+[[recipe]]
+name = "stock"
+trainer = "nnUNetTrainer_1epoch_1iteration_seed0"
+plans = "nnUNetPlans"
+"""
+
+
+def test_what_was_trained_is_adopted_and_predicts_another_site(in_peace, tmp_path, capsys):
+    """Scans of another size and spacing, of which one cannot be read; nnU-Net's run has no scores of ours yet."""
+    variables = moved(in_peace[0], tmp_path, PREPROCESSED, RESULTS)
+    (validation,) = Path(variables[RESULTS]).glob(f"{DATASET}/nnUNetTrainer_*/fold_0/validation")
+    for scores in validation.glob("lesion_detection.*"):
+        scores.unlink()
+    site, folder = tmp_path / "site", tmp_path / "study"
+    write_cohort(site, 3, size=(48, 48, 10), spacing=(2.5, 2.5, 5.0))
+    cut_off = site / "images/case_02.nii.gz"
+    cut_off.write_bytes(cut_off.read_bytes()[:1000])
+    folder.mkdir()
+    (folder / "study.toml").write_text(ADOPTING.format(site=site))
+    before = checkpoints(variables)
+    run(variables, "rectal_nnformer", "study", "run", folder)
+    assert checkpoints(variables) == before and not list(folder.glob("jobs/train-*"))
+    assert (validation / "lesion_detection.json").is_file()
+    rows = list(csv.DictReader((folder / "study.csv").open()))
+    assert [(row["recipe"], row["external_tumours"]) for row in rows] == [("ours", "2"), ("stock", "2")]
+    for recipe in ("ours", "stock"):
+        masks = sorted((folder / "external" / recipe).glob("*.nii.gz"))
+        assert [mask.name for mask in masks] == ["case_00.nii.gz", "case_01.nii.gz"]
+        assert read_image(masks[0]).GetSize() == (48, 48, 10)
+    page = (folder / "study.html").read_text(encoding="utf-8")
+    assert "left out for all recipes: case_02." in page and "external-froc-0-description" in page
+    run_here(variables, "rectal_nnformer", "study", "run", folder)
+    assert "0 steps to do" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"SLURM cannot be started: {why_not()}")

@@ -53,17 +53,14 @@ def check_training(
     check_trainer(trainer)
     planned = Plans.read(plans_file).configuration(configuration)
     backbone = planned.network.backbone if planned.network else None
-    if (family := _family(trainer)) is not None:
-        check_backbone(trainer, family, backbone, plans, preprocessed.name)
-    elif backbone is not None and base_trainer(trainer) in names_in(stock_trainers_folder()):
+    check_recipe(trainer, backbone, plans, configuration, preprocessed.name)
+    if backbone is not None and base_trainer(trainer) in names_in(stock_trainers_folder()):
         number = int(dataset_number(preprocessed.name))
         raise RectalError(
             f"{trainer} trains nnU-Net's own networks, but the plans '{plans}' hold the backbone '{backbone}'. Run "
             f"'nnUNetv2_plan_and_preprocess -d {number}' and name its plans with -p nnUNetPlans, or take a trainer of "
             "documentation/reference/trainers.md."
         )
-    if "ACT" in _recipe(trainer):
-        check_planned_patch(trainer, configuration)
     check_folds(preprocessed, folds)
     data = PreprocessedDataset(preprocessed).data_folder(planned.settings)
     if not any(data.glob("*.pkl")):
@@ -99,6 +96,14 @@ def pretrained_network(trainer: str) -> str | None:
 def is_of_user(trainer: str) -> bool:
     """Whether a trainer is a class of a user's, which tells only when it is imported what it needs."""
     return base_trainer(trainer) not in names_in(trainers_folder(), stock_trainers_folder())
+
+
+def check_recipe(trainer: str, backbone: str | None, plans: str, configuration: str, dataset: str) -> None:
+    """Refuse plans of another network, or a patch, than a trainer takes, as it does itself; nothing is imported."""
+    if (family := _family(trainer)) is not None:
+        check_backbone(trainer, family, backbone, plans, dataset)
+    if "ACT" in _recipe(trainer):
+        check_planned_patch(trainer, configuration)
 
 
 def check_planned_patch(trainer: str, configuration: str) -> None:

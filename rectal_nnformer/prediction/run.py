@@ -51,6 +51,8 @@ NNUNETS_NOTES = ("dataset.json", "plans.json", "predict_from_raw_data_args.json"
 """What nnU-Net writes beside masks."""
 
 
+SOME_UNUSABLE, NOT_PREDICTED = 1, 3
+"""Exit codes: some scans cannot be used, and the others are predicted; or some that can be used are not."""
 SEEN_BEFORE = "the model was trained on this scan"
 UNCHOSEN = "the operating point was not applied: how sure the network is of this scan is not known"
 SERIES_FILE, SERIES_COLUMNS = "series.csv", ("scan", "series_uid")
@@ -158,10 +160,12 @@ def predict(job: PredictionJob) -> int:
         findings = _describe(scans, predicted, tumor_labels(dataset_json), model)
     _tell(job, findings)
     if code and not scans.cases:
-        return code
+        return NOT_PREDICTED
     untold = (job.scans, job.output, temporary)
     _write(job, scans.series, [_without_folders(scan, untold) for scan in findings], model)
-    return code or int(any(scan.problem or scan.unwritten for scan in findings))
+    if code or len(scans.cases) < len(masks):
+        return NOT_PREDICTED
+    return SOME_UNUSABLE if any(scan.problem or scan.unwritten for scan in findings) else 0
 
 
 def _series_of_channels(job: PredictionJob, names: Sequence[str]) -> dict[str, str]:

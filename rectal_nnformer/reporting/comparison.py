@@ -1,7 +1,7 @@
 """Comparing models: what each found on the shared cases, every pair tested, and their encoders beside each other."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,19 +124,22 @@ class Comparison:
     lesions: tuple[dict[str, Any], ...]
 
 
-def compare_models(folders: Sequence[Path], groups: Path | None = None) -> Comparison:
+def compare_models(
+    folders: Sequence[Path], groups: Path | None = None, of_folds: Collection[int] | None = None
+) -> Comparison:
     """Compare trained models, two or more, on the cases that all of them were validated on.
 
     Args:
         folders: Those of the models.
         groups: CSV file by which rates are given, too.
+        of_folds: Numbers of the folds to compare; None takes all that were evaluated.
 
     Raises:
         RectalError: Fewer than two different ones, one that is no evaluated model, no shared case, or a case that was
             scored against different references.
     """
     check_comparison(folders)
-    models = [read_results(folder) for folder in folders]
+    models = [read_results(folder, of_folds) for folder in folders]
     shared = share_cases(models)
     names = short_names(models)
     return Comparison(
@@ -168,20 +171,28 @@ def share_cases(models: Sequence[ModelResults]) -> SharedCases:
             "no case was validated in all of these models, so that they cannot be compared lesion by lesion. "
             f"{'; '.join(lists)}. Name models of one dataset."
         )
-    for name in names:
-        for model, cases in zip(models[1:], by_name[1:], strict=True):
-            if difference := _difference_in_reference(by_name[0][name][0], cases[name][0]):
-                raise RectalError(
-                    f"case {name} was scored against different references: {difference} in {models[0].folder.path} and "
-                    f"in {model.folder.path}. Evaluate both against the same references (validate the older model "
-                    "again, --val)."
-                )
+    check_same_references(
+        {model.folder.path: model.pooled for model in models},
+        "Evaluate both against the same references (validate the older model again, --val).",
+    )
     return SharedCases(
         names=tuple(names),
         results=tuple(tuple(cases[name][0] for name in names) for cases in by_name),
         folds=tuple(tuple(cases[name][1] for name in names) for cases in by_name),
         left_out=tuple(tuple(sorted(cases.keys() - set(names))) for cases in by_name),
     )
+
+
+def check_same_references(scored: Mapping[Path, CohortDetection], remedy: str) -> None:
+    """Refuse results, by their folders, that share a case which was scored against different references."""
+    (first, one), *others = ((folder, {case.case: case for case in of.cases}) for folder, of in scored.items())
+    for name in sorted(set(one).intersection(*(cases for _, cases in others))):
+        for folder, cases in others:
+            if difference := _difference_in_reference(one[name], cases[name]):
+                raise RectalError(
+                    f"case {name} was scored against different references: {difference} in {first} and in {folder}. "
+                    f"{remedy}"
+                )
 
 
 def _difference_in_reference(case: CaseDetection, other: CaseDetection) -> str:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -211,14 +211,20 @@ def read_scored(path: Path, images: Path | None = None) -> Results:
     )
 
 
-def read_results(path: Path) -> ModelResults:
+def read_results(path: Path, of_folds: Collection[int] | None = None) -> ModelResults:
     """Read a model folder.
+
+    Args:
+        path: The folder.
+        of_folds: Numbers of the folds to read; None takes all that were evaluated.
 
     Raises:
         RectalError: It is not a model folder, no fold of it has been evaluated, or a file in it is damaged.
     """
     folder = ModelFolder.from_path(path)
     validations = {fold: folder.fold(fold).validation for fold in folder.fold_numbers()}
+    if of_folds is not None:
+        validations = {fold: path for fold, path in validations.items() if fold in of_folds}
     evaluated = {fold: path for fold, path in validations.items() if (path / EVALUATION_FILE).is_file()}
     if not evaluated:
         raise RectalError(

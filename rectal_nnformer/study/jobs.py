@@ -351,7 +351,7 @@ def _parameters(step: Step, before: Sequence[str]) -> dict[str, Any]:
     given = {key: value for key, value in slurm.options.items() if key != "gres" or key in options}
     return {
         "job_name": word(step.group),
-        "time": int(60 * slurm.hours),
+        "time": math.ceil(60 * slurm.hours),  # 0 would be no limit
         "cpus_per_task": slurm.cpus,
         "signal_delay_s": SECONDS_TO_SAVE,
         "setup": list(slurm.setup) or None,

@@ -12,19 +12,19 @@ from markupsafe import Markup
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.fold import EVALUATION_FILE, read_evaluation
 from rectal_nnformer.evaluation.statistics import Difference
-from rectal_nnformer.evaluation.summary import CohortDetection
+from rectal_nnformer.evaluation.summary import CohortDetection, summarize_cases
 from rectal_nnformer.reporting.charts import difference_chart
 from rectal_nnformer.reporting.cohort import CohortAnalysis, analyse_cohort
-from rectal_nnformer.reporting.comparison import Comparison, compare_models
+from rectal_nnformer.reporting.comparison import Comparison, check_same_references, compare_models
 from rectal_nnformer.reporting.confidence_page import froc_beside, has_froc, how_to_know
 from rectal_nnformer.reporting.methods import software_versions, training_settings
 from rectal_nnformer.reporting.pages import html_page
 from rectal_nnformer.reporting.results import NO_FOLD, ModelResults, read_results
-from rectal_nnformer.reporting.tables import Table
+from rectal_nnformer.reporting.tables import Table, p_words
 from rectal_nnformer.reporting.writing import DATE_FORMAT, write_comparison
 from rectal_nnformer.study.progress import hours
 from rectal_nnformer.study.record import Recipe, Study
-from rectal_nnformer.study.steps import EXTERNAL_FOLDER, steps_of
+from rectal_nnformer.study.steps import EXTERNAL_FOLDER, ExternalStep, steps_of
 from rectal_nnformer.study.table import AgainstBaseline, Cost, FoldCost, against_baseline, cost_of, on_shared_cases
 from rectal_nnformer.utils.files import csv_text, write_text
 from rectal_nnformer.utils.text import number, percent, percent_interval, plural
@@ -32,6 +32,22 @@ from rectal_nnformer.utils.text import number, percent, percent_interval, plural
 PAGE_FILE, TABLE_FILE, COSTS_FILE = "study.html", "study.csv", "study_costs.csv"
 NO_TUMOUR = "no case has a tumour to be found."
 TOLD_SETTINGS = ("epochs", "iterations per epoch", "batch size", "learning rate")
+
+
+@dataclass(frozen=True)
+class External:
+    """What recipes found in another cohort, on the same cases.
+
+    Attributes:
+        results: By recipe.
+        unscored: Recipes that have not scored it, or not as it is now.
+        left_out: Cases that a recipe has no prediction of, such as scans that cannot be read: they tell nothing of the
+            recipes, and are left out of all.
+    """
+
+    results: Mapping[str, CohortDetection]
+    unscored: Sequence[str]
+    left_out: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class Findings:
     models: Mapping[str, ModelResults]
     shared: Mapping[str, CohortDetection]
     comparison: Comparison
-    external: Mapping[str, CohortDetection]
+    external: External
 
     @cached_property
     def against(self) -> dict[str, AgainstBaseline]:
@@ -53,7 +69,8 @@ class Findings:
     @cached_property
     def external_against(self) -> dict[str, AgainstBaseline]:
         """The same on the external cohort; empty where the baseline has not predicted it."""
-        return against_baseline(self.external, self.study.baseline) if self.study.baseline in self.external else {}
+        results, baseline = self.external.results, self.study.baseline
+        return against_baseline(results, baseline) if baseline in results else {}
 
     @cached_property
     def costs(self) -> dict[str, Cost]:
@@ -81,7 +98,12 @@ def write_page(study: Study) -> Path:
 
 
 def _findings(study: Study) -> Findings:
-    done = [recipe for recipe in study.recipe if list(study.model(recipe).path.glob(f"fold_*/*/{EVALUATION_FILE}"))]
+    folds = study.fold_numbers()
+    scores = {
+        recipe: [study.model(recipe).fold(fold).validation / EVALUATION_FILE for fold in folds]
+        for recipe in study.recipe
+    }
+    done = [recipe for recipe, files in scores.items() if any(file.is_file() for file in files)]
     names = [recipe.name for recipe in done]
     if study.baseline not in names or len(names) < 2:
         raise RectalError(
@@ -89,17 +111,33 @@ def _findings(study: Study) -> Findings:
             f"'rectal_nnformer study run {study.folder}' until the baseline and another one have a validated fold."
         )
     folders = [study.model(recipe).path for recipe in done]
-    models = {name: read_results(folder) for name, folder in zip(names, folders, strict=True)}
-    places = {name: study.folder / EXTERNAL_FOLDER / name for name in names}
-    external = {name: read_evaluation(place) for name, place in places.items() if (place / EVALUATION_FILE).is_file()}
+    models = {name: read_results(folder, folds) for name, folder in zip(names, folders, strict=True)}
     return Findings(
         study=study,
         recipes=tuple(done),
         models=models,
         shared=on_shared_cases({name: model.pooled for name, model in models.items()}),
-        comparison=compare_models(folders),
-        external=on_shared_cases(external) if external else {},
+        comparison=compare_models(folders, of_folds=folds),
+        external=_external(study, done),
     )
+
+
+def _external(study: Study, recipes: Sequence[Recipe]) -> External:
+    """Return what recipes found in the cohort that the study names now, of those whose scores of it are up to date."""
+    steps = [step for step in steps_of(study) if isinstance(step, ExternalStep) and step.recipe in recipes]
+    done = {step.recipe.name: step.output for step in steps if step.is_done()}
+    unscored = [step.recipe.name for step in steps if step.recipe.name not in done]
+    if not done:
+        return External({}, unscored, ())
+    scored = {name: read_evaluation(folder) for name, folder in done.items()}
+    remedy = f"Remove {study.folder / EXTERNAL_FOLDER} and run the study again, which predicts and scores it anew."
+    check_same_references({done[name]: result for name, result in scored.items()}, remedy)
+    without = {case.case for result in scored.values() for case in result.cases if case.prediction_missing}
+    predicted = {
+        name: summarize_cases([case for case in result.cases if case.case not in without])
+        for name, result in scored.items()
+    }
+    return External(on_shared_cases(predicted), unscored, sorted(without))
 
 
 def _planned_gb(model: ModelResults) -> float | None:
@@ -127,7 +165,7 @@ def _rows(found: Findings) -> list[dict[str, Any]]:
             row[f"{what}_difference"] = difference.value if difference else None
         row["detection_p_holm"] = against.detection.p_holm if against else None
         row["dice_p_holm"] = against.dice_p_holm if against else None
-        if outside := found.external.get(recipe.name):
+        if outside := found.external.results.get(recipe.name):
             row |= {"external_tumours": outside.n_reference, "external_detected": outside.n_detected}
         rows.append(row)
     # Every row has every column, be it empty.
@@ -136,7 +174,7 @@ def _rows(found: Findings) -> list[dict[str, Any]]:
 
 
 def _page(found: Findings, date: str) -> str:
-    study, base = found.study, found.study.baseline
+    study, base, outside = found.study, found.study.baseline, found.external
     unscored = [recipe.name for recipe in study.recipe if recipe not in found.recipes]
     folds = study.fold_numbers()
     incomplete = [name for name, model in found.models.items() if set(model.folds) < set(folds)]
@@ -156,7 +194,9 @@ def _page(found: Findings, date: str) -> str:
         charts=_forest(found.against, base, "cross-validation"),
         froc=_froc_of_folds(found),
         external_froc=_external_froc(found),
-        external=_result_table(found.external, found.external_against, base) if found.external else None,
+        external=_result_table(outside.results, found.external_against, base) if outside.results else None,
+        external_unscored=outside.unscored,
+        external_left_out=outside.left_out,
         external_charts=_forest(found.external_against, base, "external") if found.external_against else {},
         analyses=_analysis_table(found),
         costs=_cost_table(found.costs),
@@ -172,9 +212,9 @@ def _forest(against: Mapping[str, AgainstBaseline], baseline: str, cohort: str) 
     for ident, what, p_name in (("detection_rate", "detection rate", ""), ("dice", "Dice", "dice_p_holm")):
         rows = {name: getattr(result, ident) for name, result in against.items()}
         p = {name: getattr(r, p_name) if p_name else r.detection.p_holm for name, r in against.items()}
-        words = [f"{name}: {_difference_words(row)}, adjusted p {number(p[name], 3)}" for name, row in rows.items()]
+        words = [f"{name}: {_difference_words(row)}, adjusted p {p_words(p[name])}" for name, row in rows.items()]
         title = f"Difference in {what} to {baseline}, {cohort}"
-        notes = {name: f"p {number(p[name], 3)}" for name in rows}
+        notes = {name: f"p {p_words(p[name])}" for name in rows}
         charts[title] = difference_chart(f"{cohort}-{ident}", title, "; ".join(words), rows, notes)
     return charts
 
@@ -195,7 +235,7 @@ def _froc_of_folds(found: Findings) -> FrocPart:
 
 
 def _external_froc(found: Findings) -> FrocPart:
-    analyses = {name: analyse_cohort({NO_FOLD: one}, {}, None, None) for name, one in found.external.items()}
+    analyses = {name: analyse_cohort({NO_FOLD: one}, {}, None, None) for name, one in found.external.results.items()}
     remedies = {
         name: f"Remove {found.study.folder / EXTERNAL_FOLDER / name} and run the study again, which predicts it anew."
         for name in analyses
@@ -242,7 +282,7 @@ def _result_table(
             number(result.case_dice.mean, 3),
         ]
         if one := against.get(name):
-            tests = number(one.detection.p_holm, 3), number(one.dice_p_holm, 3)
+            tests = p_words(one.detection.p_holm), p_words(one.dice_p_holm)
             cells += [_difference_words(one.detection_rate), tests[0], _difference_words(one.dice), tests[1]]
         rows.append([*cells, *["-"] * (len(header) + len(differences) - len(cells))])
     return Table((*header, *differences), rows, "Recipes on the same tumours; differences are to the baseline")
@@ -295,13 +335,16 @@ def _disputed_table(found: Findings) -> Table:
 def methods_text(found: Findings) -> Sequence[str]:
     """Return paragraphs that say how the study was made, for the methods of a paper."""
     study, comparison = found.study, found.comparison
-    folds = plural(len(study.fold_numbers()), "fold")
     base = found.shared[study.baseline]
-    data = (
-        f"{plural(len(found.recipes), 'recipe')} were compared by cross-validation on the same {folds} of "
-        f"{comparison.num_shared_cases} cases of {plural(comparison.num_shared_patients, 'patient')} with "
-        f"{plural(base.n_reference, 'tumour')}."
+    cases = (
+        f"{plural(comparison.num_shared_cases, 'case')} of {plural(comparison.num_shared_patients, 'patient')} with "
+        f"{plural(base.n_reference, 'tumour')}"
     )
+    folds = set.intersection(*(set(model.folds) for model in found.models.values()))
+    same = f"on the same {plural(len(folds), 'fold')} of {cases}"
+    if other := comparison.num_cases_in_other_folds:
+        same = f"on {cases}, of which {other} were held out in folds of different numbers"
+    data = f"{plural(len(found.recipes), 'recipe')} were compared by cross-validation {same}."
     trained = [
         f"{recipe.name}: {study.model(recipe).trainer} on {recipe.plans}, {recipe.configuration}{_settings(model)}"
         for recipe, model in zip(found.recipes, found.models.values(), strict=True)
@@ -312,9 +355,12 @@ def methods_text(found: Findings) -> Sequence[str]:
         "by Holm's method, for detection and Dice apart. 95 % intervals of differences come from drawing patients with "
         "replacement, those of rates are Wilson's."
     )
+    left_out = len(found.external.left_out)
+    without = f" {plural(left_out, 'case')} more, without a prediction, counted for no recipe." if left_out else ""
     outside = [
         f"An external cohort of {plural(cohort.n_cases, 'case')} was predicted by all folds of each recipe together."
-        for cohort in list(found.external.values())[:1]
+        f"{without}"
+        for cohort in list(found.external.results.values())[:1]
     ]
     return [data, f"Trained were {'; '.join(trained)}.", tests, *outside]
 

@@ -20,7 +20,8 @@ from rectal_nnformer.nnunet.layout import (
     nnunet_folder,
 )
 from rectal_nnformer.nnunet.names import CUBIC, FULLRES, NUM_FOLDS, TRAINER_FAMILIES, Device, Length
-from rectal_nnformer.nnunet.preflight import check_trainer
+from rectal_nnformer.nnunet.plans import Plans
+from rectal_nnformer.nnunet.preflight import check_recipe, check_trainer
 from rectal_nnformer.nnunet.source import planner_names, trainer_names
 from rectal_nnformer.nnunet.splits import read_splits
 from rectal_nnformer.planning.backbones import BACKBONES
@@ -36,6 +37,11 @@ else:
 STUDY_FILE = "study.toml"
 OWN: Literal["own"] = "own"
 """Epochs of a recipe whose trainer is taken as it is called, such as one that was trained before."""
+PLACE = "folder"
+"""What a study knows beside the keys of its file: where that is."""
+LENGTH = Length(epochs=1000, seed=0)
+"""Of every recipe of a new study, so that they differ in nothing else: the epochs are nnU-Net's own, whose recipes are
+what ours are compared with, and no fewer."""
 REMEDY = f"Fix it; 'rectal_nnformer study init' writes a {STUDY_FILE} with every key explained."
 
 
@@ -81,6 +87,7 @@ class Recipe(Record):
     planner: Text | None = _key("the name of a planner of nnU-Net's", None)
     epochs: PositiveInt | Literal["own"] | None = _key(EPOCHS, None)
     gpu_memory: PositiveFloat | None = _key(f"{AMOUNT}, in GB", None)
+    npz: bool | None = _key("true or false", None)
 
     @property
     def is_planned_here(self) -> bool:
@@ -159,9 +166,12 @@ def read_study(folder: Path) -> Study:
         content = tomllib.loads(read_bytes(path, f"Make it with 'rectal_nnformer study init -o {folder}'.").decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RectalError(f"{path} cannot be read as TOML ({error}). {REMEDY}") from None
-    study = _study_of({**content, "folder": str(folder.absolute())}, f"{path} cannot be used", REMEDY)
+    refused = f"{path} cannot be used"
+    if PLACE in content:
+        raise RectalError(f"{refused}: {_no_key(PLACE, Study)} {REMEDY}")
+    study = _study_of({**content, PLACE: str(folder.absolute())}, refused, REMEDY)
     for problem in _problems(study):
-        raise RectalError(f"{path} cannot be used: {problem} {REMEDY}")
+        raise RectalError(f"{refused}: {problem} {REMEDY}")
     return study
 
 
@@ -188,11 +198,15 @@ def _wrong_key(error: ValidationError, content: dict[str, Any]) -> str:
         key = rest[0]
     field = kind.model_fields.get(str(key))
     if first["type"] == "extra_forbidden":
-        return f"there is no key {key}{place}.{nearest(str(key), kind.model_fields)}"
+        return _no_key(str(key), kind, place)
     allowed = field.description if field else "a text, a number, true or false"
     if key not in values:
         return f"{table}{key} is missing; it must be {allowed}."
     return f"{table}{key} is {json.dumps(values[key], default=str)[:200]}, but must be {allowed}."
+
+
+def _no_key(key: str, kind: type[Record], place: str = "") -> str:
+    return f"there is no key {key}{place}.{nearest(key, kind.model_fields.keys() - {PLACE, key})}"
 
 
 _TABLES: dict[str, type[Record]] = {"recipe": Recipe, "external": External, "slurm": Slurm}
@@ -209,7 +223,7 @@ def study_of_model(model: ModelFolder, slurm: Mapping[str, Any], **chosen: Any) 
     """
     recipe = {"name": model.trainer, "trainer": model.trainer, "plans": model.plans, "epochs": OWN}
     content = {
-        "folder": str(model.path),
+        PLACE: str(model.path),
         "dataset": model.dataset,
         "baseline": model.trainer,
         "recipe": [{**recipe, "configuration": model.configuration}],
@@ -229,6 +243,12 @@ def _problems(study: Study) -> Iterator[str]:
     if study.baseline not in names:
         yield f"the baseline {study.baseline} is none of the recipes.{nearest(study.baseline, names)}"
     for recipe in study.recipe:
+        model = study.model(recipe)
+        if ModelFolder.parse(model.path) != model:
+            yield (
+                f"the recipe {recipe.name} makes the model {model.name}, in which __ may stand only between trainer, "
+                "plans and configuration."
+            )
         if recipe.backbone is not None and recipe.planner is not None:
             yield f"the recipe {recipe.name} has a backbone and a planner; only one of them makes its plans."
         if recipe.backbone is not None and recipe.backbone not in BACKBONES:
@@ -270,7 +290,8 @@ def _not_there(study: Study) -> Iterator[str]:
         elif place.is_dir() and not any(place.iterdir()):
             yield f"external.{key} is {place}, which is empty. Fix it, or put the files there."
     for recipe in study.recipe:
-        yield from (f"recipe {recipe.name}, {problem}" for problem in _unplannable(study, recipe))
+        for check in (_unplannable, _untrainable):
+            yield from (f"recipe {recipe.name}, {problem}" for problem in check(study, recipe))
 
 
 def _unplannable(study: Study, recipe: Recipe) -> Iterator[str]:
@@ -286,13 +307,39 @@ def _unplannable(study: Study, recipe: Recipe) -> Iterator[str]:
     if recipe.configuration not in present:
         there = f"but {recipe.plans} has {', '.join(present)}"
         yield f"configuration is {recipe.configuration}, {there}.{nearest(recipe.configuration, present)} Fix it."
-    is_trained = all(study.model(recipe).fold(fold).checkpoint_final.is_file() for fold in study.fold_numbers())
-    if not (plans.is_file() or made_by.is_planned_here or is_trained):
+    if not (plans.is_file() or made_by.is_planned_here or _is_trained(study, recipe)):
         yield (
             f"plans is {recipe.plans}, but {plans} does not exist, and neither a backbone nor a planner says how it is "
             f"made.{nearest(recipe.plans, PreprocessedDataset.at(study.dataset).plans_names())} Add one of them, or "
             "plan by hand."
         )
+
+
+def _untrainable(study: Study, recipe: Recipe) -> Iterator[str]:
+    """Yield what every training of a recipe would refuse: plans of another network, or a patch, than its trainer's."""
+    plans = PreprocessedDataset.at(study.dataset).plans_file(recipe.plans)
+    made_by = study.recipes_of(recipe.plans)[0]
+    if _is_trained(study, recipe) or not (plans.is_file() or made_by.is_planned_here):
+        return
+    backbone = BACKBONES[made_by.backbone].network if made_by.backbone is not None else None
+    if plans.is_file():
+        network = Plans.read(plans).configuration(recipe.configuration).network
+        planned = network.backbone if network else None
+        if made_by.is_planned_here and planned != backbone:
+            key = "planner" if backbone is None else "backbone"
+            yield (
+                f"{key} is {getattr(made_by, key)}, but {plans} holds {planned or 'a network of nnU-Net'}. Fix it, or "
+                "give its plans another name."
+            )
+        backbone = planned
+    try:
+        check_recipe(study.model(recipe).trainer, backbone, recipe.plans, recipe.configuration, study.dataset)
+    except RectalError as error:
+        yield f"{error} Or fix trainer, configuration, backbone or planner of the recipe."
+
+
+def _is_trained(study: Study, recipe: Recipe) -> bool:
+    return all(study.model(recipe).fold(fold).checkpoint_final.is_file() for fold in study.fold_numbers())
 
 
 def write_study(
@@ -319,18 +366,7 @@ def write_study(
         raise RectalError(f"{path} is there already. Name another folder with -o, or move it away.")
     recipes = [recipe for backbone in backbones for recipe in _recipes_of(backbone)]
     recipes += [recipe for recipe in _BASELINES if recipe.trainer in trainer_names()]
-    models = {(recipe.trainer, recipe.plans, recipe.configuration) for recipe in recipes}
-    for model in trained:
-        if (model.trainer, model.plans, model.configuration) not in models:
-            recipes.append(
-                Recipe(
-                    name=f"{model.trainer}-{model.plans}-{model.configuration}",
-                    trainer=model.trainer,
-                    plans=model.plans,
-                    configuration=model.configuration,
-                    epochs=OWN,
-                )
-            )
+    recipes = _adopting(recipes, trained)
     environment = Environment(
         loader=PackageLoader("rectal_nnformer.study", "."),
         undefined=StrictUndefined,
@@ -340,10 +376,39 @@ def write_study(
     )
     environment.filters["toml"] = json.dumps  # texts and numbers are written alike
     page = environment.get_template("template.toml").render(
-        dataset=dataset, baseline=_BASELINES[0].name, recipes=recipes, external=external and list(map(str, external))
+        dataset=dataset,
+        baseline=_BASELINES[0].name,
+        recipes=recipes,
+        external=external and list(map(str, external)),
+        length=LENGTH._asdict(),
     )
     write_text(path, page)
     return path
+
+
+def _adopting(recipes: Sequence[Recipe], trained: Sequence[ModelFolder]) -> list[Recipe]:
+    """Return recipes, of which those that were trained before by their trainer's own length stay so, and what else was.
+
+    Those are not validated again for probabilities.
+    """
+    names = {model.name for model in trained}
+    made: dict[str, Recipe] = {}
+    for recipe in recipes:
+        plans = f"__{recipe.plans}__{recipe.configuration}"
+        if (own := recipe.trainer + plans) in names or recipe.epochs == OWN:
+            made[own] = recipe.model_copy(update={"epochs": OWN, "npz": None})
+        else:
+            made[LENGTH.name(recipe.trainer) + plans] = recipe
+    for model in trained:
+        adopted = Recipe(
+            name=f"{model.trainer}-{model.plans}-{model.configuration}",
+            trainer=model.trainer,
+            plans=model.plans,
+            configuration=model.configuration,
+            epochs=OWN,
+        )
+        made.setdefault(model.name, adopted)
+    return list(made.values())
 
 
 def _recipes_of(backbone: str) -> list[Recipe]:
@@ -367,6 +432,7 @@ def _recipes_of(backbone: str) -> list[Recipe]:
             plans=planned.plans_name,
             configuration=configuration,
             backbone=backbone,
+            epochs=OWN if planned.kwargs else None,
         )
         for name, configuration, recipe in chosen
     ]
@@ -374,14 +440,31 @@ def _recipes_of(backbone: str) -> list[Recipe]:
 
 _RESENC_L = "nnUNetResEncUNetLPlans"
 _BASELINES = (
-    Recipe(name="nnU-Net", trainer="nnUNetTrainer", plans="nnUNetPlans", planner="ExperimentPlanner", gpu_memory=8),
-    Recipe(name="ResEnc-L", trainer="nnUNetTrainer", plans=_RESENC_L, planner="nnUNetPlannerResEncL", gpu_memory=24),
+    Recipe(
+        name="nnU-Net",
+        trainer="nnUNetTrainer",
+        plans="nnUNetPlans",
+        planner="ExperimentPlanner",
+        gpu_memory=8,
+        npz=True,
+    ),
+    Recipe(
+        name="ResEnc-L",
+        trainer="nnUNetTrainer",
+        plans=_RESENC_L,
+        planner="nnUNetPlannerResEncL",
+        gpu_memory=24,
+        npz=True,
+    ),
     Recipe(
         name="Primus-M",
         trainer="nnUNet_Primus_M_Trainer",
         plans="nnUNetPrimusPlans",
         planner=PRIMUS,
         gpu_memory=24,
+        npz=True,
     ),
 )
-"""nnU-Net's own recipes: the default, the residual encoder that its authors recommend, and its transformer."""
+"""nnU-Net's own recipes: the default, the residual encoder that its authors recommend, and its transformer.
+
+Of probabilities that they save FROC is drawn; our trainers keep how sure they are of lesions in any case."""

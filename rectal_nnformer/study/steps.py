@@ -33,6 +33,7 @@ from rectal_nnformer.nnunet.layout import (
 from rectal_nnformer.nnunet.names import FULLRES
 from rectal_nnformer.nnunet.plans import Plans
 from rectal_nnformer.nnunet.splits import preprocessed_cases
+from rectal_nnformer.prediction.run import SOME_UNUSABLE
 from rectal_nnformer.reporting.findings import PredictingModel
 from rectal_nnformer.reporting.results import FINDINGS_FILE
 from rectal_nnformer.reporting.writing import REPORT_FILE, SUMMARY_NAME, write_report
@@ -126,7 +127,8 @@ class RecipeStep(Step):
 
     def job(self) -> TrainingJob:
         """How its folds are trained."""
-        return TrainingJob(self.model, self.study.device, self.study.npz)
+        npz = self.study.npz if self.recipe.npz is None else self.recipe.npz
+        return TrainingJob(self.model, self.study.device, npz)
 
     def other_spacing(self, plans: Path) -> str:
         """Return in words how the spacing in a file of plans differs from the study's; empty where it does not.
@@ -334,7 +336,7 @@ class SummaryStep(RecipeStep):
             configuration=model.configuration,
             folds=self.study.fold_numbers(),
             device=self.study.device,
-            save_probabilities=self.study.npz,
+            save_probabilities=self.job().save_probabilities,
             operating_point=self.study.operating_point,
         )
         write_report(self.model.path)
@@ -383,8 +385,15 @@ class ExternalStep(RecipeStep):
             write_json(self.output / COHORT_FILE, {"images": str(external.images)})
         model, folds = self.model, self.study.fold_numbers()
         names = ("-d", model.dataset, "-tr", model.trainer, "-p", model.plans, "-c", model.configuration, "-f", *folds)
-        places = ("-i", external.images, "-o", self.output)
-        _run("rectal_nnformer", "predict", *names, *places, "-device", self.study.device, "--continue_prediction")
+        places = ("-i", external.images, "-o", self.output, "-device", self.study.device)
+        options = ("--continue_prediction", *(["--save_probabilities"] if self.study.npz else []))
+        findings = self.output / FINDINGS_FILE
+        before = findings.stat().st_mtime_ns if findings.is_file() else None
+        code = _run("rectal_nnformer", "predict", *names, *places, *options, allowed=SOME_UNUSABLE)
+        if code:
+            if not findings.is_file() or findings.stat().st_mtime_ns == before:
+                raise RectalError(f"predict of {external.images} failed with exit code {code}; see above why.")
+            print("WARNING: the scans named above are not predicted; the page leaves their cases out for all recipes.")
         evaluate_folder(self.output, external.masks, model.dataset_json, self.output, 2)
 
 
@@ -512,8 +521,11 @@ def word(name: str) -> str:
     return re.sub(r"[^\w.+-]", "-", name)
 
 
-def _run(command: str, *arguments: object) -> None:
+def _run(command: str, *arguments: object, allowed: int = 0) -> int:
+    """Run a command and return its exit code, 0 or the other that is allowed."""
     # nnU-Net's planner takes the number of augmenting processes for one of threads, and fails where that is 0.
     variables = {AUGMENTERS: "1"} if os.environ.get(AUGMENTERS) == "0" else {}
-    if code := run_command(command, list(map(str, arguments)), variables):
+    code = run_command(command, list(map(str, arguments)), variables)
+    if code not in (0, allowed):
         raise RectalError(f"{command} {' '.join(map(str, arguments))} failed with exit code {code}; see above why.")
+    return code

@@ -146,10 +146,10 @@ def signed_rank_p(rows: Sequence[tuple[str, float, float]]) -> float | None:
 
 
 def cost_of(model: ModelFolder, plans_memory_gb: float | None, steps: Sequence[Step]) -> Cost:
-    """Return what a model took, by nnU-Net's logs, the records of the study's jobs, and a checkpoint."""
+    """Return what a model took, in the folds of a study, by nnU-Net's logs, records of its jobs, and a checkpoint."""
     trainings = [step for step in steps if isinstance(step, TrainStep) and step.model == model]
     memory = {step.fold: step.record().get("host_memory_gb") or None for step in trainings}
-    folds, costs = [model.fold(number) for number in model.fold_numbers()], []
+    folds, costs = [model.fold(number) for number in model.fold_numbers() if number in memory], []
     for fold in folds:
         told, number = fold_progress(fold), int(fold.fold)
         costs.append(FoldCost(number, told.epoch, told.seconds, told.validation_seconds, memory.get(number)))

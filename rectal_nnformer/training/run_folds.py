@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from time import sleep
 from typing import IO
+from zipfile import is_zipfile
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.nnunet.commands import interruptible, start_command, stop_groups
+from rectal_nnformer.nnunet.dataset_json import read_dataset_json
 from rectal_nnformer.nnunet.layout import TRAINING_LOCK, FoldFolder, ModelFolder
 from rectal_nnformer.training.fold_progress import FoldProgress
 from rectal_nnformer.utils.files import is_same, remove_free_lock
@@ -45,7 +47,19 @@ class TrainingJob:
     def is_finished(self, fold: int) -> bool:
         """Whether a fold is trained and validated, and its probabilities saved if they are wanted."""
         folder = self.model.fold(fold)
-        return folder.is_finished and (not self.save_probabilities or any(folder.validation.glob("*.npz")))
+        return folder.is_finished and (not self.save_probabilities or self._has_probabilities(folder))
+
+    def _has_probabilities(self, fold: FoldFolder) -> bool:
+        """Whether those of every validated mask are there and end as they should.
+
+        nnU-Net writes them in place, so that of a validation that was killed the last is cut, and the next are missing;
+        its summary may be that of a validation before.
+        """
+        ending = read_dataset_json(self.model.dataset_json, "Copy it again, or train the fold again.")["file_ending"]
+        masks = list(fold.validation.glob(f"[!.]*{ending}"))
+        return bool(masks) and all(
+            is_zipfile(mask.with_name(f"{mask.name.removesuffix(ending)}.npz")) for mask in masks
+        )
 
     def arguments(self, fold: int) -> list[str]:
         """Return the arguments of nnUNetv2_train that take a fold from where it stands to its end."""

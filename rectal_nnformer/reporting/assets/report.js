@@ -1,5 +1,6 @@
 "use strict";
-// The page is whole without this script, which adds sorting, filters and a slider for each strip of slices.
+// The page is whole without this script, which adds sorting, filters and a slider for each strip of slices, where
+// there are any.
 document.documentElement.classList.add("js");
 
 const rows = [...document.querySelectorAll("#case-table tbody tr")];
@@ -50,14 +51,18 @@ function filterRows() {
 }
 
 const caseControls = document.getElementById("case-controls");
-caseControls.hidden = false;
-for (const type of ["input", "change"]) caseControls.addEventListener(type, filterRows);
+if (caseControls) {
+  caseControls.hidden = false;
+  for (const type of ["input", "change"]) caseControls.addEventListener(type, filterRows);
+}
 
 const cardText = document.getElementById("card-text");
-cardText.parentNode.hidden = false;
-cardText.addEventListener("input", () => {
-  for (const card of cards) card.hidden = !contains(card, cardText.value);
-});
+if (cardText) {
+  cardText.parentNode.hidden = false;
+  cardText.addEventListener("input", () => {
+    for (const card of cards) card.hidden = !contains(card, cardText.value);
+  });
+}
 
 for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
 
