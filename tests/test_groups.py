@@ -83,6 +83,17 @@ def test_few_numbers_stay_as_they_are_in_their_order(read):
     assert list(groups.items()) == [("9", ("c2", "c3")), ("10", ("c1", "c4"))]
 
 
+def test_texts_that_nearly_every_case_has_for_itself_are_left_out_and_told(read):
+    lines = "".join(f"c{index},2024-01-{index:02},{'AB'[index % 2]}\n" for index in range(1, 9))
+    table = read(f"case,date,site\n{lines}", {f"c{index}": f"p{index}" for index in range(1, 9)})
+    assert list(table.columns) == ["site"]
+    assert table.notes == ("groups.csv: column date has 8 texts in 8 lines, too many to be groups",)
+    # As many sites are groups, once they have cases; with few cases each may be one.
+    lines = "".join(f"c{index},site {index % 8}\n" for index in range(24))
+    assert len(read(f"case,site\n{lines}").columns["site"]) == 8
+    assert len(read("case,site\nc1,a\nc2,b\nc3,c\n").columns["site"]) == 3
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -93,6 +104,7 @@ def test_few_numbers_stay_as_they_are_in_their_order(read):
         ("case,site\nc1,a\nc1,b\n", r"names case c1 twice \(line 3\)"),
         ("patient,site\n,a\n", r"names no patient \(line 2\)"),
         ("case,site,site\nc1,a,b\n", r"two columns of one name"),
+        ("case,date\n" + "".join(f"c{i},2024-01-{i:02}\n" for i in range(1, 9)), r"date has 8 texts in 8 lines, too"),
     ],
 )
 def test_tables_that_cannot_be_used_are_refused(read, text, message):
@@ -170,6 +182,15 @@ def test_patients_are_permuted_with_all_of_their_cases(cases):
     mixed = rates_by_group(twice, table_of(twice, ["a", "b"] * 24))[0].tests
     assert {test.reason for test in mixed} == {"24 patients with cases in more than one group"}
     assert {test.p for test in mixed} == {None}
+
+
+def test_there_may_be_more_groups_than_a_byte_can_count(cases):
+    """Most of them are of lines without a scored case."""
+    groups = {f"{number:03}": () for number in range(200)}
+    own = {"a": tuple(case.case for case in cases[::2]), "z": tuple(case.case for case in cases[1::2])}
+    column = rates_by_group(cases, GroupTable({"site": {"a": own["a"], **groups, "z": own["z"]}}, ()))[0]
+    assert column.tests == rates_by_group(cases, GroupTable({"site": own}, ()))[0].tests
+    assert len(column.groups) == 202
 
 
 def test_every_table_is_defined(cases):

@@ -144,6 +144,20 @@ def test_a_wish_stays_until_another_one_or_none(tmp_path):
     assert read_point(folder) is None and summarize(folder).analysis.wish is None
 
 
+def test_a_table_that_cannot_be_used_is_not_kept(tmp_path):
+    folder = write_run(tmp_path, sure=True, analysed=False)
+    bad, good = tmp_path / "bad.csv", tmp_path / "good.csv"
+    bad.write_text("case,date\n" + "".join(f"c{number},day {number}\n" for number in range(200)))
+    good.write_text(GROUPS)
+    with pytest.raises(RectalError, match="200 texts in 200 lines"):
+        summarize(folder, groups=bad)
+    assert not summarize(folder).analysis.groups
+    assert len(summarize(folder, groups=good).analysis.groups) == 2
+    with pytest.raises(RectalError, match="200 texts in 200 lines"):
+        summarize(folder, groups=bad)
+    assert len(summarize(folder).analysis.groups) == 2
+
+
 # --- what is not known -----------------------------------------------------------------------------------------------
 
 

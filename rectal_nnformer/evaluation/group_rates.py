@@ -137,7 +137,7 @@ def _tests(groups: Sequence[Sequence[CaseDetection]]) -> list[GroupTest]:
         reason = f"{plural(several, 'patient')} with cases in more than one group"
         return [GroupTest(outcome, reason, None) for outcome in OUTCOMES]
     sums = sums_by_patient(patients, _outcomes(cases))
-    group_of = np.array([group for _, group in sorted(pairs)], dtype=np.int8)
+    group_of = np.array([group for _, group in sorted(pairs)], dtype=np.int64)
     shuffled = np.random.default_rng(BOOTSTRAP_SEED).permuted(np.tile(group_of, (PERMUTATIONS, 1)), axis=1)
     permutations = np.vstack([group_of[None], shuffled])  # the first one is how it is
     spread = np.zeros((len(OUTCOMES), len(permutations)))
