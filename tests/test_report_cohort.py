@@ -15,6 +15,7 @@ from report_runs import DATASET, DATASET_JSON, FAR, NEAR, SMALL, write_run, writ
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.calibration import calibrate
+from rectal_nnformer.evaluation.fold import write_evaluation
 from rectal_nnformer.evaluation.froc import detection_curves
 from rectal_nnformer.evaluation.log_odds import read_counts
 from rectal_nnformer.evaluation.operating_point import nested_point, parse_wish, read_point
@@ -22,7 +23,7 @@ from rectal_nnformer.evaluation.review import review_order
 from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.reporting import compare_models, write_comparison, write_crossval_summary, write_report
 from rectal_nnformer.reporting.charts import Axis, Curve, plane_chart, round_axis
-from rectal_nnformer.reporting.cohort import analyse_cohort
+from rectal_nnformer.reporting.cohort import analyse_cohort, point_lines
 from rectal_nnformer.reporting.report_page import report_page
 from rectal_nnformer.reporting.results import NO_FOLD, read_results, read_scored
 from rectal_nnformer.utils.text import percent
@@ -158,12 +159,24 @@ def test_a_table_that_cannot_be_used_is_not_kept(tmp_path):
     assert len(summarize(folder).analysis.groups) == 2
 
 
+def test_where_no_fold_has_a_candidate_no_point_is_written_and_the_pages_say_why(tmp_path):
+    folder = write_run(tmp_path, sure=True, analysed=False)
+    summarize(folder, operating_point="f1")
+    for fold, result in read_results(folder).folds.items():
+        silent = [replace(case, candidates=()) for case in result.cases]
+        write_evaluation(summarize_cases(silent), folder / f"fold_{fold}/validation")
+    told = summarize(folder).analysis.point
+    assert read_point(folder) is None
+    reason = "No operating point for f1: no case has a candidate, whose confidence could be chosen."
+    assert point_lines(told)[0] == reason
+    assert reason in (folder / "crossval_summary.md").read_text(encoding="utf-8")
+    assert "None can be chosen for f1: no case has a candidate" in write_report(folder).read_text(encoding="utf-8")
+
+
 # --- what is not known -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "trainer, ends", [("nnUNetTrainerSMIT_ACT", "--val. Then"), ("nnUNetTrainer", "--npz. Remove")]
-)
+@pytest.mark.parametrize("trainer, ends", [("nnUNetTrainerSMIT_ACT", "--val. Then"), ("nnUNetTrainer", "--npz. Then")])
 def test_what_is_not_known_says_how_to_get_it(unsure, trainer, ends):
     results = read_results(unsure)
     shown = report_page(replace(results, folder=replace(results.folder, trainer=trainer)), [], "today")

@@ -72,12 +72,8 @@ def how_to_know(results: Results) -> str:
     again = f"rectal_nnformer train {folder.dataset} {folder.configuration} FOLD -tr {folder.trainer} -p {folder.plans}"
     options = f"-d {folder.dataset} -tr {folder.trainer} -p {folder.plans} -c {folder.configuration}"
     crossval = f"rectal_nnformer crossval {options}"
-    if folder.trainer.startswith(tuple(TRAINER_FAMILIES.values())):
-        return f"Validate each fold again: {again} --val. Then sum up: {crossval}"
-    return (
-        f"Validate each fold again: {again} --val --npz. Remove its validation/lesion_detection.json, and have it "
-        f"scored and summed up: {crossval}"
-    )
+    npz = "" if folder.trainer.startswith(tuple(TRAINER_FAMILIES.values())) else " --npz"
+    return f"Validate each fold again: {again} --val{npz}. Then sum up: {crossval}"
 
 
 def _froc_chart(curves: Curves, point: NestedPoint, masks: str) -> Markup | None:
