@@ -7,8 +7,12 @@ from confidence_cases import random_cases
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation import StrictCounts
+from rectal_nnformer.evaluation.agreement import volume_agreement
+from rectal_nnformer.evaluation.froc import detection_curves
 from rectal_nnformer.evaluation.group_rates import OUTCOMES, ColumnRates, rates_by_group
 from rectal_nnformer.evaluation.groups import GroupTable, read_groups
+from rectal_nnformer.evaluation.operating_point import Wish, nested_point
+from rectal_nnformer.evaluation.resampling import UNDEFINED
 from rectal_nnformer.evaluation.statistics import holm
 from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.utils.files import write_json
@@ -130,6 +134,12 @@ def test_rates_of_a_group_are_those_of_its_cases(cases):
         assert result.case_rate == summary.case_rate
         assert result.false_positives_per_case.value == summary.false_positives_per_case
         assert result.case_dice.value == pytest.approx(summary.case_dice.mean)
+        point = nested_point({0: own}, Wish("f1")).mask
+        assert (result.f1, result.precision) == (point.f1, point.precision)
+        false_cm3 = sum(one.volume_cm3 for case in own for one in case.false_positives)
+        assert result.false_positive_cm3_per_case.value == pytest.approx(false_cm3 / 10)
+        assert result.volumes == volume_agreement(own)
+        assert result.average_precision == detection_curves(own).merged.average_precision
         low, high = result.case_dice.patient_bootstrap_95
         assert low < result.case_dice.value < high
 
@@ -194,7 +204,14 @@ def test_there_may_be_more_groups_than_a_byte_can_count(cases):
 
 
 def test_every_table_is_defined(cases):
-    gone = {"n_reference": 0, "n_detected": 0, "strict": StrictCounts(0, 0, 0), "dice": None, "lesions": ()}
+    gone = {
+        "n_reference": 0,
+        "n_detected": 0,
+        "strict": StrictCounts(0, 0, 0),
+        "dice": None,
+        "lesions": (),
+        "candidates": (),
+    }
     nothing = [replace(case, **gone) for case in cases[:4]]
     for scored in ([], cases[:1], nothing, cases):
         for table in (table_of(scored, ["a"] * len(scored)), GroupTable({"site": {"a": (), "b": ("case_000",)}}, ())):
@@ -203,6 +220,8 @@ def test_every_table_is_defined(cases):
     [column] = rates_by_group(cases, GroupTable({"site": {"a": (), "b": ("case_000",)}}, ()))
     empty = column.groups[0]
     assert (empty.n_cases, empty.detection_rate.rate, empty.case_dice.value) == (0, None, None)
+    assert empty.f1 == empty.false_positive_cm3_per_case == empty.average_precision == UNDEFINED
+    assert (empty.volumes.n_cases, empty.volumes.difference_cm3.bias, empty.volumes.icc) == (0, None, None)
     assert column.n_unknown == 23
 
 

@@ -106,7 +106,9 @@ def test_rates_are_given_by_group_and_a_group_may_be_empty(page):
     shown = section(page, "groups")
     assert "table.csv" not in shown and "groups.csv has lines for 1 case without a scored case: elsewhere" in shown
     assert re.search(r">A</th><td[^>]*>2</td><td[^>]*>2/3 \(20.8-93.9 %\)</td>", shown)
-    assert re.search(r">C</th><td[^>]*>0</td>(<td[^>]*>-</td>){7}", shown)
+    assert re.search(r">C</th><td[^>]*>0</td>(<td[^>]*>-</td>){10}", shown)
+    assert re.search(r">C</th><td[^>]*>0</td>(<td[^>]*>-</td>){4}</tr>", shown)  # volumes
+    assert re.search(r">A</th><td[^>]*>2</td><td[^>]*>-?\d+\.\d\d \(-?\d+\.\d\d to", shown)
     assert "1 case without a value left out" in shown
 
 
