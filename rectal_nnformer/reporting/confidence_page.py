@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rectal_nnformer.evaluation.agreement import Limits
+from rectal_nnformer.evaluation.agreement import Limits, means_and_differences
 from rectal_nnformer.evaluation.calibration import Calibration, NestedCalibration
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.froc import BAND_RATES, FALSE_POSITIVE_RATES, Curves
@@ -191,8 +191,7 @@ def _bins(calibration: Calibration) -> list[tuple[float, float]]:
 
 def _volume_chart(cases: Sequence[CaseDetection], limits: Limits) -> Markup | None:
     """Return Bland and Altman's picture; None without a case of known volumes."""
-    known = [(case.predicted_cm3, case.reference_cm3) for case in cases]
-    points = [((p + r) / 2, p - r) for p, r in known if p is not None and r is not None]
+    points = [(float(mean), float(difference)) for mean, difference in means_and_differences(cases)]
     if not points:
         return None
     levels = [level for level in (limits.lower, limits.upper) if level is not None]
