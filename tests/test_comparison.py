@@ -18,9 +18,12 @@ from scipy.stats import binomtest, bootstrap
 
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
+from rectal_nnformer.evaluation.agreement import means_and_differences
+from rectal_nnformer.evaluation.review import review_order
 from rectal_nnformer.evaluation.statistics import agreements, holm, mcnemar_exact, paired_difference
 from rectal_nnformer.reporting.comparison import compare_models
 from rectal_nnformer.reporting.comparison_figure import comparison_figure
+from rectal_nnformer.reporting.pages import comparison_page
 from rectal_nnformer.reporting.writing import write_comparison
 
 counts = st.integers(0, 60)
@@ -250,7 +253,23 @@ def test_runs_without_any_analysis_are_compared_all_the_same(tmp_path):
     assert [title.split(",")[0].split("\n")[0] for title in panel_titles(comparison)] == [
         "Detection rate",
         "Difference in detection rate",
+        "Volumes",
     ]
+
+
+def test_volumes_stand_with_their_limits_and_cases_in_the_order_to_look_at_them(tmp_path):
+    models = [write_run(tmp_path, trainer=name, sure=True) for name in ("A", "B")]
+    comparison = compare_models(models)
+    axes = next(axes for axes in comparison_figure(comparison).axes if axes.get_title().startswith("Volumes"))
+    cases, limits = comparison.models[0].detection.cases, comparison.models[0].analysis.volumes.difference_cm3
+    drawn = axes.lines[0].get_xydata()
+    assert drawn == pytest.approx(means_and_differences(cases)) and len(drawn) == len(cases)
+    levels = [line.get_ydata()[0] for line in axes.lines[2:5]]
+    assert levels == pytest.approx([limits.bias, limits.lower, limits.upper])
+    listed = comparison_page(comparison, "").split("## Which cases to look at first")[1].split("\n## ")[0]
+    names = [case.case for case in review_order(cases)]
+    assert re.findall(r"^\| (\S+) \|", listed.split("### B")[0], re.M)[-len(names) :] == names
+    assert listed.count("### ") == 2
 
 
 def test_means_of_some_folds_only_are_called_so(tmp_path):
@@ -267,10 +286,12 @@ def panel_titles(comparison):
 
 def test_the_picture_has_no_empty_panel_and_names_runs_without_data(comparison):
     figure = comparison_figure(comparison)
-    assert len(figure.axes) == 6 and all(axes.lines for axes in figure.axes)
-    legends = [[text.get_text() for text in axes.get_legend().texts] for axes in figure.axes if axes.get_legend()]
-    assert len(legends) == 4
-    assert all(texts == ["SMIT_ACT", "SMIT_Base", "SMIT_Base_Scratch: not analysed"] for texts in legends)
+    assert len(figure.axes) == 7 and all(axes.lines for axes in figure.axes)
+    titled = {axes.get_title(): legend.texts for axes in figure.axes if (legend := axes.get_legend())}
+    assert len(titled) == 5
+    for title, texts in titled.items():
+        last = "SMIT_Base_Scratch" if title.startswith("Volumes") else "SMIT_Base_Scratch: not analysed"
+        assert [text.get_text() for text in texts] == ["SMIT_ACT", "SMIT_Base", last]
 
 
 def test_attention_alone_has_one_panel_more(tmp_path):
@@ -278,7 +299,7 @@ def test_attention_alone_has_one_panel_more(tmp_path):
     for path in tmp_path.rglob("feature_reuse.json"):
         path.unlink()
     titles = panel_titles(compare_models(models))
-    assert len(titles) == 3 and titles[1].startswith("Attention dilution index")
+    assert len(titles) == 4 and titles[1].startswith("Attention dilution index")
 
 
 def test_dollars_in_names_of_runs_are_no_formulas(tmp_path):

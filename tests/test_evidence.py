@@ -14,14 +14,15 @@ from rectal_nnformer.demo.cohort.appearance import CONTRAST_CT, MRI, MUCINOUS_MR
 from rectal_nnformer.demo.cohort.phantom import synthesize_case
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evidence import run as evidence_run
-from rectal_nnformer.evidence.outcome import CLAIMS, Claim, SeedOutcome, findings_of
+from rectal_nnformer.evidence.outcome import CLAIMS, Claim, SeedOutcome, findings_of, verdict_of
 from rectal_nnformer.evidence.page import Results, write_page
 from rectal_nnformer.evidence.preset import BACKBONE, PRESETS, RECIPES, EvidenceRun
 from rectal_nnformer.evidence.results import restoration
 from rectal_nnformer.evidence.reuse import KeptFeatures, feature_findings, kept_over_seeds
 from rectal_nnformer.evidence.run import run_evidence
-from rectal_nnformer.evidence.seeds import steps_of_seed
+from rectal_nnformer.evidence.seeds import steps_of_seed, study_of_seed, study_text
 from rectal_nnformer.planning.backbones import resolve_backbone
+from rectal_nnformer.study.record import read_study
 
 NAMES = [f"case_{number}" for number in range(8)]
 
@@ -55,13 +56,44 @@ def verdicts(claims, **recipes):
 def test_a_verdict_follows_the_interval_and_the_side_that_a_claim_takes():
     more, less = Claim("more", "one", "two", "detection"), Claim("less", "one", "two", "detection", sign=-1)
     better, worse = [outcome(1.0)], [outcome(0.25)]
-    assert verdicts([more, less], one=better, two=worse) == ["shown", "opposite"]
-    assert verdicts([more, less], one=worse, two=better) == ["opposite", "shown"]
-    assert verdicts([more, less], one=better, two=better) == ["not shown", "not shown"]
+    assert verdicts([more], one=better, two=worse) == verdicts([less], one=worse, two=better) == ["shown"]
+    assert verdicts([less], one=better, two=worse) == verdicts([more], one=worse, two=better) == ["opposite"]
     there = Claim("more there", "one", "two", "detection", "external")
-    assert verdicts([more, there], one=[outcome(0.5, external=1.0)], two=[outcome(0.5)]) == ["not shown", "shown"]
+    assert verdicts([there], one=[outcome(0.5, external=1.0)], two=[outcome(0.5)]) == ["suggested"]  # 4 cases differ
     padding = Claim("dilution", "one", "two", "ADI")
     assert verdicts([padding], one=[outcome(adi=0.2)], two=[outcome()]) == ["shown"]
+
+
+def test_of_many_claims_an_interval_alone_suggests():
+    """Of eight cases six differ: p is 2 / 2^6, which no longer is below 0.05 after two tests."""
+    more, less = Claim("more", "one", "two", "detection"), Claim("less", "one", "two", "detection", sign=-1)
+    found = findings_of({"one": [outcome(1.0)], "two": [outcome(0.25)]}, [more, less])
+    assert [one.verdict for one in found] == ["suggested", "opposite suggested"]
+    assert found[0].p_holm == pytest.approx(2 * 2 / 2**6) and found[0].difference.patient_bootstrap_95[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("interval", "p", "verdict"),
+    [
+        ((0.1, 0.2), 0.04, "shown"),
+        ((0.1, 0.2), 0.05, "suggested"),
+        ((-0.1, 0.2), 0.01, "not shown"),
+        ((0.0, 0.2), 0.01, "not shown"),
+        ((-0.2, -0.1), 0.05, "opposite suggested"),
+        ((-0.2, -0.1), 0.04, "opposite"),
+        ((0.1, 0.2), None, "shown"),  # of a claim without a test
+        (None, 1.0, "not measured"),
+        ((float("nan"), float("nan")), None, "not measured"),
+    ],
+)
+def test_a_verdict_needs_interval_and_p(interval, p, verdict):
+    other_side = interval and (-interval[1], -interval[0])
+    assert verdict_of(interval, 1, p) == verdict_of(other_side, -1, p) == verdict
+
+
+def test_where_no_case_differs_nothing_is_measured():
+    same = [outcome(0.5)]
+    assert verdicts([Claim("more", "one", "two", "detection")], one=same, two=same) == ["not measured"]
 
 
 def test_seeds_are_averaged_per_tumour_and_told_one_by_one():
@@ -93,13 +125,16 @@ def test_the_page_tells_every_claim_and_the_numbers_are_beside_it(tmp_path):
     preset = PRESETS["page"]
     outcomes = {recipe.name: [outcome(adi=0.2 * ("cubic" in recipe.configuration))] * 3 for recipe in RECIPES}
     kept = {name: KeptFeatures(0.5, 0.1, (0.4, 0.5, 0.6)) for name in ("Base", "TA", "Crop", "ACT")}
-    page = write_page(Results("page", preset, "cpu", outcomes, kept, (0.05, 0.1), {"pretraining": 60.0}), tmp_path)
+    results = Results("page", preset, "cpu", outcomes, kept, (0.05, 0.1), "seed = 0\n", {"pretraining": 60.0})
+    page = write_page(results, tmp_path)
     text = page.read_text(encoding="utf-8")
     numbers = json.loads((tmp_path / "evidence.json").read_text())
     assert all(f"| {claim.text} |" in text for claim in CLAIMS)
-    assert [one["verdict"] for one in numbers["claims"]].count("shown") == 1  # that padding takes attention
+    assert numbers["claims"][0]["verdict"] == "suggested"  # that padding takes attention; of eight cases, 30 claims
     assert "](pretraining/restored.png)" in text
-    assert "34 claims: 2 shown, 32 not shown, 0 opposite" in text
+    assert "34 claims: 1 shown, 1 suggested, 3 not shown, 29 not measured." in text
+    assert "adjusted by Holm for the 30 claims\nthat have one" in text and "no p-value: 4 verdicts by" in text
+    assert "](study.toml)" in text and (tmp_path / "study.toml").read_text() == "seed = 0\n"
     assert numbers["recipes"]["Base"]["internal"]["detection_rate"]["mean"] == pytest.approx(0.5)
     assert numbers["preset"]["seeds"] == [0, 1, 2] and numbers["versions"]["rectal_nnformer"]
 
@@ -186,6 +221,16 @@ def test_a_seed_trains_and_scores_every_recipe_on_the_same_fold(tmp_path, monkey
     assert all(step.model.trainer.endswith("_6epochs_50iterations_seed2") for step in steps)
 
 
+def test_the_study_file_of_a_seed_is_read_as_that_study_and_names_no_place_of_a_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    run = EvidenceRun(tmp_path, "page", PRESETS["page"], "cpu", 1)
+    (tmp_path / "study.toml").write_text(study_text(run, 2))
+    assert str(tmp_path) not in study_text(run, 2)
+    monkeypatch.chdir(tmp_path)
+    study = study_of_seed(run, 2)
+    assert read_study(tmp_path) == study.model_copy(update={"folder": tmp_path})
+
+
 SMALL_EVIDENCE = """
 from dataclasses import replace
 from pathlib import Path
@@ -213,7 +258,9 @@ def test_a_small_evidence_ends_in_its_page_and_goes_on(tmp_path):
     assert done == {"train-Base-0", "external-Base", "train-Crop-0", "external-Crop"}
     numbers = json.loads((tmp_path / "evidence/evidence.json").read_text())
     dilution = numbers["claims"][0]
-    assert dilution["verdict"] == "shown" and dilution["difference"]["count"] == 5
+    # Of five cases no p is below 0.05.
+    assert dilution["verdict"] == "suggested" and dilution["difference"]["count"] == 5
     assert numbers["recipes"]["Crop"]["cka"]["value"] <= 1
     assert "Padding takes attention" in (tmp_path / "evidence/README.md").read_text()
+    assert (tmp_path / "evidence/study.toml").is_file()
     assert run_whole() == first

@@ -7,8 +7,12 @@ from confidence_cases import random_cases
 
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation import StrictCounts
+from rectal_nnformer.evaluation.agreement import volume_agreement
+from rectal_nnformer.evaluation.froc import detection_curves
 from rectal_nnformer.evaluation.group_rates import OUTCOMES, ColumnRates, rates_by_group
 from rectal_nnformer.evaluation.groups import GroupTable, read_groups
+from rectal_nnformer.evaluation.operating_point import Wish, nested_point
+from rectal_nnformer.evaluation.resampling import UNDEFINED
 from rectal_nnformer.evaluation.statistics import holm
 from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.utils.files import write_json
@@ -83,6 +87,17 @@ def test_few_numbers_stay_as_they_are_in_their_order(read):
     assert list(groups.items()) == [("9", ("c2", "c3")), ("10", ("c1", "c4"))]
 
 
+def test_texts_that_nearly_every_case_has_for_itself_are_left_out_and_told(read):
+    lines = "".join(f"c{index},2024-01-{index:02},{'AB'[index % 2]}\n" for index in range(1, 9))
+    table = read(f"case,date,site\n{lines}", {f"c{index}": f"p{index}" for index in range(1, 9)})
+    assert list(table.columns) == ["site"]
+    assert table.notes == ("groups.csv: column date has 8 texts in 8 lines, too many to be groups",)
+    # As many sites are groups, once they have cases; with few cases each may be one.
+    lines = "".join(f"c{index},site {index % 8}\n" for index in range(24))
+    assert len(read(f"case,site\n{lines}").columns["site"]) == 8
+    assert len(read("case,site\nc1,a\nc2,b\nc3,c\n").columns["site"]) == 3
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -93,6 +108,7 @@ def test_few_numbers_stay_as_they_are_in_their_order(read):
         ("case,site\nc1,a\nc1,b\n", r"names case c1 twice \(line 3\)"),
         ("patient,site\n,a\n", r"names no patient \(line 2\)"),
         ("case,site,site\nc1,a,b\n", r"two columns of one name"),
+        ("case,date\n" + "".join(f"c{i},2024-01-{i:02}\n" for i in range(1, 9)), r"date has 8 texts in 8 lines, too"),
     ],
 )
 def test_tables_that_cannot_be_used_are_refused(read, text, message):
@@ -118,6 +134,12 @@ def test_rates_of_a_group_are_those_of_its_cases(cases):
         assert result.case_rate == summary.case_rate
         assert result.false_positives_per_case.value == summary.false_positives_per_case
         assert result.case_dice.value == pytest.approx(summary.case_dice.mean)
+        point = nested_point({0: own}, Wish("f1")).mask
+        assert (result.f1, result.precision) == (point.f1, point.precision)
+        false_cm3 = sum(one.volume_cm3 for case in own for one in case.false_positives)
+        assert result.false_positive_cm3_per_case.value == pytest.approx(false_cm3 / 10)
+        assert result.volumes == volume_agreement(own)
+        assert result.average_precision == detection_curves(own).merged.average_precision
         low, high = result.case_dice.patient_bootstrap_95
         assert low < result.case_dice.value < high
 
@@ -172,8 +194,24 @@ def test_patients_are_permuted_with_all_of_their_cases(cases):
     assert {test.p for test in mixed} == {None}
 
 
+def test_there_may_be_more_groups_than_a_byte_can_count(cases):
+    """Most of them are of lines without a scored case."""
+    groups = {f"{number:03}": () for number in range(200)}
+    own = {"a": tuple(case.case for case in cases[::2]), "z": tuple(case.case for case in cases[1::2])}
+    column = rates_by_group(cases, GroupTable({"site": {"a": own["a"], **groups, "z": own["z"]}}, ()))[0]
+    assert column.tests == rates_by_group(cases, GroupTable({"site": own}, ()))[0].tests
+    assert len(column.groups) == 202
+
+
 def test_every_table_is_defined(cases):
-    gone = {"n_reference": 0, "n_detected": 0, "strict": StrictCounts(0, 0, 0), "dice": None, "lesions": ()}
+    gone = {
+        "n_reference": 0,
+        "n_detected": 0,
+        "strict": StrictCounts(0, 0, 0),
+        "dice": None,
+        "lesions": (),
+        "candidates": (),
+    }
     nothing = [replace(case, **gone) for case in cases[:4]]
     for scored in ([], cases[:1], nothing, cases):
         for table in (table_of(scored, ["a"] * len(scored)), GroupTable({"site": {"a": (), "b": ("case_000",)}}, ())):
@@ -182,6 +220,8 @@ def test_every_table_is_defined(cases):
     [column] = rates_by_group(cases, GroupTable({"site": {"a": (), "b": ("case_000",)}}, ()))
     empty = column.groups[0]
     assert (empty.n_cases, empty.detection_rate.rate, empty.case_dice.value) == (0, None, None)
+    assert empty.f1 == empty.false_positive_cm3_per_case == empty.average_precision == UNDEFINED
+    assert (empty.volumes.n_cases, empty.volumes.difference_cm3.bias, empty.volumes.icc) == (0, None, None)
     assert column.n_unknown == 23
 
 

@@ -165,7 +165,7 @@ def test_one_fold_has_a_point_and_no_nested_rates(folds):
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=str)
-def test_every_cohort_has_a_point(wish):
+def test_every_cohort_with_a_candidate_has_a_point(wish):
     empty, confidence = np.zeros(SHAPE), np.zeros(SHAPE)
     reference = np.zeros(SHAPE, dtype=bool)
     reference[:, 0:4, 0:4], confidence[:, 12:16, 12:16] = True, 0.5
@@ -173,12 +173,22 @@ def test_every_cohort_has_a_point(wish):
     missed = scored_case("missed", reference, empty)
     invented = scored_case("invented", reference & False, confidence)
     elsewhere = scored_case("elsewhere", reference, confidence)
-    for cases in ([nothing], [missed], [invented], [elsewhere], [nothing, missed, invented, elsewhere]):
+    for cases in ([invented], [elsewhere], [nothing, missed, invented, elsewhere]):
         choice = choose(cases, wish)
         assert choice.n_detected == 0
-        assert choice.point == OperatingPoint(0.5 if any(case.candidates for case in cases) else 0.0, 0.0)
-        nested_point({0: cases, 1: cases}, wish)
-    assert nested_point({0: [nothing], 1: [nothing]}, wish).nested.sensitivity.rate is None
+        assert choice.point == OperatingPoint(0.5, 0.0)
+        assert not nested_point({0: cases, 1: cases}, wish).reason
+    assert nested_point({0: [invented], 1: [invented]}, wish).nested.sensitivity.rate is None
+    for cases in ([nothing], [missed, missed]):
+        with pytest.raises(RectalError, match=f"no operating point for {wish}: no case has a candidate"):
+            choose(cases, wish)
+        result = nested_point({0: cases, 1: cases}, wish)
+        assert result.reason.startswith("no case has a candidate")
+        assert (result.chosen, result.folds, result.nested) == (None, None, None)
+        assert result.mask.sensitivity.count == 0
+    lone = nested_point({0: [missed], 1: [elsewhere]}, wish)
+    assert lone.reason.startswith("candidates are in fold 1 only")
+    assert (lone.chosen, lone.nested) == (choose([missed, elsewhere], wish), None)
     old = replace(missed, candidates=None)
     assert nested_point({0: [old]}, wish).reason == "1 case without known confidence of lesions: missed"
     assert nested_point({}, wish).reason == "there is no case"

@@ -15,6 +15,7 @@ from report_runs import DATASET, DATASET_JSON, FAR, NEAR, SMALL, write_run, writ
 from rectal_nnformer import cli
 from rectal_nnformer.errors import RectalError
 from rectal_nnformer.evaluation.calibration import calibrate
+from rectal_nnformer.evaluation.fold import write_evaluation
 from rectal_nnformer.evaluation.froc import detection_curves
 from rectal_nnformer.evaluation.log_odds import read_counts
 from rectal_nnformer.evaluation.operating_point import nested_point, read_point
@@ -23,7 +24,7 @@ from rectal_nnformer.evaluation.summary import summarize_cases
 from rectal_nnformer.evaluation.wish import parse_wish
 from rectal_nnformer.reporting import compare_models, write_comparison, write_crossval_summary, write_report
 from rectal_nnformer.reporting.charts import Axis, Curve, plane_chart, round_axis
-from rectal_nnformer.reporting.cohort import analyse_cohort
+from rectal_nnformer.reporting.cohort import analyse_cohort, kept_groups, point_lines
 from rectal_nnformer.reporting.report_page import report_page
 from rectal_nnformer.reporting.results import NO_FOLD, read_results, read_scored
 from rectal_nnformer.utils.text import percent
@@ -106,7 +107,9 @@ def test_rates_are_given_by_group_and_a_group_may_be_empty(page):
     shown = section(page, "groups")
     assert "table.csv" not in shown and "groups.csv has lines for 1 case without a scored case: elsewhere" in shown
     assert re.search(r">A</th><td[^>]*>2</td><td[^>]*>2/3 \(20.8-93.9 %\)</td>", shown)
-    assert re.search(r">C</th><td[^>]*>0</td>(<td[^>]*>-</td>){7}", shown)
+    assert re.search(r">C</th><td[^>]*>0</td>(<td[^>]*>-</td>){10}", shown)
+    assert re.search(r">C</th><td[^>]*>0</td>(<td[^>]*>-</td>){4}</tr>", shown)  # volumes
+    assert re.search(r">A</th><td[^>]*>2</td><td[^>]*>-?\d+\.\d\d \(-?\d+\.\d\d to", shown)
     assert "1 case without a value left out" in shown
 
 
@@ -145,12 +148,38 @@ def test_a_wish_stays_until_another_one_or_none(tmp_path):
     assert read_point(folder) is None and summarize(folder).analysis.wish is None
 
 
+def test_a_table_that_cannot_be_used_is_not_kept(tmp_path):
+    folder = write_run(tmp_path, sure=True, analysed=False)
+    bad, good = tmp_path / "bad.csv", tmp_path / "good.csv"
+    bad.write_text("case,date\n" + "".join(f"c{number},day {number}\n" for number in range(200)))
+    good.write_text(GROUPS)
+    with pytest.raises(RectalError, match="200 texts in 200 lines"):
+        summarize(folder, groups=bad)
+    assert kept_groups(folder) is None
+    assert len(summarize(folder, groups=good).analysis.groups) == 2
+    with pytest.raises(RectalError, match="200 texts in 200 lines"):
+        summarize(folder, groups=bad)
+    assert kept_groups(folder).read_text() == GROUPS
+
+
+def test_where_no_fold_has_a_candidate_no_point_is_written_and_the_pages_say_why(tmp_path):
+    folder = write_run(tmp_path, sure=True, analysed=False)
+    summarize(folder, operating_point="f1")
+    for fold, result in read_results(folder).folds.items():
+        silent = [replace(case, candidates=()) for case in result.cases]
+        write_evaluation(summarize_cases(silent), folder / f"fold_{fold}/validation")
+    told = summarize(folder).analysis.point
+    assert read_point(folder) is None
+    reason = "No operating point for f1: no case has a candidate, whose confidence could be chosen."
+    assert point_lines(told)[0] == reason
+    assert reason in (folder / "crossval_summary.md").read_text(encoding="utf-8")
+    assert "None can be chosen for f1: no case has a candidate" in write_report(folder).read_text(encoding="utf-8")
+
+
 # --- what is not known -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "trainer, ends", [("nnUNetTrainerSMIT_ACT", "--val. Then"), ("nnUNetTrainer", "--npz. Remove")]
-)
+@pytest.mark.parametrize("trainer, ends", [("nnUNetTrainerSMIT_ACT", "--val. Then"), ("nnUNetTrainer", "--npz. Then")])
 def test_what_is_not_known_says_how_to_get_it(unsure, trainer, ends):
     results = read_results(unsure)
     shown = report_page(replace(results, folder=replace(results.folder, trainer=trainer)), [], "today")
@@ -239,11 +268,15 @@ def test_no_case_at_all_is_defined(folds):
     assert analysis.curves.reason == analysis.point.reason == "there is no case"
 
 
-@pytest.mark.slow
-def test_2000_cases_take_less_than_20_seconds(tmp_path):
+@pytest.mark.parametrize("number", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("error")
+def test_many_cases_take_less_than_20_seconds(tmp_path, number):
     import time  # of the processor: others may keep the machine busy
 
-    cases, _ = random_cases(2000, patients=1800)
+    few, _ = random_cases(60 if number == 300 else number)  # drawing them takes longer than what is tested
+    cases = [
+        replace(few[i % len(few)], case=f"case_{i}", patient=f"patient_{i % (number * 9 // 10)}") for i in range(number)
+    ]
     (tmp_path / "groups.csv").write_text("case,site\n" + "".join(f"{c.case},{i % 4}\n" for i, c in enumerate(cases)))
     results = read_scored(write_test_set(tmp_path / "set", {"one": ([NEAR], [NEAR])}))
     begun = time.process_time()

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from rectal_nnformer.evaluation.candidates import Candidate
-from rectal_nnformer.evaluation.resampling import draw_patients
+from rectal_nnformer.evaluation.resampling import auroc, draw_patients
 from rectal_nnformer.evaluation.review import (
     MEASURES,
     MeasureReview,
@@ -91,7 +91,7 @@ def test_rank_correlation_of_weighted_cases_is_that_of_repeated_ones():
     assert spearman(first, second, weights) == pytest.approx(expected, abs=1e-12)
 
 
-def test_random_confidences_tell_nothing(cases):
+def test_random_confidences_of_cases_tell_nothing(cases):
     generator = np.random.default_rng(0)
     result = review_measure("confidence", [with_confidence(case, generator.random()) for case in cases])
     for estimate in (result.auroc_low_dice, result.auroc_missed):
@@ -99,6 +99,26 @@ def test_random_confidences_tell_nothing(cases):
         assert low < 0.5 < high
     low, high = result.spearman_dice.patient_bootstrap_95
     assert low < 0 < high
+
+
+def test_what_chance_gives_depends_on_how_many_lesions_a_case_has():
+    """Drawn by candidate, the surest of many lesions is surer than a lone one: failed cases with many look sure."""
+    generator = np.random.default_rng(0)
+    missed = np.arange(60) < 20
+    one = np.ones((1, 60), dtype=int)
+
+    def mean_auroc(measure, by_case=False):
+        found = []
+        for _ in range(300):
+            drawn = [candidates(*((generator.random(), True) for _ in range(4 if many else 1))) for many in missed]
+            if by_case:
+                drawn = [tuple(replace(c, confidence=of[0].confidence) for c in of) for of in drawn]
+            found.append(auroc(-np.array([measure(of) for of in drawn]), missed, one)[0])
+        return np.mean(found)
+
+    assert mean_auroc(surest) == pytest.approx(1 / 5, abs=0.02)  # that a lone one is the surest of five
+    assert mean_auroc(mean_confidence) == pytest.approx(0.5, abs=0.02)
+    assert mean_auroc(surest, by_case=True) == pytest.approx(0.5, abs=0.02)
 
 
 def test_confidences_that_know_tell_all(cases):

@@ -54,12 +54,7 @@ def volume_agreement(cases: Sequence[CaseDetection]) -> VolumeAgreement:
 
     Cases count as independent, those of one patient too.
     """
-    known = [
-        (case.predicted_cm3, case.reference_cm3)
-        for case in cases
-        if case.predicted_cm3 is not None and case.reference_cm3 is not None
-    ]
-    volumes = np.array(known, dtype=np.float64).reshape(-1, 2)
+    volumes = _known_volumes(cases)
     logarithms = np.log(volumes[(volumes > 0).all(axis=1)])
     icc, icc_95 = absolute_agreement(volumes)
     return VolumeAgreement(
@@ -69,6 +64,25 @@ def volume_agreement(cases: Sequence[CaseDetection]) -> VolumeAgreement:
         icc=icc,
         icc_95=icc_95,
     )
+
+
+def means_and_differences(cases: Sequence[CaseDetection]) -> Floats:
+    """Return what a picture of Bland and Altman shows of each case whose volumes are known; (cases, 2).
+
+    It is the mean of both volumes, and predicted minus reference volume, in cm3.
+    """
+    volumes = _known_volumes(cases)
+    return np.column_stack([volumes.mean(axis=1), volumes[:, 0] - volumes[:, 1]])
+
+
+def _known_volumes(cases: Sequence[CaseDetection]) -> Floats:
+    """Return predicted and reference volume of each case of which both are known; (cases, 2)."""
+    known = [
+        (case.predicted_cm3, case.reference_cm3)
+        for case in cases
+        if case.predicted_cm3 is not None and case.reference_cm3 is not None
+    ]
+    return np.array(known, dtype=np.float64).reshape(-1, 2)
 
 
 def limits_of_agreement(differences: Floats) -> Limits:

@@ -1,15 +1,25 @@
 """Rates by group, and whether groups differ more than chance explains."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rectal_nnformer.evaluation.agreement import VolumeAgreement, volume_agreement
 from rectal_nnformer.evaluation.case_detection import CaseDetection
+from rectal_nnformer.evaluation.froc import detection_curves
 from rectal_nnformer.evaluation.groups import GroupTable
 from rectal_nnformer.evaluation.rates import BOOTSTRAP_SEED, SAME_RATE, Rate
-from rectal_nnformer.evaluation.resampling import Estimate, estimate_ratio, rate_of_sums, ratio, sums_by_patient
+from rectal_nnformer.evaluation.resampling import (
+    UNDEFINED,
+    Estimate,
+    estimate_ratio,
+    rate_of_sums,
+    ratio,
+    sums_by_patient,
+)
 from rectal_nnformer.evaluation.statistics import holm
 from rectal_nnformer.utils.text import plural
 
@@ -22,7 +32,9 @@ OUTCOMES: dict[str, Callable[[CaseDetection], tuple[float, float]]] = {
     "detection_rate_strict": lambda case: (case.strict.n_detected, case.n_reference),
     "case_rate": lambda case: (case.n_detected > 0, case.n_reference > 0),
     "precision": lambda case: (case.n_detected, case.n_detected + case.n_false_positive),
+    "f1": lambda case: (2 * case.n_detected, case.n_detected + case.n_false_positive + case.n_reference),
     "false_positives_per_case": lambda case: (case.n_false_positive, 1),
+    "false_positive_cm3_per_case": lambda case: (math.fsum(one.volume_cm3 for one in case.false_positives), 1),
     "case_dice": lambda case: (case.dice or 0.0, case.dice is not None),
 }
 """What is given by group, each a ratio of sums over cases; the names are those of the fields of `GroupRates`."""
@@ -30,7 +42,10 @@ OUTCOMES: dict[str, Callable[[CaseDetection], tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class GroupRates:
-    """The rates of the cases of one group; None where there is nothing to be rated."""
+    """The rates of the cases of one group, and how volumes agree; None where there is nothing to be rated.
+
+    The average precision is None as well where the confidence of lesions is not known for a case.
+    """
 
     group: str
     n_cases: int
@@ -40,8 +55,12 @@ class GroupRates:
     detection_rate_strict: Rate
     case_rate: Rate
     precision: Rate
+    f1: Estimate
     false_positives_per_case: Estimate
+    false_positive_cm3_per_case: Estimate
     case_dice: Estimate
+    average_precision: Estimate
+    volumes: VolumeAgreement
 
 
 @dataclass(frozen=True)
@@ -113,8 +132,12 @@ def _of_group(name: str, cases: Sequence[CaseDetection]) -> GroupRates:
         detection_rate_strict=rate_of_sums(*rates["detection_rate_strict"]),
         case_rate=rate_of_sums(*rates["case_rate"]),
         precision=rate_of_sums(*rates["precision"]),
+        f1=estimate_ratio(*rates["f1"]),
         false_positives_per_case=estimate_ratio(*rates["false_positives_per_case"]),
+        false_positive_cm3_per_case=estimate_ratio(*rates["false_positive_cm3_per_case"]),
         case_dice=estimate_ratio(*rates["case_dice"]),
+        average_precision=curve.average_precision if (curve := detection_curves(cases).merged) else UNDEFINED,
+        volumes=volume_agreement(cases),
     )
 
 
@@ -137,7 +160,7 @@ def _tests(groups: Sequence[Sequence[CaseDetection]]) -> list[GroupTest]:
         reason = f"{plural(several, 'patient')} with cases in more than one group"
         return [GroupTest(outcome, reason, None) for outcome in OUTCOMES]
     sums = sums_by_patient(patients, _outcomes(cases))
-    group_of = np.array([group for _, group in sorted(pairs)], dtype=np.int8)
+    group_of = np.array([group for _, group in sorted(pairs)], dtype=np.int64)
     shuffled = np.random.default_rng(BOOTSTRAP_SEED).permuted(np.tile(group_of, (PERMUTATIONS, 1)), axis=1)
     permutations = np.vstack([group_of[None], shuffled])  # the first one is how it is
     spread = np.zeros((len(OUTCOMES), len(permutations)))

@@ -1,7 +1,7 @@
 """Which cases belong together: scanner, site, stage, or whatever else a table tells of cases or patients."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,8 @@ from rectal_nnformer.utils.text import plural, some
 
 MOST_NUMBERS = 6
 """A column with more different numbers is cut at their quartiles."""
+MOST_TEXTS, LEAST_LINES = 6, 3
+"""A column with more different texts has at least so many lines of each, on average, or tells nothing: dates, names."""
 REMEDY = "Save it as CSV in UTF-8, with a column case or patient and one for each way of grouping."
 
 
@@ -33,15 +35,17 @@ class GroupTable:
 def read_groups(path: Path, patients: Mapping[str, str]) -> GroupTable:
     """Read to which groups cases belong from a CSV file with a column `case`, or else `patient`, and others.
 
-    A column of numbers, more than six of them different, is cut at the quartiles of its cases. An empty cell is no
-    group. Where the file names a case, a column `patient` is none either.
+    A column of numbers, more than six of them different, is cut at the quartiles of its cases. A column of texts, more
+    than six of them different, is left out if the file has fewer than three lines of each, on average, and noted. An
+    empty cell is no group. Where the file names a case, a column `patient` is none either.
 
     Args:
         path: The file.
         patients: Patient of each case that was scored.
 
     Raises:
-        RectalError: The file cannot be read, has no such column or no other, or names a case or patient never or twice.
+        RectalError: The file cannot be read, has no such column or no other that parts cases, or names a case or
+            patient never or twice.
     """
     lines = read_table(path, (), "The table of groups", REMEDY, others=True)
     names = list(lines[0][1]) if lines else []
@@ -58,18 +62,35 @@ def read_groups(path: Path, patients: Mapping[str, str]) -> GroupTable:
             wrong = f"names {key} {row[key]} twice" if row[key] else f"names no {key}"
             raise RectalError(f"The table of groups {path} {wrong} (line {line}). Correct or remove that line.")
         rows[row[key]] = row
+    values = {column: [row[column] for row in rows.values() if row[column]] for column in columns}
+    # By the file alone, so that what is refused is refused before there are cases.
+    too_many = {
+        column: f"column {column} has {len(set(cells))} texts in {plural(len(cells), 'line')}, too many to be groups"
+        for column, cells in values.items()
+        if _tells_nothing(cells)
+    }
+    if len(too_many) == len(columns):
+        raise RectalError(
+            f"The table of groups {path} parts no cases: {'; '.join(too_many.values())}. Give it a column with at "
+            f"least {LEAST_LINES} lines of each text, such as the year of a date."
+        )
     own = {case: case if key == "case" else patient for case, patient in patients.items()}
     told = {case: rows[name] for case, name in own.items() if name in rows}
     return GroupTable(
         {
-            column: _grouped(
-                {case: row[column] for case, row in told.items() if row[column]},
-                {row[column] for row in rows.values() if row[column]},
-            )
+            column: _grouped({case: row[column] for case, row in told.items() if row[column]}, set(values[column]))
             for column in columns
+            if column not in too_many
         },
-        _notes(path, key, set(own.values()), set(rows)),
+        (*_notes(path, key, set(own.values()), set(rows)), *(f"{path.name}: {one}" for one in too_many.values())),
     )
+
+
+def _tells_nothing(values: Sequence[str]) -> bool:
+    """Whether texts are so many that a group would have a case or two, as dates do; numbers are cut."""
+    different = set(values)
+    are_numbers = all(_number(value) is not None for value in different)
+    return not are_numbers and len(different) > MOST_TEXTS and len(values) < LEAST_LINES * len(different)
 
 
 def _notes(path: Path, key: str, scored: set[str], told: set[str]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
 made to measure for a single lesion."""
 
 
+NO_CANDIDATE = "no case has a candidate, whose confidence could be chosen"
 POINT_FILE = "operating_point.json"
 """In a model's folder: the point by which it predicts."""
 
@@ -97,7 +98,7 @@ class NestedPoint:
 
     Attributes:
         reason: Why there are no nested rates, or an empty string.
-        chosen: On all folds: the one to predict with; None where confidence is not known.
+        chosen: On all folds: the one to predict with; None where confidence is not known, or no case has a candidate.
         folds: Chosen on the folds other than each.
         nested: Of all cases, each at the point of its own fold.
         mask: Of the same cases, with the masks as they are.
@@ -141,7 +142,7 @@ def choose(cases: Sequence[CaseDetection], wish: Wish) -> Choice:
     """Return the point that serves a wish best on these cases.
 
     All distinct confidences are tried, with each of a few smallest volumes. Of equals the highest confidence is taken,
-    then the smallest volume, unless something else is said. Where there is no candidate everything is kept.
+    then the smallest volume, unless something else is said.
 
     - `fp-per-case`: the highest sensitivity with at most so many false positives per case, then the smallest volume,
       then the lowest confidence that keeps to it.
@@ -149,9 +150,12 @@ def choose(cases: Sequence[CaseDetection], wish: Wish) -> Choice:
     - `f1`: the highest F1 of lesions.
 
     Raises:
-        RectalError: The confidence of lesions is not known for a case.
+        RectalError: The confidence of lesions is not known for a case, or there is no candidate at all.
     """
-    return _choose([KeptCandidates(case) for case in cases], sum(case.n_reference for case in cases), wish)
+    choice = _choose([KeptCandidates(case) for case in cases], sum(case.n_reference for case in cases), wish)
+    if choice is None:
+        raise RectalError(f"There is no operating point for {wish}: {NO_CANDIDATE}. Train longer, or add cases.")
+    return choice
 
 
 def nested_point(folds: Mapping[int, Sequence[CaseDetection]], wish: Wish) -> NestedPoint:
@@ -163,16 +167,21 @@ def nested_point(folds: Mapping[int, Sequence[CaseDetection]], wish: Wish) -> Ne
     matched = {fold: [KeptCandidates(case) for case in of_fold] for fold, of_fold in folds.items()}
     n_reference = {fold: sum(case.n_reference for case in of_fold) for fold, of_fold in folds.items()}
 
-    def chosen_without(left_out: int | None) -> Choice:
+    def chosen_without(left_out: int | None) -> Choice | None:
         others = [fold for fold in folds if fold != left_out]
         return _choose([case for fold in others for case in matched[fold]], sum(n_reference[f] for f in others), wish)
 
     chosen = chosen_without(None)
     mask = _rates(cases, [(case, case.in_mask) for of_fold in matched.values() for case in of_fold])
+    if chosen is None:
+        return NestedPoint(str(wish), NO_CANDIDATE, mask=mask)
     if len(folds) < 2:
         one = "there is one fold only: no other to choose a point on, and rates on the cases it was chosen on flatter"
         return NestedPoint(str(wish), one, chosen, mask=mask)
-    points = {fold: chosen_without(fold) for fold in folds}
+    points = {fold: choice for fold in folds if (choice := chosen_without(fold))}
+    if alone := [fold for fold in folds if fold not in points]:
+        only = f"candidates are in fold {alone[0]} only, so that no other could choose a point for it"
+        return NestedPoint(str(wish), only, chosen, mask=mask)
     kept = [
         (case, case.keep(points[fold].point.min_confidence, points[fold].point.min_volume_cm3))
         for fold, of_fold in matched.items()
@@ -181,11 +190,12 @@ def nested_point(folds: Mapping[int, Sequence[CaseDetection]], wish: Wish) -> Ne
     return NestedPoint(str(wish), "", chosen, points, _rates(cases, kept), mask)
 
 
-def _choose(cases: Sequence[KeptCandidates], n_reference: int, wish: Wish) -> Choice:
+def _choose(cases: Sequence[KeptCandidates], n_reference: int, wish: Wish) -> Choice | None:
+    """Return the best of all points; None without a candidate: nothing would tell 0 from any other confidence."""
     tried = [_tried(cases, volume) for volume in _smallest_volumes(cases)]
     table = np.concatenate([np.zeros((0, 4)), *tried])
     if not len(table):
-        table = np.zeros((1, 4))
+        return None
     confidence, volume, detected, false = table.T
     met, criteria = _criteria(wish, table, n_reference, len(cases))
     best = int(np.lexsort((volume, -confidence, *criteria[::-1], ~met))[0])  # the last key decides first

@@ -1,17 +1,21 @@
 """What the recipes of the evidence came to, seed by seed, and what of it speaks for which claim."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
 from rectal_nnformer.evaluation.case_detection import CaseDetection
+from rectal_nnformer.evaluation.rates import Interval
 from rectal_nnformer.evaluation.statistics import Difference, holm, paired_difference
 from rectal_nnformer.study.table import signed_rank_p
 
 Cohort = Literal["internal", "external"]
 Measure = Literal["detection", "Dice", "false positives", "ADI"]
-Verdict = Literal["shown", "not shown", "opposite"]
+Verdict = Literal["shown", "suggested", "not shown", "opposite suggested", "opposite", "not measured"]
+LEVEL = 0.05
+"""Below which the adjusted p of a claim is for a verdict without "suggested"."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Finding:
         difference: First minus second recipe, with its interval over cases.
         of_seeds: The same of each seed.
         p_holm: Of Wilcoxon's signed ranks over cases, adjusted for the number of claims.
-        verdict: By the interval.
+        verdict: By the interval and the adjusted p.
     """
 
     claim: Claim
@@ -146,19 +150,32 @@ def findings_of(outcomes: Mapping[str, Sequence[SeedOutcome]], claims: Sequence[
             difference,
             tuple(fmean(a.values) - fmean(b.values) for a, b in zip(*pair, strict=True)),
             p,
-            verdict_of(difference, claim.sign),
+            verdict_of(difference.patient_bootstrap_95, claim.sign, p),
         )
         for claim, (difference, _), pair, p in zip(claims, tests, pairs, adjusted, strict=True)
     )
 
 
-def verdict_of(difference: Difference, sign: int) -> Verdict:
-    """Return what the interval of a difference says of a claim of its sign."""
-    interval = difference.patient_bootstrap_95
-    if interval is None:
-        return "not shown"
-    low, high = sorted(sign * bound for bound in interval)
-    return "shown" if low > 0 else "opposite" if high < 0 else "not shown"
+def verdict_of(interval: Interval | None, sign: int, p_holm: float | None = None, chance: float = 0.0) -> Verdict:
+    """Return what an interval, and a p-value adjusted for all claims, say of a claim.
+
+    Many intervals are read, so that one that leaves out 0 suggests, and shows where the p-value is small, too.
+
+    Args:
+        interval: Of a difference; None or NaN where all cases agree.
+        sign: 1 if the claim is of more, -1 if of less.
+        p_holm: None of a claim that has no test: its interval shows.
+        chance: What the interval is compared with.
+    """
+    if interval is None or not all(map(math.isfinite, interval)):
+        return "not measured"
+    low, high = sorted(sign * (bound - chance) for bound in interval)
+    is_sure = p_holm is None or p_holm < LEVEL
+    if low > 0:
+        return "shown" if is_sure else "suggested"
+    if high < 0:
+        return "opposite" if is_sure else "opposite suggested"
+    return "not shown"
 
 
 def _p(first: CaseValues, second: CaseValues) -> float:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 from rectal_nnformer.evaluation.rates import Interval
-from rectal_nnformer.evidence.outcome import Cohort, Finding, SeedOutcome, findings_of, mean_over_seeds
+from rectal_nnformer.evidence.outcome import LEVEL, Cohort, Finding, SeedOutcome, Verdict, findings_of, mean_over_seeds
 from rectal_nnformer.evidence.preset import PRETRAINING, Preset
 from rectal_nnformer.evidence.reuse import FeatureFinding, KeptFeatures, feature_findings
 from rectal_nnformer.pretraining.loop import FIGURE
@@ -15,8 +15,9 @@ from rectal_nnformer.reporting.methods import software_versions
 from rectal_nnformer.reporting.pages import render
 from rectal_nnformer.reporting.tables import Table
 from rectal_nnformer.study.progress import hours
+from rectal_nnformer.study.record import STUDY_FILE
 from rectal_nnformer.utils.files import write_json, write_text
-from rectal_nnformer.utils.text import number, percent
+from rectal_nnformer.utils.text import number, percent, plural
 
 PAGE_FILE, NUMBERS_FILE = "README.md", "evidence.json"
 PLACES: dict[Cohort, str] = {"internal": "held-out cases", "external": "other site"}
@@ -33,7 +34,8 @@ class Results:
         outcomes: Of each recipe, one per seed.
         kept: Features that pretrained recipes kept.
         restoration: Error of restored voxels at the end of the pretraining, and that of their mean.
-        seconds: What each step took.
+        study: A study.toml of the first seed.
+        seconds: What each part took: cohorts, plans, pretraining, and each seed.
     """
 
     name: str
@@ -42,11 +44,12 @@ class Results:
     outcomes: Mapping[str, Sequence[SeedOutcome]]
     kept: Mapping[str, KeptFeatures]
     restoration: tuple[float, float]
+    study: str
     seconds: Mapping[str, float]
 
 
 def write_page(results: Results, folder: Path) -> Path:
-    """Write evidence.json and README.md into a folder and return the page."""
+    """Write evidence.json, study.toml and README.md into a folder and return the page."""
     findings, features = findings_of(results.outcomes), feature_findings(results.kept)
     versions = software_versions()
     recipes = {name: _numbers(of_seeds, results.kept.get(name)) for name, of_seeds in results.outcomes.items()}
@@ -70,13 +73,25 @@ def write_page(results: Results, folder: Path) -> Path:
         claims=_claim_table(findings, features),
         figure=f"{PRETRAINING}/{FIGURE}",
         tumors={cohort: len(mean_over_seeds(one, "detection", cohort).values) for cohort in PLACES},
-        verdicts=[*(finding.verdict for finding in findings), *(finding.verdict for finding in features)],
+        claims_by_verdict=_counted([*(one.verdict for one in findings), *(one.verdict for one in features)]),
+        level=LEVEL,
+        num_tested=len(findings),
+        num_features=len(features),
+        study_file=STUDY_FILE,
+        numbers_file=NUMBERS_FILE,
         time=hours(sum(results.seconds.values())),
         pretraining_time=hours(results.seconds.get("pretraining", 0)),
         software=", ".join(f"{name} {version}" for name, version in versions.items()),
     )
+    write_text(folder / STUDY_FILE, results.study)
     write_text(folder / PAGE_FILE, text)
     return folder / PAGE_FILE
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
+    """Return how many claims there are of each verdict, in words."""
+    of_each = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in get_args(Verdict) if verdict in verdicts)
+    return f"{plural(len(verdicts), 'claim')}: {of_each}"
 
 
 def _numbers(outcomes: Sequence[SeedOutcome], kept: KeptFeatures | None) -> dict[str, Any]:

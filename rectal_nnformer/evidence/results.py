@@ -11,7 +11,7 @@ from rectal_nnformer.evidence.outcome import SeedOutcome
 from rectal_nnformer.evidence.page import Results, write_page
 from rectal_nnformer.evidence.preset import TIMES_FILE, EvidenceRun
 from rectal_nnformer.evidence.reuse import KeptFeatures, kept_features, kept_over_seeds
-from rectal_nnformer.evidence.seeds import steps_of_seed
+from rectal_nnformer.evidence.seeds import steps_of_seed, study_text
 from rectal_nnformer.networks.starting_weights import recorded_pretrained_file
 from rectal_nnformer.pretraining.loop import LOG
 from rectal_nnformer.pretraining.losses import LOSS_NAMES
@@ -38,7 +38,8 @@ def write_results(run: EvidenceRun) -> Path:
                     kept.setdefault(name, []).append(kept_features(fold, run.device))
     features: dict[str, KeptFeatures] = {name: kept_over_seeds(of_seeds) for name, of_seeds in kept.items()}
     times = read_json(run.folder / TIMES_FILE, remedy="Run the evidence again.")
-    results = Results(run.name, run.preset, run.device, outcomes, features, restoration(run.weights / LOG), times)
+    restored, study = restoration(run.weights / LOG), study_text(run, run.preset.seeds[0])
+    results = Results(run.name, run.preset, run.device, outcomes, features, restored, study, times)
     return write_page(results, run.folder)
 
 

@@ -11,7 +11,7 @@ from rectal_nnformer.analysis import cka
 from rectal_nnformer.analysis.features import common_extent, feature_grams
 from rectal_nnformer.analysis.loaded_fold import load_fold
 from rectal_nnformer.evaluation.rates import Interval
-from rectal_nnformer.evidence.outcome import Verdict
+from rectal_nnformer.evidence.outcome import Verdict, verdict_of
 from rectal_nnformer.nnunet.layout import CHECKPOINT_FINAL, FoldFolder
 
 
@@ -82,22 +82,21 @@ def feature_findings(kept: Mapping[str, KeptFeatures]) -> tuple[FeatureFinding, 
     """Return what the features say: whether Base keeps those of CT, and which recipes change them more."""
     found = []
     if base := kept.get("Base"):
-        low, high = base.interval
         found.append(
             FeatureFinding(
                 "Fine-tuning keeps features of CT",
                 f"CKA of Base with pretraining, against chance, {base.chance:.3f}",
                 base.value,
                 base.interval,
-                "shown" if low > base.chance else "opposite" if high < base.chance else "not shown",
+                verdict_of(base.interval, 1, chance=base.chance),
             )
         )
     for text, first, second in COMPARED:
         if first in kept and second in kept:
-            low, high = interval_of([a - b for a, b in zip(kept[first].draws, kept[second].draws, strict=True)])
-            verdict: Verdict = "shown" if high < 0 else "opposite" if low > 0 else "not shown"
+            interval = interval_of([a - b for a, b in zip(kept[first].draws, kept[second].draws, strict=True)])
             value = kept[first].value - kept[second].value
-            found.append(FeatureFinding(text, f"CKA with pretraining, {first} - {second}", value, (low, high), verdict))
+            tested = f"CKA with pretraining, {first} - {second}"
+            found.append(FeatureFinding(text, tested, value, interval, verdict_of(interval, -1)))
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from rectal_nnformer.evaluation.agreement import means_and_differences
 from rectal_nnformer.evaluation.froc import BAND_RATES, FALSE_POSITIVE_RATES
 from rectal_nnformer.evaluation.summary import NO_RESAMPLING
 from rectal_nnformer.reporting.comparison import ComparedModel, Comparison
@@ -20,16 +21,18 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKS = "os^Dvx"
 PIXELS_PER_INCH = 110
 NAME_CHARACTERS = 26
+MOST_IN_A_ROW = 3
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """Return a picture with a panel each for rates, differences, attention, features, FROC and reliability.
+    """Return a picture with a panel each for rates, differences, attention, features, FROC, reliability and volumes.
 
     What no model was analysed for has no panel; a model that was not is named in the panels of the others.
     """
     models = comparison.models
     columns: list[list[Callable[[Axes], None]]] = [
         [partial(_draw_rates, models=models), partial(_draw_differences, comparison=comparison)],
+        [],
         [],
         [],
         [],
@@ -46,8 +49,11 @@ def comparison_figure(comparison: Comparison) -> Figure:
         columns[3].append(partial(_draw_froc, models=models))
     if any(model.analysis.calibration for model in models):
         columns[3].append(partial(_draw_reliability, models=models))
-    # A single column would be a tall strip; its panels stand side by side.
-    columns = [column for column in columns if column] if any(columns[1:]) else [[panel] for panel in columns[0]]
+    if any(model.analysis.volumes.n_cases for model in models):
+        columns[4].append(partial(_draw_volumes, models=models))
+    # Few panels would be tall strips: they stand side by side.
+    panels = [panel for column in columns for panel in column]
+    columns = [column for column in columns if column] if len(panels) > MOST_IN_A_ROW else [[one] for one in panels]
     figure = Figure(figsize=(5 * len(columns), 4.5 * max(map(len, columns))), dpi=PIXELS_PER_INCH, layout="constrained")
     # A panel that is alone in its column takes the whole of it.
     mosaic = figure.subplot_mosaic([[f"{at} {row % len(columns[at])}" for at in range(len(columns))] for row in (0, 1)])
@@ -147,6 +153,20 @@ def _draw_reliability(axes: Axes, models: Sequence[ComparedModel]) -> None:
     axes.plot([0, 1], [0, 1], color="0.15", linewidth=0.8)
     _finish(axes, "Reliability near the tumour", "probability of tumour")
     axes.set(ylabel="share of tumour", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+
+
+def _draw_volumes(axes: Axes, models: Sequence[ComparedModel]) -> None:
+    """Draw Bland and Altman's picture: a mark per case, the bias as a line, the limits dashed."""
+    points = [means_and_differences(model.detection.cases) for model in models]
+    x, y = ([of_model[:, column].tolist() for of_model in points] for column in (0, 1))
+    _plot(axes, models, x, y, linestyle="", markersize=5)
+    for index, model in enumerate(models):
+        limits = model.analysis.volumes.difference_cm3
+        for level, style in ((limits.bias, "-"), (limits.lower, "--"), (limits.upper, "--")):
+            if level is not None:
+                axes.axhline(level, color=_color(index), linestyle=style, linewidth=1)
+    _finish(axes, "Volumes, bias and 95 % limits (Bland and Altman)", "mean of both volumes (cm³)")
+    axes.set_ylabel("prediction - reference (cm³)")
 
 
 def _points(model: ComparedModel, field: str) -> tuple[list[float], list[float]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rectal_nnformer.evaluation.agreement import Limits
+from rectal_nnformer.evaluation.agreement import Limits, means_and_differences
 from rectal_nnformer.evaluation.calibration import Calibration, NestedCalibration
 from rectal_nnformer.evaluation.case_detection import CaseDetection
 from rectal_nnformer.evaluation.froc import BAND_RATES, FALSE_POSITIVE_RATES, Curves
@@ -73,12 +73,8 @@ def how_to_know(results: Results) -> str:
     again = f"rectal_nnformer train {folder.dataset} {folder.configuration} FOLD -tr {folder.trainer} -p {folder.plans}"
     options = f"-d {folder.dataset} -tr {folder.trainer} -p {folder.plans} -c {folder.configuration}"
     crossval = f"rectal_nnformer crossval {options}"
-    if folder.trainer.startswith(tuple(TRAINER_FAMILIES.values())):
-        return f"Validate each fold again: {again} --val. Then sum up: {crossval}"
-    return (
-        f"Validate each fold again: {again} --val --npz. Remove its validation/lesion_detection.json, and have it "
-        f"scored and summed up: {crossval}"
-    )
+    npz = "" if folder.trainer.startswith(tuple(TRAINER_FAMILIES.values())) else " --npz"
+    return f"Validate each fold again: {again} --val{npz}. Then sum up: {crossval}"
 
 
 def _froc_chart(curves: Curves, point: NestedPoint, masks: str) -> Markup | None:
@@ -196,8 +192,7 @@ def _bins(calibration: Calibration) -> list[tuple[float, float]]:
 
 def _volume_chart(cases: Sequence[CaseDetection], limits: Limits) -> Markup | None:
     """Return Bland and Altman's picture; None without a case of known volumes."""
-    known = [(case.predicted_cm3, case.reference_cm3) for case in cases]
-    points = [((p + r) / 2, p - r) for p, r in known if p is not None and r is not None]
+    points = [(float(mean), float(difference)) for mean, difference in means_and_differences(cases)]
     if not points:
         return None
     levels = [level for level in (limits.lower, limits.upper) if level is not None]

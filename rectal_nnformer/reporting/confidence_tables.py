@@ -31,7 +31,14 @@ GROUP_RATES = {
     "case_rate": "cases with a detection",
     "precision": "precision",
 }
-GROUP_OUTCOMES = GROUP_RATES | {"false_positives_per_case": "false positives per case", "case_dice": "Dice per case"}
+FALSE_HEADERS = ("false positives per case", "their cm³ per case")
+GROUP_ESTIMATES = {
+    "f1": "F1",
+    "false_positives_per_case": FALSE_HEADERS[0],
+    "false_positive_cm3_per_case": FALSE_HEADERS[1],
+    "case_dice": "Dice per case",
+}
+GROUP_OUTCOMES = GROUP_RATES | GROUP_ESTIMATES
 """How pages call what `group_rates.OUTCOMES` holds."""
 AS_THEY_ARE = "masks as they are"
 
@@ -69,9 +76,6 @@ def point_table(point: NestedPoint, masks: str = AS_THEY_ARE) -> Table:
         [(name, *_point_cells(rates)) for name, rates in named.items() if rates],
         "Rates of the masks, and at operating points",
     )
-
-
-FALSE_HEADERS = ("false positives per case", "their cm³ per case")
 
 
 def _point_cells(rates: PointRates) -> tuple[str, ...]:
@@ -223,7 +227,7 @@ def group_table(column: ColumnRates) -> Table:
     """Return the rates of each group of a column."""
     first, *others = GROUP_OUTCOMES.values()
     return Table(
-        (column.column, "cases", first, "by patient", *others),
+        (column.column, "cases", first, "by patient", *others, "average precision"),
         [
             (
                 group.group,
@@ -231,13 +235,19 @@ def group_table(column: ColumnRates) -> Table:
                 _rate_words(group.detection_rate),
                 percent_interval(group.detection_rate.patient_bootstrap_95),
                 *(_rate_words(getattr(group, outcome)) for outcome in list(GROUP_RATES)[1:]),
-                estimate_words(group.false_positives_per_case),
-                estimate_words(group.case_dice),
+                *(estimate_words(getattr(group, outcome)) for outcome in GROUP_ESTIMATES),
+                estimate_words(group.average_precision),
             )
             for group in column.groups
         ],
         f"By {column.column}, with 95 % intervals: Wilson's of rates, the others by patient",
     )
+
+
+def group_volume_table(column: ColumnRates) -> Table:
+    """Return the agreement of volumes in each group of a column."""
+    rows = [(group.group, *_volume_cells(group.volumes)) for group in column.groups]
+    return Table((column.column, *VOLUME_HEADERS), rows, f"Agreement of volumes by {column.column}")
 
 
 def _rate_words(rate: Rate) -> str:
@@ -308,17 +318,16 @@ def _uncounted(analysis: CohortAnalysis) -> str:
 def model_volume_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:
     """Return the agreement of volumes of each model."""
     return Table(
-        ("model", "cases", "bias, cm³", "lower limit", "upper limit", "ICC(A,1)"),
-        [
-            (
-                name,
-                *_limit_cells(analysis.volumes.difference_cm3),
-                _with_interval(analysis.volumes.icc, analysis.volumes.icc_95, 3),
-            )
-            for name, analysis in models
-            if analysis.volumes.n_cases
-        ],
+        ("model", *VOLUME_HEADERS),
+        [(name, *_volume_cells(analysis.volumes)) for name, analysis in models if analysis.volumes.n_cases],
     )
+
+
+VOLUME_HEADERS = ("cases", "bias, cm³", "lower limit", "upper limit", "ICC(A,1)")
+
+
+def _volume_cells(volumes: VolumeAgreement) -> tuple[str, ...]:
+    return *_limit_cells(volumes.difference_cm3), _with_interval(volumes.icc, volumes.icc_95, 3)
 
 
 def model_review_table(models: Sequence[tuple[str, CohortAnalysis]]) -> Table:

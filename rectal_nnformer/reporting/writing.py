@@ -128,10 +128,10 @@ def write_crossval_summary(
     paths = {suffix: Path(model_folder) / f"{SUMMARY_NAME}.{suffix}" for suffix in ("json", "csv", "md", "png")}
     present = read_point(Path(model_folder))
     wish = operating_point or (present.wish if present else NO_POINT)
-    if groups:
-        keep_groups(groups, Path(model_folder))
     chosen_for = None if wish == NO_POINT else wish
-    summary = summarize_folds(validations, patients, chosen_for, kept_groups(Path(model_folder)))
+    summary = summarize_folds(validations, patients, chosen_for, groups or kept_groups(Path(model_folder)))
+    if groups:  # only a table that could be used: later reports read it
+        keep_groups(groups, Path(model_folder))
     write_point(summary.analysis.point.chosen if chosen_for else None, Path(model_folder))
     folders = Path(images_folder), Path(reference_folder)
     examples = examples_of(summary, validations, *folders, dataset_json["file_ending"])
@@ -180,8 +180,8 @@ def write_group_rates(result: CohortDetection, groups: Path, folder: Path) -> Pa
     Raises:
         RectalError: The table cannot be read.
     """
-    keep_groups(groups, folder)
     analysis = analyse_cohort({NO_FOLD: result}, {}, None, groups)
+    keep_groups(groups, folder)
     rates = [asdict(column) for column in analysis.groups]
     write_json(folder / f"{GROUP_RATES_NAME}.json", {"groups": rates, "notes": analysis.group_notes})
     path = folder / f"{GROUP_RATES_NAME}.md"
