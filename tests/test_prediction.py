@@ -357,6 +357,15 @@ def test_what_is_called_like_a_scan_and_cannot_be_reached_counts(scans, predicte
     assert "gone_0000.nii.gz: is a link to nothing" in printed and "pipe_0000.nii.gz: is a named pipe" in printed
 
 
+def test_a_scan_whose_name_is_not_in_utf8_is_told_on_the_page_too(scans, predicted, arguments, tmp_path):
+    os.link(scans / "case_0000.nii.gz", os.fsencode(scans) + b"/\xe4_0000.nii.gz")
+    assert predict(*arguments) == 1
+    assert predicted[0][0] == ["case_0000.nii.gz"]
+    for name in ("findings.csv", "findings.html", "findings.json"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "_0000.nii.gz has a name that is not in UTF-8" in text
+
+
 def test_a_scan_in_the_place_of_a_mask_is_predicted_again(scans, predicted, arguments, capsys):
     assert predict(*arguments) == 0
     shutil.copy(scans / "case_0000.nii.gz", Path(arguments[3]) / "case.nii.gz")

@@ -306,9 +306,9 @@ def remove_free_lock(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file in one step."""
+    """Write a UTF-8 text file in one step; bytes of file names that are not UTF-8 are written as on the terminal."""
     with staged_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any) -> None:
