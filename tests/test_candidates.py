@@ -20,8 +20,10 @@ from rectal_nnformer.evaluation.candidates import (
     MOST_CANDIDATES,
     CaseCandidates,
     FoundCandidate,
+    candidate_files,
     find_candidates,
     log_odds_of,
+    network_mask,
     read_candidates,
     score_candidates,
     write_candidates,
@@ -237,6 +239,12 @@ def test_candidates_that_cannot_be_written_whole_are_named_and_leave_nothing(pre
     assert read_candidates(predicted.prediction) is None
 
 
+def test_no_name_of_a_case_gives_two_files_one_place(tmp_path):
+    masks = [tmp_path / f"{name}.nii.gz" for name in ("x", "network", "network_x", "network.x")]
+    places = [path for mask in masks for path in (*candidate_files(mask), network_mask(mask))]
+    assert len(set(places)) == 3 * len(masks)
+
+
 @pytest.mark.parametrize("done_before", [False, True])
 def test_a_mask_to_which_a_point_cannot_be_applied_stays_as_it_was(predicted, log_odds, done_before):
     write_found(predicted, log_odds)
@@ -244,7 +252,7 @@ def test_a_mask_to_which_a_point_cannot_be_applied_stays_as_it_was(predicted, lo
         choose_lesions(predicted.prediction, [1], OperatingPoint(0.2, 0.0))
     before = predicted.prediction.read_bytes()
     error, told = (
-        (RectalError, r"/mask\.nii\.gz could not be") if done_before else (OSError, "too large: .*network_mask")
+        (RectalError, r"/mask\.nii\.gz could not be") if done_before else (OSError, "too large: .*network/mask")
     )
     with largest_file(100), pytest.raises(error, match=told):
         choose_lesions(predicted.prediction, [1], OperatingPoint(0.99, 0.0))

@@ -25,6 +25,8 @@ from rectal_nnformer.utils.files import staged_file, write_json
 from rectal_nnformer.utils.json_records import read_own
 
 FOLDER = "candidates"
+NETWORK_FOLDER = "network"
+"""Within it, masks as the network gave them: apart, since a case may have any name."""
 LEVELS = (0.25, 0.1, 0.03, 0.01)
 """Tumour probabilities, below the mask's threshold, at which further candidates are looked for."""
 MOST_CANDIDATES = 50
@@ -243,7 +245,7 @@ def candidate_files(mask: Path) -> tuple[Path, Path]:
 
 def network_mask(mask: Path) -> Path:
     """Return where the mask that the network gave is kept once an operating point has changed it."""
-    return mask.parent / FOLDER / f"network_{mask.name}"
+    return mask.parent / FOLDER / NETWORK_FOLDER / mask.name
 
 
 def as_predicted(mask: Path) -> Path:
