@@ -408,7 +408,7 @@ def test_an_interrupted_prediction_writes_no_findings(tmp_path, studies, predict
 
 def test_where_nnunet_fails_nothing_is_told_to_be_found(tmp_path, studies, predicted, options, monkeypatch, capsys):
     monkeypatch.setattr(prediction.predictor, "predict_folder", lambda model, arguments: 1)
-    assert predict("-i", tmp_path / "in", *options) == 1
+    assert predict("-i", tmp_path / "in", *options) == 3
     assert "0 scans predicted" in capsys.readouterr().out and not list((tmp_path / "out").iterdir())
 
 
@@ -518,7 +518,7 @@ def test_one_scan_to_which_the_point_cannot_be_applied_is_named_and_the_others_g
             return choose(mask, *told)
 
     monkeypatch.setattr(prediction.run, "choose_lesions", choose_all_but_one)
-    assert predict("-i", doubtful_scan.parent, *options) == 1
+    assert predict("-i", doubtful_scan.parent, *options) == 3
     assert "1 scan not predicted:\n  bad: " in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["scan.nii.gz"]
     scans = {scan["scan"]: scan for scan in json.loads((tmp_path / "out/findings.json").read_text())["scans"]}
