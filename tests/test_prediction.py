@@ -279,6 +279,11 @@ def test_options_that_begin_like_others_are_not_taken_for_them(predicted, argume
     assert predicted[0][1][: len(arguments)] == arguments
 
 
+def test_the_short_name_of_going_on_is_no_choice_of_channels(scans, predicted, arguments):
+    assert predict(*arguments, "--c") == 0
+    assert "--continue_prediction" in predicted[0][1]
+
+
 def test_a_missing_gpu_is_said_with_the_way_out(predicted, arguments, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert predict(*arguments) == 2

@@ -98,7 +98,9 @@ def predict(arguments: argparse.Namespace) -> None:
     ours.set_defaults(planes=None)  # what was not given need not fit
     _add_channels(ours)
     _add_formats(ours)
-    own, passed = ours.parse_known_args(arguments.passed)
+    # As nnU-Net calls it elsewhere, and would take it for here.
+    whole = ["--continue_prediction" if text == "--c" else text for text in arguments.passed]
+    own, passed = ours.parse_known_args(whole)
     given = _read("nnUNetv2_predict", passed, arguments.parser, optional=["c"], parents=[ours])
     configuration = given.c or FULLRES
     preflight.check_input(Path(given.i))
