@@ -16,7 +16,7 @@ from rectal_nnformer.utils.text import plural
 def demo(arguments: argparse.Namespace) -> None:
     """Run every step once, without any download: cohort, conversion, plan, five folds, detection.
 
-    Everything is written to one folder, and no variable need be set. It takes 10 to 15 minutes on two cores.
+    Everything is written to one folder, and no variable need be set. It takes 6 to 12 minutes on two cores.
     """
     preflight.check_new_folder(arguments.o)
     if arguments.dicom:
@@ -96,7 +96,7 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command(
         demo,
-        "run every step once on a generated cohort, in 10 to 15 minutes",
+        "run every step once on a generated cohort, in 6 to 12 minutes",
         _add_demo,
         if_interrupted="Name a new folder with -o to start again.",
     ),

@@ -94,7 +94,7 @@ def _announcement(demo: Demo) -> str:
         f"  3. plans it ({BACKBONE}, spacing {TARGET_SPACING[0]:g} mm) and preprocesses it\n"
         f"  4. trains and validates a small SMIT from random weights on each fold ({TRAINER})\n"
         "Then it tells how many held-out tumours were detected, and writes report.html, a page about all of it.\n"
-        "On two free cores this takes 10 to 15 minutes.\n"
+        "On two free cores this takes 6 to 12 minutes.\n"
         "The network is small and trained for minutes, to show the way, not what the method can do."
     )
 
