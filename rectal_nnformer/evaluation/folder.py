@@ -39,7 +39,34 @@ def evaluate_folder(
     if path is None:
         raise RectalError(f"no {DATASET_JSON} in {', '.join(map(str, folders))}. Name it with -djfile.")
     dataset_json = read_dataset_json(path, "Name the right one with -djfile.")
-    ending = dataset_json["file_ending"]
+    cases = _cases(prediction_folder, reference_folder, dataset_json["file_ending"], path)
+    patients = read_patients(path.parent) or read_patients(reference_folder.resolve().parent)
+    compared = ComparedFolders(prediction_folder.resolve(), reference_folder.resolve(), path.resolve())
+    return evaluate_fold(
+        prediction_folder,
+        reference_folder,
+        dataset_json,
+        cases,
+        patients,
+        num_processes,
+        output_folder,
+        compared=compared,
+    )
+
+
+def _of_other_formats(folder: Path, ending: str) -> list[str]:
+    names = [path.name for path in sorted(folder.glob("[!.]*"))]
+    return [
+        name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.lower().endswith(ending.lower())
+    ]
+
+
+def _cases(prediction_folder: Path, reference_folder: Path, ending: str, path: Path) -> list[str]:
+    """Return the cases to score by their references, and print what is left out, missing or too good to be true.
+
+    Raises:
+        RectalError: There is no reference that ends as the dataset.json in `path` says, or no prediction for any.
+    """
     for folder in dict.fromkeys((reference_folder, prediction_folder)):
         if hidden := parted_by_hidden(folder)[0]:
             print(f"Left aside in {folder}, hidden: {some(hidden)}")
@@ -76,22 +103,4 @@ def evaluate_folder(
             f"WARNING: of {plural(len(cases), 'case')} the model was trained on {len(known)} ({some(known)}): "
             "the rates are too good for them. Score others, or use the cross-validation."
         )
-    patients = read_patients(path.parent) or read_patients(reference_folder.resolve().parent)
-    compared = ComparedFolders(prediction_folder.resolve(), reference_folder.resolve(), path.resolve())
-    return evaluate_fold(
-        prediction_folder,
-        reference_folder,
-        dataset_json,
-        cases,
-        patients,
-        num_processes,
-        output_folder,
-        compared=compared,
-    )
-
-
-def _of_other_formats(folder: Path, ending: str) -> list[str]:
-    names = [path.name for path in sorted(folder.glob("[!.]*"))]
-    return [
-        name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.lower().endswith(ending.lower())
-    ]
+    return cases

@@ -7,7 +7,6 @@ random weights, some iterations in either way and in turn, and nothing is writte
 time in which the device has nothing to do: a step ends when its loss is known.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 
 from rectal_nnformer.augmentation.on_device import VARIABLE
 from rectal_nnformer.nnunet.find_trainer import trainers_within_reach
+from tests.benchmarks import fold_parser
 
 WAYS = {"background workers": "f", "the device that trains": "t"}
 """By who augments, the value of the variable that chooses it."""
@@ -98,12 +98,7 @@ def table(found: dict[str, list[Spent]]) -> str:
 
 def main() -> None:
     """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("dataset", "trainer", "plans"):
-        parser.add_argument(name)
-    parser.add_argument("-c", default="3d_fullres", help="default: %(default)s")
-    parser.add_argument("-f", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("-device", default="cuda", help="default: %(default)s")
+    parser = fold_parser(__doc__)
     parser.add_argument("--iterations", type=int, default=60, help="that count, of each turn (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default: %(default)s)")
     arguments = parser.parse_args()

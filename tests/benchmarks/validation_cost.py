@@ -6,7 +6,6 @@ The fold is trained. It is validated as `nnUNetv2_train --val` does it, all anal
 turn; its files are written anew, at last with them. nnU-Net's variables are set.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from rectal_nnformer.evaluation.log_odds import from_sparse
 from rectal_nnformer.nnunet.find_trainer import trainers_within_reach
 from rectal_nnformer.prediction import predictor
 from rectal_nnformer.training.validation import predict_fold
+from tests.benchmarks import fold_parser
 
 
 @contextmanager
@@ -52,12 +52,7 @@ def seconds(work: Callable[[], object], rounds: int) -> tuple[float, float]:
 
 def main() -> None:
     """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("dataset", "trainer", "plans"):
-        parser.add_argument(name)
-    parser.add_argument("-c", default="3d_fullres", help="default: %(default)s")
-    parser.add_argument("-f", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("-device", default="cuda", help="default: %(default)s")
+    parser = fold_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=4, help="timed runs of each (default: %(default)s)")
     arguments = parser.parse_args()
     with trainers_within_reach():
